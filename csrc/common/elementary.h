@@ -1,0 +1,109 @@
+// exp, log and sin/cos as straight-line code, so that the CPU compiler turns loops over them into
+// vector instructions and host and device agree to the last few bits. float versions only where the
+// kernels need them in bulk; double uses the standard library.
+//
+// The polynomials are minimax fits made by tools/fit_elementary.py, which prints their errors.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#include "macros.h"
+
+namespace sprout_fast {
+
+SPROUT_HOST_DEVICE float bits_to_float(int32_t bits) {
+  float value;
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+SPROUT_HOST_DEVICE int32_t float_to_bits(float value) {
+  int32_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+// log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1], relative error of the fit 8e-10.
+SPROUT_HOST_DEVICE float log1p_reduced(float f) {
+  float p = 0.06915368139743805f;
+  p = p * f + -0.11789807677268982f;
+  p = p * f + 0.11872976273298264f;
+  p = p * f + -0.1238434836268425f;
+  p = p * f + 0.14218658208847046f;
+  p = p * f + -0.16669251024723053f;
+  p = p * f + 0.20002226531505585f;
+  p = p * f + -0.24999986588954926f;
+  p = p * f + 0.3333331048488617f;
+  const float f2 = f * f;
+  return f + (f2 * f * p - 0.5f * f2);
+}
+
+// log x for a positive normal x; anything else gives a finite, meaningless number.
+SPROUT_HOST_DEVICE float fast_log(float x) {
+  const int32_t bits = float_to_bits(x);
+  const int32_t e = (bits - 0x3f3504f3) >> 23;  // x = m 2^e, m in [sqrt(1/2), sqrt(2))
+  const float m = bits_to_float(bits - e * (1 << 23));
+  const float k = static_cast<float>(e);
+  // log 2 in two parts: the first is exact in few bits, so k times it is exact too.
+  return k * 0.693359375f + (log1p_reduced(m - 1.0f) - k * 2.12194440e-4f);
+}
+SPROUT_HOST_DEVICE double fast_log(double x) { return std::log(x); }
+
+// log(1 + t) for t > -1, with the relative error of log even where t is small.
+SPROUT_HOST_DEVICE float fast_log1p(float t) {
+  const float u = 1.0f + t;
+  return fast_log(u) + (t - (u - 1.0f)) / u;  // second term: what rounding 1 + t lost
+}
+SPROUT_HOST_DEVICE double fast_log1p(double t) { return std::log1p(t); }
+
+// exp x; 0 below -87 (where float's normal numbers end), inf above 88.7; NaN stays NaN.
+SPROUT_HOST_DEVICE float fast_exp(float x) {
+  const float clamped = x < -87.0f ? -87.0f : (x > 88.8f ? 88.8f : x);
+  const float shifted = clamped * 1.44269504088896f + 12582912.0f;  // 1.5 2^23: rounds to an integer
+  const int32_t n = float_to_bits(shifted) - 0x4B400000;
+  const float k = shifted - 12582912.0f;
+  const float r = (clamped - k * 0.693359375f) + k * 2.12194440e-4f;
+  float p = 0.00019917816098313779f;
+  p = p * r + 0.0013946074759587646f;
+  p = p * r + 0.008333265781402588f;
+  p = p * r + 0.041666269302368164f;
+  p = p * r + 0.1666666716337204f;
+  p = p * r + 0.5f;
+  p = (p * r) * r + r + 1.0f;
+  // 2^n in two halves: n reaches 128, which no float exponent holds.
+  const int32_t half = n >> 1;
+  const float value =
+      p * bits_to_float((half + 127) * (1 << 23)) * bits_to_float((n - half + 127) * (1 << 23));
+  return x < -87.0f ? 0.0f : (x == x ? value : x);
+}
+SPROUT_HOST_DEVICE double fast_exp(double x) { return std::exp(x); }
+
+// (sin, cos) of 2 pi w / 2^32.
+SPROUT_HOST_DEVICE void sincos_turns(uint32_t w, float* sine, float* cosine) {
+  const uint32_t quadrant = (w + 0x20000000u) >> 30;
+  const int32_t rest = static_cast<int32_t>(w - (quadrant << 30));  // an eighth of a turn each way
+  const float t = static_cast<float>(rest) * 1.4629180792671596e-9f;  // 2 pi / 2^32
+  const float s = t * t;
+  float a = -1.9517297914717346e-04f;
+  a = a * s + 8.332177996635437e-03f;
+  a = a * s + -1.6666655242443085e-01f;
+  const float sin_t = t + t * s * a;
+  float b = 2.443845005473122e-05f;
+  b = b * s + -1.388736767694354e-03f;
+  b = b * s + 4.166664555668831e-02f;
+  const float cos_t = 1.0f - 0.5f * s + s * s * b;
+  const bool swap = (quadrant & 1u) != 0;
+  const float sin_q = swap ? cos_t : sin_t;
+  const float cos_q = swap ? sin_t : cos_t;
+  *sine = (quadrant & 2u) != 0 ? -sin_q : sin_q;
+  *cosine = ((quadrant + 1u) & 2u) != 0 ? -cos_q : cos_q;
+}
+SPROUT_HOST_DEVICE void sincos_turns(uint32_t w, double* sine, double* cosine) {
+  const double t = static_cast<double>(w) * 1.4629180792671596e-9;
+  *sine = std::sin(t);
+  *cosine = std::cos(t);
+}
+
+}  // namespace sprout_fast

@@ -1,0 +1,11 @@
+// What lets one source serve the host compiler, nvcc and the SIMT harness of the tests.
+#pragma once
+
+#if defined(__CUDACC__)
+#define SPROUT_HOST_DEVICE __host__ __device__ __forceinline__
+#else
+#define SPROUT_HOST_DEVICE inline __attribute__((always_inline))
+#endif
+
+// What libsprout_fast offers to libsprout_fast_cuda and _C; everything else is hidden.
+#define SPROUT_EXPORT __attribute__((visibility("default")))

@@ -1,0 +1,45 @@
+// Uniform and normal numbers from Philox words.
+#pragma once
+
+#include "elementary.h"
+
+namespace sprout_fast {
+
+// log U for U = (w + 1/2) / 2^32, accurate at both ends: U is never 0 or 1, and near 1 the small
+// number 1 - U is formed first, which float would lose in U.
+SPROUT_HOST_DEVICE float log_uniform(uint32_t w) {
+  const bool near_one = w >= 0xB504F334u;  // U >= sqrt(1/2)
+  const float u = static_cast<float>(w) * 2.3283064365386963e-10f + 1.1641532182693481e-10f;
+  const float one_minus_u =
+      static_cast<float>(~w) * 2.3283064365386963e-10f + 1.1641532182693481e-10f;
+  const int32_t bits = float_to_bits(u);
+  const int32_t e = near_one ? 0 : (bits - 0x3f3504f3) >> 23;
+  const float f = near_one ? -one_minus_u : bits_to_float(bits - e * (1 << 23)) - 1.0f;
+  const float k = static_cast<float>(e);
+  return k * 0.693359375f + (log1p_reduced(f) - k * 2.12194440e-4f);
+}
+
+SPROUT_HOST_DEVICE double log_uniform_double(uint32_t w) {
+  return std::log((static_cast<double>(w) + 0.5) * 2.3283064365386963e-10);
+}
+
+template <typename T>
+SPROUT_HOST_DEVICE T log_uniform_as(uint32_t w) {
+  if constexpr (sizeof(T) == 4) {
+    return log_uniform(w);
+  } else {
+    return log_uniform_double(w);
+  }
+}
+
+// Two independent standard normals from two words (Box and Muller, 1958); tails to 6.8 sigma.
+template <typename T>
+SPROUT_HOST_DEVICE void normal_pair(uint32_t radius_word, uint32_t angle_word, T* first, T* second) {
+  T sine, cosine;
+  sincos_turns(angle_word, &sine, &cosine);
+  const T radius = std::sqrt(T(-2) * log_uniform_as<T>(radius_word));
+  *first = radius * cosine;
+  *second = radius * sine;
+}
+
+}  // namespace sprout_fast

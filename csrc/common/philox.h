@@ -1,0 +1,65 @@
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) and this
+// project's way of addressing it: a random number is a function of (seed, stream, offset, element,
+// draw), so it is the same on every device, for every number of threads and every block size, and it
+// can be computed again instead of being stored.
+#pragma once
+
+#include <cstdint>
+
+#include "macros.h"
+
+namespace sprout_fast {
+
+// Which family of numbers a draw belongs to: one offset serves all of them without overlap.
+enum class Stream : uint32_t { kImageNoise = 0, kGamma = 1, kMixup = 2 };
+
+struct Philox4 {
+  uint32_t w0, w1, w2, w3;
+};
+
+SPROUT_HOST_DEVICE Philox4 philox4x32_10(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3,
+                                         uint32_t k0, uint32_t k1) {
+  constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
+  constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
+#if defined(__CUDACC__)
+#pragma unroll
+#endif
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t p0 = static_cast<uint64_t>(kMultiplier0) * c0;
+    const uint64_t p1 = static_cast<uint64_t>(kMultiplier1) * c2;
+    const uint32_t n0 = static_cast<uint32_t>(p1 >> 32) ^ c1 ^ k0;
+    const uint32_t n2 = static_cast<uint32_t>(p0 >> 32) ^ c3 ^ k1;
+    c1 = static_cast<uint32_t>(p1);
+    c3 = static_cast<uint32_t>(p0);
+    c0 = n0;
+    c2 = n2;
+    k0 += kWeyl0;
+    k1 += kWeyl1;
+  }
+  return {c0, c1, c2, c3};
+}
+
+// One call's share of the random numbers: rng_state = (seed, offset, first_row) unpacked.
+struct PhiloxCall {
+  uint32_t key0, key1;    // the seed
+  uint32_t offset;        // which call
+  int64_t first_element;  // first_row x elements a row: where this rank's numbers begin
+
+  SPROUT_HOST_DEVICE PhiloxCall(const int64_t* rng_state, int64_t elements_a_row)
+      : key0(static_cast<uint32_t>(rng_state[0])),
+        key1(static_cast<uint32_t>(static_cast<uint64_t>(rng_state[0]) >> 32)),
+        offset(static_cast<uint32_t>(rng_state[1])),
+        // Unsigned, so that a wild first_row wraps instead of being undefined.
+        first_element(static_cast<int64_t>(static_cast<uint64_t>(rng_state[2]) *
+                                           static_cast<uint64_t>(elements_a_row))) {}
+
+  // The four words of draw number `draw` of an element, `element` counted from first_element's zero.
+  SPROUT_HOST_DEVICE Philox4 words(Stream stream, int64_t element, uint32_t draw) const {
+    const uint64_t e = static_cast<uint64_t>(element);
+    const uint32_t high = static_cast<uint32_t>(e >> 32) & 0x00FFFFFFu;
+    return philox4x32_10(static_cast<uint32_t>(e), high | (static_cast<uint32_t>(stream) << 24),
+                         draw, offset, key0, key1);
+  }
+};
+
+}  // namespace sprout_fast

@@ -1,0 +1,110 @@
+"""Write csrc/common/gamma_series.h: the asymptotic series of the gamma's implicit gradient, exactly.
+
+With V = a W and u = log(g / a), the differential equation of csrc/common/gamma.h reads
+
+    (1/a) dV/du + (1 - e^u) V = psi(a) - log a - u,
+
+and psi(a) - log a = sum_k p_k a^-k (p_1 = -1/2, p_2k = -B_2k / 2k). Putting V = sum_k V_k(u) a^-k in
+gives V_0 = u / (e^u - 1) and V_k = (V_{k-1}' - p_k) / (e^u - 1), each regular at u = 0 because the
+constant terms cancel. Done here on Taylor series in u with rational arithmetic; the series converge
+for |u| < 2 pi and are used for |u| <= 2.
+
+    python csrc/generate/gamma_series.py > csrc/common/gamma_series.h
+"""
+
+from fractions import Fraction
+from math import comb, factorial
+
+TERMS = 10  # powers of 1/a: the first one left out is 5e-12 of W at a = 8
+DEGREE = 25  # in u: (2 / 2 pi)^26 is 4e-13
+
+
+def divide(numerator: list[Fraction], denominator: list[Fraction]) -> list[Fraction]:
+    rest, quotient = list(numerator), []
+    for i in range(len(rest)):
+        quotient.append(rest[i] / denominator[0])
+        for j in range(len(rest) - i):
+            rest[i + j] -= quotient[i] * denominator[j]
+    return quotient
+
+
+def bernoulli(count: int) -> list[Fraction]:
+    numbers = [Fraction(1)]
+    for m in range(1, count):
+        numbers.append(-sum(comb(m + 1, k) * numbers[k] for k in range(m)) / (m + 1))
+    return numbers
+
+
+def digamma_coefficient(k: int, bernoulli_numbers: list[Fraction]) -> Fraction:
+    return -bernoulli_numbers[k] / k if k % 2 == 0 else Fraction(-1 if k == 1 else 0, 2)
+
+
+def coefficients() -> list[list[Fraction]]:
+    length = DEGREE + 2 * TERMS + 1  # each step loses two orders
+    bernoulli_numbers = bernoulli(TERMS + 1)
+    expm1_over_u = [Fraction(1, factorial(i + 1)) for i in range(length)]
+    series = [divide([Fraction(1)] + [Fraction(0)] * (length - 1), expm1_over_u)]
+    for k in range(1, TERMS):
+        derivative = [i * c for i, c in enumerate(series[-1])][1:]
+        derivative[0] -= digamma_coefficient(k, bernoulli_numbers)
+        assert derivative[0] == 0
+        series.append(divide(derivative[1:], expm1_over_u))
+    return [s[: DEGREE + 1] for s in series]
+
+
+HEADER = """\
+// Made by csrc/generate/gamma_series.py; do not edit.
+//
+// digamma, and the asymptotic series that log_gamma_gradient (gamma.h) uses for large a.
+#pragma once
+
+#include <cmath>
+
+#include "macros.h"
+
+namespace sprout_fast {
+
+// psi(x) for x > 0: the recurrence up to 10, then the asymptotic series.
+SPROUT_HOST_DEVICE double digamma(double x) {
+  double shift = 0.0;
+  while (x < 10.0) {
+    shift -= 1.0 / x;
+    x += 1.0;
+  }
+  const double y = 1.0 / (x * x);
+  const double tail = y * (1.0 / 12 - y * (1.0 / 120 - y * (1.0 / 252 - y * (1.0 / 240 -
+                      y * (1.0 / 132 - y * (691.0 / 32760 - y / 12))))));
+  return shift + std::log(x) - 0.5 / x - tail;
+}
+"""
+
+
+def main() -> None:
+    print(HEADER)
+    print("// W(a, a e^u) = (1/a) sum_k V_k(u) a^-k; V[k][i] is the coefficient of u^i in V_k.")
+    print("SPROUT_HOST_DEVICE double log_gamma_gradient_by_asymptotic_series(double a, double u) {")
+    print(f"  constexpr int kTerms = {TERMS}, kDegree = {DEGREE};")
+    print("  constexpr double V[kTerms][kDegree + 1] = {")
+    for row in coefficients():
+        print("      {" + ", ".join(repr(float(c)) for c in row) + "},")
+    print("  };")
+    print(
+        """\
+  const double reciprocal = 1.0 / a;
+  double power = reciprocal, sum = 0.0;
+  for (int k = 0; k < kTerms; ++k) {
+    double v = V[k][kDegree];
+    for (int i = kDegree - 1; i >= 0; --i) v = v * u + V[k][i];
+    sum += v * power;
+    power *= reciprocal;
+    if (power < 1e-16 * sum) break;  // V_k stays below 1 for k <= 8, and W is near 1/a
+  }
+  return sum;
+}
+
+}  // namespace sprout_fast"""
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,226 @@
+// gaussian_mixup on CPU. The inner loops are plain loops over short arrays without branches, which
+// the compiler turns into vector instructions of the instruction set that it compiles for.
+#include "gaussian_mixup_kernel.h"
+
+#include <cmath>
+
+#include "../../common/normal.h"
+#include "../../common/philox.h"
+
+SPROUT_KERNEL_NAMESPACE_BEGIN
+namespace {
+
+constexpr int64_t kLanes = 8;
+constexpr int64_t kMaxChunk = kMixupChunkPixels * kMaxChannels;
+
+// Standard normals of elements [first, first + count), first a multiple of 4: the four words of one
+// Philox block, addressed by the first element of its group, serve four elements. Writes whole
+// groups of 4 x kLanes, so `out` needs that much room behind its end.
+template <typename T>
+void fill_normals(const PhiloxCall& call, int64_t first, int64_t count, T* out) {
+  for (int64_t i = 0; i < count; i += 4 * kLanes) {
+    T n[4][kLanes];
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      const Philox4 w = call.words(Stream::kImageNoise, first + i + 4 * lane, 0);
+      normal_pair(w.w0, w.w1, &n[0][lane], &n[1][lane]);
+      normal_pair(w.w2, w.w3, &n[2][lane], &n[3][lane]);
+    }
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+      for (int64_t j = 0; j < 4; ++j) out[i + 4 * lane + j] = n[j][lane];
+    }
+  }
+}
+
+// Pixels [first, first + count) of one image as [count, C] of T, whatever their layout.
+template <typename In, typename T>
+void load_pixels_as(const GaussianMixupArgs& args, int64_t image, int64_t first, int64_t count,
+                 T* out) {
+  const int64_t C = args.channels, W = args.width;
+  const In* base = static_cast<const In*>(args.images) + image * args.stride[0];
+  const bool dense_rows = args.stride[2] == W * args.stride[3];
+  if (dense_rows && args.stride[1] == 1 && args.stride[3] == C) {
+    const In* source = base + first * C;
+    for (int64_t i = 0; i < count * C; ++i) out[i] = static_cast<T>(source[i]);
+    return;
+  }
+  for (int64_t c = 0; c < C; ++c) {
+    const In* channel = base + c * args.stride[1];
+    if (dense_rows) {
+      const In* source = channel + first * args.stride[3];
+      for (int64_t i = 0; i < count; ++i) out[i * C + c] = static_cast<T>(source[i * args.stride[3]]);
+    } else {
+      for (int64_t i = 0; i < count; ++i) {
+        const int64_t h = (first + i) / W, w = (first + i) % W;
+        out[i * C + c] = static_cast<T>(channel[h * args.stride[2] + w * args.stride[3]]);
+      }
+    }
+  }
+}
+
+template <typename T>
+void load_pixels(const GaussianMixupArgs& args, int64_t image, int64_t first, int64_t count,
+                 T* out) {
+  if (args.image_dtype == Dtype::kUInt8) {
+    load_pixels_as<uint8_t>(args, image, first, count, out);
+  } else {
+    with_floating_type(args.image_dtype, [&](auto in) {
+      load_pixels_as<decltype(in)>(args, image, first, count, out);
+    });
+  }
+}
+
+// Channel constants repeated to a length that is a multiple of C and of the vector width, so that
+// the loops over pixels run over plain arrays.
+template <typename T>
+struct ChannelPattern {
+  static constexpr int64_t kRepeats = 8;
+  T values[kMaxChannels * kRepeats];
+  int64_t length;
+  template <typename Value>
+  ChannelPattern(int64_t channels, Value value) : length(channels * kRepeats) {
+    for (int64_t i = 0; i < length; ++i) values[i] = static_cast<T>(value(i % channels));
+  }
+};
+
+// Room for a chunk and for the overhang of whole pattern lengths and noise groups.
+constexpr int64_t kScratch = kMaxChunk + kMaxChannels * 8 + 4 * kLanes + 8;
+
+template <typename T>
+struct Scratch {
+  alignas(64) T own[kScratch];
+  alignas(64) T other[kScratch];
+  alignas(64) T own_noise[kScratch];
+  alignas(64) T other_noise[kScratch];
+};
+
+template <typename T, typename Out>
+void mix_chunk(const GaussianMixupArgs& args, const PhiloxCall& call, int64_t image, int64_t first,
+               int64_t count, Scratch<T>& scratch) {
+  const int64_t C = args.channels, elements = count * C;
+  const int64_t image_elements = args.height * args.width * C;
+  const int64_t partner = args.partner == nullptr ? image : args.partner[image];
+  const T lam = args.partner == nullptr ? T(1) : static_cast<T>(args.lam[image * args.lam_stride]);
+  const T rest = T(1) - lam;
+  const bool mixes = partner != image && rest != T(0);
+
+  load_pixels(args, image, first, count, scratch.own);
+  const T* other = scratch.own;
+  if (mixes) {
+    load_pixels(args, partner, first, count, scratch.other);
+    other = scratch.other;
+  }
+  // The noise of both images: a draw each in "paired", one draw for the mixture in "marginal".
+  const T* own_noise = scratch.own;  // any finite numbers where the factor is 0
+  const T* other_noise = scratch.own;
+  T own_factor = T(0), other_factor = T(0);
+  if (args.noise) {
+    auto normals = [&](int64_t of_image, T* out) {
+      const int64_t element = call.first_element + of_image * image_elements + first * C;
+      const int64_t skip = element & 3;
+      fill_normals(call, element - skip, elements + skip, out);
+      return out + skip;
+    };
+    own_noise = normals(image, scratch.own_noise);
+    own_factor = T(1);
+    if (mixes && args.paired) {
+      other_noise = normals(partner, scratch.other_noise);
+      own_factor = lam;
+      other_factor = rest;
+    } else if (mixes) {
+      own_factor = std::sqrt(lam * lam + rest * rest);
+    }
+  }
+  const T own_weight = mixes ? lam : T(1), other_weight = mixes ? rest : T(0);
+  // out = own a + other b + own_noise s + other_noise t + shift, by channel.
+  const auto scale = [&](int64_t c) { return static_cast<T>(args.inv_std[c]); };
+  const ChannelPattern<T> a(
+      C, [&](int64_t c) { return own_weight * static_cast<T>(args.pixel_scale) * scale(c); });
+  const ChannelPattern<T> b(
+      C, [&](int64_t c) { return other_weight * static_cast<T>(args.pixel_scale) * scale(c); });
+  const ChannelPattern<T> s(
+      C, [&](int64_t c) { return own_factor * static_cast<T>(args.sigma[c]) * scale(c); });
+  const ChannelPattern<T> t(
+      C, [&](int64_t c) { return other_factor * static_cast<T>(args.sigma[c]) * scale(c); });
+  const ChannelPattern<T> shift(C, [&](int64_t c) { return -static_cast<T>(args.mean[c]) * scale(c); });
+
+  Out* out = static_cast<Out*>(args.out) + image * image_elements + first * C;
+  for (int64_t i = 0; i < elements; i += a.length) {
+    const int64_t n = elements - i < a.length ? elements - i : a.length;
+    for (int64_t j = 0; j < n; ++j) {
+      T value = shift.values[j] + a.values[j] * scratch.own[i + j];
+      if (mixes) value += b.values[j] * other[i + j];
+      if (args.noise) value += s.values[j] * own_noise[i + j];
+      if (other_factor != T(0)) value += t.values[j] * other_noise[i + j];
+      out[i + j] = static_cast<Out>(value);
+    }
+  }
+}
+
+template <typename T>
+void mix_chunks(const GaussianMixupArgs& args, int64_t begin, int64_t end) {
+  static thread_local Scratch<T> scratch;
+  const int64_t pixels = args.height * args.width;
+  const int64_t chunks = mixup_chunks_an_image(pixels);
+  const PhiloxCall call(args.rng_state, pixels * args.channels);
+  for (int64_t chunk = begin; chunk < end; ++chunk) {
+    const int64_t image = chunk / chunks, first = chunk % chunks * kMixupChunkPixels;
+    const int64_t count = pixels - first < kMixupChunkPixels ? pixels - first : kMixupChunkPixels;
+    with_floating_type(args.out_dtype, [&](auto out) {
+      mix_chunk<T, decltype(out)>(args, call, image, first, count, scratch);
+    });
+  }
+}
+
+template <typename T, typename Grad, typename Image>
+void backward_image(const GaussianMixupBackwardArgs& args, int64_t image) {
+  const int64_t C = args.channels, elements = args.pixels * C;
+  const Grad* grad = static_cast<const Grad*>(args.grad);
+  Image* out = static_cast<Image*>(args.grad_images) + image * elements;
+  const auto weight = [&](int64_t i) {
+    return args.partner == nullptr ? T(1) : static_cast<T>(args.lam[i * args.lam_stride]);
+  };
+  // In tiles, summed over all the mixtures that the image is in: in the order of the batch, so the
+  // sum is the same for any number of threads.
+  constexpr int64_t kTilePixels = 256;
+  T sum[kTilePixels * kMaxChannels];
+  for (int64_t first = 0; first < args.pixels; first += kTilePixels) {
+    const int64_t count =
+        (args.pixels - first < kTilePixels ? args.pixels - first : kTilePixels) * C;
+    const Grad* own = grad + image * elements + first * C;
+    const T own_weight = weight(image);
+    for (int64_t j = 0; j < count; ++j) sum[j] = own_weight * static_cast<T>(own[j]);
+    for (int64_t i = 0; args.partner != nullptr && i < args.batch; ++i) {
+      if (args.partner[i] != image) continue;
+      const Grad* mixture = grad + i * elements + first * C;
+      const T rest = T(1) - weight(i);
+      for (int64_t j = 0; j < count; ++j) sum[j] += rest * static_cast<T>(mixture[j]);
+    }
+    for (int64_t j = 0; j < count; ++j) {
+      out[first * C + j] = static_cast<Image>(sum[j] * static_cast<T>(args.inv_std[j % C]));
+    }
+  }
+}
+
+}  // namespace
+
+void gaussian_mixup_chunks(const GaussianMixupArgs& args, int64_t begin, int64_t end) {
+  if (args.out_dtype == Dtype::kFloat64) {
+    mix_chunks<double>(args, begin, end);
+  } else {
+    mix_chunks<float>(args, begin, end);
+  }
+}
+
+void gaussian_mixup_backward_images(const GaussianMixupBackwardArgs& args, int64_t begin,
+                                    int64_t end) {
+  with_floating_type(args.grad_dtype, [&](auto grad) {
+    with_floating_type(args.image_dtype, [&](auto image) {
+      using Accumulate = decltype(grad * 1.0f);
+      for (int64_t i = begin; i < end; ++i) {
+        backward_image<Accumulate, decltype(grad), decltype(image)>(args, i);
+      }
+    });
+  });
+}
+
+SPROUT_KERNEL_NAMESPACE_END

@@ -1,0 +1,267 @@
+// sprout_loss on CPU, a row at a time. A row's variates live in scratch; backward draws them again.
+#include "sprout_loss_kernel.h"
+
+#include <cmath>
+#include <limits>
+
+#include "../../common/gamma.h"
+
+SPROUT_KERNEL_NAMESPACE_BEGIN
+namespace {
+
+constexpr int64_t kLanes = 16;
+
+// Variates this far (in nats) under the row's largest get z = 0: the expected gradient that this
+// loses is about 1e-16 of the whole for any concentration, and most rows' work with it.
+constexpr float kNegligible = 40.0f;
+
+template <typename T>
+struct Row {
+  T* logits;         // [padded K]
+  T* log_g;          // [padded K] log gamma variates, or log concentrations for LabelsFrom::kMean
+  T* concentration;  // [padded K]
+  int64_t label, partner;
+  T label_mass, partner_mass;  // what the labels add to the base concentration
+};
+
+// log G of kLanes classes from k on. Lanes whose variate is surely negligible beside `largest` get
+// -inf, and a block of nothing else costs no more than its boosts.
+template <typename T>
+void log_gamma_block(const PhiloxCall& call, int64_t element, const T* concentration, T largest,
+                     T* log_g) {
+  uint32_t w0[kLanes], w1[kLanes], w2[kLanes];
+  T boost[kLanes];
+  int32_t wanted = 0;
+  for (int64_t i = 0; i < kLanes; ++i) {
+    const Philox4 w = call.words(Stream::kGamma, element + i, 0);
+    w0[i] = w.w0;
+    w1[i] = w.w1;
+    w2[i] = w.w2;
+    const T a = concentration[i];
+    const T log_u = log_uniform_as<T>(w.w3);
+    boost[i] = a < T(1) ? log_u / a : T(0);  // -inf at a = 0
+    wanted |= boost[i] + T(kLogGammaHeadroom) >= largest - T(kNegligible);
+  }
+  if (wanted == 0) {
+    for (int64_t i = 0; i < kLanes; ++i) log_g[i] = -std::numeric_limits<T>::infinity();
+    return;
+  }
+  int32_t rejected[kLanes];
+  int32_t any_rejected = 0;
+  for (int64_t i = 0; i < kLanes; ++i) {
+    const T a = concentration[i];
+    T variate;
+    const bool accepted =
+        gamma_attempt(a < T(1) ? a + T(1) : a, Philox4{w0[i], w1[i], w2[i], 0}, &variate);
+    log_g[i] = variate;
+    rejected[i] = accepted ? 0 : 1;
+    any_rejected |= rejected[i];
+  }
+  if (any_rejected != 0) {
+    for (int64_t i = 0; i < kLanes; ++i) {
+      if (rejected[i] == 0) continue;
+      const T a = concentration[i];
+      log_g[i] = gamma_retry(a < T(1) ? a + T(1) : a, call, Stream::kGamma, element + i);
+    }
+  }
+  for (int64_t i = 0; i < kLanes; ++i) {
+    const bool negligible = boost[i] + T(kLogGammaHeadroom) < largest - T(kNegligible);
+    log_g[i] = negligible ? -std::numeric_limits<T>::infinity() : log_g[i] + boost[i];
+  }
+}
+
+template <typename T, typename Logit>
+Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scratch) {
+  const int64_t K = args.classes, padded = padded_classes(K);
+  Row<T> r;
+  r.logits = scratch;
+  r.log_g = scratch + padded;
+  r.concentration = scratch + 2 * padded;
+  const Logit* logits = static_cast<const Logit*>(args.logits) + row * K;
+  for (int64_t k = 0; k < K; ++k) r.logits[k] = static_cast<T>(logits[k]);
+  for (int64_t k = K; k < padded; ++k) r.logits[k] = -std::numeric_limits<T>::infinity();
+  for (int64_t k = 0; k < padded; ++k) r.concentration[k] = base[k];
+  const T label_total = static_cast<T>(args.scale) * (T(1) - static_cast<T>(args.alpha));
+  const T lam = args.lam == nullptr ? T(1) : static_cast<T>(args.lam[row * args.lam_stride]);
+  r.label = args.labels[row];
+  r.partner = args.lam == nullptr ? r.label : args.partner_labels[row];
+  r.label_mass = label_total * lam;
+  r.partner_mass = label_total * (T(1) - lam);
+  r.concentration[r.label] += r.label_mass;
+  r.concentration[r.partner] += r.partner_mass;
+  return r;
+}
+
+template <typename T>
+void draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const Row<T>& r) {
+  const int64_t K = args.classes, padded = padded_classes(K);
+  if (args.labels_from == LabelsFrom::kMean) {
+    for (int64_t k = 0; k < padded; ++k) {
+      const T a = r.concentration[k];
+      r.log_g[k] = a > T(0) ? fast_log(a) : -std::numeric_limits<T>::infinity();
+    }
+    return;
+  }
+  // The labels' variates first: they are most of the row's mass, so that their larger one shows
+  // which of the others cannot matter.
+  const int64_t element = call.first_element + row * K;
+  const T first = log_gamma_variate(r.concentration[r.label], call, Stream::kGamma,
+                                    element + r.label);
+  const T second = log_gamma_variate(r.concentration[r.partner], call, Stream::kGamma,
+                                     element + r.partner);
+  const T largest = first > second ? first : second;
+  for (int64_t k = 0; k < padded; k += kLanes) {
+    log_gamma_block(call, element + k, r.concentration + k, largest, r.log_g + k);
+  }
+  // Where every concentration is 0 there is no distribution: -inf - -inf makes the row NaN below.
+}
+
+// sum and maximum over kLanes independent partial results, so that they become vector operations.
+template <typename T>
+T maximum(const T* values, int64_t padded) {
+  T partial[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) partial[i] = values[i];
+  for (int64_t k = kLanes; k < padded; k += kLanes) {
+    for (int64_t i = 0; i < kLanes; ++i) {
+      // Written so that a NaN stays.
+      partial[i] = values[k + i] <= partial[i] ? partial[i] : values[k + i];
+    }
+  }
+  T result = partial[0];
+  for (int64_t i = 1; i < kLanes; ++i) result = partial[i] <= result ? result : partial[i];
+  return result;
+}
+
+template <typename T, typename Term>
+T sum(int64_t padded, Term term) {
+  T partial[kLanes] = {};
+  for (int64_t k = 0; k < padded; k += kLanes) {
+    for (int64_t i = 0; i < kLanes; ++i) partial[i] += term(k + i);
+  }
+  T result = 0;
+  for (int64_t i = 0; i < kLanes; ++i) result += partial[i];
+  return result;
+}
+
+// weight x scale alpha dL/da_k, added for every class: dL/da_k = z_k (c_k - L) dlog G_k/da_k
+// (implicit) or (c_k - E[L]) / a_0 (expected; METHOD: L is linear in z).
+template <typename T>
+void add_grad_beta(const SproutLossArgs& args, const Row<T>& r, const T* stats, T weight,
+                   T* grad_beta) {
+  const int64_t K = args.classes;
+  const T factor = weight * static_cast<T>(args.scale * args.alpha);
+  const T lse = stats[kLogSumExp];
+  if (args.beta_grad == BetaGrad::kExpected) {
+    const T total = sum<T>(padded_classes(K), [&](int64_t k) { return r.concentration[k]; });
+    const T mean_loss = stats[kMeanLoss], by_total = factor / total;
+    for (int64_t k = 0; k < K; ++k) grad_beta[k] += by_total * (lse - r.logits[k] - mean_loss);
+    return;
+  }
+  for (int64_t k = 0; k < K; ++k) {
+    const T log_z = r.log_g[k] - stats[kLogTotal];
+    if (log_z < T(-kNegligible)) continue;  // NaN goes on
+    const T w = static_cast<T>(log_gamma_gradient(r.concentration[k], r.log_g[k]));
+    grad_beta[k] += factor * fast_exp(log_z) * (lse - r.logits[k] - stats[kLoss]) * w;
+  }
+}
+
+template <typename T, typename Logit>
+void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const T* base,
+                 T* scratch, T* grad_beta) {
+  const int64_t padded = padded_classes(args.classes);
+  const Row<T> r = load_row<T, Logit>(args, row, base, scratch);
+  draw_row(args, call, row, r);
+  T* stats = static_cast<T*>(args.row_stats) + row * kRowStats;
+
+  // Everything is measured from the largest logit, so that large logits do not cancel.
+  const T top = maximum(r.logits, padded);
+  const T log_sum =
+      std::log(sum<T>(padded, [&](int64_t k) { return fast_exp(r.logits[k] - top); }));
+  stats[kLogSumExp] = top + log_sum;
+  const T top_g = maximum(r.log_g, padded);
+  const T total = sum<T>(padded, [&](int64_t k) { return fast_exp(r.log_g[k] - top_g); });
+  stats[kLogTotal] = top_g + std::log(total);
+  // A class with z = 0 adds nothing, whatever its logit: 0 x inf counts as 0.
+  const T dot = sum<T>(padded, [&](int64_t k) {
+    const T g = fast_exp(r.log_g[k] - top_g);
+    return g == T(0) ? T(0) : g * (r.logits[k] - top);
+  });
+  stats[kLoss] = log_sum - dot / total;
+  stats[kMeanLoss] = stats[kLoss];
+  if (args.labels_from != LabelsFrom::kMean && args.beta_grad == BetaGrad::kExpected) {
+    const T mass = sum<T>(padded, [&](int64_t k) { return r.concentration[k]; });
+    const T mean = sum<T>(padded, [&](int64_t k) {
+      const T a = r.concentration[k];
+      return a == T(0) ? T(0) : a * (r.logits[k] - top);
+    });
+    stats[kMeanLoss] = log_sum - mean / mass;
+  }
+  if (args.beta_grad != BetaGrad::kNone) add_grad_beta(args, r, stats, T(1), grad_beta);
+}
+
+template <typename T, typename Logit>
+void backward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const T* base,
+                  T* scratch, T* grad_beta) {
+  const int64_t K = args.classes;
+  const Row<T> r = load_row<T, Logit>(args, row, base, scratch);
+  draw_row(args, call, row, r);
+  T stats[kRowStats];
+  for (int i = 0; i < kRowStats; ++i) {
+    stats[i] = static_cast<const T*>(args.row_stats)[row * kRowStats + i];
+  }
+  const T* grad_loss = static_cast<const T*>(args.grad_loss);
+  const T weight = args.reduction == Reduction::kNone   ? grad_loss[row]
+                   : args.reduction == Reduction::kMean ? grad_loss[0] / static_cast<T>(args.batch)
+                                                        : grad_loss[0];
+  Logit* out = static_cast<Logit*>(args.grad_logits) + row * K;
+  const T lse = stats[kLogSumExp], log_total = stats[kLogTotal];
+  if (args.beta_grad != BetaGrad::kNone) {
+    if (args.labels_from != LabelsFrom::kMean && args.beta_grad == BetaGrad::kExpected) {
+      const T mass = sum<T>(padded_classes(K), [&](int64_t k) { return r.concentration[k]; });
+      stats[kMeanLoss] = sum<T>(padded_classes(K), [&](int64_t k) {
+        const T a = r.concentration[k];
+        return a == T(0) ? T(0) : a / mass * (lse - r.logits[k]);
+      });
+    }
+    add_grad_beta(args, r, stats, weight, grad_beta);
+  }
+  for (int64_t k = 0; k < K; ++k) {
+    const T p = fast_exp(r.logits[k] - lse), z = fast_exp(r.log_g[k] - log_total);
+    r.logits[k] = weight * (p - z);  // dL/dlogit_k = softmax_k - z_k, since the z add up to 1
+  }
+  // The conversion is a loop of its own, so that both become vector operations.
+  for (int64_t k = 0; k < K; ++k) out[k] = static_cast<Logit>(r.logits[k]);
+}
+
+template <bool kBackward>
+void rows(const SproutLossArgs& args, int64_t begin, int64_t end, const void* base, void* scratch,
+          void* grad_beta) {
+  const PhiloxCall call(args.rng_state, args.classes);
+  with_floating_type(args.dtype, [&](auto logit) {
+    using Logit = decltype(logit);
+    using T = decltype(logit * 1.0f);
+    for (int64_t row = begin; row < end; ++row) {
+      if constexpr (kBackward) {
+        backward_row<T, Logit>(args, call, row, static_cast<const T*>(base),
+                               static_cast<T*>(scratch), static_cast<T*>(grad_beta));
+      } else {
+        forward_row<T, Logit>(args, call, row, static_cast<const T*>(base),
+                              static_cast<T*>(scratch), static_cast<T*>(grad_beta));
+      }
+    }
+  });
+}
+
+}  // namespace
+
+void sprout_loss_rows(const SproutLossArgs& args, int64_t begin, int64_t end, const void* base,
+                      void* scratch, void* grad_beta) {
+  rows<false>(args, begin, end, base, scratch, grad_beta);
+}
+
+void sprout_loss_backward_rows(const SproutLossArgs& args, int64_t begin, int64_t end,
+                               const void* base, void* scratch, void* grad_beta) {
+  rows<true>(args, begin, end, base, scratch, grad_beta);
+}
+
+SPROUT_KERNEL_NAMESPACE_END

@@ -1,0 +1,33 @@
+"""sprout_fast: SPROUT, attack-free robust training, at the cost of ordinary training.
+
+The ops are in :mod:`sprout_fast.ops` (and under ``torch.ops.sprout_fast``), their plain-PyTorch twins
+in :mod:`sprout_fast.reference`; :class:`SproutMixup` and :class:`SproutLoss` put them into a training
+loop. Importing this package needs torch alone.
+"""
+
+from sprout_fast import _library as _library  # first: it registers the ops
+from sprout_fast._library import build_info
+from sprout_fast.modules import SproutLoss, SproutMixup, SproutTarget
+from sprout_fast.ops import draw_mixup, gaussian_mixup, sprout_loss
+from sprout_fast.random import PhiloxState
+
+__all__ = [
+    "PhiloxState",
+    "SproutLoss",
+    "SproutMixup",
+    "SproutTarget",
+    "build_info",
+    "draw_mixup",
+    "gaussian_mixup",
+    "load_model",
+    "sprout_loss",
+]
+__version__ = str(build_info()["version"])
+
+
+def __getattr__(name: str):
+    if name == "load_model":  # needs torchvision, which the ops do not
+        from sprout_fast.models import load_model
+
+        return load_model
+    raise AttributeError(f"module 'sprout_fast' has no attribute {name!r}")

@@ -1,0 +1,129 @@
+"""Projected gradient descent in the l-infinity ball (Madry et al. 2018)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sprout_fast.models.mode import evaluation_mode, frozen_parameters
+
+
+def pgd_linf(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float = 8 / 255,
+    step_size: float = 2 / 255,
+    steps: int = 10,
+    random_start: bool = True,
+    generator: torch.Generator | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Images in [0,1] within eps of `images`, moved to raise the cross entropy of their labels.
+
+    x <- clip(x + step_size * sign(grad of the loss), images ± eps, [0,1]), `steps` times, from a
+    uniform point of the ball (`random_start`) or from the images. Untargeted; the last iterate is
+    returned (eq. 1 of Madry et al., "Towards Deep Learning Models Resistant to Adversarial
+    Attacks", ICLR 2018).
+
+    Args:
+        model: takes images in [0,1], gives logits [B,K]. In eval mode meanwhile; its modes, its
+            requires_grad flags and its parameters' .grad are left as they were.
+        images: float32 or float64 [B,C,H,W] in [0,1], any memory format. The attack runs in this
+            dtype, outside of any autocast.
+        labels: int64 [B].
+        eps, step_size: >= 0, in [0,1] units.
+        steps: >= 0.
+        generator: gives the random start and is advanced; drawn on its own device. Without one, a
+            fresh generator on the images' device, seeded with `seed`.
+
+    Returns:
+        adversarial images, of the shape, dtype and device of `images`, without a graph. Of every
+        element, |adversarial - image| computed in float64 is <= eps exactly, and it lies in [0,1].
+        A pixel whose gradient is 0 or NaN stays where it is in that step.
+
+    Raises:
+        TypeError: images of another dtype (uint8 images: divide by 255 first).
+        ValueError: images outside [0,1] or not finite, shapes that do not fit, a negative or
+            non-finite eps or step_size, negative steps.
+
+    >>> import torch
+    >>> model = torch.nn.Flatten()  # the two channels are the logits
+    >>> images, labels = torch.full((2, 2, 1, 1), 0.5), torch.tensor([0, 1])
+    >>> pgd_linf(model, images, labels, eps=0.25, step_size=0.25).squeeze()
+    tensor([[0.2500, 0.7500],
+            [0.7500, 0.2500]])
+    """
+    _check(images, labels, eps, step_size, steps)
+    device_type = images.device.type
+    with (
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        torch.autocast(device_type, enabled=False),
+        evaluation_mode(model),
+        frozen_parameters(model),
+    ):
+        # Clones: an inference tensor, as a caller's inference_mode makes, cannot enter a graph.
+        images, labels = images.detach().clone(), labels.clone()
+        lower, upper = linf_bounds(images, eps)
+        adversarial = images
+        if random_start:
+            if generator is None:
+                generator = torch.Generator(images.device).manual_seed(seed)
+            start = torch.rand(
+                images.shape, generator=generator, device=generator.device, dtype=images.dtype
+            )
+            start = start.mul_(2 * eps).sub_(eps).to(images.device)
+            adversarial = torch.clamp(images + start, lower, upper)
+        for _ in range(steps):
+            adversarial.requires_grad_()
+            # A sum: one image's gradient does not shrink with the batch that it is in.
+            loss = F.cross_entropy(model(adversarial), labels, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, adversarial)
+            # The sign of NaN is 0, so a broken gradient cannot lead out of [0,1] and the ball.
+            moved = adversarial.detach() + step_size * gradient.sign()
+            adversarial = torch.clamp(moved, lower, upper)
+        return adversarial.detach()
+
+
+def linf_bounds(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The lowest and highest images of the l-infinity ball within [0,1], both inside it.
+
+    images: float32 or float64 in [0,1]. Every floating image x with lower <= x <= upper satisfies
+    |x - image| <= eps in float64 arithmetic: where rounding image ± eps to the images' dtype fell
+    outside, the bound is moved one representable number inwards. Computed once an attack, they
+    make projection one clamp, which cannot round.
+    """
+    exact = images.double()
+    lower = (exact - eps).to(images.dtype)
+    upper = (exact + eps).to(images.dtype)
+    lower = torch.where(exact - lower.double() > eps, torch.nextafter(lower, images), lower)
+    upper = torch.where(upper.double() - exact > eps, torch.nextafter(upper, images), upper)
+    return lower.clamp_(min=0), upper.clamp_(max=1)
+
+
+def _check(images: Tensor, labels: Tensor, eps: float, step_size: float, steps: int) -> None:
+    if images.dtype not in (torch.float32, torch.float64):
+        raise TypeError(
+            f"pgd_linf: got {images.dtype} images, takes float32 or float64 in [0,1] "
+            "(uint8 images: images.float() / 255)"
+        )
+    if images.ndim != 4 or labels.shape != images.shape[:1]:
+        raise ValueError(
+            f"pgd_linf: got images {list(images.shape)} and labels {list(labels.shape)}, "
+            "takes [B,C,H,W] and [B]"
+        )
+    for name, value in (("eps", eps), ("step_size", step_size)):
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"pgd_linf: {name}: got {value}, takes a finite number >= 0")
+    if steps < 0:
+        raise ValueError(f"pgd_linf: steps: got {steps}, takes an int >= 0")
+    if images.numel() > 0:
+        low, high = torch.stack(torch.aminmax(images)).tolist()
+        if not (low >= 0 and high <= 1):  # also NaN
+            raise ValueError(
+                f"pgd_linf: got images between {low:.4g} and {high:.4g}, takes [0,1] "
+                "(attacks see images before normalisation)"
+            )

@@ -1,0 +1,24 @@
+"""Models that take images in [0,1]: torchvision's architectures, their weights, our checkpoints.
+
+`import sprout_fast.models` needs torch alone; `create_model`, `default_normalization` and
+`load_model` need torchvision when they are called.
+"""
+
+from sprout_fast.models.checkpoint import CHECKPOINT_FORMAT, load_model, read_checkpoint
+from sprout_fast.models.factory import create_model, default_normalization, list_archs
+from sprout_fast.models.mode import evaluation_mode, frozen_parameters
+from sprout_fast.models.normalized import Normalized
+from sprout_fast.models.weights import load_weights
+
+__all__ = [
+    "CHECKPOINT_FORMAT",
+    "Normalized",
+    "create_model",
+    "default_normalization",
+    "evaluation_mode",
+    "frozen_parameters",
+    "list_archs",
+    "load_model",
+    "load_weights",
+    "read_checkpoint",
+]

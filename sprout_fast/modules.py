@@ -1,0 +1,286 @@
+"""SPROUT as two modules for any training loop: a mixer for the inputs and a loss for the labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from sprout_fast.ops import draw_mixup, gaussian_mixup
+from sprout_fast.ops.sprout_loss import sprout_loss_and_grad_beta
+from sprout_fast.random import PhiloxState
+
+
+class SproutTarget(NamedTuple):
+    """The labels of a mixed batch: ``lam`` on ``labels``, ``1 - lam`` on ``partner_labels``.
+
+    Attributes:
+        labels: int64 [B].
+        partner_labels: int64 [B], or None without Mixup.
+        lam: float32 [B] or [1], or None without Mixup.
+    """
+
+    labels: Tensor
+    partner_labels: Tensor | None = None
+    lam: Tensor | None = None
+
+
+class SproutMixup(nn.Module):
+    """Gaussian augmentation and Mixup of a batch, with its normalisation: Algorithm 1, steps 1 and 2.
+
+    In training mode it draws lam ~ Beta(a, a) and a partner for every image from its own state; in
+    eval mode it only normalises. ``sigma=0, a=0`` is natural training's normalisation.
+
+    Args:
+        sigma: noise's standard deviation on [0, 1] images, one number or one a channel.
+        a: Mixup's Beta parameter; 0 switches Mixup off. The paper: sigma = 0.1, a = 0.2.
+        mean, std: the model's normalisation on [0, 1] images, one number or one a channel.
+        per_sample: a lam for each image instead of one for the batch.
+        noise: ``"marginal"`` or ``"paired"``, see :func:`sprout_fast.gaussian_mixup`.
+        dtype: of the mixed batch.
+        input_normalized_by: ``(mean, std)`` that floating inputs were already normalised by, for
+            loops whose loader does that: the noise is then added in the units of [0, 1] all the same.
+        seed, first_row, device: of the random state, see :class:`PhiloxState`.
+
+    Example:
+        >>> mixer = SproutMixup(mean=0.5, std=0.25)
+        >>> images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
+        >>> batch, target = mixer(images, torch.tensor([0, 1, 2, 1]))
+        >>> batch.dtype, batch.is_contiguous(memory_format=torch.channels_last)
+        (torch.float32, True)
+    """
+
+    def __init__(
+        self,
+        sigma: float | Sequence[float] = 0.1,
+        a: float = 0.2,
+        mean: float | Sequence[float] | None = None,
+        std: float | Sequence[float] | None = None,
+        *,
+        per_sample: bool = False,
+        noise: str = "marginal",
+        dtype: torch.dtype = torch.float32,
+        input_normalized_by: tuple[Sequence[float], Sequence[float]] | None = None,
+        seed: int = 0,
+        first_row: int = 0,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        if a < 0:
+            raise ValueError(f"a must be at least 0 (0: no Mixup), got {a}")
+        self.sigma, self.a, self.mean, self.std = sigma, a, mean, std
+        self.per_sample, self.noise, self.dtype = per_sample, noise, dtype
+        if input_normalized_by is not None:
+            if mean is not None or std is not None:
+                raise ValueError(
+                    "give mean and std, or input_normalized_by for images that already are "
+                    "normalised, not both"
+                )
+            # x' = (x - m) / s turns noise of sigma into noise of sigma / s, and Mixup, whose weights
+            # add up to 1, keeps the form.
+            _, normalized_std = input_normalized_by
+            sigmas = [sigma] * len(normalized_std) if isinstance(sigma, (int, float)) else sigma
+            if len(sigmas) != len(normalized_std):
+                raise ValueError(
+                    f"sigma has {len(sigmas)} channels, input_normalized_by {len(normalized_std)}"
+                )
+            self.sigma = [s / d for s, d in zip(sigmas, normalized_std, strict=True)]
+        self.input_normalized = input_normalized_by is not None
+        self.rng = PhiloxState(seed, device, first_row)
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, SproutTarget]:
+        """Mix a batch.
+
+        Args:
+            images: [B, C, H, W] uint8, or floating in [0, 1] (or normalised, see above).
+            labels: int64 [B].
+
+        Returns:
+            The mixed, normalised batch [B, C, H, W] in channels-last memory, and its target.
+
+        Raises:
+            TypeError: uint8 images where ``input_normalized_by`` says that they are normalised.
+        """
+        if self.input_normalized and images.dtype == torch.uint8:
+            raise TypeError("input_normalized_by takes normalised floating images, got uint8")
+        rng_state = self.rng.next() if self.training else self.rng.state
+        partner = lam = partner_labels = None
+        if self.training and self.a > 0:
+            partner, lam = draw_mixup(
+                rng_state, images.shape[0], a=self.a, per_sample=self.per_sample
+            )
+            partner_labels = labels[partner]
+        batch = gaussian_mixup(
+            images,
+            partner,
+            lam,
+            rng_state,
+            sigma=self.sigma if self.training else 0.0,
+            mean=self.mean,
+            std=self.std,
+            noise=self.noise,
+            dtype=self.dtype,
+        )
+        return batch, SproutTarget(labels, partner_labels, lam)
+
+    def extra_repr(self) -> str:
+        return f"sigma={self.sigma}, a={self.a}, noise={self.noise!r}"
+
+
+class SproutLoss(nn.Module):
+    """SPROUT's loss with its self-progressing label parameter beta: Algorithm 1, steps 3 to 5.
+
+    ``beta`` is a buffer, and it progresses itself: in training mode the forward pass ascends it with
+    the gradient that the fused pass has at hand, outside autograd, so that loss scaling, gradient
+    clipping and whatever optimiser steps the model never touch it. Backward uses the beta that its
+    forward saw.
+
+    beta_0 ~ U(0, 10/K), so that the expected mass on the true class is about .95 at every K, and
+    after a step beta is projected onto [1e-3/K, inf): at 0 the implicit gradient vanishes and the
+    class could never come back.
+
+    Args:
+        num_classes: K.
+        alpha, scale, labels_from: see :func:`sprout_fast.sprout_loss`.
+        beta_grad: ``"implicit"``, ``"expected"`` or ``"none"``; None: implicit below 100 classes,
+            expected from there on, where the implicit gradient's noise swamps its mean.
+        beta_lr: gamma_beta, the ascent's step size; None: 0.05 x 10/K, in proportion to beta_0.
+        beta_momentum, beta_weight_decay: of the ascent, as ``torch.optim.SGD(maximize=True)`` has
+            them; 0 in the paper, 0.9 and 5e-4 in the authors' code.
+        mass_floor: keep the expected mass on the true class at least here, in (0, 1), by scaling
+            beta down after a step; None: no floor, as in the paper.
+        accumulation_steps: forward passes to an ascent step, whose gradients are averaged.
+        seed, first_row, device: of the random state, see :class:`PhiloxState`. beta_0 depends on the
+            seed alone, so it is the same on every rank.
+
+    Under torch.distributed the ascent averages the gradient over ranks (one all-reduce of K floats).
+    A gradient that is not finite (a diverging AMP step) skips the step.
+
+    Example:
+        >>> loss_fn = SproutLoss(num_classes=3)
+        >>> logits = torch.zeros(4, 3, requires_grad=True)
+        >>> loss_fn(logits, SproutTarget(torch.tensor([0, 1, 2, 0]))).backward()
+        >>> logits.grad.shape
+        torch.Size([4, 3])
+    """
+
+    beta: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        *,
+        alpha: float = 0.01,
+        scale: float = 1.0,
+        labels_from: str = "dirichlet",
+        beta_grad: str | None = None,
+        beta_lr: float | None = None,
+        beta_momentum: float = 0.0,
+        beta_weight_decay: float = 0.0,
+        mass_floor: float | None = None,
+        accumulation_steps: int = 1,
+        seed: int = 0,
+        first_row: int = 0,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+        if beta_grad not in (None, "implicit", "expected", "none"):
+            raise ValueError(
+                f"beta_grad must be 'implicit', 'expected', 'none' or None, got {beta_grad!r}"
+            )
+        if accumulation_steps < 1:
+            raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
+        if mass_floor is not None and not 0 < mass_floor < 1:
+            raise ValueError(f"mass_floor must be in (0, 1) or None, got {mass_floor}")
+        self.num_classes, self.alpha, self.scale = num_classes, alpha, scale
+        self.labels_from = labels_from
+        self.beta_grad = beta_grad or ("implicit" if num_classes < 100 else "expected")
+        self.beta_lr = 0.5 / num_classes if beta_lr is None else beta_lr
+        self.beta_momentum, self.beta_weight_decay = beta_momentum, beta_weight_decay
+        self.mass_floor, self.accumulation_steps = mass_floor, accumulation_steps
+        self.beta_min = 1e-3 / num_classes
+        self.rng = PhiloxState(seed, device, first_row)
+        beta = torch.rand(num_classes, generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("beta", (beta * 10 / num_classes).clamp(min=self.beta_min).to(device))
+        # float32 [K]: the momentum, and the gradients summed since the last step; their count.
+        self.register_buffer("beta_velocity", torch.zeros_like(self.beta))
+        self.register_buffer("beta_grad_sum", torch.zeros_like(self.beta))
+        self.micro_steps = 0
+
+    def forward(self, logits: Tensor, target: SproutTarget | Tensor) -> Tensor:
+        """The mean loss of a batch; in training mode beta takes its step.
+
+        Args:
+            logits: [B, K], any floating type.
+            target: what :class:`SproutMixup` returned, or plain int64 [B] labels.
+
+        Returns:
+            The mean loss, a float32 scalar (float64 for float64 logits).
+        """
+        if isinstance(target, Tensor):
+            target = SproutTarget(target)
+        progresses = self.training and self.beta_grad != "none"
+        loss, grad_beta = sprout_loss_and_grad_beta(
+            logits,
+            *target,
+            self.beta.clone(),  # backward needs it as it is now, and the step below changes it
+            self.rng.next() if self.training else self.rng.state,
+            alpha=self.alpha,
+            scale=self.scale,
+            labels_from=self.labels_from,
+            beta_grad=self.beta_grad if progresses else "none",
+        )
+        if progresses:
+            self._ascend(grad_beta.detach())
+        return loss
+
+    @torch.no_grad()
+    def _ascend(self, grad_beta: Tensor) -> None:
+        self.beta_grad_sum += grad_beta
+        self.micro_steps += 1
+        if self.micro_steps < self.accumulation_steps:
+            return
+        self.micro_steps = 0
+        grad = self.beta_grad_sum / self.accumulation_steps
+        self.beta_grad_sum.zero_()
+        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            dist.all_reduce(grad)
+            grad /= dist.get_world_size()
+        # Chosen on the device: looking at the gradient here would stall the stream.
+        finite = grad.isfinite().all()
+        step = grad - self.beta_weight_decay * self.beta
+        velocity = self.beta_momentum * self.beta_velocity + step
+        beta = (self.beta + self.beta_lr * velocity).clamp(min=self.beta_min)
+        if self.mass_floor is not None:
+            # Mean true-class mass m = (1 - alpha + alpha s / K) / (1 - alpha + alpha s), s = sum of
+            # beta: solved for the s at which m is the floor.
+            rest, k = 1 - self.alpha, self.num_classes
+            slope = self.alpha * (self.mass_floor - 1 / k)
+            largest = rest * (1 - self.mass_floor) / slope if slope > 0 else math.inf
+            beta = (beta * (largest / beta.sum()).clamp(max=1)).clamp(min=self.beta_min)
+        self.beta_velocity.copy_(torch.where(finite, velocity, self.beta_velocity))
+        self.beta.copy_(torch.where(finite, beta, self.beta))
+
+    @torch.no_grad()
+    def expected_true_mass(self) -> Tensor:
+        """Mean over classes of E[z_true] = (1 - alpha + alpha beta_y) / (1 - alpha + alpha sum beta).
+
+        A float32 scalar on beta's device, in (0, 1]. Falling far, it means labels, and with them
+        logits, that say little about the class.
+        """
+        rest = 1 - self.alpha
+        return (rest + self.alpha * self.beta.mean()) / (rest + self.alpha * self.beta.sum())
+
+    def extra_repr(self) -> str:
+        return (
+            f"num_classes={self.num_classes}, alpha={self.alpha}, scale={self.scale}, "
+            f"labels_from={self.labels_from!r}, beta_grad={self.beta_grad!r}, beta_lr={self.beta_lr}"
+        )

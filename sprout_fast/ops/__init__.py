@@ -1,0 +1,10 @@
+"""The ops, one file each: the public function, its fake for torch.compile, and its autograd.
+
+Schemas and argument checks are in ``csrc/ops/<op>.cpp``, kernels in ``csrc/ops/{cpu,cuda}/``.
+"""
+
+from sprout_fast.ops.draw_mixup import draw_mixup
+from sprout_fast.ops.gaussian_mixup import gaussian_mixup
+from sprout_fast.ops.sprout_loss import sprout_loss
+
+__all__ = ["draw_mixup", "gaussian_mixup", "sprout_loss"]

@@ -1,0 +1,46 @@
+"""The state of the random streams: a value that goes into every random op, never a hidden generator."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class PhiloxState(nn.Module):
+    """Where the random numbers of a run stand: an int64 [3] buffer ``(seed, offset, first_row)``.
+
+    Every op that draws takes such a triple as ``rng_state`` and gives the same numbers for the same
+    triple, on every device. :meth:`next` hands one out and moves on, on the device, so it captures
+    into CUDA graphs and compiled graphs, and a run resumes exactly from its ``state_dict``.
+
+    Args:
+        seed: any 64-bit integer.
+        device: where the ops that use it run.
+        first_row: the global index of this rank's first row of a batch. Ranks with ``first_row = rank
+            * batch_size`` draw disjoint numbers, together those of one rank with all the rows.
+
+    >>> state = PhiloxState(seed=7)
+    >>> state.next(), state.next()
+    (tensor([7, 0, 0]), tensor([7, 1, 0]))
+    """
+
+    state: Tensor
+
+    def __init__(
+        self, seed: int, device: torch.device | str | None = None, first_row: int = 0
+    ) -> None:
+        super().__init__()
+        if first_row < 0:
+            raise ValueError(f"first_row must be at least 0, got {first_row}")
+        seed = (seed + (1 << 63)) % (1 << 64) - (1 << 63)  # any integer, as int64
+        state = torch.tensor([seed, 0, first_row], dtype=torch.int64, device=device)
+        self.register_buffer("state", state)
+
+    def next(self) -> Tensor:
+        """A copy of the state for one call, int64 [3]; the offset then goes up by 1."""
+        current = self.state.clone()
+        self.state[1] += 1
+        return current
+
+    def extra_repr(self) -> str:
+        return f"seed, offset, first_row = {self.state.tolist()}"

@@ -1,0 +1,20 @@
+"""The ops again in plain PyTorch: slow, obvious, and on the same random draws.
+
+What the tests compare with, what the benchmarks time against, and the place to read what an op does.
+Never a fallback: it is asked for by name.
+"""
+
+from sprout_fast.reference.draw_mixup import draw_mixup
+from sprout_fast.reference.gamma import log_gamma, log_gamma_gradient
+from sprout_fast.reference.gaussian_mixup import gaussian_mixup
+from sprout_fast.reference.philox import philox_words
+from sprout_fast.reference.sprout_loss import sprout_loss
+
+__all__ = [
+    "draw_mixup",
+    "gaussian_mixup",
+    "log_gamma",
+    "log_gamma_gradient",
+    "philox_words",
+    "sprout_loss",
+]

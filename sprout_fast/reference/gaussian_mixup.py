@@ -1,0 +1,60 @@
+"""Gaussian noise, Mixup and normalisation in plain PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from sprout_fast.reference.philox import STREAM_IMAGE_NOISE, normal_pair, philox_words
+
+
+def image_noise(rng_state: Tensor, shape: Sequence[int]) -> Tensor:
+    """The standard normals of a batch [B, C, H, W], float64.
+
+    Elements are numbered in channels-last order; four neighbours share the four words of a Philox
+    block, which is addressed by the first of them.
+    """
+    b, c, h, w = shape
+    element = int(rng_state[2]) * c * h * w + torch.arange(b * c * h * w)
+    words = philox_words(rng_state, STREAM_IMAGE_NOISE, element - element % 4)
+    first, second = normal_pair(words[:, 0], words[:, 1])
+    third, fourth = normal_pair(words[:, 2], words[:, 3])
+    normals = torch.stack([first, second, third, fourth], -1)
+    chosen = normals.gather(1, (element % 4).unsqueeze(1))
+    return chosen.view(b, h, w, c).permute(0, 3, 1, 2)
+
+
+def gaussian_mixup(
+    images: Tensor,
+    partner: Tensor | None,
+    lam: Tensor | None,
+    rng_state: Tensor,
+    *,
+    sigma: float | Sequence[float] = 0.1,
+    mean: float | Sequence[float] | None = None,
+    std: float | Sequence[float] | None = None,
+    noise: str = "marginal",
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """See :func:`sprout_fast.gaussian_mixup`; computed in float64, rounded at the end."""
+
+    def channels(values: float | Sequence[float] | None, default: float) -> Tensor:
+        return torch.tensor(default if values is None else values).double().view(-1, 1, 1)
+
+    x = images.double() / 255 if images.dtype == torch.uint8 else images.double()
+    n = channels(sigma, 0) * image_noise(rng_state, x.shape)
+    if partner is None:
+        x = x + n
+    else:
+        weight = lam.double().expand(len(x)).view(-1, 1, 1, 1)
+        own = (partner == torch.arange(len(x))).view(-1, 1, 1, 1)
+        if noise == "paired":
+            x = x + n
+            x = weight * x + (1 - weight) * x[partner]
+        else:
+            spread = torch.where(own, 1, (weight**2 + (1 - weight) ** 2).sqrt())
+            x = weight * x + (1 - weight) * x[partner] + spread * n
+    x = (x - channels(mean, 0)) / channels(std, 1)
+    return x.to(dtype, memory_format=torch.channels_last)

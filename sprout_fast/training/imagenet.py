@@ -1,0 +1,308 @@
+"""Training on image folders: puts model, data, method and loop together as the options say."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+from torch.amp import GradScaler
+from torch.nn.parallel import DistributedDataParallel
+
+from sprout_fast.data import Loaders, build_loaders, default_loader
+from sprout_fast.data.sample_set import make_sample_set
+from sprout_fast.errors import UserError
+from sprout_fast.methods import MethodSetting, build_method
+from sprout_fast.models import Normalized, create_model, default_normalization, load_weights
+from sprout_fast.training.config import TrainConfig
+from sprout_fast.training.distributed import World, joined_world
+from sprout_fast.training.final import default_images, describe_final, evaluate_final
+from sprout_fast.training.loop import Outcome, Trainer, steps_per_epoch
+from sprout_fast.training.metrics import MetricsLog
+from sprout_fast.training.optim import build_optimizer, build_scheduler
+from sprout_fast.training.progress import Display
+from sprout_fast.training.step import OptimizeStep
+
+AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# What is chosen where the user chose nothing: for a data set of one's own, and for the sample set,
+# whose schedule is to end within five minutes for ResNet-152 on two CPU cores.
+DEFAULTS = {"epochs": 90, "batch_size": 64, "image_size": 224, "warmup_epochs": None, "lr": None}
+SAMPLE_DEFAULTS = {
+    "epochs": 2,
+    "batch_size": 16,
+    "image_size": 64,
+    "warmup_epochs": 0.2,
+    "lr": 0.05,
+}
+
+
+def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> int:
+    """Train as ``config`` says; ``checkpoint`` is the content of ``config.resume``.
+
+    Returns:
+        the exit status: 0, or 130 after Ctrl-C.
+
+    Raises:
+        UserError: an option, the data or a file that does not fit.
+        FatalError: the loss became NaN or infinite.
+    """
+    config.check()
+    with joined_world(config.device) as world:
+        display = Display(enabled=world.is_main)
+        config = resolve(config, world)
+        if checkpoint is not None:
+            _check_same_run(config, checkpoint["config"])
+            if checkpoint["epoch"] >= config.epochs:
+                display.line(
+                    f"{config.resume}: all {config.epochs} epochs are done; more with --epochs"
+                )
+                return 0
+        trainer = build(config, world, display, checkpoint)
+        outcome = trainer.fit(config.max_steps)
+        last = config.out / "last.pt"
+        if outcome is Outcome.INTERRUPTED:
+            where = f"epoch {trainer.position.epoch + 1}, step {trainer.position.step}"
+            display.line(f"interrupted in {where}; go on with --resume {last}")
+            return 130
+        if outcome is Outcome.MAX_STEPS:
+            display.line(
+                f"stopped after --max-steps {config.max_steps}, at step {trainer.position.step};"
+                f" go on with --resume {last}"
+            )
+        _report(config, trainer, display)
+        return 0
+
+
+def resolve(config: TrainConfig, world: World) -> TrainConfig:
+    """``config`` with a value in the place of every None that stands for "chosen for you"."""
+    chosen = SAMPLE_DEFAULTS if config.data is None else DEFAULTS
+    new = dataclasses.replace(config)
+    for name in ("epochs", "batch_size", "image_size"):
+        if getattr(new, name) is None:
+            setattr(new, name, chosen[name])
+    if new.warmup_epochs is None:
+        new.warmup_epochs = chosen["warmup_epochs"]
+        if new.warmup_epochs is None:
+            new.warmup_epochs = min(5.0, new.epochs / 10)
+    if new.lr is None:
+        images_a_step = new.batch_size * new.accumulation_steps * world.size
+        new.lr = chosen["lr"] or 0.1 * images_a_step / 256
+        new.lr *= 0.1 if new.weights is not None else 1
+    new.loader = new.loader or default_loader()
+    if new.workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        new.workers = max(1, min(8, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    new.amp = new.amp or ("bf16" if world.device.type == "cuda" else "none")
+    new.device = world.device.type if world.size > 1 else str(world.device)
+    if new.out is None:
+        new.out = _free_folder(Path("runs") / f"{new.arch}-{new.method}")
+    return new
+
+
+def build(
+    config: TrainConfig,
+    world: World,
+    display: Display,
+    checkpoint: Mapping[str, Any] | None = None,
+) -> Trainer:
+    """The trainer for a resolved ``config``; it writes the run's folder last of all."""
+    torch.manual_seed(config.seed)
+    mean, std = default_normalization(config.arch)
+    amp_dtype = AMP_DTYPES[config.amp]
+    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    # A wrong option of the method is told before minutes go into a large data set's listing.
+    setting = MethodSetting(
+        num_classes=2,
+        mean=mean,
+        std=std,
+        dtype=amp_dtype or torch.float32,
+        accumulation_steps=config.accumulation_steps,
+        seed=config.seed,
+        first_row=world.rank * config.batch_size,
+        device=world.device,
+    )
+    build_method(config.method, setting, **config.method_options())
+    loaders = _load_data(config, world, display)
+    if checkpoint is not None and checkpoint["config"]["classes"] != loaders.classes:
+        raise UserError(f"--resume {config.resume}: was trained on other classes than --data has")
+    setting = dataclasses.replace(setting, num_classes=len(loaders.classes))
+    method = build_method(config.method, setting, **config.method_options())
+
+    model = create_model(config.arch, len(loaders.classes), image_size=config.image_size)
+    if world.rank:
+        torch.manual_seed(config.seed + world.rank)  # dropout differs from process to process
+    if config.weights is not None:
+        display.line(load_weights(model, config.weights, reset_head=config.reset_head))
+    model.to(world.device, memory_format=memory_format)
+    optimizer = build_optimizer(
+        config.optimizer,
+        model,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+    steps = steps_per_epoch(len(loaders.train), config.accumulation_steps, method.passes)
+    if steps == 0:
+        raise UserError(
+            f"--accumulation-steps {config.accumulation_steps}: more than the"
+            f" {len(loaders.train)} batches of an epoch"
+        )
+    scheduler = build_scheduler(
+        optimizer,
+        warmup_steps=round(config.warmup_epochs * steps),
+        total_steps=config.epochs * steps,
+    )
+    optimize = OptimizeStep(
+        _wrapped(model, config, world),
+        optimizer,
+        scheduler,
+        GradScaler(world.device.type, enabled=config.amp == "fp16"),
+        accumulation_steps=config.accumulation_steps,
+        amp_dtype=amp_dtype,
+        memory_format=memory_format,
+    )
+    evaluated = Normalized(model, mean, std).to(world.device)
+    record = config.stored() | {
+        "num_classes": len(loaders.classes),
+        "classes": list(loaders.classes),
+        "mean": list(mean),
+        "std": list(std),
+    }
+    if world.is_main:
+        _prepare_out(config, display)
+    world.barrier()
+    trainer = Trainer(
+        model=model,
+        evaluated=evaluated,
+        method=method,
+        optimize=optimize,
+        loaders=loaders,
+        epochs=config.epochs,
+        world=world,
+        out=config.out if world.is_main else None,
+        record=record,
+        display=display,
+        metrics=(lambda at: MetricsLog(config.out, at.epoch, at.step)) if world.is_main else None,
+    )
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+    _announce(config, world, display, trainer)
+    return trainer
+
+
+def _load_data(config: TrainConfig, world: World, display: Display) -> Loaders:
+    data = config.data
+    if data is None:
+        data = config.out.parent / "sample_set"
+        if world.is_main:
+            make_sample_set(data)
+            display.line(
+                f"no --data: training on a made-up sample set of 10 classes in {data}, by a short"
+                " schedule"
+            )
+        world.barrier()
+    loaders = build_loaders(
+        data,
+        loader=config.loader,
+        batch_size=config.batch_size,
+        image_size=config.image_size,
+        device=world.device,
+        seed=config.seed,
+        workers=config.workers,
+        shard_id=world.rank,
+        num_shards=world.size,
+    )
+    display.line(loaders.description)
+    return loaders
+
+
+def _wrapped(model: nn.Module, config: TrainConfig, world: World) -> nn.Module:
+    if world.size > 1:
+        ids = [world.device.index] if world.device.type == "cuda" else None
+        model = DistributedDataParallel(model, device_ids=ids)
+    return torch.compile(model) if config.compile else model
+
+
+def _check_same_run(config: TrainConfig, stored: Mapping[str, Any]) -> None:
+    for name in ("arch", "method", "image_size"):
+        now, before = getattr(config, name), stored[name]
+        if now != before:
+            raise UserError(
+                f"--resume {config.resume}: is a run with {name} {before}, not {now}; to start"
+                " from its weights, give the file as --weights"
+            )
+
+
+def _free_folder(folder: Path) -> Path:
+    number, free = 1, folder
+    while free.exists():
+        number += 1
+        free = folder.with_name(f"{folder.name}-{number}")
+    return free
+
+
+def _prepare_out(config: TrainConfig, display: Display) -> None:
+    """Make the run's folder, set an earlier run in it aside, and write config.yaml."""
+    out = config.out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+        goes_on_here = config.resume is not None and config.resume.parent.samefile(out)
+        if (out / "last.pt").exists() and not goes_on_here:
+            aside = _free_folder(out / "earlier")
+            aside.mkdir()
+            for pattern in ("*.pt", "config.yaml", "metrics.csv", "events.out.tfevents.*"):
+                for file in out.glob(pattern):
+                    file.rename(aside / file.name)
+            display.line(f"{out} held another run: its files are in {aside} now")
+        text = yaml.safe_dump(config.stored(), sort_keys=False)
+        (out / "config.yaml").write_text(text)
+    except OSError as error:
+        raise UserError(f"--out {out}: cannot be written: {error.strerror}") from error
+
+
+def _announce(config: TrainConfig, world: World, display: Display, trainer: Trainer) -> None:
+    position = trainer.position
+    processes = f" x {world.size} processes" if world.size > 1 else ""
+    accumulated = f" x {config.accumulation_steps} steps" if config.accumulation_steps > 1 else ""
+    display.line(
+        f"{config.arch} by {config.method} on {world.device}, amp {config.amp}:"
+        f" {config.epochs} epochs of {trainer.steps_per_epoch} steps,"
+        f" batch {config.batch_size}{processes}{accumulated}, {config.image_size} pixels,"
+        f" lr {config.lr:.4g}; writing to {config.out}"
+    )
+    if position.step:
+        display.line(
+            f"going on from {config.resume}: {position.epoch} epochs and {position.step} steps done"
+        )
+
+
+def _report(config: TrainConfig, trainer: Trainer, display: Display) -> None:
+    """The closing clean and PGD-10 accuracy."""
+    device, total = trainer.world.device, trainer.loaders.val.num_images
+    count = config.final_attack_images
+    if count is None:
+        count = default_images(trainer.model, config.image_size, device)
+    if count == 0:
+        return
+    result = evaluate_final(
+        trainer.evaluated,
+        trainer.loaders.val,
+        total=total,
+        count=count,
+        device=device,
+        seed=config.seed,
+    )
+    for line in describe_final(result, total):
+        display.line(line)
+    best = config.out / "best.pt"
+    files = f"{config.out / 'last.pt'}" + (f", {best}" if best.exists() else "")
+    display.line(f"saved {files}")

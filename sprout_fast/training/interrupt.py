@@ -1,0 +1,40 @@
+"""Ctrl-C, kept until the run is in a state that a checkpoint can hold."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+
+
+class Interrupt:
+    """While training: a first Ctrl-C only sets ``requested``, a second one stops at once.
+
+    While ``held`` is false (validation, where nothing would be lost) the first stops at once too.
+    Elsewhere than in the main thread, where Python delivers no signals, it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.held = True
+        self._before = None
+
+    def __enter__(self) -> Interrupt:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGINT, self._on_signal)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        at_once = self.requested or not self.held
+        self.requested = True
+        if at_once:
+            raise KeyboardInterrupt

@@ -1,0 +1,315 @@
+"""The one training loop. Of a method it knows ``training_step`` alone."""
+
+from __future__ import annotations
+
+import enum
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sprout_fast.data import Loaders
+from sprout_fast.errors import UserError
+from sprout_fast.evaluation.accuracy import Evaluation, evaluate_accuracy
+from sprout_fast.methods import Method
+from sprout_fast.training.checkpoint import (
+    link_checkpoint,
+    restore_rng_state,
+    rng_state,
+    save_checkpoint,
+)
+from sprout_fast.training.distributed import World
+from sprout_fast.training.errors import FatalError
+from sprout_fast.training.interrupt import Interrupt
+from sprout_fast.training.meter import Meter, Reading
+from sprout_fast.training.metrics import MetricsLog
+from sprout_fast.training.progress import Display, describe
+from sprout_fast.training.step import OptimizeStep
+
+
+class Outcome(enum.Enum):
+    """How `Trainer.fit` ended."""
+
+    FINISHED = "finished"
+    MAX_STEPS = "max_steps"
+    INTERRUPTED = "interrupted"
+
+
+@dataclass
+class Position:
+    """Where a run is: whole epochs, optimizer steps, and the best validation accuracy so far."""
+
+    epoch: int = 0
+    step: int = 0
+    best_top1: float = -1.0
+
+
+def steps_per_epoch(batches: int, accumulation_steps: int, passes: int) -> int:
+    """Whole optimizer steps in an epoch; batches left over at its end are not trained on.
+
+    >>> steps_per_epoch(10, accumulation_steps=4, passes=1)
+    2
+    """
+    return _batches_used(batches, accumulation_steps, passes) * passes // accumulation_steps
+
+
+def _batches_used(batches: int, accumulation_steps: int, passes: int) -> int:
+    return batches - batches % (accumulation_steps // math.gcd(accumulation_steps, passes))
+
+
+class Trainer:
+    """Trains, validates after each epoch, and keeps ``last.pt`` and ``best.pt``.
+
+    Args:
+        model: the plain model, for checkpoints; ``optimize.model`` may wrap it.
+        evaluated: the same weights behind a normalisation: takes [0,1] images.
+        method: a row of ``METHODS``.
+        optimize: the step that it is lent.
+        loaders: training and validation images.
+        epochs: in the whole run.
+        world: this process among all.
+        out: folder for checkpoints, or None for a process that writes none.
+        record: plain values for the checkpoint's ``config``.
+        display, metrics: where numbers go (``metrics`` None: not to disk).
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        evaluated: nn.Module,
+        method: Method,
+        optimize: OptimizeStep,
+        loaders: Loaders,
+        epochs: int,
+        world: World,
+        out: Path | None,
+        record: dict[str, Any],
+        display: Display,
+        metrics: Callable[[Position], MetricsLog] | None,
+    ) -> None:
+        self.model = model
+        self.evaluated = evaluated
+        self.method = method
+        self.optimize = optimize
+        self.loaders = loaders
+        self.epochs = epochs
+        self.world = world
+        self.out = out
+        self.record = record
+        self.display = display
+        self.metrics = metrics
+        self.position = Position()
+        counts = (len(loaders.train), optimize.accumulation_steps, method.passes)
+        self.batches = _batches_used(*counts)
+        self.steps_per_epoch = steps_per_epoch(*counts)
+
+    def fit(self, max_steps: int | None = None) -> Outcome:
+        """Run the epochs that are left, or ``max_steps`` optimizer steps of them.
+
+        Raises:
+            FatalError: the loss is not finite. The checkpoint saved before is kept.
+        """
+        stop_at = None if max_steps is None else self.position.step + max_steps
+        log = self.metrics(self.position) if self.metrics else None
+        try:
+            with self.display, Interrupt() as interrupt:
+                while self.position.epoch < self.epochs:
+                    outcome = self._epoch(log, interrupt, stop_at)
+                    if outcome is not Outcome.FINISHED:
+                        return outcome
+            return Outcome.FINISHED
+        finally:
+            if log is not None:
+                log.close()
+
+    def _epoch(self, log: MetricsLog | None, interrupt: Interrupt, stop_at: int | None) -> Outcome:
+        start = time.perf_counter()
+        # Checkpoints written within an epoch hold the loader's state at its beginning.
+        loader_state = self.loaders.train.state_dict()
+        meter = Meter(self.world.device, self.world.size)
+        stopped = self._train(meter, log, interrupt, stop_at)
+        if stopped is not None:
+            self._save(loader_state)
+            return stopped
+        train = self._summed(meter)
+        interrupt.held = False
+        try:
+            validation = self._validate()
+        except KeyboardInterrupt:
+            interrupt.held = True
+            self._save(loader_state)
+            return Outcome.INTERRUPTED
+        interrupt.held = True
+
+        self.position.epoch += 1
+        is_best = validation.clean.top1 > self.position.best_top1
+        self.position.best_top1 = max(self.position.best_top1, validation.clean.top1)
+        statistics = self.method.statistics()
+        seconds = time.perf_counter() - start
+        self._save(self.loaders.train.state_dict(), is_best)
+        if log is not None:
+            log.epoch(
+                {
+                    "epoch": self.position.epoch,
+                    "step": self.position.step,
+                    "train_loss": train.loss,
+                    "train_acc": train.accuracy,
+                    "val_top1": validation.clean.top1,
+                    "val_top5": validation.top5.top1,
+                    "val_loss": validation.loss,
+                    "lr": self._learning_rate(),
+                    "images_per_s": train.images_per_second,
+                    "data_wait": train.data_wait,
+                    **statistics,
+                    "seconds": seconds,
+                }
+            )
+        self.display.line(
+            f"epoch {self.position.epoch}/{self.epochs} in {seconds:.1f} s:"
+            f" train loss {train.loss:.3f}, acc {100 * train.accuracy:.1f} %,"
+            f" {train.images_per_second:.1f} img/s;"
+            f" validation loss {validation.loss:.3f},"
+            f" top-1 {100 * validation.clean.top1:.2f} %"
+            f" ({validation.clean.correct} of {validation.clean.total}),"
+            f" top-5 {100 * validation.top5.top1:.2f} %" + (" (best so far)" if is_best else "")
+        )
+        if warning := self.method.warning():
+            self.display.warn(warning)
+        if interrupt.requested:
+            return Outcome.INTERRUPTED
+        if stop_at is not None and self.position.step >= stop_at:
+            return Outcome.MAX_STEPS
+        return Outcome.FINISHED
+
+    def _train(
+        self, meter: Meter, log: MetricsLog | None, interrupt: Interrupt, stop_at: int | None
+    ) -> Outcome | None:
+        """The training half of an epoch; an outcome where it was broken off within."""
+        self.model.train()
+        self.method.train()
+        self.optimize.meter = meter
+        first_step = self.position.epoch * self.steps_per_epoch
+        # A run that goes on within an epoch passes over the batches that it has trained on.
+        done = self.position.step - first_step
+        skipped = done * self.optimize.accumulation_steps // self.method.passes
+        if skipped:
+            self.display.line(
+                f"passing over the {skipped} batches of epoch {self.position.epoch + 1} that this"
+                " run has trained on; the epoch's averages are of the rest"
+            )
+        self.display.start(
+            f"epoch {self.position.epoch + 1}/{self.epochs}", self.steps_per_epoch, done
+        )
+        waiting_since = time.perf_counter()
+        for index, (images, labels) in enumerate(self.loaders.train):
+            # Batches left over are fetched all the same: a loader counts whole epochs.
+            if skipped <= index < self.batches:
+                meter.waited(time.perf_counter() - waiting_since)
+                self.method.training_step(self.optimize, images, labels)
+                self.position.step = self.optimize.steps
+                if self.optimize.between_steps:
+                    if self.display.due():
+                        self._show(meter, log, self.position.step - first_step)
+                    if interrupt.requested:
+                        meter.read()  # raises for a loss that must not be saved
+                        return Outcome.INTERRUPTED
+                    epoch_done = self.position.step - first_step == self.steps_per_epoch
+                    if self.position.step == stop_at and not epoch_done:
+                        self._show(meter, log, self.position.step - first_step)
+                        return Outcome.MAX_STEPS
+            waiting_since = time.perf_counter()
+        if self.position.step - first_step != self.steps_per_epoch:
+            raise FatalError(
+                f"the loader gave fewer batches than the {len(self.loaders.train)} of an epoch"
+            )
+        return None
+
+    def _show(self, meter: Meter, log: MetricsLog | None, step_in_epoch: int) -> None:
+        now = meter.read()
+        if not now.images:
+            return
+        statistics = self.method.statistics()
+        lr = self._learning_rate()
+        mass = statistics.get("true_class_mass")
+        self.display.step(step_in_epoch, describe(now, meter.mean(), lr, mass))
+        if log is not None:
+            numbers = {"loss": now.loss, "accuracy": now.accuracy, "lr": lr}
+            numbers |= {"images_per_s": now.images_per_second, "data_wait": now.data_wait}
+            log.step(self.position.step, numbers | statistics)
+
+    def _summed(self, meter: Meter) -> Reading:
+        """The epoch's averages, over all processes."""
+        meter.read()
+        mean = meter.mean()
+        loss, hits, images = self.world.sum(meter.sums().to(self.world.device)).tolist()
+        images = max(images, 1)
+        speed, wait = mean.images_per_second, mean.data_wait
+        return Reading(loss / images, hits / images, int(images), speed, wait)
+
+    def _validate(self) -> Evaluation:
+        # Each process has batch norm statistics of its own; the checkpoint holds the first one's.
+        self.world.share_buffers(self.model)
+        validation = evaluate_accuracy(
+            self.evaluated,
+            self.loaders.val,
+            device=self.world.device,
+            amp_dtype=self.optimize.amp_dtype,
+        )
+        if math.isnan(validation.loss):
+            raise FatalError(
+                f"the validation loss is NaN after step {self.position.step}; the checkpoint saved"
+                " before is kept"
+            )
+        return validation
+
+    def _learning_rate(self) -> float:
+        return self.optimize.optimizer.param_groups[0]["lr"]
+
+    def _save(self, loader_state: dict[str, Any], is_best: bool = False) -> None:
+        if self.out is None:
+            return
+        beta = self.method.beta
+        content = {
+            "model": self.model.state_dict(),
+            "ema": None,
+            "beta": None if beta is None else beta.detach().clone(),
+            "optimizer": self.optimize.optimizer.state_dict(),
+            "scheduler": self.optimize.scheduler.state_dict(),
+            "scaler": self.optimize.scaler.state_dict(),
+            "rng_state": rng_state(self.method, self.world.device),
+            "loader": loader_state,
+            "epoch": self.position.epoch,
+            "step": self.position.step,
+            "steps_per_epoch": self.steps_per_epoch,
+            "best_top1": self.position.best_top1,
+            "config": self.record,
+        }
+        save_checkpoint(self.out / "last.pt", content)
+        if is_best:
+            link_checkpoint(self.out / "last.pt", self.out / "best.pt")
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Go on from a checkpoint's content; the options of the optimizer stay the new ones.
+
+        Raises:
+            UserError: it was written within an epoch that now has another number of steps.
+        """
+        epoch, step, before = content["epoch"], content["step"], content["steps_per_epoch"]
+        if before != self.steps_per_epoch:
+            if step != epoch * before:
+                raise UserError(
+                    f"--resume: written at step {step - epoch * before} of {before} of an epoch,"
+                    f" which has {self.steps_per_epoch} steps now: give the --batch-size and"
+                    " --accumulation-steps that it was written with"
+                )
+            step = epoch * self.steps_per_epoch
+        self.model.load_state_dict(content["model"])
+        self.optimize.restore(content, step)
+        self.loaders.train.load_state_dict(content["loader"])
+        restore_rng_state(content["rng_state"], self.method, self.world)
+        self.position = Position(epoch, step, content["best_top1"])

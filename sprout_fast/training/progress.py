@@ -1,0 +1,117 @@
+"""What a run shows: a live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from sprout_fast.training.meter import Reading
+
+# Seconds between two readings of the device: a terminal should feel alive, a log file stay short.
+LIVE_INTERVAL = 0.5
+PLAIN_INTERVAL = 10.0
+
+
+class Display:
+    """Lines and the live progress of an epoch, on stdout.
+
+    Args:
+        enabled: False in all processes but the first, which alone speaks.
+        live: force the live line on or off; by default on where stdout is a terminal.
+    """
+
+    def __init__(self, enabled: bool = True, live: bool | None = None) -> None:
+        self.enabled = enabled
+        self.live = enabled and (sys.stdout.isatty() if live is None else live)
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._shown_at = float("-inf")
+
+    def line(self, text: str) -> None:
+        """A line that stays."""
+        if not self.enabled:
+            return
+        if self.live:
+            self._console.print(text, markup=False)
+        else:
+            print(text, flush=True)
+
+    def warn(self, text: str) -> None:
+        """A line that stays and stands out."""
+        if self.enabled and self.live:
+            self._console.print(f"warning: {text}", style="yellow", markup=False)
+        else:
+            self.line(f"warning: {text}")
+
+    def __enter__(self) -> Display:
+        if self.live:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=20),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(compact=True),
+                TextColumn("{task.fields[text]}"),
+                console=self._console,
+                transient=True,
+            )
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def start(self, title: str, total: int, done: int = 0) -> None:
+        """Begin a stretch of ``total`` steps, of which ``done`` are behind us."""
+        self._title, self._total = title, total
+        self._shown_at = float("-inf")  # the first step is shown as soon as it is there
+        if self._progress is not None:
+            if self._task is not None:
+                self._progress.remove_task(self._task)
+            self._task = self._progress.add_task(title, total=total, completed=done, text="")
+
+    def due(self) -> bool:
+        """Whether it is time to read the device and show a step."""
+        interval = LIVE_INTERVAL if self.live else PLAIN_INTERVAL
+        return self.enabled and time.monotonic() - self._shown_at >= interval
+
+    def step(self, step: int, text: str) -> None:
+        """Show step ``step`` (from 1) of the stretch."""
+        self._shown_at = time.monotonic()
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=step, text=text)
+        else:
+            self.line(f"{self._title}  step {step}/{self._total}  {text}")
+
+
+def describe(now: Reading, mean: Reading, lr: float, mass: float | None) -> str:
+    """The numbers of a step, in one line.
+
+    >>> reading = Reading(loss=2.3, accuracy=0.125, images=32, images_per_second=40, data_wait=0.02)
+    >>> describe(reading, reading, lr=0.1, mass=0.95)
+    'loss 2.300  acc 12.5 %  lr 0.1  40.0 img/s (mean 40.0)  data wait 2 %  true-class mass 0.95'
+    """
+    text = (
+        f"loss {now.loss:.3f}  acc {100 * mean.accuracy:.1f} %  lr {lr:.4g}"
+        f"  {now.images_per_second:.1f} img/s (mean {mean.images_per_second:.1f})"
+        f"  data wait {100 * mean.data_wait:.0f} %"
+    )
+    return text if mass is None else f"{text}  true-class mass {mass:.2f}"

@@ -1,0 +1,121 @@
+"""SGD's parameter groups, the learning rate of each step, and apex's optimizer."""
+
+import sys
+import types
+
+import pytest
+import torch
+from torch import nn
+
+from sprout_fast.errors import UserError
+from sprout_fast.training.optim import build_optimizer, build_scheduler, parameter_groups
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 2))
+
+
+def test_norms_and_biases_are_not_decayed(model: nn.Module) -> None:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    decayed, free = (
+        {names[id(p)] for p in group["params"]} for group in parameter_groups(model, 0.1)
+    )
+    assert decayed == {"0.weight", "3.weight"}
+    assert free == {"0.bias", "1.weight", "1.bias", "3.bias"}
+    optimizer = build_optimizer("sgd", model, lr=1.0, momentum=0.0, weight_decay=0.5)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    for name, old, new in zip(names.values(), before, model.parameters(), strict=True):
+        torch.testing.assert_close(new, old * (0.5 if name in decayed else 1))
+
+
+def test_sgd_is_torchs_fused_one_without_nesterov(model: nn.Module) -> None:
+    optimizer = build_optimizer("sgd", model, lr=0.1, momentum=0.9, weight_decay=0.0)
+    assert type(optimizer) is torch.optim.SGD
+    for group in optimizer.param_groups:
+        assert group["fused"] and not group["nesterov"]
+
+
+def test_warmup_is_linear_and_the_cosine_ends_at_zero(model: nn.Module) -> None:
+    optimizer = build_optimizer("sgd", model, lr=0.4, momentum=0.9, weight_decay=0.0)
+    scheduler = build_scheduler(optimizer, warmup_steps=4, total_steps=12)
+    rates = []
+    for _ in range(12):
+        rates.append(optimizer.param_groups[1]["lr"])
+        optimizer.step()
+        scheduler.step()
+    torch.testing.assert_close(rates[:5], [0.1, 0.2, 0.3, 0.4, 0.4])
+    assert rates[8] == pytest.approx(0.2)  # half way down
+    assert all(later < earlier for earlier, later in zip(rates[4:], rates[5:], strict=False))
+    assert optimizer.param_groups[1]["lr"] == 0.0
+
+
+def test_without_apex_the_error_says_how_to_get_it(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "apex", None)  # an import of it fails
+    with pytest.raises(UserError) as error:
+        build_optimizer("apex-fused-sgd", model, lr=0.1, momentum=0.9, weight_decay=0.0)
+    message = str(error.value)
+    assert "not installed" in message and "github.com/NVIDIA/apex" in message
+    assert "PyPI" in message and "--optimizer sgd" in message
+
+
+def test_pypis_other_apex_is_told_apart(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = types.ModuleType("apex")
+    other.__file__ = "/site-packages/apex/__init__.py"
+    monkeypatch.setitem(sys.modules, "apex", other)
+    monkeypatch.delitem(sys.modules, "apex.optimizers", raising=False)
+    with pytest.raises(UserError, match="/site-packages/apex/__init__.py is not NVIDIA's"):
+        build_optimizer("apex-fused-sgd", model, lr=0.1, momentum=0.9, weight_decay=0.0)
+
+
+def stand_in_apex(monkeypatch: pytest.MonkeyPatch, works: bool = True) -> list[dict]:
+    """A module of apex's interface; its calls are noted."""
+    calls: list[dict] = []
+
+    class FusedSGD(torch.optim.SGD):
+        def __init__(  # the arguments that NVIDIA's takes
+            self, params, lr, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False
+        ) -> None:
+            if not works:
+                raise RuntimeError("apex.optimizers.FusedSGD requires cuda extensions")
+            super().__init__(params, lr, momentum, dampening, weight_decay, nesterov)
+
+        def step(self, closure=None):
+            calls.append({"lr": self.param_groups[0]["lr"]})
+            return super().step(closure)
+
+        def zero_grad(self) -> None:  # NVIDIA's takes no set_to_none
+            super().zero_grad()
+
+    package, optimizers = types.ModuleType("apex"), types.ModuleType("apex.optimizers")
+    optimizers.FusedSGD = FusedSGD
+    package.optimizers = optimizers
+    monkeypatch.setitem(sys.modules, "apex", package)
+    monkeypatch.setitem(sys.modules, "apex.optimizers", optimizers)
+    return calls
+
+
+def test_apex_is_what_runs_where_it_is_installed(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = stand_in_apex(monkeypatch)
+    optimizer = build_optimizer("apex-fused-sgd", model, lr=0.1, momentum=0.9, weight_decay=1e-4)
+    assert type(optimizer) is sys.modules["apex.optimizers"].FusedSGD
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [1e-4, 0.0]
+    model(torch.ones(2, 3, 3, 3)).sum().backward()
+    optimizer.step()
+    assert calls == [{"lr": 0.1}]
+
+
+def test_apex_without_its_extensions_is_the_users_to_mend(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in_apex(monkeypatch, works=False)
+    with pytest.raises(UserError, match="requires cuda extensions"):
+        build_optimizer("apex-fused-sgd", model, lr=0.1, momentum=0.9, weight_decay=0.0)

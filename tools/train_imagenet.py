@@ -1,0 +1,39 @@
+#!/usr/bin/env python
+"""Train an image classifier by SPROUT, or naturally, on ImageNet or any image folder.
+
+python tools/train_imagenet.py                                    # sample set, a few minutes
+python tools/train_imagenet.py --arch resnet50 --data /imagenet --weights resnet50.pth
+torchrun --nproc-per-node 8 tools/train_imagenet.py --data /imagenet --out run
+python tools/train_imagenet.py --resume run/last.pt
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# A checkout runs without being installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from sprout_fast.models import read_checkpoint
+from sprout_fast.training.cli import parse, run_tool
+from sprout_fast.training.config import TrainConfig
+from sprout_fast.training.imagenet import train
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit status (0 done, 2 the user's mistake, 1 anything else)."""
+    argv = sys.argv[1:] if argv is None else argv
+
+    def body() -> int:
+        config, checkpoint = parse(TrainConfig, argv, PROG, __doc__, read_checkpoint)
+        return train(config, checkpoint)
+
+    return run_tool(PROG, body)
+
+
+PROG = "train_imagenet.py"
+
+if __name__ == "__main__":
+    sys.exit(main())
