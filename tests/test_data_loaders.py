@@ -1,5 +1,6 @@
 """Both loaders: what their batches hold, in which order, and what they refuse."""
 
+import gc
 import io
 from collections import Counter
 
@@ -16,6 +17,17 @@ from sprout_fast.errors import UserError
 CPU = torch.device("cpu")
 needs_dali = pytest.mark.skipif(default_loader() != "dali", reason="DALI is not installed")
 both = pytest.mark.parametrize("loader", [pytest.param("dali", marks=needs_dali), "torch"])
+
+
+@pytest.fixture(autouse=True)
+def end_of_workers():
+    """Collect the loaders that a caught exception keeps in a cycle, with their worker processes.
+
+    Else a worker forked by a later test may be the one to collect them, and waits for processes
+    that are not its own.
+    """
+    yield
+    gc.collect()
 
 
 def build(data, loader, **options):

@@ -97,6 +97,8 @@ SproutLossCall prepare(const char* op, const Tensor& logits, const Tensor& label
   if (args.labels_from == LabelsFrom::kMean && args.beta_grad == BetaGrad::kImplicit) {
     args.beta_grad = BetaGrad::kExpected;
   }
+  args.wants_mean =
+      args.labels_from == LabelsFrom::kMean || args.beta_grad == BetaGrad::kExpected;
   args.reduction = reduction_from_name(op, reduction);
   return call;
 }
@@ -117,7 +119,7 @@ SproutLossCall prepare_sprout_loss(const Tensor& logits, const Tensor& labels,
       torch::stable::new_empty(logits, {logits.size(0), kRowStats}, accumulate_dtype);
   SproutLossCall call = prepare(op, logits, labels, partner_labels, lam, beta, rng_state, row_stats,
                                 alpha, scale, labels_from, beta_grad, reduction);
-  if (!return_grad_beta) call.args.beta_grad = BetaGrad::kNone;
+  call.args.wants_grad_beta = return_grad_beta && call.args.beta_grad != BetaGrad::kNone;
   return call;
 }
 
@@ -144,6 +146,7 @@ SproutLossCall prepare_sprout_loss_backward(const Tensor& grad_loss, const Tenso
   call.grad_loss = torch::stable::contiguous(grad_loss);
   call.grad_logits = torch::stable::empty({batch, call.args.classes}, logits.scalar_type(),
                                           std::nullopt, logits.device());
+  call.args.wants_grad_beta = call.args.beta_grad != BetaGrad::kNone;
   call.args.grad_loss = call.grad_loss->const_data_ptr();
   call.args.grad_logits = call.grad_logits->mutable_data_ptr();
   return call;

@@ -65,9 +65,18 @@ def _augment(encoded, train: bool, image_size: int):
         flip = fn.random.coin_flip(probability=augmentation.FLIP_PROBABILITY)
         return fn.flip(images, horizontal=flip)
     images = fn.decoders.image(encoded, **decoder)
+    # The sizes of torchvision's Resize, which truncates the long side, and the place of its
+    # CenterCrop, which rounds half to even: DALI's own resize_shorter and crop differ by a pixel.
+    sides = images.shape(dtype=types.INT64)[0:2]
     short_side = augmentation.validation_short_side(image_size)
-    images = fn.resize(images, resize_shorter=short_side, **resize)
-    return fn.crop(images, crop=(image_size, image_size))
+    sides = sides * short_side // fn.reductions.min(sides)
+    size = fn.cast(sides, dtype=types.FLOAT)
+    images = fn.resize(images, size=size, subpixel_scale=False, **resize)
+    margins = sides - image_size
+    start = margins // 2
+    start = start + (margins & 1) * (start & 1)
+    start = fn.cast(start, dtype=types.INT32)
+    return fn.slice(images, start=start, shape=[image_size, image_size], axes=[0, 1])
 
 
 class DaliLoader:
@@ -190,7 +199,8 @@ class DaliLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the order of images, after the last epoch that ended."""
-        return {**self._settings, "checkpoint": self._checkpoint}
+        # As text: torch.load(weights_only=True) refuses empty bytes.
+        return {**self._settings, "checkpoint": self._checkpoint.decode("latin-1")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on with the epoch that follows those that `state` has seen.
@@ -199,7 +209,7 @@ class DaliLoader:
             UserError: the state is of another loader, data set, seed, batch size or rank count.
         """
         check_state(state, self._settings)
-        self._checkpoint = state["checkpoint"]
+        self._checkpoint = state["checkpoint"].encode("latin-1")
         self._pipe = None
 
     def _run(self) -> tuple[Any, Any]:

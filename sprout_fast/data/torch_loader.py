@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -67,12 +68,26 @@ class _Images(Dataset):
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             # Returned, since an exception would reach the user wrapped in a worker's traceback.
             return UserError(f"{path}: not an image that PIL can read ({error})")
-        with torch.random.fork_rng(devices=[], enabled=self._train):
-            if self._train:
-                state = np.random.SeedSequence([self._seed, epoch, index]).generate_state(1)
-                torch.manual_seed(int(state[0]))
+        if self._train:
+            with _seeded([self._seed, epoch, index]):
+                image = self._transform(image)
+        else:
             image = self._transform(image)
         return image.permute(1, 2, 0).contiguous(), int(self._labels[index])
+
+
+@contextmanager
+def _seeded(entropy: list[int]) -> Iterator[None]:
+    """Draw from the CPU's global generator, which the transforms use, seeded; restore it after.
+
+    Not `torch.manual_seed`: that seeds all devices and takes longer than decoding an image.
+    """
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(int(np.random.SeedSequence(entropy).generate_state(1)[0]))
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
 
 
 def _collate(samples: list[tuple[Tensor, int] | UserError]) -> list[Tensor] | UserError:
@@ -137,6 +152,7 @@ class TorchLoader:
             persistent_workers=workers > 0,
             pin_memory=device.type == "cuda",
             collate_fn=_collate,
+            generator=torch.Generator(),  # else every epoch draws from the global one
         )
 
     def __len__(self) -> int:

@@ -117,7 +117,7 @@ def _accumulate_dtype(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
-_ROW_STATS = 4  # RowStat in csrc/ops/sprout_loss.h
+_ROW_STATS = 7  # RowStat in csrc/ops/sprout_loss.h
 
 
 @torch.library.register_fake("sprout_fast::sprout_loss")

@@ -41,7 +41,8 @@ def gaussian_mixup(
     """See :func:`sprout_fast.gaussian_mixup`; computed in float64, rounded at the end."""
 
     def channels(values: float | Sequence[float] | None, default: float) -> Tensor:
-        return torch.tensor(default if values is None else values).double().view(-1, 1, 1)
+        values = torch.tensor(default if values is None else values, dtype=torch.float64)
+        return values.view(-1, 1, 1)
 
     x = images.double() / 255 if images.dtype == torch.uint8 else images.double()
     n = channels(sigma, 0) * image_noise(rng_state, x.shape)

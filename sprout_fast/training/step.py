@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from sprout_fast.training.meter import Meter
 
@@ -32,7 +32,7 @@ class OptimizeStep:
         self,
         model: nn.Module,
         optimizer: Optimizer,
-        scheduler: LRScheduler,
+        scheduler: LambdaLR,
         scaler: GradScaler,
         *,
         accumulation_steps: int = 1,
@@ -89,8 +89,10 @@ class OptimizeStep:
             group.update(options)
         base = {"base_lrs": self.scheduler.base_lrs, "last_epoch": step, "_step_count": step + 1}
         self.scheduler.load_state_dict(content["scheduler"] | base)
-        for group, lr in zip(self.optimizer.param_groups, self.scheduler.get_lr(), strict=True):
-            group["lr"] = lr
+        for group, factor in zip(
+            self.optimizer.param_groups, self.scheduler.lr_lambdas, strict=True
+        ):
+            group["lr"] = group["initial_lr"] * factor(step)
         if self.scaler.is_enabled() and content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
         self.steps = step

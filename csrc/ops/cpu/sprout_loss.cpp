@@ -14,7 +14,7 @@ namespace {
 
 using RowsKernel = void (*)(const SproutLossArgs&, int64_t, int64_t, const void*, void*, void*);
 
-// Runs `kernel` over all rows and returns the summed gradient of beta, [K] (empty for kNone).
+// Runs `kernel` over all rows and returns the summed gradient of beta, [K] (empty where nobody asked).
 template <typename T>
 std::vector<T> run_rows(const SproutLossArgs& args, RowsKernel kernel) {
   const int64_t K = args.classes, padded = padded_classes(K);
@@ -24,7 +24,7 @@ std::vector<T> run_rows(const SproutLossArgs& args, RowsKernel kernel) {
 
   // Groups of rows with a partial sum of beta's gradient each: cut by the batch alone, so the sum's
   // order is the same for any number of threads; at most a quarter of the logits' memory.
-  const bool wants_beta = args.beta_grad != BetaGrad::kNone;
+  const bool wants_beta = args.wants_grad_beta;
   const int64_t groups =
       wants_beta ? std::clamp<int64_t>(args.batch / 4, 1, 64) : std::max<int64_t>(args.batch, 1);
   std::vector<T> partial(wants_beta ? groups * K : 0, T(0));
@@ -44,7 +44,7 @@ std::vector<T> run_rows(const SproutLossArgs& args, RowsKernel kernel) {
 // grad_beta float32 [K] = factor x the sum over rows, or float32 [0] where it was not asked for.
 template <typename T>
 Tensor finish_grad_beta(const SproutLossCall& call, const std::vector<T>& sum, T factor) {
-  const int64_t n = call.args.beta_grad == BetaGrad::kNone ? 0 : call.args.classes;
+  const int64_t n = call.args.wants_grad_beta ? call.args.classes : 0;
   Tensor grad_beta = torch::stable::new_empty(call.beta, {n});
   float* out = static_cast<float*>(grad_beta.mutable_data_ptr());
   for (int64_t k = 0; k < n; ++k) out[k] = static_cast<float>(sum[k] * factor);

@@ -18,7 +18,7 @@ constexpr float kNegligible = 40.0f;
 template <typename T>
 struct Row {
   T* logits;         // [padded K]
-  T* log_g;          // [padded K] log gamma variates, or log concentrations for LabelsFrom::kMean
+  T* log_g;          // [padded K] log gamma variates, for LabelsFrom::kDirichlet
   T* concentration;  // [padded K]
   int64_t label, partner;
   T label_mass, partner_mass;  // what the labels add to the base concentration
@@ -95,13 +95,7 @@ Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scrat
 template <typename T>
 void draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const Row<T>& r) {
   const int64_t K = args.classes, padded = padded_classes(K);
-  if (args.labels_from == LabelsFrom::kMean) {
-    for (int64_t k = 0; k < padded; ++k) {
-      const T a = r.concentration[k];
-      r.log_g[k] = a > T(0) ? fast_log(a) : -std::numeric_limits<T>::infinity();
-    }
-    return;
-  }
+  if (args.labels_from == LabelsFrom::kMean) return;
   // The labels' variates first: they are most of the row's mass, so that their larger one shows
   // which of the others cannot matter.
   const int64_t element = call.first_element + row * K;
@@ -150,18 +144,20 @@ void add_grad_beta(const SproutLossArgs& args, const Row<T>& r, const T* stats, 
                    T* grad_beta) {
   const int64_t K = args.classes;
   const T factor = weight * static_cast<T>(args.scale * args.alpha);
-  const T lse = stats[kLogSumExp];
+  const T top = stats[kTop], log_sum = stats[kLogSum];
   if (args.beta_grad == BetaGrad::kExpected) {
-    const T total = sum<T>(padded_classes(K), [&](int64_t k) { return r.concentration[k]; });
-    const T mean_loss = stats[kMeanLoss], by_total = factor / total;
-    for (int64_t k = 0; k < K; ++k) grad_beta[k] += by_total * (lse - r.logits[k] - mean_loss);
+    const T mean_loss = stats[kMeanLoss], by_total = factor / stats[kMass];
+    for (int64_t k = 0; k < K; ++k) {
+      grad_beta[k] += by_total * (log_sum - (r.logits[k] - top) - mean_loss);
+    }
     return;
   }
   for (int64_t k = 0; k < K; ++k) {
-    const T log_z = r.log_g[k] - stats[kLogTotal];
+    const T log_z = (r.log_g[k] - stats[kTopG]) - stats[kLogSumG];
     if (log_z < T(-kNegligible)) continue;  // NaN goes on
     const T w = static_cast<T>(log_gamma_gradient(r.concentration[k], r.log_g[k]));
-    grad_beta[k] += factor * fast_exp(log_z) * (lse - r.logits[k] - stats[kLoss]) * w;
+    const T cost = log_sum - (r.logits[k] - top);
+    grad_beta[k] += factor * fast_exp(log_z) * (cost - stats[kLoss]) * w;
   }
 }
 
@@ -173,30 +169,32 @@ void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
   draw_row(args, call, row, r);
   T* stats = static_cast<T*>(args.row_stats) + row * kRowStats;
 
-  // Everything is measured from the largest logit, so that large logits do not cancel.
   const T top = maximum(r.logits, padded);
   const T log_sum =
       std::log(sum<T>(padded, [&](int64_t k) { return fast_exp(r.logits[k] - top); }));
-  stats[kLogSumExp] = top + log_sum;
-  const T top_g = maximum(r.log_g, padded);
-  const T total = sum<T>(padded, [&](int64_t k) { return fast_exp(r.log_g[k] - top_g); });
-  stats[kLogTotal] = top_g + std::log(total);
+  stats[kTop] = top;
+  stats[kLogSum] = log_sum;
   // A class with z = 0 adds nothing, whatever its logit: 0 x inf counts as 0.
-  const T dot = sum<T>(padded, [&](int64_t k) {
-    const T g = fast_exp(r.log_g[k] - top_g);
-    return g == T(0) ? T(0) : g * (r.logits[k] - top);
-  });
-  stats[kLoss] = log_sum - dot / total;
-  stats[kMeanLoss] = stats[kLoss];
-  if (args.labels_from != LabelsFrom::kMean && args.beta_grad == BetaGrad::kExpected) {
-    const T mass = sum<T>(padded, [&](int64_t k) { return r.concentration[k]; });
-    const T mean = sum<T>(padded, [&](int64_t k) {
-      const T a = r.concentration[k];
-      return a == T(0) ? T(0) : a * (r.logits[k] - top);
-    });
-    stats[kMeanLoss] = log_sum - mean / mass;
+  const auto times_logit = [&](T weight, int64_t k) {
+    return weight == T(0) ? T(0) : weight * (r.logits[k] - top);
+  };
+  stats[kTopG] = stats[kLogSumG] = stats[kMeanLoss] = stats[kMass] = T(0);
+  if (args.wants_mean) {
+    stats[kMass] = sum<T>(padded, [&](int64_t k) { return r.concentration[k]; });
+    const T dot =
+        sum<T>(padded, [&](int64_t k) { return times_logit(r.concentration[k], k); });
+    stats[kLoss] = stats[kMeanLoss] = log_sum - dot / stats[kMass];
   }
-  if (args.beta_grad != BetaGrad::kNone) add_grad_beta(args, r, stats, T(1), grad_beta);
+  if (args.labels_from == LabelsFrom::kDirichlet) {
+    const T top_g = maximum(r.log_g, padded);
+    const T total = sum<T>(padded, [&](int64_t k) { return fast_exp(r.log_g[k] - top_g); });
+    const T dot = sum<T>(
+        padded, [&](int64_t k) { return times_logit(fast_exp(r.log_g[k] - top_g), k); });
+    stats[kTopG] = top_g;
+    stats[kLogSumG] = std::log(total);
+    stats[kLoss] = log_sum - dot / total;
+  }
+  if (args.wants_grad_beta) add_grad_beta(args, r, stats, T(1), grad_beta);
 }
 
 template <typename T, typename Logit>
@@ -205,29 +203,27 @@ void backward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t ro
   const int64_t K = args.classes;
   const Row<T> r = load_row<T, Logit>(args, row, base, scratch);
   draw_row(args, call, row, r);
-  T stats[kRowStats];
-  for (int i = 0; i < kRowStats; ++i) {
-    stats[i] = static_cast<const T*>(args.row_stats)[row * kRowStats + i];
-  }
+  const T* stats = static_cast<const T*>(args.row_stats) + row * kRowStats;
   const T* grad_loss = static_cast<const T*>(args.grad_loss);
   const T weight = args.reduction == Reduction::kNone   ? grad_loss[row]
                    : args.reduction == Reduction::kMean ? grad_loss[0] / static_cast<T>(args.batch)
                                                         : grad_loss[0];
   Logit* out = static_cast<Logit*>(args.grad_logits) + row * K;
-  const T lse = stats[kLogSumExp], log_total = stats[kLogTotal];
-  if (args.beta_grad != BetaGrad::kNone) {
-    if (args.labels_from != LabelsFrom::kMean && args.beta_grad == BetaGrad::kExpected) {
-      const T mass = sum<T>(padded_classes(K), [&](int64_t k) { return r.concentration[k]; });
-      stats[kMeanLoss] = sum<T>(padded_classes(K), [&](int64_t k) {
-        const T a = r.concentration[k];
-        return a == T(0) ? T(0) : a / mass * (lse - r.logits[k]);
-      });
+  const T top = stats[kTop], log_sum = stats[kLogSum];
+  if (args.wants_grad_beta) add_grad_beta(args, r, stats, weight, grad_beta);
+  // dL/dlogit_k = softmax_k - z_k, since the z add up to 1.
+  if (args.labels_from == LabelsFrom::kMean) {
+    const T by_mass = T(1) / stats[kMass];
+    for (int64_t k = 0; k < K; ++k) {
+      const T z = r.concentration[k] * by_mass;
+      r.logits[k] = weight * (fast_exp((r.logits[k] - top) - log_sum) - z);
     }
-    add_grad_beta(args, r, stats, weight, grad_beta);
-  }
-  for (int64_t k = 0; k < K; ++k) {
-    const T p = fast_exp(r.logits[k] - lse), z = fast_exp(r.log_g[k] - log_total);
-    r.logits[k] = weight * (p - z);  // dL/dlogit_k = softmax_k - z_k, since the z add up to 1
+  } else {
+    const T top_g = stats[kTopG], log_sum_g = stats[kLogSumG];
+    for (int64_t k = 0; k < K; ++k) {
+      const T z = fast_exp((r.log_g[k] - top_g) - log_sum_g);
+      r.logits[k] = weight * (fast_exp((r.logits[k] - top) - log_sum) - z);
+    }
   }
   // The conversion is a loop of its own, so that both become vector operations.
   for (int64_t k = 0; k < K; ++k) out[k] = static_cast<Logit>(r.logits[k]);

@@ -1,0 +1,43 @@
+# Two commands matter: `make train` and `make test`. Each is complete on a fresh clone: it makes .venv
+# from the lock file, builds what changed, then runs.
+PYTHON ?= python3
+BIN := .venv/bin
+NATIVE := $(shell find csrc -type f)
+CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+.PHONY: train test bench gpu-check build lint format clean
+
+train: build
+	$(BIN)/python tools/train_imagenet.py --arch resnet152
+
+test: build lint
+	$(BIN)/python -m pytest
+
+bench: build
+	$(BIN)/python -m pytest tests/benchmarks/bench_gaussian_mixup.py tests/benchmarks/bench_sprout_loss.py \
+		--benchmark-sort=name --benchmark-columns=min,median,iqr,rounds --benchmark-json=build/bench.json
+
+build: .venv/.built
+
+.venv/.installed: requirements.lock
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	touch $@
+
+.venv/.built: .venv/.installed CMakeLists.txt setup.py pyproject.toml $(NATIVE)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	$(BIN)/python -c "import sprout_fast; [print(f'{k:>17}: {v}') for k, v in sprout_fast.build_info().items()]"
+	touch $@
+
+lint: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FORMATTED)
+
+format: .venv/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FORMATTED)
+
+clean:
+	rm -rf build sprout_fast/lib sprout_fast/_C*.so .venv/.built

@@ -1,0 +1,30 @@
+// From a Dtype to the device's element type.
+#pragma once
+
+#include "../../common/device_types.h"
+#include "../../common/dtype.h"
+
+namespace sprout_fast {
+
+// Calls body(E{}) with the floating element type of `dtype`.
+template <typename Body>
+void with_device_type(Dtype dtype, Body body) {
+  switch (dtype) {
+    case Dtype::kFloat16: return body(__half());
+    case Dtype::kBFloat16: return body(__nv_bfloat16());
+    case Dtype::kFloat64: return body(double());
+    default: return body(float());
+  }
+}
+
+// The type that arithmetic on E is done in.
+template <typename E>
+struct Accumulate {
+  using type = float;
+};
+template <>
+struct Accumulate<double> {
+  using type = double;
+};
+
+}  // namespace sprout_fast

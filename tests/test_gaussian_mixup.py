@@ -1,0 +1,258 @@
+"""gaussian_mixup against its reference twin, and its contracts."""
+
+import math
+
+import pytest
+import torch
+from scipy import stats
+from sprout_fast import gaussian_mixup, reference
+from sprout_fast.reference.gaussian_mixup import image_noise
+
+STATE = torch.tensor([0x1234_5678_9ABC_DEF0, 7, 3])
+MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+
+
+def batch(shape, dtype=torch.uint8, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    if dtype == torch.uint8:
+        return torch.randint(256, shape, dtype=dtype, generator=generator)
+    return torch.rand(shape, generator=generator).to(dtype)
+
+
+def mixing(size, seed=0):
+    """Partners that include an image itself and one used twice, and lam with both ends."""
+    generator = torch.Generator().manual_seed(seed)
+    partner = torch.randint(size, (size,), generator=generator)
+    partner[0] = 0
+    lam = torch.rand(size, generator=generator)
+    lam[-1] = 1.0
+    lam[size // 2] = 0.0
+    return partner, lam
+
+
+def strided(x):
+    """The same values behind strides that are neither layout."""
+    wide = torch.zeros(*x.shape[:3], 2 * x.shape[3] + 1, dtype=x.dtype)
+    wide[..., 1::2] = x
+    return wide[..., 1::2]
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "strided": strided,
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("noise", ["marginal", "paired"])
+@pytest.mark.parametrize("shape", [(5, 3, 7, 9), (4, 1, 5, 5), (2, 3, 40, 41), (3, 16, 6, 11)])
+def test_equals_reference(layout, noise, shape):
+    x = batch(shape)
+    partner, lam = mixing(shape[0])
+    channels = shape[1]
+    options = dict(
+        sigma=[0.1 + 0.01 * c for c in range(channels)],
+        mean=[0.5 - 0.02 * c for c in range(channels)],
+        std=[0.2 + 0.01 * c for c in range(channels)],
+        noise=noise,
+    )
+    ours = gaussian_mixup(LAYOUTS[layout](x), partner, lam, STATE, **options)
+    expected = reference.gaussian_mixup(x, partner, lam, STATE, **options, dtype=torch.float64)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    # Outputs reach about 6, where float32's spacing is 4.8e-7; noise adds a few ulps of its own.
+    torch.testing.assert_close(ours.double(), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("image_dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_dtypes_as_good_as_pytorch(image_dtype, dtype):
+    """The error against float64 is at most twice that of PyTorch's operations rounded to dtype."""
+    x = batch((6, 3, 16, 16), image_dtype)
+    partner, lam = mixing(6)
+    options = dict(sigma=0.1, mean=MEAN, std=STD)
+    exact = reference.gaussian_mixup(x, partner, lam, STATE, **options, dtype=torch.float64)
+    ours = gaussian_mixup(x, partner, lam, STATE, **options, dtype=dtype)
+    unit = x.float() / 255 if image_dtype == torch.uint8 else x.float()
+    weight = lam.view(-1, 1, 1, 1)
+    noise = image_noise(STATE, x.shape).float()
+    own = (partner == torch.arange(6)).view(-1, 1, 1, 1)
+    spread = torch.where(own, 1.0, (weight**2 + (1 - weight) ** 2).sqrt())
+    eager = weight * unit + (1 - weight) * unit[partner] + 0.1 * spread * noise
+    eager = (eager - torch.tensor(MEAN).view(-1, 1, 1)) / torch.tensor(STD).view(-1, 1, 1)
+    eager = eager.to(dtype)
+    assert ours.dtype == dtype
+    # The noise's own polynomials cost a few ulps of float32 that this baseline was given for free.
+    slack = 1e-6
+    assert (ours - exact).abs().max() <= 2 * (eager - exact).abs().max() + slack
+    assert (ours - exact).abs().mean() <= 2 * (eager - exact).abs().mean() + slack
+
+
+def test_float64():
+    x = batch((3, 3, 5, 7), torch.float64)
+    partner, lam = mixing(3)
+    ours = gaussian_mixup(x, partner, lam, STATE, dtype=torch.float64)
+    expected = reference.gaussian_mixup(x, partner, lam, STATE, dtype=torch.float64)
+    torch.testing.assert_close(ours, expected, rtol=1e-13, atol=1e-14)
+
+
+def test_parts_switch_off():
+    x = batch((4, 3, 8, 8))
+    plain = gaussian_mixup(x, None, None, STATE, sigma=0, mean=MEAN, std=STD)
+    mean, std = torch.tensor(MEAN).view(-1, 1, 1), torch.tensor(STD).view(-1, 1, 1)
+    torch.testing.assert_close(plain, (x / 255 - mean) / std, rtol=0, atol=1e-6)
+    partner, lam = mixing(4)
+    mixed = gaussian_mixup(x, partner, lam, STATE, sigma=0)
+    weight = lam.view(-1, 1, 1, 1)
+    torch.testing.assert_close(mixed, (weight * x + (1 - weight) * x[partner]) / 255)
+    noisy = gaussian_mixup(x, None, None, STATE, sigma=0.1)
+    assert 0.09 < (noisy - x / 255).std() < 0.11
+
+
+def test_marginal_spread():
+    """The noise's standard deviation is sigma sqrt(lam^2 + (1-lam)^2), and sigma with oneself."""
+    x = torch.zeros(3, 3, 128, 128)
+    partner, lam = torch.tensor([1, 2, 2]), torch.tensor([0.3, 0.5, 0.5])
+    out = gaussian_mixup(x, partner, lam, STATE, sigma=0.2)
+    for i, factor in enumerate([math.hypot(0.3, 0.7), math.hypot(0.5, 0.5), 1.0]):
+        n = out[i].numel()
+        # 5 standard errors of a standard deviation.
+        assert abs(out[i].std() / (0.2 * factor) - 1) < 5 / math.sqrt(2 * n)
+
+
+def test_paired_noise_belongs_to_the_image():
+    x = torch.zeros(2, 3, 6, 6)
+    own = gaussian_mixup(x, None, None, STATE, sigma=1.0)
+    lam = torch.tensor([0.25])
+    mixed = gaussian_mixup(x, torch.tensor([1, 0]), lam, STATE, sigma=1.0, noise="paired")
+    torch.testing.assert_close(mixed, 0.25 * own + 0.75 * own.flip(0))
+
+
+def test_noise_is_normal():
+    """Kolmogorov-Smirnov, moments, tails to 5 sigma; no correlation across what shares a call."""
+    x = torch.zeros(8, 3, 256, 256)
+    n = gaussian_mixup(x, None, None, STATE, sigma=1.0).double()
+    flat = n.permute(0, 2, 3, 1).flatten()
+    assert stats.kstest(flat[:200_000].numpy(), "norm").pvalue > 1e-4
+    count = flat.numel()
+    assert abs(flat.mean()) < 5 / math.sqrt(count)
+    assert abs(flat.var() - 1) < 5 * math.sqrt(2 / count)
+    assert abs((flat**4).mean() - 3) < 5 * math.sqrt(96 / count)
+    for sigma in (3, 4, 4.5):
+        expected = count * 2 * stats.norm.sf(sigma)
+        assert abs((flat.abs() > sigma).sum() - expected) < 5 * math.sqrt(expected)
+    assert 4.7 < flat.abs().max() < 7
+    bound = 5 / math.sqrt(count / 8)
+    for lag in (1, 2, 3, 4, 5, 768):
+        assert abs((flat[:-lag] * flat[lag:]).mean()) < bound
+    assert abs((n[0] * n[1]).mean()) < 5 / math.sqrt(n[0].numel())
+    later = gaussian_mixup(x, None, None, STATE + torch.tensor([0, 1, 0]), sigma=1.0).double()
+    assert abs((n * later).mean()) < 5 / math.sqrt(count)
+
+
+def test_ranks_draw_what_one_rank_draws():
+    """Two ranks of 2 rows, 27 elements each (no multiple of 4), against one of 4 rows."""
+    x = batch((4, 3, 3, 3))
+    whole = gaussian_mixup(x, None, None, torch.tensor([5, 1, 0]))
+    parts = [
+        gaussian_mixup(x[2 * r : 2 * r + 2], None, None, torch.tensor([5, 1, 2 * r]))
+        for r in range(2)
+    ]
+    assert torch.equal(whole, torch.cat(parts))
+
+
+def test_threads_do_not_matter():
+    x = batch((5, 3, 37, 41))
+    partner, lam = mixing(5)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = gaussian_mixup(x, partner, lam, STATE)
+        torch.set_num_threads(2)
+        assert torch.equal(one, gaussian_mixup(x, partner, lam, STATE))
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("noise", ["marginal", "paired"])
+def test_gradient(noise):
+    x = batch((4, 2, 3, 5), torch.float64).requires_grad_()
+    partner, lam = mixing(4)
+
+    def f(x):
+        return gaussian_mixup(
+            x, partner, lam, STATE, std=[0.2, 0.3], noise=noise, dtype=torch.float64
+        )
+
+    assert torch.autograd.gradcheck(f, (x,))
+    with pytest.raises(RuntimeError, match="gaussian_mixup has no second derivative"):
+        (g,) = torch.autograd.grad(f(x).square().sum(), x, create_graph=True)
+        g.sum().backward()
+
+
+@pytest.mark.parametrize("image_dtype", [torch.float32, torch.bfloat16])
+def test_gradient_of_lower_precision(image_dtype):
+    x = batch((4, 3, 16, 16), image_dtype).requires_grad_()
+    partner, lam = mixing(4)
+    weights = torch.randn(4, 3, 16, 16)
+    (gaussian_mixup(x, partner, lam, STATE, std=STD) * weights).sum().backward()
+    exact = x.detach().double().requires_grad_()
+    out = reference.gaussian_mixup(exact, partner, lam, STATE, std=STD, dtype=torch.float64)
+    (out * weights).sum().backward()
+    tolerance = 1e-5 if image_dtype == torch.float32 else 2**-7
+    torch.testing.assert_close(x.grad.double(), exact.grad, rtol=tolerance, atol=tolerance)
+
+
+def test_opcheck():
+    x = batch((4, 3, 6, 6), torch.float32).requires_grad_()
+    partner, lam = mixing(4)
+    op = torch.ops.sprout_fast.gaussian_mixup.default
+    for images, p, w in ((x, partner, lam), (batch((2, 3, 5, 5)), None, None)):
+        arguments = (images, p, w, STATE, [0.1], MEAN, STD, "marginal", torch.bfloat16)
+        torch.library.opcheck(op, arguments)
+
+
+def test_compiles_whole():
+    x = batch((4, 3, 8, 8))
+    partner, lam = mixing(4)
+    f = torch.compile(
+        lambda x: gaussian_mixup(x, partner, lam, STATE, mean=MEAN, std=STD).relu(), fullgraph=True
+    )
+    eager = gaussian_mixup(x, partner, lam, STATE, mean=MEAN, std=STD).relu()
+    torch.testing.assert_close(f(x), eager)
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 3, 0, 4), (1, 1, 1, 1)])
+def test_small_and_empty(shape):
+    assert gaussian_mixup(batch(shape), None, None, STATE).shape == shape
+
+
+X = torch.zeros(2, 3, 4, 4)
+PARTNER, LAM = torch.tensor([1, 0]), torch.tensor([0.5])
+WRONG = {
+    "images must be [B, C, H, W]": dict(images=torch.zeros(3, 4, 4)),
+    "images must be uint8": dict(images=torch.zeros(2, 3, 4, 4, dtype=torch.int32)),
+    "1 to 16 channels": dict(images=torch.zeros(2, 17, 4, 4)),
+    "given together": dict(lam=None),
+    "partner must be int64": dict(partner=torch.tensor([1, 0], dtype=torch.int32)),
+    "partner must be in [0, 2), got 2 at index 1": dict(partner=torch.tensor([0, 2])),
+    "lam must be float32 [2] or [1]": dict(lam=torch.tensor([0.5, 0.5, 0.5])),
+    "lam must be in [0, 1], got 1e+30": dict(lam=torch.tensor([1e30])),
+    "lam must be in [0, 1], got nan": dict(lam=torch.tensor([torch.nan])),
+    "rng_state must be int64 [3]": dict(rng_state=torch.tensor([0, 0])),
+    "sigma must be one number or one a channel (3), got 2": dict(sigma=[0.1, 0.2]),
+    "sigma must be at least 0": dict(sigma=-0.1),
+    "sigma must be finite": dict(sigma=torch.inf),
+    "std must be finite and above 0, got 0": dict(std=[1.0, 0.0, 1.0]),
+    "noise must be 'marginal' or 'paired', got 'both'": dict(noise="both"),
+    "dtype must be float32": dict(dtype=torch.int64),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_arguments_are_named(message):
+    arguments = dict(images=X, partner=PARTNER, lam=LAM, rng_state=STATE) | WRONG[message]
+    with pytest.raises(RuntimeError) as error:
+        gaussian_mixup(**arguments)
+    assert "sprout_fast::gaussian_mixup: " in str(error.value)
+    assert message in str(error.value)

@@ -1,0 +1,311 @@
+"""sprout_loss against its reference twin, the closed form, and its contracts."""
+
+import mpmath
+import pytest
+import torch
+import torch.nn.functional as F
+from sprout_fast import reference, sprout_loss
+from sprout_fast.reference.sprout_loss import concentrations
+
+STATE = torch.tensor([0x1234_5678_9ABC_DEF0, 7, 3])
+# (alpha, scale): the paper's concentrations and the authors' code's, 10 y + u.
+RECIPES = {"paper": (0.01, 1.0), "code": (1 / 11, 11.0)}
+
+
+def inputs(batch, classes, dtype=torch.float32, seed=0, spread=3.0):
+    g = torch.Generator().manual_seed(seed)
+    logits = (spread * torch.randn(batch, classes, generator=g)).to(dtype)
+    labels = torch.randint(classes, (batch,), generator=g)
+    partner_labels = torch.randint(classes, (batch,), generator=g)
+    lam = torch.rand(batch, generator=g)
+    beta = torch.rand(classes, generator=g)
+    return logits, labels, partner_labels, lam, beta
+
+
+def gradients(loss, logits, labels, partner_labels, lam, beta, **options):
+    logits, beta = logits.clone().requires_grad_(), beta.clone().requires_grad_()
+    value = loss(logits, labels, partner_labels, lam, beta, STATE, **options)
+    weights = 1.0
+    if value.dim():  # reduction="none": a weight for each row
+        weights = torch.linspace(0.5, 2, len(value), dtype=value.dtype)
+    wanted = [logits, beta] if options.get("beta_grad") != "none" else [logits]
+    return value, *torch.autograd.grad((weights * value).sum(), wanted)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("batch, classes", [(1, 1), (9, 2), (64, 10), (3, 16), (17, 33), (8, 1000)])
+@pytest.mark.parametrize("labels_from", ["dirichlet", "mean"])
+@pytest.mark.parametrize("beta_grad", ["implicit", "expected"])
+def test_equals_reference(recipe, batch, classes, labels_from, beta_grad):
+    alpha, scale = RECIPES[recipe]
+    arguments = inputs(batch, classes)
+    for reduction in ("mean", "sum", "none"):
+        options = dict(
+            alpha=alpha,
+            scale=scale,
+            labels_from=labels_from,
+            beta_grad=beta_grad,
+            reduction=reduction,
+        )
+        ours = gradients(sprout_loss, *arguments, **options)
+        expected = gradients(reference.sprout_loss, arguments[0].double(), *arguments[1:], **options)
+        for got, exact in zip(ours, expected, strict=True):
+            size = max(1.0, exact.abs().max().item())
+            torch.testing.assert_close(got.double(), exact.double(), rtol=2e-5, atol=2e-6 * size)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_float64(recipe):
+    alpha, scale = RECIPES[recipe]
+    arguments = inputs(16, 50, torch.float64)
+    ours = gradients(sprout_loss, *arguments, alpha=alpha, scale=scale)
+    expected = gradients(reference.sprout_loss, *arguments, alpha=alpha, scale=scale)
+    torch.testing.assert_close(ours[0], expected[0], rtol=1e-12, atol=0)
+    torch.testing.assert_close(ours[1], expected[1], rtol=1e-10, atol=1e-15)
+    torch.testing.assert_close(ours[2], expected[2], rtol=1e-5, atol=1e-7)  # beta is float32
+
+
+def test_without_mixup_is_mixup_with_weight_one():
+    logits, labels, partner_labels, _, beta = inputs(12, 20)
+    plain = gradients(sprout_loss, logits, labels, None, None, beta)
+    mixed = gradients(sprout_loss, logits, labels, partner_labels, torch.ones(1), beta)
+    for a, b in zip(plain, mixed, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_logits_gradient_as_good_as_pytorch(dtype):
+    """Error against float64 at most twice that of PyTorch's soft-label cross entropy, in its dtype."""
+    logits, labels, partner_labels, lam, beta = inputs(64, 100, dtype)
+    options = dict(labels_from="mean", beta_grad="none", alpha=0.3)
+    exact = gradients(
+        reference.sprout_loss, logits.double(), labels, partner_labels, lam, beta, **options
+    )
+    ours = gradients(sprout_loss, logits, labels, partner_labels, lam, beta, **options)
+    a = concentrations(labels, partner_labels, lam, beta, alpha=0.3, scale=1.0)
+    soft = (a / a.sum(1, keepdim=True)).to(dtype)
+    theirs = logits.clone().requires_grad_()
+    F.cross_entropy(theirs, soft).backward()
+    for error in (torch.amax, torch.mean):
+        bound = 2 * error((theirs.grad - exact[1]).abs())
+        assert error((ours[1] - exact[1]).abs()) <= bound
+    assert ours[0].dtype == torch.float32
+    assert ours[1].dtype == dtype
+
+
+def test_half_gradients_survive_loss_scaling():
+    """grad_output and 1/B are applied before the one rounding: no underflow under a GradScaler."""
+    logits, labels, _, _, beta = inputs(256, 1000, torch.float16)
+    logits.requires_grad_()
+    loss = sprout_loss(logits, labels, None, None, beta, STATE, beta_grad="none")
+    (loss * 65536).backward()
+    exact = logits.detach().double().requires_grad_()
+    reference.sprout_loss(exact, labels, None, None, beta, STATE, beta_grad="none").backward()
+    scaled = exact.grad * 65536
+    # fp16 has 11 bits; its smallest normal number is 6e-5.
+    torch.testing.assert_close(logits.grad.double(), scaled, rtol=2**-10, atol=4e-6)
+
+
+def test_large_and_masked_logits():
+    logits, labels, partner_labels, lam, beta = inputs(8, 20)
+    shifted = gradients(sprout_loss, logits + 1e4, labels, partner_labels, lam, beta)
+    exact = gradients(
+        reference.sprout_loss, (logits + 1e4).double(), labels, partner_labels, lam, beta
+    )
+    for got, expected in zip(shifted, exact, strict=True):
+        torch.testing.assert_close(got.double(), expected.double(), rtol=1e-4, atol=1e-5)
+    masked = logits.clone()
+    masked[:, 5] = -torch.inf  # a class that is ruled out, and no row's label
+    labels, partner_labels = labels % 5, partner_labels % 5
+    beta[5] = 0
+    value, by_logits, _ = gradients(sprout_loss, masked, labels, partner_labels, lam, beta)
+    assert value.isfinite() and by_logits.isfinite().all()
+    assert (by_logits[:, 5] == 0).all()
+
+
+def test_zero_concentrations():
+    logits, labels, _, _, beta = inputs(4, 5)
+    value, _, by_beta = gradients(
+        sprout_loss, logits, labels, None, None, torch.zeros(5), reduction="none"
+    )
+    # All mass on the label: the hard-label cross entropy, and a beta of 0 has no gradient.
+    torch.testing.assert_close(value, F.cross_entropy(logits, labels, reduction="none"))
+    assert (by_beta[~torch.isin(torch.arange(5), labels)] == 0).all()
+    nothing = sprout_loss(logits, labels, None, None, torch.zeros(5), STATE, alpha=1.0)
+    assert nothing.isnan()
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+def test_implicit_gradient_is_unbiased(recipe, classes):
+    """The mean over many draws agrees with the closed form (c_k - E[L]) / a_0.
+
+    Pooled over classes by a fixed random direction; 5 standard errors are a false alarm in 2e6.
+    """
+    alpha, scale = RECIPES[recipe]
+    draws = 20_000 if classes <= 10 else 2_000
+    logits, labels, _, _, beta = inputs(1, classes)
+    beta = beta * 10 / classes + 1e-3 / classes
+    rows, label = logits.expand(draws, -1), labels.expand(draws)
+    direction = torch.randn(classes, generator=torch.Generator().manual_seed(1)).double()
+    batch = draws // 100
+    estimates = []
+    for i in range(100):
+        b = beta.clone().requires_grad_()
+        state = torch.tensor([4, i, 0])
+        loss = sprout_loss(rows[:batch], label[:batch], None, None, b, state, alpha=alpha, scale=scale)
+        estimates.append(torch.autograd.grad(loss, b)[0].double() @ direction)
+    estimates = torch.stack(estimates)
+    b = beta.clone().requires_grad_()
+    exact = reference.sprout_loss(
+        logits, labels, None, None, b, STATE, alpha=alpha, scale=scale, labels_from="mean"
+    )
+    closed_form = torch.autograd.grad(exact, b)[0].double() @ direction
+    standard_error = estimates.std() / 10
+    assert abs(estimates.mean() - closed_form) < 5 * standard_error
+    # The test can fail: it has the power to see half the gradient missing, except where the
+    # implicit gradient's noise swamps it, which is why `expected` is the default from K = 100 on.
+    if classes <= 10:
+        assert abs(closed_form) > 2 * standard_error
+
+
+def test_implicit_gradient_of_one_variate_against_mpmath():
+    """Two classes: z = G1/(G1 + G2) and its derivative, from the CDF's derivative to 30 digits."""
+    mpmath.mp.dps = 30
+    logits = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
+    labels = torch.tensor([0])
+    checked = 0
+    for offset in range(12):
+        state = torch.tensor([11, offset, 0])
+        beta = torch.tensor([0.7 * offset + 0.05, 3.0], requires_grad=True)
+        loss = sprout_loss(logits, labels, None, None, beta, state, alpha=0.5, scale=2.0)
+        (grad,) = torch.autograd.grad(loss, beta)
+        a = concentrations(labels, None, None, beta.detach(), alpha=0.5, scale=2.0)
+        log_g = reference.log_gamma(a, state)
+        z = torch.softmax(log_g, 1)[0].tolist()
+        cost = (-F.log_softmax(logits, 1))[0].tolist()
+        for k in range(2):
+            x, concentration = mpmath.exp(log_g[0, k].item()), mpmath.mpf(a[0, k].item())
+            slope = mpmath.diff(lambda s, x=x: mpmath.gammainc(s, 0, x, True), concentration)
+            density = x ** (concentration - 1) * mpmath.exp(-x) / mpmath.gamma(concentration)
+            w = -slope / (x * density)
+            expected = z[k] * (cost[k] - loss.item()) * w  # scale * alpha = 1
+            assert grad[k].item() == pytest.approx(float(expected), rel=2e-6)
+            checked += 1
+    assert checked == 24
+
+
+def test_ranks_draw_what_one_rank_draws():
+    arguments = inputs(6, 11)
+    logits, labels, partner_labels, lam, beta = arguments
+    whole = sprout_loss(*arguments, torch.tensor([5, 1, 0]), reduction="none")
+    half = sprout_loss(
+        logits[3:], labels[3:], partner_labels[3:], lam[3:], beta, torch.tensor([5, 1, 3]),
+        reduction="none",
+    )  # fmt: skip
+    assert torch.equal(whole[3:], half)
+
+
+@pytest.mark.parametrize("classes", [10, 1000])
+def test_threads_do_not_matter(classes):
+    arguments = inputs(33, classes)
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        one = gradients(sprout_loss, *arguments)
+        torch.set_num_threads(2)
+        for a, b in zip(one, gradients(sprout_loss, *arguments), strict=True):
+            assert torch.equal(a, b)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_opcheck():
+    op = torch.ops.sprout_fast.sprout_loss.default
+    for classes, options in (
+        (7, ("dirichlet", "implicit", "mean", True)),
+        (7, ("mean", "none", "none", False)),
+        (7, ("dirichlet", "expected", "sum", True)),
+    ):
+        logits, *rest, beta = inputs(5, classes)
+        logits.requires_grad_()
+        torch.library.opcheck(op, (logits, *rest, beta, STATE, 0.01, 1.0, *options))
+    logits, labels, _, _, beta = inputs(5, 7, torch.bfloat16)
+    torch.library.opcheck(
+        op, (logits, labels, None, None, beta, STATE, 0.01, 1.0, "mean", "none", "mean", False)
+    )
+
+
+def test_compiles_whole():
+    arguments = inputs(8, 10)
+
+    def f(logits, labels, partner_labels, lam, beta):
+        return sprout_loss(logits * 2, labels, partner_labels, lam, beta, STATE)
+
+    compiled = gradients(
+        lambda *a, **_: torch.compile(f, fullgraph=True)(*a[:5]), *arguments
+    )
+    for a, b in zip(compiled, gradients(lambda *a, **_: f(*a[:5]), *arguments), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_second_derivative_is_refused():
+    logits, *rest = inputs(3, 4)
+    logits.requires_grad_()
+    (g,) = torch.autograd.grad(sprout_loss(logits, *rest, STATE), logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="sprout_loss has no second derivative"):
+        g.sum().backward()
+
+
+def test_empty_batch():
+    logits, labels, partner_labels, lam, beta = inputs(0, 4)
+    assert sprout_loss(logits, labels, None, None, beta, STATE).isnan()
+    assert sprout_loss(logits, labels, None, None, beta, STATE, reduction="sum") == 0
+    assert sprout_loss(logits, labels, None, None, beta, STATE, reduction="none").shape == (0,)
+
+
+LOGITS, LABELS, BETA = torch.zeros(2, 3), torch.tensor([0, 2]), torch.ones(3)
+WRONG = {
+    "logits must be [B, K]": dict(logits=torch.zeros(3)),
+    "logits must be float64, float32": dict(logits=torch.zeros(2, 3, dtype=torch.int64)),
+    "logits must have at least one class": dict(logits=torch.zeros(2, 0)),
+    "labels must be int64 [B]": dict(labels=torch.tensor([0.0, 1.0])),
+    "labels must be in [0, 3), got 3 at index 0": dict(labels=torch.tensor([3, 0])),
+    "labels must be in [0, 3), got -1 at index 1": dict(labels=torch.tensor([0, -1])),
+    "partner_labels and lam must be given together": dict(lam=torch.tensor([0.5])),
+    "partner_labels must be in [0, 3)": dict(
+        partner_labels=torch.tensor([0, 9]), lam=torch.tensor([0.5])
+    ),
+    "lam must be in [0, 1], got 2": dict(partner_labels=LABELS, lam=torch.tensor([2.0])),
+    "lam must be float32 [2] or [1]": dict(
+        partner_labels=LABELS, lam=torch.tensor([0.5], dtype=torch.float64)
+    ),
+    "beta must be float32 [K]": dict(beta=torch.ones(4)),
+    "beta must be finite and at least 0, got -1": dict(beta=torch.tensor([1.0, -1.0, 1.0])),
+    "beta must be finite and at least 0, got nan": dict(beta=torch.tensor([1.0, torch.nan, 1.0])),
+    "beta must be finite and at least 0, got inf": dict(beta=torch.tensor([1.0, torch.inf, 1.0])),
+    "rng_state must be int64 [3]": dict(rng_state=torch.zeros(3)),
+    "alpha must be in [0, 1], got 1.5": dict(alpha=1.5),
+    "scale must be finite and above 0, got 0": dict(scale=0.0),
+    "labels_from must be 'dirichlet' or 'mean', got 'median'": dict(labels_from="median"),
+    "beta_grad must be 'implicit'": dict(beta_grad="exact"),
+    "reduction must be 'mean'": dict(reduction="max"),
+}
+
+
+@pytest.mark.parametrize("message", WRONG)
+def test_wrong_arguments_are_named(message):
+    arguments = dict(
+        logits=LOGITS, labels=LABELS, partner_labels=None, lam=None, beta=BETA, rng_state=STATE
+    ) | WRONG[message]
+    with pytest.raises(RuntimeError) as error:
+        sprout_loss(**arguments)
+    assert "sprout_fast::sprout_loss: " in str(error.value)
+    assert message in str(error.value)
+
+
+def test_nan_logits_give_nan():
+    logits, labels, _, _, beta = inputs(3, 4)
+    logits[1, 2] = torch.nan
+    value = sprout_loss(logits, labels, None, None, beta, STATE, reduction="none")
+    assert value.isnan().tolist() == [False, True, False]
