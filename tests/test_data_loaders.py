@@ -1,6 +1,5 @@
 """Both loaders: what their batches hold, in which order, and what they refuse."""
 
-import gc
 import io
 from collections import Counter
 
@@ -17,17 +16,6 @@ from sprout_fast.errors import UserError
 CPU = torch.device("cpu")
 needs_dali = pytest.mark.skipif(default_loader() != "dali", reason="DALI is not installed")
 both = pytest.mark.parametrize("loader", [pytest.param("dali", marks=needs_dali), "torch"])
-
-
-@pytest.fixture(autouse=True)
-def end_of_workers():
-    """Collect the loaders that a caught exception keeps in a cycle, with their worker processes.
-
-    Else a worker forked by a later test may be the one to collect them, and waits for processes
-    that are not its own.
-    """
-    yield
-    gc.collect()
 
 
 def build(data, loader, **options):
@@ -243,10 +231,9 @@ def test_torch_workers_do_not_change_the_images(noise):
 def test_validation_images_agree(tmp_path):
     """Sizes above and below the target, odd and even, portrait and landscape.
 
-    Both decode bit for bit alike; the resampling filters are the same triangles, but torchvision
-    rounds fixed-point weights and truncates the long side to whole pixels where DALI keeps the
-    scale, which moves the picture by up to half a pixel. Measured on these: .46 levels of 255 on
-    average. A crop that is off by one pixel gives over 2.
+    Both decode bit for bit alike, resize to the same whole pixels by the same triangle filter and
+    crop at the same place, so what is left is how each rounds: at most one level of 255, .09 to
+    .2 on average. A crop that is off by one pixel would differ by several levels on average.
     """
     sizes = [(90, 70), (71, 93), (33, 57), (300, 200), (64, 64), (51, 40), (127, 333)]
     for split in ("train", "val"):
@@ -254,17 +241,14 @@ def test_validation_images_agree(tmp_path):
         folder.mkdir(parents=True)
         for seed, size in enumerate(sizes):
             noise_image(seed, size).save(folder / f"{seed}.jpg", quality=90)
-    means = []
-    for image_size in (32, 57):
+    for image_size in (32, 57, 64):
         (dali, _), (other, _) = (
             next(iter(build(tmp_path, loader, batch_size=7, image_size=image_size).val))
             for loader in ("dali", "torch")
         )
-        difference = (dali.float() - other.float()).abs().mean((1, 2, 3))
-        print(difference)
-        means.append(difference)
-    assert torch.cat(means).max() < 1.5
-    assert torch.cat(means).mean() < 0.7
+        difference = (dali.int() - other.int()).abs()
+        assert difference.max() <= 1
+        assert difference.float().mean() < 0.3
 
 
 @both
@@ -318,9 +302,9 @@ def crops(data, loader):
 def test_crops_and_flips_are_torchvisions(tmp_path, loader):
     """Red is the column and green the row, so a crop tells what it was cut from.
 
-    480 crops; the uniform share of the area in [.08, 1] has mean .54 and standard deviation .266
-    before the crops that do not fit are drawn again, which favours small ones (mean .48 in a
-    long run of torchvision's own). Bounds are five standard errors wide.
+    480 crops. 20,000 of torchvision's own cover .477 of the area on average (standard deviation
+    .233; a crop that does not fit is drawn again, which favours small ones), and the logarithm
+    of their ratio has mean 0 and standard deviation .160. Bounds are five standard errors wide.
     """
     ramp = np.zeros((256, 256, 3), dtype=np.uint8)
     ramp[..., 0] = np.arange(256)
@@ -329,14 +313,13 @@ def test_crops_and_flips_are_torchvisions(tmp_path, loader):
     for number in range(32):
         Image.fromarray(ramp).save(tmp_path / "a" / f"{number:02d}.png")
     share, ratio, mirrored = crops(tmp_path, loader)
-    print(share.mean(), share.min(), share.max(), ratio.log().mean(), ratio.log().std())
     assert len(share) == 480
-    assert abs(share.mean() - 0.48) < 0.06
+    assert abs(share.mean() - 0.477) < 0.054
     assert 0.07 < share.min() < 0.12
     assert 0.9 < share.max() < 1.02
     assert abs(ratio.log().mean()) < 0.04
     assert ratio.min() > 0.7 and ratio.max() < 1.42
-    assert abs(ratio.log().std() - 0.16) < 0.02
+    assert abs(ratio.log().std() - 0.16) < 0.025
     assert abs(mirrored.float().mean() - 0.5) < 0.12
 
 
@@ -355,10 +338,9 @@ def test_unreadable_image_is_named(tmp_path, loader, kind, split):
         parts = {"text": b"no image at all", "header": content[:200], "cut": content[:900]}
         bad.write_bytes(parts.get(kind, b""))
     loaders = build(tmp_path, loader, batch_size=3)
-    with pytest.raises(UserError, match=r"003\.jpg: not an image that \w+ can read") as error:
+    with pytest.raises(UserError, match=r"^\S+003\.jpg: not an image that \w+ can read.*\Z"):
         for _ in range(3):
             list(getattr(loaders, split))
-    assert "\n" not in str(error.value)
     # The other split is not touched by it.
     other = loaders.val if split == "train" else loaders.train
     assert len(list(other)) == 2

@@ -168,7 +168,7 @@ class TorchLoader:
         self._order.epoch = self._epoch
         for batch in self._batches:
             if isinstance(batch, UserError):
-                raise batch
+                raise UserError(str(batch))  # raising `batch` itself would tie a reference cycle
             nhwc, labels = (tensor.to(self._device, non_blocking=True) for tensor in batch)
             yield nhwc.permute(0, 3, 1, 2), labels
         self._epoch += 1

@@ -1,0 +1,170 @@
+"""The build: what it chooses, what it makes, and that the wheel works beside a CPU-only torch."""
+
+import os
+import re
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+import sprout_fast
+import torch
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = Path(sprout_fast.__file__).parent
+
+# What a machine without a CUDA toolkit has on PATH.
+BARE_PATH = os.pathsep.join([sysconfig.get_path("scripts"), "/usr/bin", "/bin"])
+
+USES_THE_OPS = """
+import torch, sprout_fast, sprout_fast.reference as reference
+assert "torchvision" not in __import__("sys").modules
+state = torch.tensor([1, 2, 3])
+images = torch.randint(256, (4, 3, 8, 8), dtype=torch.uint8)
+partner, lam = sprout_fast.draw_mixup(state, 4)
+mixed = sprout_fast.gaussian_mixup(images, partner, lam, state)
+torch.testing.assert_close(mixed, reference.gaussian_mixup(images, partner, lam, state), rtol=0, atol=2e-6)
+logits, labels = torch.randn(4, 5, requires_grad=True), torch.tensor([0, 1, 2, 3])
+loss = sprout_fast.sprout_loss(logits, labels, labels[partner], lam, torch.ones(5), state)
+loss.backward()
+expected = reference.sprout_loss(logits.detach(), labels, labels[partner], lam, torch.ones(5), state)
+torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+print("works with torch", torch.__version__, sprout_fast.build_info()["cuda_loaded"])
+"""
+
+
+def run(*command, **options):
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_build_info():
+    info = sprout_fast.build_info()
+    assert info["version"] == sprout_fast.__version__
+    assert "portable" in info["cpu_isas"] and info["cpu_isa"] in info["cpu_isas"]
+    built_with_cuda = (PACKAGE / "lib" / "libsprout_fast_cuda.so").exists()
+    assert (info["cuda"] is not None) == built_with_cuda
+    assert info["cuda_loaded"] == (built_with_cuda and torch.version.cuda is not None)
+
+
+def test_libraries_need_the_stable_abi_only():
+    """No ATen or c10 C++ symbol: what is taken from torch is its C shims."""
+    for library in (PACKAGE / "lib").glob("*.so"):
+        symbols = run("nm", "-D", "--undefined-only", "-C", library)
+        assert "aoti_torch" in symbols
+        assert not re.findall(r"U ((?:at|c10|torch)::.*)", symbols), library
+
+
+def test_avx2_objects_hold_no_code_for_others():
+    """No weak symbol in the AVX2 objects: the linker could keep it for machines without AVX2."""
+    folders = sorted((ROOT / "build").glob("cmake-torch*/CMakeFiles/sprout_kernels_avx2.dir"))
+    if not folders:
+        pytest.skip("this is not an x86-64 build tree")
+    objects = sorted(folders[0].rglob("*.o"))
+    assert objects
+    for file in objects:
+        weak = [line for line in run("nm", file).splitlines() if " W " in line or " V " in line]
+        # The reference to the personality routine of C++ exceptions is data without instructions.
+        assert not [line for line in weak if "__gxx_personality" not in line], file
+
+
+def test_portable_kernels_agree():
+    """The same source without AVX2, in a process of its own: floats differ by ulps."""
+    code = USES_THE_OPS + "print(sprout_fast.build_info()['cpu_isa'])"
+    out = run(sys.executable, "-c", code, env=os.environ | {"SPROUT_FAST_ISA": "portable"})
+    assert out.splitlines()[-1] == "portable"
+
+
+def test_import_without_the_extension(tmp_path):
+    """An ImportError with the build command, never a silent fallback."""
+    (tmp_path / "sprout_fast").mkdir()
+    for file in PACKAGE.glob("*.py"):
+        (tmp_path / "sprout_fast" / file.name).write_text(file.read_text())
+    # -S: without the finder of an editable install, which would bring the real _C.
+    code = f"import sys; sys.path.append({sysconfig.get_path('purelib')!r}); import sprout_fast"
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert "ImportError: sprout_fast's compiled extension is missing" in done.stderr
+    assert "pip install --no-build-isolation -e ." in done.stderr
+
+
+def test_no_gpu_and_no_toolkit():
+    run(sys.executable, "-c", USES_THE_OPS, env={"PATH": BARE_PATH})
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """The wheel, from the build folder that is there (so nothing is compiled again)."""
+    folder = tmp_path_factory.mktemp("wheel")
+    run(
+        sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "-w", folder, ROOT
+    )  # fmt: skip
+    (file,) = folder.glob("*.whl")
+    return file
+
+
+def test_wheel_contents(wheel):
+    assert "-cp310-abi3-" in wheel.name
+    names = zipfile.ZipFile(wheel).namelist()
+    native = {name for name in names if name.endswith(".so")}
+    expected = {"sprout_fast/_C.abi3.so", "sprout_fast/lib/libsprout_fast.so"}
+    if sprout_fast.build_info()["cuda"]:
+        expected.add("sprout_fast/lib/libsprout_fast_cuda.so")
+    assert native == expected
+    assert "sprout_fast/training/loop.py" in names
+    assert not [name for name in names if name.startswith(("tests", "tools", "csrc"))]
+
+
+def test_wheel_beside_another_torch(wheel, tmp_path):
+    """Built with one torch, installed beside 2.13.0 without torchvision."""
+    run(sys.executable, "-m", "venv", tmp_path / "venv")
+    python = tmp_path / "venv" / "bin" / "python"
+    quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    run(python, *quiet, "torch==2.13.0", "numpy")
+    run(python, *quiet, "--no-deps", wheel)
+    out = run(python, "-c", USES_THE_OPS, cwd=tmp_path, env={"PATH": BARE_PATH})
+    assert "works with torch 2.13.0" in out
+
+
+SETUP = "import sys; sys.argv = ['setup.py', '--version']; import runpy; s = runpy.run_path('setup.py')"
+
+
+@pytest.mark.parametrize(
+    "listed, archs",
+    [
+        ("9.0", ["90-real"]),
+        ("8.0;9.0 10.0+PTX", ["80-real", "90-real", "100"]),
+        ("9.0a,12.0", ["90a-real", "120-real"]),
+    ],
+)
+def test_arch_list(listed, archs):
+    code = f"{SETUP}; print(s['cuda_archs']())"
+    env = os.environ | {"TORCH_CUDA_ARCH_LIST": listed}
+    out = run(sys.executable, "-c", code, cwd=ROOT, env=env)
+    assert out.splitlines()[-1] == str(archs)
+
+
+@pytest.mark.parametrize(
+    "env, choice",
+    [
+        ({"FORCE_CUDA": "0"}, "off, by FORCE_CUDA=0"),
+        ({"PATH": "/usr/bin:/bin"}, "off: torch is a CUDA build, but there is no nvcc"),
+        ({"FORCE_CUDA": "2"}, "FORCE_CUDA must be 0 or 1, got '2'"),
+        ({"FORCE_CUDA": "1", "PATH": "/usr/bin:/bin"}, "FORCE_CUDA=1, but no nvcc"),
+        ({"FORCE_CUDA": "1", "TORCH_CUDA_ARCH_LIST": "hopper"}, "expected numbers such as 9.0"),
+    ],
+)
+def test_cuda_choice(env, choice):
+    if torch.version.cuda is None and "torch is a CUDA build" in choice:
+        pytest.skip("this torch is a CPU build")
+    clean = {k: v for k, v in os.environ.items() if k not in ("CUDA_HOME", "CUDACXX")}
+    done = subprocess.run(
+        [sys.executable, "-c", f"{SETUP}; print(s['cuda_choice']())"],
+        cwd=ROOT, env=clean | env, capture_output=True, text=True,
+    )  # fmt: skip
+    assert choice in done.stdout + done.stderr
