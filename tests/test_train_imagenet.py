@@ -7,6 +7,7 @@ import csv
 import importlib.util
 import os
 import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -23,20 +24,9 @@ from PIL import Image
 from sprout_fast.models import create_model, load_model, read_checkpoint
 
 TOOL = Path(__file__).parents[1] / "tools" / "train_imagenet.py"
-SMALL = [
-    "--arch",
-    "resnet18",
-    "--image-size",
-    "32",
-    "--batch-size",
-    "4",
-    "--epochs",
-    "2",
-    "--lr",
-    "0.01",
-    "--workers",
-    "1",
-]
+SMALL = shlex.split(
+    "--arch resnet18 --image-size 32 --batch-size 4 --epochs 2 --lr 0.01 --workers 1"
+)
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,11 @@ SPROUT_HOST_DEVICE T gamma_boost(T a, uint32_t word) {
 }
 constexpr float kLogGammaHeadroom = 4.0f;
 
+// In a Dirichlet draw, variates this far (in nats) under the row's largest get z = 0: the expected
+// gradient that this loses is about 1e-16 of the whole for any concentration, and with it goes most
+// rows' work.
+constexpr float kNegligibleNats = 40.0f;
+
 // One attempt at log G for concentration `a` (already >= 1); returns whether it is accepted.
 template <typename T>
 SPROUT_HOST_DEVICE bool gamma_attempt(T a, const Philox4& words, T* log_g) {

@@ -89,8 +89,9 @@ class DaliLoader:
     In training each rank sees its share of a fresh permutation an epoch, and all ranks the same
     number of full batches. In validation each image comes exactly once over all ranks; the last
     batch may be shorter. All ranks draw the same crop positions and flips, for their different
-    images, so that the state that one rank saves is right for all. (Tars whose samples do not divide
-    evenly over the ranks resume exactly on that rank alone; the others see as valid an order.)
+    images, so that the state that one rank saves is right for all. (Tars whose samples do not
+    divide evenly over the ranks resume exactly on that rank alone; the others see another order,
+    in which each sample still comes once.)
 
     Args:
         split: the samples.

@@ -54,7 +54,7 @@ class TrainConfig:
     """Peak learning rate. Default: 0.1 for 256 images a step, in proportion for others.
     After --weights a tenth of that."""
     image_size: Auto[int] = None
-    """Side of the training and validation crops, in pixels. Default: 224; on the sample set 64."""
+    """Side of the training and validation crops, in pixels. Default: 224; on the sample set 32."""
     loader: Auto[Literal["dali", "torch"]] = None
     """Image loader. Default: dali where it is installed, else torch."""
     workers: Auto[int] = None

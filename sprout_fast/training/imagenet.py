@@ -23,6 +23,7 @@ from sprout_fast.models import Normalized, create_model, default_normalization, 
 from sprout_fast.training.config import TrainConfig
 from sprout_fast.training.distributed import World, joined_world
 from sprout_fast.training.final import default_images, describe_final, evaluate_final
+from sprout_fast.training.initialization import zero_init_residual
 from sprout_fast.training.loop import Outcome, Trainer, steps_per_epoch
 from sprout_fast.training.metrics import MetricsLog
 from sprout_fast.training.optim import build_optimizer, build_scheduler
@@ -35,11 +36,11 @@ AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # whose schedule is to end within five minutes for ResNet-152 on two CPU cores.
 DEFAULTS = {"epochs": 90, "batch_size": 64, "image_size": 224, "warmup_epochs": None, "lr": None}
 SAMPLE_DEFAULTS = {
-    "epochs": 2,
+    "epochs": 3,
     "batch_size": 16,
-    "image_size": 64,
+    "image_size": 32,
     "warmup_epochs": 0.2,
-    "lr": 0.05,
+    "lr": 0.01,
 }
 
 
@@ -138,6 +139,7 @@ def build(
     model = create_model(config.arch, len(loaders.classes), image_size=config.image_size)
     if world.rank:
         torch.manual_seed(config.seed + world.rank)  # dropout differs from process to process
+    zero_init_residual(model)
     if config.weights is not None:
         display.line(load_weights(model, config.weights, reset_head=config.reset_head))
     model.to(world.device, memory_format=memory_format)

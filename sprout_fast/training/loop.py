@@ -162,7 +162,7 @@ class Trainer:
                     "val_top1": validation.clean.top1,
                     "val_top5": validation.top5.top1,
                     "val_loss": validation.loss,
-                    "lr": self._learning_rate(),
+                    "lr": self.optimize.lr,
                     "images_per_s": train.images_per_second,
                     "data_wait": train.data_wait,
                     **statistics,
@@ -234,7 +234,7 @@ class Trainer:
         if not now.images:
             return
         statistics = self.method.statistics()
-        lr = self._learning_rate()
+        lr = self.optimize.lr
         mass = statistics.get("true_class_mass")
         self.display.step(step_in_epoch, describe(now, meter.mean(), lr, mass))
         if log is not None:
@@ -266,9 +266,6 @@ class Trainer:
                 " before is kept"
             )
         return validation
-
-    def _learning_rate(self) -> float:
-        return self.optimize.optimizer.param_groups[0]["lr"]
 
     def _save(self, loader_state: dict[str, Any], is_best: bool = False) -> None:
         if self.out is None:

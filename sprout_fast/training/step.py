@@ -47,6 +47,7 @@ class OptimizeStep:
         self.amp_dtype = amp_dtype
         self.memory_format = memory_format
         self.steps = 0  # optimizer steps of the whole run
+        self.lr = 0.0  # of the last step
         self.meter: Meter | None = None  # of the current epoch
         self._calls = 0
 
@@ -70,6 +71,7 @@ class OptimizeStep:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad()
+            self.lr = self.optimizer.param_groups[0]["lr"]
             self.scheduler.step()
             self.steps += 1
         value = value.detach()

@@ -4,16 +4,10 @@
 #include <cmath>
 #include <limits>
 
-#include "../../common/gamma.h"
+#include "log_gamma_block.h"
 
 SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
-
-constexpr int64_t kLanes = 16;
-
-// Variates this far (in nats) under the row's largest get z = 0: the expected gradient that this
-// loses is about 1e-16 of the whole for any concentration, and most rows' work with it.
-constexpr float kNegligible = 40.0f;
 
 template <typename T>
 struct Row {
@@ -23,52 +17,6 @@ struct Row {
   int64_t label, partner;
   T label_mass, partner_mass;  // what the labels add to the base concentration
 };
-
-// log G of kLanes classes from k on. Lanes whose variate is surely negligible beside `largest` get
-// -inf, and a block of nothing else costs no more than its boosts.
-template <typename T>
-void log_gamma_block(const PhiloxCall& call, int64_t element, const T* concentration, T largest,
-                     T* log_g) {
-  uint32_t w0[kLanes], w1[kLanes], w2[kLanes];
-  T boost[kLanes];
-  int32_t wanted = 0;
-  for (int64_t i = 0; i < kLanes; ++i) {
-    const Philox4 w = call.words(Stream::kGamma, element + i, 0);
-    w0[i] = w.w0;
-    w1[i] = w.w1;
-    w2[i] = w.w2;
-    const T a = concentration[i];
-    const T log_u = log_uniform_as<T>(w.w3);
-    boost[i] = a < T(1) ? log_u / a : T(0);  // -inf at a = 0
-    wanted |= boost[i] + T(kLogGammaHeadroom) >= largest - T(kNegligible);
-  }
-  if (wanted == 0) {
-    for (int64_t i = 0; i < kLanes; ++i) log_g[i] = -std::numeric_limits<T>::infinity();
-    return;
-  }
-  int32_t rejected[kLanes];
-  int32_t any_rejected = 0;
-  for (int64_t i = 0; i < kLanes; ++i) {
-    const T a = concentration[i];
-    T variate;
-    const bool accepted =
-        gamma_attempt(a < T(1) ? a + T(1) : a, Philox4{w0[i], w1[i], w2[i], 0}, &variate);
-    log_g[i] = variate;
-    rejected[i] = accepted ? 0 : 1;
-    any_rejected |= rejected[i];
-  }
-  if (any_rejected != 0) {
-    for (int64_t i = 0; i < kLanes; ++i) {
-      if (rejected[i] == 0) continue;
-      const T a = concentration[i];
-      log_g[i] = gamma_retry(a < T(1) ? a + T(1) : a, call, Stream::kGamma, element + i);
-    }
-  }
-  for (int64_t i = 0; i < kLanes; ++i) {
-    const bool negligible = boost[i] + T(kLogGammaHeadroom) < largest - T(kNegligible);
-    log_g[i] = negligible ? -std::numeric_limits<T>::infinity() : log_g[i] + boost[i];
-  }
-}
 
 template <typename T, typename Logit>
 Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scratch) {
@@ -104,36 +52,36 @@ void draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, c
   const T second = log_gamma_variate(r.concentration[r.partner], call, Stream::kGamma,
                                      element + r.partner);
   const T largest = first > second ? first : second;
-  for (int64_t k = 0; k < padded; k += kLanes) {
+  for (int64_t k = 0; k < padded; k += kGammaLanes) {
     log_gamma_block(call, element + k, r.concentration + k, largest, r.log_g + k);
   }
   // Where every concentration is 0 there is no distribution: -inf - -inf makes the row NaN below.
 }
 
-// sum and maximum over kLanes independent partial results, so that they become vector operations.
+// sum and maximum over kGammaLanes independent partial results, so that they become vector operations.
 template <typename T>
 T maximum(const T* values, int64_t padded) {
-  T partial[kLanes];
-  for (int64_t i = 0; i < kLanes; ++i) partial[i] = values[i];
-  for (int64_t k = kLanes; k < padded; k += kLanes) {
-    for (int64_t i = 0; i < kLanes; ++i) {
+  T partial[kGammaLanes];
+  for (int64_t i = 0; i < kGammaLanes; ++i) partial[i] = values[i];
+  for (int64_t k = kGammaLanes; k < padded; k += kGammaLanes) {
+    for (int64_t i = 0; i < kGammaLanes; ++i) {
       // Written so that a NaN stays.
       partial[i] = values[k + i] <= partial[i] ? partial[i] : values[k + i];
     }
   }
   T result = partial[0];
-  for (int64_t i = 1; i < kLanes; ++i) result = partial[i] <= result ? result : partial[i];
+  for (int64_t i = 1; i < kGammaLanes; ++i) result = partial[i] <= result ? result : partial[i];
   return result;
 }
 
 template <typename T, typename Term>
 T sum(int64_t padded, Term term) {
-  T partial[kLanes] = {};
-  for (int64_t k = 0; k < padded; k += kLanes) {
-    for (int64_t i = 0; i < kLanes; ++i) partial[i] += term(k + i);
+  T partial[kGammaLanes] = {};
+  for (int64_t k = 0; k < padded; k += kGammaLanes) {
+    for (int64_t i = 0; i < kGammaLanes; ++i) partial[i] += term(k + i);
   }
   T result = 0;
-  for (int64_t i = 0; i < kLanes; ++i) result += partial[i];
+  for (int64_t i = 0; i < kGammaLanes; ++i) result += partial[i];
   return result;
 }
 
@@ -154,7 +102,7 @@ void add_grad_beta(const SproutLossArgs& args, const Row<T>& r, const T* stats, 
   }
   for (int64_t k = 0; k < K; ++k) {
     const T log_z = (r.log_g[k] - stats[kTopG]) - stats[kLogSumG];
-    if (log_z < T(-kNegligible)) continue;  // NaN goes on
+    if (log_z < T(-kNegligibleNats)) continue;  // NaN goes on
     const T w = static_cast<T>(log_gamma_gradient(r.concentration[k], r.log_g[k]));
     const T cost = log_sum - (r.logits[k] - top);
     grad_beta[k] += factor * fast_exp(log_z) * (cost - stats[kLoss]) * w;

@@ -15,7 +15,6 @@
 namespace sprout_fast {
 
 constexpr int kLossThreads = 256;
-constexpr float kNegligibleNats = 40.0f;  // see kNegligible in ops/cpu/sprout_loss_kernel.cpp
 
 // One row's labels, checked: what is out of range makes the row NaN, and nothing is read for it.
 template <typename T>

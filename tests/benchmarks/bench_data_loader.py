@@ -1,0 +1,132 @@
+#!/usr/bin/env python
+"""Images a second, JPEG files to uint8 224 x 224 batches: DALI on the CPU against torchvision.
+
+python tests/benchmarks/bench_data_loader.py --data /imagenet_sample
+
+The contestants take turns, each with fresh threads or processes and a warm-up in every round, and
+medians are compared; so work of others on the machine falls on all of them alike. The training
+files are linked several times over, so that an epoch's start does not weigh on small samples.
+"""
+
+from __future__ import annotations
+
+import gc
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, islice, repeat
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+import tyro
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
+from torchvision.transforms import v2
+
+from sprout_fast.data import build_loaders
+from sprout_fast.data.folder import scan_folder
+
+
+@dataclass
+class Options:
+    """What the command line takes."""
+
+    data: Path
+    """Image folder in ImageNet's layout."""
+    rounds: int = 7
+    """Turns of each contestant."""
+    images: int = 1500
+    """Images a turn."""
+    batch_size: int = 50
+    image_size: int = 224
+    workers: int = 2
+    """Threads (DALI) or processes (torch)."""
+
+
+def ours(name: str, data: Path, options: Options):
+    """The training loader of `build_loaders`."""
+    return build_loaders(
+        data,
+        loader=name,
+        batch_size=options.batch_size,
+        image_size=options.image_size,
+        device=torch.device("cpu"),
+        seed=0,
+        workers=options.workers,
+    ).train
+
+
+def plain(data: Path, options: Options):
+    """torchvision's image folder and v2 transforms on PIL images, as its examples have them."""
+    transform = v2.Compose(
+        [v2.RandomResizedCrop(options.image_size), v2.RandomHorizontalFlip(), v2.PILToTensor()]
+    )
+    return DataLoader(
+        ImageFolder(data / "train", transform),
+        options.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=options.workers,
+        persistent_workers=True,
+    )
+
+
+CONTESTANTS = {
+    "dali": lambda data, options: ours("dali", data, options),
+    "torch": lambda data, options: ours("torch", data, options),
+    "plain torchvision": plain,
+}
+
+
+def rate(batches: Iterator[tuple[Tensor, Tensor]], options: Options) -> float:
+    """Images a second, from a running start."""
+    count = options.images // options.batch_size
+    for _ in islice(batches, 6):
+        pass
+    start = time.perf_counter()
+    seen = sum(len(labels) for _, labels in islice(batches, count))
+    return seen / (time.perf_counter() - start)
+
+
+def linked(data: Path, images: int, root: Path) -> Path:
+    """A folder of links to the training files of `data`, over and over: `images` and a warm-up."""
+    split = scan_folder(data).train
+    for number, (path, label) in enumerate(
+        islice(chain.from_iterable(repeat([*zip(split.paths, split.labels, strict=True)])), images)
+    ):
+        folder = root / "train" / f"{label:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / f"{number:06d}{Path(path).suffix}").symlink_to(Path(path).resolve())
+    (root / "val").symlink_to(root / "train")
+    return root
+
+
+def main() -> None:
+    """Print images a second of each round and the ratios of the medians."""
+    options = tyro.cli(Options, description=__doc__)
+    rates: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    with tempfile.TemporaryDirectory() as folder:
+        data = linked(options.data, options.images + 8 * options.batch_size, Path(folder))
+        for number in range(options.rounds):
+            for name, make in CONTESTANTS.items():
+                loader = make(data, options)
+                rates[name].append(rate(iter(loader), options))
+                del loader
+                gc.collect()
+            print(f"round {number}: " + ", ".join(f"{n} {r[-1]:.0f}" for n, r in rates.items()))
+    medians = {name: statistics.median(values) for name, values in rates.items()}
+    for name, median in medians.items():
+        ratio = statistics.median(
+            [dali / other for dali, other in zip(rates["dali"], rates[name], strict=True)]
+        )
+        print(f"{name}: median {median:.0f} images/s; dali is {ratio:.2f} times as fast")
+
+
+if __name__ == "__main__":
+    main()
