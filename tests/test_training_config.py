@@ -127,7 +127,7 @@ def test_help_is_tyros_and_ends_with_status_0(capsys: pytest.CaptureFixture[str]
         (UserError("--arch x: no\n  such"), 2, "tool.py: error: --arch x: no such\n"),
         (FatalError("not finite"), 1, "tool.py: error: not finite\n"),
         (OSError(28, "No space left on device", "run"), 2, "tool.py: error: run: No space left"),
-        (KeyboardInterrupt(), 130, "tool.py: error: interrupted\n"),
+        (KeyboardInterrupt(), 130, "tool.py: interrupted\n"),
     ],
 )
 def test_run_tool_tells_mistakes_in_one_line(

@@ -13,16 +13,21 @@ namespace sprout_fast {
 // The sampler: Marsaglia and Tsang, "A simple method for generating gamma variables" (ACM TOMS 26,
 // 2000) for concentration a >= 1; below 1, G_a = G_{a+1} U^(1/a), which stays in log space because
 // at a = 1e-3 most variates underflow float32. Every draw is one Philox block: words 0 and 1 make
-// the normal, word 2 decides acceptance, word 3 (of draw 0) is the boost's U.
+// the normal, word 2 decides acceptance. The boosts' U are in a draw of their own, whose four words
+// serve the four elements of a group, addressed by the first of them.
 
 // Rejection happens with probability < 0.05 a draw, so 32 draws all fail once in 1e41.
 constexpr uint32_t kMaxGammaDraws = 32;
+constexpr uint32_t kGammaBoostDraw = kMaxGammaDraws;
 
-// log U / a of the boost; 0 where a >= 1 needs none. log G_a <= kLogGammaHeadroom + this, but for
-// one variate in 1e22: e^4 bounds G_{a+1} for a < 1.
+// log U / a of an element's boost, for a < 1. log G_a <= kLogGammaHeadroom + this, but for one variate
+// in 1e22: e^4 bounds G_{a+1} for a < 1.
 template <typename T>
-SPROUT_HOST_DEVICE T gamma_boost(T a, uint32_t word) {
-  return a < T(1) ? log_uniform_as<T>(word) / a : T(0);
+SPROUT_HOST_DEVICE T gamma_boost(T a, const PhiloxCall& call, Stream stream, int64_t element) {
+  const Philox4 words = call.words(stream, element - (element & 3), kGammaBoostDraw);
+  const uint32_t low = (element & 1) == 0 ? words.w0 : words.w1;
+  const uint32_t high = (element & 1) == 0 ? words.w2 : words.w3;
+  return log_uniform_as<T>((element & 2) == 0 ? low : high) / a;
 }
 constexpr float kLogGammaHeadroom = 4.0f;
 
@@ -48,28 +53,40 @@ SPROUT_HOST_DEVICE bool gamma_attempt(T a, const Philox4& words, T* log_g) {
          log_uniform_as<T>(words.w2) < T(0.5) * x * x + d * (log_v - v_minus_1);
 }
 
-// Draws 1, 2, ... for an element whose draw 0 was rejected. Bounded: the last resort is the mode.
+// What kMaxGammaDraws rejections end with: the logarithm of the attempts' mode.
 template <typename T>
-SPROUT_HOST_DEVICE T gamma_retry(T a, const PhiloxCall& call, Stream stream, int64_t element) {
-  T log_g;
-  for (uint32_t draw = 1; draw < kMaxGammaDraws; ++draw) {
-    if (gamma_attempt(a, call.words(stream, element, draw), &log_g)) return log_g;
-  }
+SPROUT_HOST_DEVICE T gamma_mode(T a) {
   return std::log(a - T(1.0 / 3.0));
 }
 
-// log of a standard gamma variate; -inf at a = 0, NaN for a negative, infinite or NaN concentration.
+// log G_a where a >= 1, log G_{a+1} below.
 template <typename T>
-SPROUT_HOST_DEVICE T log_gamma_variate(T a, const PhiloxCall& call, Stream stream,
-                                       int64_t element) {
-  if (!(a > T(0) && a < std::numeric_limits<T>::infinity())) {
-    return a == T(0) ? -std::numeric_limits<T>::infinity() : std::numeric_limits<T>::quiet_NaN();
-  }
-  const Philox4 words = call.words(stream, element, 0);
+SPROUT_HOST_DEVICE T log_gamma_unboosted(T a, const PhiloxCall& call, Stream stream,
+                                         int64_t element) {
   const T boosted = a < T(1) ? a + T(1) : a;
-  T log_g;
-  if (!gamma_attempt(boosted, words, &log_g)) log_g = gamma_retry(boosted, call, stream, element);
-  return log_g + gamma_boost(a, words.w3);
+  for (uint32_t draw = 0; draw < kMaxGammaDraws; ++draw) {
+    T log_g;
+    if (gamma_attempt(boosted, call.words(stream, element, draw), &log_g)) return log_g;
+  }
+  return gamma_mode(boosted);
+}
+
+// log of a standard gamma variate; -inf at a = 0, NaN for a negative, infinite or NaN concentration,
+// and -inf where it surely is negligible beside `largest` (-inf: never).
+template <typename T>
+SPROUT_HOST_DEVICE T log_gamma_variate(
+    T a, const PhiloxCall& call, Stream stream, int64_t element,
+    T largest = -std::numeric_limits<T>::infinity()) {
+  const T infinity = std::numeric_limits<T>::infinity();
+  if (!(a > T(0) && a < infinity)) {
+    return a == T(0) ? -infinity : std::numeric_limits<T>::quiet_NaN();
+  }
+  T boost = T(0);
+  if (a < T(1)) {
+    boost = gamma_boost(a, call, stream, element);
+    if (boost + T(kLogGammaHeadroom) < largest - T(kNegligibleNats)) return -infinity;
+  }
+  return log_gamma_unboosted(a, call, stream, element) + boost;
 }
 
 // The implicit gradient W(a, log g) = d log G / d a at the variate g, that is

@@ -30,12 +30,14 @@ def log_gamma(
     boosted = torch.where(a < 1, a + 1, a)
     d = boosted - 1 / 3
     c = 1 / (9 * d).sqrt()
-    log_g, boost = d.log(), torch.zeros_like(a)  # d: what MAX_DRAWS rejections would end with
+    # The boosts' draw comes behind the attempts'; its four words serve a group of four elements.
+    words = philox_words(rng_state, stream, element - element % 4, draw=MAX_DRAWS)
+    word = words.gather(-1, (element % 4).unsqueeze(-1)).squeeze(-1)
+    boost = torch.where(a < 1, uniform(word).log() / a, 0)
+    log_g = d.log()  # what MAX_DRAWS rejections would end with
     waiting = torch.ones_like(a, dtype=torch.bool)
     for draw in range(MAX_DRAWS):
         words = philox_words(rng_state, stream, element, draw)
-        if draw == 0:
-            boost = torch.where(a < 1, uniform(words[..., 3]).log() / a, 0)
         x, _ = normal_pair(words[..., 0], words[..., 1])
         v = (1 + c * x) ** 3
         accepted = (v > 0) & (uniform(words[..., 2]).log() < x * x / 2 + d - d * v + d * v.log())

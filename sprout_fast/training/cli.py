@@ -39,7 +39,8 @@ def run_tool(prog: str, body: Callable[[], int]) -> int:
     except FatalError as error:
         message, status = str(error), 1
     except KeyboardInterrupt:
-        message, status = "interrupted", 130
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 130
     except OSError as error:
         if error.errno not in _FOLDER_ERRORS:
             raise

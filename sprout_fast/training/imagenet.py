@@ -22,7 +22,7 @@ from sprout_fast.methods import MethodSetting, build_method
 from sprout_fast.models import Normalized, create_model, default_normalization, load_weights
 from sprout_fast.training.config import TrainConfig
 from sprout_fast.training.distributed import World, joined_world
-from sprout_fast.training.final import default_images, describe_final, evaluate_final
+from sprout_fast.training.final import STEPS, default_images, describe_final, evaluate_final
 from sprout_fast.training.initialization import zero_init_residual
 from sprout_fast.training.loop import Outcome, Trainer, steps_per_epoch
 from sprout_fast.training.metrics import MetricsLog
@@ -66,8 +66,13 @@ def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> i
                 )
                 return 0
         trainer = build(config, world, display, checkpoint)
-        outcome = trainer.fit(config.max_steps)
         last = config.out / "last.pt"
+        try:
+            outcome = trainer.fit(config.max_steps)
+        except KeyboardInterrupt:  # the second one, or where nothing can be saved
+            saved = f"go on from before with --resume {last}" if last.exists() else "nothing saved"
+            display.line(f"interrupted at once; {saved}")
+            return 130
         if outcome is Outcome.INTERRUPTED:
             where = f"epoch {trainer.position.epoch + 1}, step {trainer.position.step}"
             display.line(f"interrupted in {where}; go on with --resume {last}")
@@ -77,7 +82,11 @@ def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> i
                 f"stopped after --max-steps {config.max_steps}, at step {trainer.position.step};"
                 f" go on with --resume {last}"
             )
-        _report(config, trainer, display)
+        try:
+            _report(config, trainer, display)
+        except KeyboardInterrupt:
+            display.line(f"interrupted before the final accuracy; the run is saved in {last}")
+            return 130
         return 0
 
 
@@ -295,6 +304,8 @@ def _report(config: TrainConfig, trainer: Trainer, display: Display) -> None:
         count = default_images(trainer.model, config.image_size, device)
     if count == 0:
         return
+    count = min(count, total)
+    display.line(f"measuring clean and PGD-{STEPS} accuracy on {count} validation images")
     result = evaluate_final(
         trainer.evaluated,
         trainer.loaders.val,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 from types import FrameType, TracebackType
 
@@ -38,3 +40,5 @@ class Interrupt:
         self.requested = True
         if at_once:
             raise KeyboardInterrupt
+        if sys.stderr.isatty():  # os.write, since a handler may have interrupted a print
+            os.write(2, b"\nfinishing the step, then saving; Ctrl-C again stops at once\n")

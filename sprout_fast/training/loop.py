@@ -256,7 +256,7 @@ class Trainer:
         self.world.share_buffers(self.model)
         validation = evaluate_accuracy(
             self.evaluated,
-            self.loaders.val,
+            self.display.watched("validation", self.loaders.val),
             device=self.world.device,
             amp_dtype=self.optimize.amp_dtype,
         )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Collection, Iterator
 from types import TracebackType
+from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -15,8 +17,11 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from sprout_fast.training.meter import Reading
+
+T = TypeVar("T")
 
 # Seconds between two readings of the device: a terminal should feel alive, a log file stay short.
 LIVE_INTERVAL = 0.5
@@ -62,7 +67,7 @@ class Display:
                 BarColumn(bar_width=20),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[text]}"),
+                TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True)),
                 console=self._console,
                 transient=True,
             )
@@ -100,6 +105,15 @@ class Display:
             self._progress.update(self._task, completed=step, text=text)
         else:
             self.line(f"{self._title}  step {step}/{self._total}  {text}")
+
+    def watched(self, title: str, batches: Collection[T]) -> Iterator[T]:
+        """``batches``, counted on the live line; a log file is told nothing of them."""
+        if self._progress is not None:
+            self.start(title, len(batches))
+        for index, batch in enumerate(batches, start=1):
+            yield batch
+            if self._progress is not None and self.due():
+                self.step(index, "")
 
 
 def describe(now: Reading, mean: Reading, lr: float, mass: float | None) -> str:

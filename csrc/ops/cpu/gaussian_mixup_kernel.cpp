@@ -5,27 +5,29 @@
 #include <cmath>
 
 #include "../../common/normal.h"
-#include "../../common/philox.h"
+#include "philox_block.h"
 
 SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
-constexpr int64_t kLanes = 8;
 constexpr int64_t kMaxChunk = kMixupChunkPixels * kMaxChannels;
 
 // Standard normals of elements [first, first + count), first a multiple of 4: the four words of one
 // Philox block, addressed by the first element of its group, serve four elements. Writes whole
-// groups of 4 x kLanes, so `out` needs that much room behind its end.
+// groups of 4 x kPhiloxLanes, so `out` needs that much room behind its end.
 template <typename T>
 void fill_normals(const PhiloxCall& call, int64_t first, int64_t count, T* out) {
-  for (int64_t i = 0; i < count; i += 4 * kLanes) {
-    T n[4][kLanes];
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
-      const Philox4 w = call.words(Stream::kImageNoise, first + i + 4 * lane, 0);
-      normal_pair(w.w0, w.w1, &n[0][lane], &n[1][lane]);
-      normal_pair(w.w2, w.w3, &n[2][lane], &n[3][lane]);
+  for (int64_t i = 0; i < count; i += 4 * kPhiloxLanes) {
+    int64_t elements[kPhiloxLanes];
+    uint32_t w[4][kPhiloxLanes];
+    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) elements[lane] = first + i + 4 * lane;
+    philox_block(call, Stream::kImageNoise, elements, 0, w);
+    T n[4][kPhiloxLanes];
+    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
+      normal_pair(w[0][lane], w[1][lane], &n[0][lane], &n[1][lane]);
+      normal_pair(w[2][lane], w[3][lane], &n[2][lane], &n[3][lane]);
     }
-    for (int64_t lane = 0; lane < kLanes; ++lane) {
+    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
       for (int64_t j = 0; j < 4; ++j) out[i + 4 * lane + j] = n[j][lane];
     }
   }
@@ -83,7 +85,7 @@ struct ChannelPattern {
 };
 
 // Room for a chunk and for the overhang of whole pattern lengths and noise groups.
-constexpr int64_t kScratch = kMaxChunk + kMaxChannels * 8 + 4 * kLanes + 8;
+constexpr int64_t kScratch = kMaxChunk + kMaxChannels * 8 + 4 * kPhiloxLanes + 8;
 
 template <typename T>
 struct Scratch {

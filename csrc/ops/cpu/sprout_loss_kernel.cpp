@@ -4,16 +4,19 @@
 #include <cmath>
 #include <limits>
 
-#include "log_gamma_block.h"
+#include "log_gamma_row.h"
 
 SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
+
+constexpr int64_t kLanes = 16;  // partial results of a sum: two vectors of AVX2
 
 template <typename T>
 struct Row {
   T* logits;         // [padded K]
   T* log_g;          // [padded K] log gamma variates, for LabelsFrom::kDirichlet
   T* concentration;  // [padded K]
+  int32_t* pending;  // [padded K] scratch of log_gamma_row
   int64_t label, partner;
   T label_mass, partner_mass;  // what the labels add to the base concentration
 };
@@ -25,6 +28,7 @@ Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scrat
   r.logits = scratch;
   r.log_g = scratch + padded;
   r.concentration = scratch + 2 * padded;
+  r.pending = reinterpret_cast<int32_t*>(scratch + 3 * padded);
   const Logit* logits = static_cast<const Logit*>(args.logits) + row * K;
   for (int64_t k = 0; k < K; ++k) r.logits[k] = static_cast<T>(logits[k]);
   for (int64_t k = K; k < padded; ++k) r.logits[k] = -std::numeric_limits<T>::infinity();
@@ -52,36 +56,35 @@ void draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, c
   const T second = log_gamma_variate(r.concentration[r.partner], call, Stream::kGamma,
                                      element + r.partner);
   const T largest = first > second ? first : second;
-  for (int64_t k = 0; k < padded; k += kGammaLanes) {
-    log_gamma_block(call, element + k, r.concentration + k, largest, r.log_g + k);
-  }
+  log_gamma_row(call, element, K, r.concentration, largest, r.log_g, r.pending);
+  for (int64_t k = K; k < padded; ++k) r.log_g[k] = -std::numeric_limits<T>::infinity();
   // Where every concentration is 0 there is no distribution: -inf - -inf makes the row NaN below.
 }
 
-// sum and maximum over kGammaLanes independent partial results, so that they become vector operations.
+// sum and maximum over kLanes independent partial results, so that they become vector operations.
 template <typename T>
 T maximum(const T* values, int64_t padded) {
-  T partial[kGammaLanes];
-  for (int64_t i = 0; i < kGammaLanes; ++i) partial[i] = values[i];
-  for (int64_t k = kGammaLanes; k < padded; k += kGammaLanes) {
-    for (int64_t i = 0; i < kGammaLanes; ++i) {
+  T partial[kLanes];
+  for (int64_t i = 0; i < kLanes; ++i) partial[i] = values[i];
+  for (int64_t k = kLanes; k < padded; k += kLanes) {
+    for (int64_t i = 0; i < kLanes; ++i) {
       // Written so that a NaN stays.
       partial[i] = values[k + i] <= partial[i] ? partial[i] : values[k + i];
     }
   }
   T result = partial[0];
-  for (int64_t i = 1; i < kGammaLanes; ++i) result = partial[i] <= result ? result : partial[i];
+  for (int64_t i = 1; i < kLanes; ++i) result = partial[i] <= result ? result : partial[i];
   return result;
 }
 
 template <typename T, typename Term>
 T sum(int64_t padded, Term term) {
-  T partial[kGammaLanes] = {};
-  for (int64_t k = 0; k < padded; k += kGammaLanes) {
-    for (int64_t i = 0; i < kGammaLanes; ++i) partial[i] += term(k + i);
+  T partial[kLanes] = {};
+  for (int64_t k = 0; k < padded; k += kLanes) {
+    for (int64_t i = 0; i < kLanes; ++i) partial[i] += term(k + i);
   }
   T result = 0;
-  for (int64_t i = 0; i < kGammaLanes; ++i) result += partial[i];
+  for (int64_t i = 0; i < kLanes; ++i) result += partial[i];
   return result;
 }
 

@@ -6,10 +6,10 @@
 namespace sprout_fast {
 
 // Rounded up to whole vectors, with the overhang filled with classes that do not count.
-inline int64_t padded_classes(int64_t classes) { return (classes + 15) / 16 * 16; }
+inline int64_t padded_classes(int64_t classes) { return (classes + 31) / 32 * 32; }
 
 // A thread's scratch, in elements of the accumulation type.
-inline int64_t sprout_loss_scratch(int64_t classes) { return 3 * padded_classes(classes); }
+inline int64_t sprout_loss_scratch(int64_t classes) { return 4 * padded_classes(classes); }
 
 }  // namespace sprout_fast
 

@@ -46,18 +46,8 @@ struct RowLabels {
 template <typename T>
 __device__ __forceinline__ T log_variate(const SproutLossArgs& args, const PhiloxCall& call,
                                          int64_t row, int64_t k, T a, T largest) {
-  const T infinity = std::numeric_limits<T>::infinity();
-  if (!(a > T(0) && a < infinity)) return a == T(0) ? -infinity : device_nan<T>();
-  const int64_t element = call.first_element + row * args.classes + k;
-  const Philox4 words = call.words(Stream::kGamma, element, 0);
-  const T boost = gamma_boost(a, words.w3);
-  if (boost + T(kLogGammaHeadroom) < largest - T(kNegligibleNats)) return -infinity;
-  const T boosted = a < T(1) ? a + T(1) : a;
-  T log_g;
-  if (!gamma_attempt(boosted, words, &log_g)) {
-    log_g = gamma_retry(boosted, call, Stream::kGamma, element);
-  }
-  return log_g + boost;
+  return log_gamma_variate(a, call, Stream::kGamma, call.first_element + row * args.classes + k,
+                           largest);
 }
 
 // exp(x - y) where y is at least x or both are -inf, in which case there is nothing: 0.

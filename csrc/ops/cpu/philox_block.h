@@ -1,0 +1,74 @@
+// Philox for a block of elements at a time. Included by kernels, inside their instruction set's
+// namespace.
+//
+// By hand for AVX2, where GCC 12's own vectors of the plain loop take 9 ns an element on a 2.4 GHz Zen
+// 3, and these 2.6: the 32 x 32 -> 64 bit product exists for the even lanes only, so each element is
+// kept in a 64-bit lane, whose upper half the next product ignores.
+#pragma once
+
+#include "../../common/philox.h"
+#include "isa.h"
+
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+SPROUT_KERNEL_NAMESPACE_BEGIN
+namespace {
+
+constexpr int64_t kPhiloxLanes = 8;
+
+// words[i][lane] = word i of elements[lane]'s draw.
+inline __attribute__((always_inline)) void philox_block(const PhiloxCall& call, Stream stream,
+                                                        const int64_t* elements, uint32_t draw,
+                                                        uint32_t (&words)[4][kPhiloxLanes]) {
+#if defined(__AVX2__)
+  const __m256i multiplier0 = _mm256_set1_epi64x(0xD2511F53);
+  const __m256i multiplier1 = _mm256_set1_epi64x(0xCD9E8D57);
+  const __m256i stream_bits = _mm256_set1_epi64x(static_cast<int64_t>(stream) << 24);
+  __m256i c0[2], c1[2], c2[2], c3[2];
+  for (int half = 0; half < 2; ++half) {
+    const __m256i e =
+        _mm256_loadu_si256(reinterpret_cast<const __m256i*>(elements + 4 * half));
+    c0[half] = e;
+    c1[half] = _mm256_or_si256(
+        _mm256_and_si256(_mm256_srli_epi64(e, 32), _mm256_set1_epi64x(0x00FFFFFF)), stream_bits);
+    c2[half] = _mm256_set1_epi64x(draw);
+    c3[half] = _mm256_set1_epi64x(call.offset);
+  }
+  uint32_t k0 = call.key0, k1 = call.key1;
+  for (int round = 0; round < 10; ++round) {
+    const __m256i key0 = _mm256_set1_epi64x(k0), key1 = _mm256_set1_epi64x(k1);
+    for (int half = 0; half < 2; ++half) {
+      const __m256i p0 = _mm256_mul_epu32(c0[half], multiplier0);
+      const __m256i p1 = _mm256_mul_epu32(c2[half], multiplier1);
+      c0[half] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p1, 32), c1[half]), key0);
+      c2[half] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p0, 32), c3[half]), key1);
+      c1[half] = p1;
+      c3[half] = p0;
+    }
+    k0 += 0x9E3779B9u;
+    k1 += 0xBB67AE85u;
+  }
+  const auto store_low_halves = [](const __m256i (&c)[2], uint32_t* out) {
+    const __m256 low = _mm256_shuffle_ps(_mm256_castsi256_ps(c[0]), _mm256_castsi256_ps(c[1]), 0x88);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
+                        _mm256_permute4x64_epi64(_mm256_castps_si256(low), 0xD8));
+  };
+  store_low_halves(c0, words[0]);
+  store_low_halves(c1, words[1]);
+  store_low_halves(c2, words[2]);
+  store_low_halves(c3, words[3]);
+#else
+  for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
+    const Philox4 w = call.words(stream, elements[lane], draw);
+    words[0][lane] = w.w0;
+    words[1][lane] = w.w1;
+    words[2][lane] = w.w2;
+    words[3][lane] = w.w3;
+  }
+#endif
+}
+
+}  // namespace
+SPROUT_KERNEL_NAMESPACE_END

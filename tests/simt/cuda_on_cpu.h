@@ -1,0 +1,171 @@
+// The CUDA language on the CPU, as far as this project's kernels use it: include this first, then a
+// `*_kernel.cuh`, and `simt::launch` runs its kernels.
+//
+// Each CUDA thread is a fiber; blocks run one after another. The order of blocks, and which thread
+// runs next at every switch, are shuffled by a seed. A launch throws what it finds wrong: threads at
+// different barriers, a lane that is named in a mask but does not come, a deadlock; and, where the
+// kernels are compiled with -fsanitize=thread (whose calls cuda_on_cpu.cpp answers itself), data
+// races and reads of shared memory that nobody has written.
+//
+// Not here because no kernel uses them: dynamic shared memory, atomics, cooperative groups.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <vector_types.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <functional>
+#include <limits>
+#include <type_traits>
+
+// Only now: CUDA's headers above take their host branch and give the types; ours take the device's.
+#define __CUDACC__ 1
+#undef __global__
+#undef __device__
+#undef __host__
+#undef __shared__
+#undef __forceinline__
+#undef __launch_bounds__
+#undef __grid_constant__
+#define __global__
+#define __device__
+#define __host__
+#define __shared__ static  // blocks run one after another, so one copy serves them all
+#define __forceinline__ inline __attribute__((always_inline))
+#define __launch_bounds__(...)
+#define __grid_constant__
+
+#define threadIdx (::simt::coordinates.thread)
+#define blockIdx (::simt::coordinates.block)
+#define blockDim (::simt::coordinates.block_dim)
+#define gridDim (::simt::coordinates.grid_dim)
+
+namespace simt {
+
+struct Coordinates {
+  uint3 thread, block;
+  dim3 block_dim, grid_dim;
+};
+extern Coordinates coordinates;  // of the fiber that runs
+
+// Where the source calls a barrier. Not the machine's return address: compilers copy code.
+struct Site {
+  const char* what;
+  const char* file;
+  int line;
+};
+
+struct Votes {
+  int any, all, count;
+};
+Votes block_barrier(const Site& site, bool predicate);
+
+enum class WarpOp { kSync, kBallot, kShuffle };
+// The ballot, or the value of lane `source`, once every lane in `mask` has come.
+uint64_t warp_exchange(const Site& site, WarpOp op, uint32_t mask, uint64_t value, int source);
+int lane();
+
+void run(dim3 grid, dim3 block, uint64_t seed, const std::function<void()>& thread_body);
+
+// kernel<<<grid, block>>>(args...); throws std::runtime_error for what it finds wrong.
+template <typename... Params, typename... Args>
+void launch(void (*kernel)(Params...), dim3 grid, dim3 block, uint64_t seed, const Args&... args) {
+  run(grid, block, seed, [&] { kernel(args...); });
+}
+
+template <typename T>
+T shuffle(const Site& site, uint32_t mask, T value, int source) {
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 8, "one register pair at most");
+  uint64_t bits = 0;
+  memcpy(&bits, &value, sizeof value);
+  bits = warp_exchange(site, WarpOp::kShuffle, mask, bits, source);
+  memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+}  // namespace simt
+
+#define SIMT_CALLER const char *file = __builtin_FILE(), int line = __builtin_LINE()
+
+inline void __syncthreads(SIMT_CALLER) {
+  simt::block_barrier({"__syncthreads", file, line}, false);
+}
+inline int __syncthreads_or(int predicate, SIMT_CALLER) {
+  return simt::block_barrier({"__syncthreads_or", file, line}, predicate != 0).any;
+}
+inline int __syncthreads_and(int predicate, SIMT_CALLER) {
+  return simt::block_barrier({"__syncthreads_and", file, line}, predicate != 0).all;
+}
+inline int __syncthreads_count(int predicate, SIMT_CALLER) {
+  return simt::block_barrier({"__syncthreads_count", file, line}, predicate != 0).count;
+}
+
+inline void __syncwarp(uint32_t mask = 0xffffffffu, SIMT_CALLER) {
+  simt::warp_exchange({"__syncwarp", file, line}, simt::WarpOp::kSync, mask, 0, 0);
+}
+inline uint32_t __ballot_sync(uint32_t mask, int predicate, SIMT_CALLER) {
+  return static_cast<uint32_t>(simt::warp_exchange({"__ballot_sync", file, line},
+                                                   simt::WarpOp::kBallot, mask, predicate != 0, 0));
+}
+inline int __any_sync(uint32_t mask, int predicate, SIMT_CALLER) {
+  return __ballot_sync(mask, predicate, file, line) != 0;
+}
+inline int __all_sync(uint32_t mask, int predicate, SIMT_CALLER) {
+  return __ballot_sync(mask, predicate, file, line) == mask;
+}
+
+// `width` cuts the warp into segments; a source outside the own segment gives the own value.
+template <typename T>
+T __shfl_sync(uint32_t mask, T value, int source, int width = 32, SIMT_CALLER) {
+  const int segment = simt::lane() & ~(width - 1);
+  return simt::shuffle({"__shfl_sync", file, line}, mask, value, segment | (source & (width - 1)));
+}
+template <typename T>
+T __shfl_xor_sync(uint32_t mask, T value, int lane_mask, int width = 32, SIMT_CALLER) {
+  const int last = simt::lane() | (width - 1), source = simt::lane() ^ lane_mask;
+  return simt::shuffle({"__shfl_xor_sync", file, line}, mask, value,
+                       source <= last ? source : simt::lane());
+}
+template <typename T>
+T __shfl_up_sync(uint32_t mask, T value, unsigned delta, int width = 32, SIMT_CALLER) {
+  const int first = simt::lane() & ~(width - 1), source = simt::lane() - static_cast<int>(delta);
+  return simt::shuffle({"__shfl_up_sync", file, line}, mask, value,
+                       source >= first ? source : simt::lane());
+}
+template <typename T>
+T __shfl_down_sync(uint32_t mask, T value, unsigned delta, int width = 32, SIMT_CALLER) {
+  const int last = simt::lane() | (width - 1), source = simt::lane() + static_cast<int>(delta);
+  return simt::shuffle({"__shfl_down_sync", file, line}, mask, value,
+                       source <= last ? source : simt::lane());
+}
+#undef SIMT_CALLER
+
+namespace simt {
+template <typename To, typename From>
+To bits_as(From value) {
+  To result;
+  static_assert(sizeof result == sizeof value);
+  memcpy(&result, &value, sizeof result);
+  return result;
+}
+}  // namespace simt
+
+inline float __int_as_float(int v) { return simt::bits_as<float>(v); }
+inline float __uint_as_float(unsigned v) { return simt::bits_as<float>(v); }
+inline int __float_as_int(float v) { return simt::bits_as<int>(v); }
+inline unsigned __float_as_uint(float v) { return simt::bits_as<unsigned>(v); }
+inline double __longlong_as_double(long long v) { return simt::bits_as<double>(v); }
+inline long long __double_as_longlong(double v) { return simt::bits_as<long long>(v); }
+inline int __popc(unsigned v) { return __builtin_popcount(v); }
+inline int __ffs(int v) { return __builtin_ffs(v); }
+inline int __clz(int v) { return v == 0 ? 32 : __builtin_clz(static_cast<unsigned>(v)); }
+inline unsigned __umulhi(unsigned a, unsigned b) {
+  return static_cast<unsigned>(static_cast<uint64_t>(a) * b >> 32);
+}
+template <typename T>
+T __ldg(const T* p) {
+  return *p;
+}
