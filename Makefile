@@ -17,6 +17,11 @@ bench: build
 	$(BIN)/python -m pytest tests/benchmarks/bench_gaussian_mixup.py tests/benchmarks/bench_sprout_loss.py \
 		--benchmark-sort=name --benchmark-columns=min,median,iqr,rounds --benchmark-json=build/bench.json
 
+# The first thing to run on a machine with a GPU: builds for it and compares its ops with the CPU's.
+gpu-check: build
+	@$(BIN)/python -c "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 'gpu-check: no GPU that torch can use')"
+	$(BIN)/python -m pytest tests/test_cuda.py
+
 build: .venv/.built
 
 .venv/.installed: requirements.lock

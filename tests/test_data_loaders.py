@@ -251,6 +251,20 @@ def test_validation_images_agree(tmp_path):
         assert difference.float().mean() < 0.3
 
 
+@needs_dali
+@pytest.mark.parametrize(("device_id", "device"), [(None, "cpu"), (0, "gpu")])
+@pytest.mark.parametrize("train", [True, False])
+def test_one_definition_serves_cpu_and_gpu(device_id, device, train):
+    """Where the images come out; a graph with a GPU can be defined, not run, on any machine."""
+    from nvidia.dali import Pipeline, fn, types
+
+    from sprout_fast.data.dali import _augment
+
+    with Pipeline(batch_size=1, num_threads=1, device_id=device_id):
+        encoded = fn.external_source(dtype=types.UINT8, ndim=1)
+        assert _augment(encoded, train, 64).device == device
+
+
 @both
 def test_any_colour_mode_becomes_rgb(tmp_path, loader):
     folder = tmp_path / "a"

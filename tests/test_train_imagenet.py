@@ -152,7 +152,42 @@ def test_a_folder_that_holds_a_run_is_not_overwritten(
     assert not (out / "best.pt").exists()
 
 
-def test_compile_and_accumulation_and_apex_reach_the_run(
+def test_compile_runs_the_model_through_torch_compile(
+    main: Callable, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = []
+    whole = torch.compile
+
+    def quick(model: torch.nn.Module) -> torch.nn.Module:  # without inductor's C++ compiler
+        compiled.append(model)
+        return whole(model, backend="eager")
+
+    monkeypatch.setattr(torch, "compile", quick)
+    argv = [
+        *SMALL,
+        "--arch",
+        "squeezenet1_1",
+        "--data",
+        str(photos),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert main([*argv, "--compile", "--max-steps", "1", "--final-attack-images", "0"]) == 0
+    assert len(compiled) == 1
+    names = read_checkpoint(tmp_path / "run" / "last.pt")["model"].keys()
+    assert names == compiled[0].state_dict().keys()  # without torch.compile's prefix
+
+
+def test_a_run_that_diverges_ends_in_one_line_and_status_1(
+    main: Callable, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    argv = [*SMALL, "--data", str(photos), "--out", str(tmp_path / "run"), "--lr", "1e30"]
+    assert main(argv) == 1
+    assert "not finite at step" in error_line(capsys)
+    assert not (tmp_path / "run" / "last.pt").exists()
+
+
+def test_apex_and_accumulation_reach_the_run(
     main: Callable, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     argv = [*SMALL, "--data", str(photos), "--out", str(tmp_path / "run")]
@@ -221,6 +256,7 @@ def option(*argv: str) -> Callable[[Path, Path], list[str]]:
         (option("--sigma", "-1"), ["--sigma -1"]),
         (option("--device", "cuda:9"), ["--device cuda:9"]),
         (option("--device", "tpu"), ["--device tpu"]),
+        (option("--arch", "inception_v3"), ["image size 32", "inception_v3"]),
         (option("--loader", "dally"), ["did you mean dali?"]),
         (option("--batchsize", "3"), ["did you mean --batch-size?"]),
         (weights_of_another_arch, ["other.pth", "does not fit", "conv1.weight"]),

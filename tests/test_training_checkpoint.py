@@ -117,7 +117,7 @@ def test_an_interrupted_write_leaves_the_old_checkpoint(
 
 
 def test_what_cannot_be_stored_is_a_bug_and_not_a_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(Exception) as error:  # noqa: PT011  pickle's own, which differ by version
+    with pytest.raises(Exception) as error:  # pickle's own, which differ by version
         save_checkpoint(tmp_path / "last.pt", {"model": lambda: None})
     assert not isinstance(error.value, UserError)
     assert os.listdir(tmp_path) == []

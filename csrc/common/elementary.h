@@ -72,10 +72,12 @@ SPROUT_HOST_DEVICE float fast_exp(float x) {
   p = p * r + 0.1666666716337204f;
   p = p * r + 0.5f;
   p = (p * r) * r + r + 1.0f;
-  // 2^n in two halves: n reaches 128, which no float exponent holds.
+  // 2^n in two halves: n reaches 128, which no float exponent holds. Unsigned, because a NaN's n is
+  // any number.
   const int32_t half = n >> 1;
   const float value =
-      p * bits_to_float((half + 127) * (1 << 23)) * bits_to_float((n - half + 127) * (1 << 23));
+      p * bits_to_float(static_cast<int32_t>(static_cast<uint32_t>(half + 127) << 23)) *
+      bits_to_float(static_cast<int32_t>(static_cast<uint32_t>(n - half + 127) << 23));
   return x < -87.0f ? 0.0f : (x == x ? value : x);
 }
 SPROUT_HOST_DEVICE double fast_exp(double x) { return std::exp(x); }

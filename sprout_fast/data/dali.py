@@ -148,7 +148,7 @@ class DaliLoader:
             "reader": reader,
             "batch_size": batch_size,
             "num_threads": workers,
-            "device_id": None if device.type == "cpu" else (device.index or 0),
+            "device_id": _device_id(device),
             "seed": seed,
         }
         # Of the n images, DALI gives shard s those from floor(n s / N) to floor(n (s + 1) / N).
@@ -236,6 +236,13 @@ class DaliLoader:
                 for name in find_undecodable(samples, whole=whole, num_threads=threads):
                     return name
         return None
+
+
+def _device_id(device: torch.device) -> int | None:
+    """The GPU's number; None for the CPU."""
+    if device.type == "cpu":
+        return None
+    return torch.cuda.current_device() if device.index is None else device.index
 
 
 def _shuffled(split: FileSplit | TarSplit, seed: int) -> FileSplit | TarSplit:

@@ -120,7 +120,7 @@ class TrainConfig:
         """Raise ``UserError`` for a number outside its range, naming the option."""
         at_least = {
             "epochs": 1,
-            "batch_size": 1,
+            "batch_size": 2,  # Mixup needs a partner, batch norm a variance
             "image_size": 8,
             "workers": 1,
             "sigma": 0,
@@ -138,6 +138,8 @@ class TrainConfig:
             value = getattr(self, name)
             if value is not None and not low <= value < float("inf"):  # so written, NaN fails too
                 raise UserError(f"{flag(name)} {value}: must be a number from {low} up")
+        if self.seed >= 2**63:
+            raise UserError(f"--seed {self.seed}: must be under 2**63")
         for name in ("lr", "scale"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):

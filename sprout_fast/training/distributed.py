@@ -76,8 +76,8 @@ def pick_device(name: str | None, local_rank: int | None = None) -> torch.device
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-        if device.type == "cuda" and local_rank is not None:
-            device = torch.device("cuda", local_rank)
+        if device.type == "cuda" and (local_rank is not None or device.index is None):
+            device = torch.device("cuda", local_rank or 0)
         torch.empty(0, device=device)
     # torch raises RuntimeError, AssertionError (a build without CUDA) or NotImplementedError (meta
     # kernels of a back end that is not there)

@@ -74,8 +74,8 @@ def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> i
             display.line(f"interrupted at once; {saved}")
             return 130
         if outcome is Outcome.INTERRUPTED:
-            where = f"epoch {trainer.position.epoch + 1}, step {trainer.position.step}"
-            display.line(f"interrupted in {where}; go on with --resume {last}")
+            step = trainer.position.step
+            display.line(f"interrupted after step {step}; go on with --resume {last}")
             return 130
         if outcome is Outcome.MAX_STEPS:
             display.line(

@@ -134,6 +134,7 @@ class Trainer:
         meter = Meter(self.world.device, self.world.size)
         stopped = self._train(meter, log, interrupt, stop_at)
         if stopped is not None:
+            meter.read()  # raises for a loss that must not be saved
             self._save(loader_state)
             return stopped
         train = self._summed(meter)
@@ -216,7 +217,6 @@ class Trainer:
                     if self.display.due():
                         self._show(meter, log, self.position.step - first_step)
                     if interrupt.requested:
-                        meter.read()  # raises for a loss that must not be saved
                         return Outcome.INTERRUPTED
                     epoch_done = self.position.step - first_step == self.steps_per_epoch
                     if self.position.step == stop_at and not epoch_done:
@@ -227,7 +227,7 @@ class Trainer:
             raise FatalError(
                 f"the loader gave fewer batches than the {len(self.loaders.train)} of an epoch"
             )
-        return None
+        return Outcome.INTERRUPTED if interrupt.requested else None
 
     def _show(self, meter: Meter, log: MetricsLog | None, step_in_epoch: int) -> None:
         now = meter.read()

@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator
 from types import TracebackType
 from typing import TypeVar
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -17,7 +17,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-from rich.table import Column
+from rich.text import Text
 
 from sprout_fast.training.meter import Reading
 
@@ -26,6 +26,16 @@ T = TypeVar("T")
 # Seconds between two readings of the device: a terminal should feel alive, a log file stay short.
 LIVE_INTERVAL = 0.5
 PLAIN_INTERVAL = 10.0
+
+
+class _BarAndNumbers(Progress):
+    """A bar, and under it, where there is room for them, the numbers of the last reading."""
+
+    numbers = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.numbers)
 
 
 class Display:
@@ -39,8 +49,8 @@ class Display:
     def __init__(self, enabled: bool = True, live: bool | None = None) -> None:
         self.enabled = enabled
         self.live = enabled and (sys.stdout.isatty() if live is None else live)
-        self._console = Console(highlight=False, soft_wrap=True)
-        self._progress: Progress | None = None
+        self._console = Console(highlight=False)
+        self._progress: _BarAndNumbers | None = None
         self._task: TaskID | None = None
         self._shown_at = float("-inf")
 
@@ -49,25 +59,24 @@ class Display:
         if not self.enabled:
             return
         if self.live:
-            self._console.print(text, markup=False)
+            self._console.print(text, markup=False, soft_wrap=True)
         else:
             print(text, flush=True)
 
     def warn(self, text: str) -> None:
         """A line that stays and stands out."""
         if self.enabled and self.live:
-            self._console.print(f"warning: {text}", style="yellow", markup=False)
+            self._console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
         else:
             self.line(f"warning: {text}")
 
     def __enter__(self) -> Display:
         if self.live:
-            self._progress = Progress(
+            self._progress = _BarAndNumbers(
                 TextColumn("{task.description}"),
                 BarColumn(bar_width=20),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(compact=True),
-                TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True)),
                 console=self._console,
                 transient=True,
             )
@@ -91,7 +100,7 @@ class Display:
         if self._progress is not None:
             if self._task is not None:
                 self._progress.remove_task(self._task)
-            self._task = self._progress.add_task(title, total=total, completed=done, text="")
+            self._task = self._progress.add_task(title, total=total, completed=done)
 
     def due(self) -> bool:
         """Whether it is time to read the device and show a step."""
@@ -102,7 +111,8 @@ class Display:
         """Show step ``step`` (from 1) of the stretch."""
         self._shown_at = time.monotonic()
         if self._progress is not None and self._task is not None:
-            self._progress.update(self._task, completed=step, text=text)
+            self._progress.numbers = text
+            self._progress.update(self._task, completed=step)
         else:
             self.line(f"{self._title}  step {step}/{self._total}  {text}")
 

@@ -21,22 +21,8 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-namespace simt {
-
-Coordinates coordinates;
-
-namespace {
-
-constexpr size_t kStackBytes = size_t{1} << 17;
-constexpr int kMaxThreads = 1024;
-
-// Another stack to run on. swapcontext makes a system call a switch, half a microsecond here and most
-// of the whole run time; so x86-64 has its own few instructions.
 #if defined(__x86_64__)
-struct Context {
-  void* stack_pointer;
-};
-
+// Saves the registers that a call keeps and the stack pointer; goes on where `load` was saved.
 extern "C" void simt_switch(void** save, void* load);
 asm(R"(
     .text
@@ -59,6 +45,23 @@ simt_switch:
     ret
     .size simt_switch, . - simt_switch
 )");
+#endif
+
+namespace simt {
+
+Coordinates coordinates;
+
+namespace {
+
+constexpr size_t kStackBytes = size_t{1} << 17;
+constexpr int kMaxThreads = 1024;
+
+// Another stack to run on. swapcontext makes a system call a switch, half a microsecond here and
+// most of the whole run time; so x86-64 has its own few instructions.
+#if defined(__x86_64__)
+struct Context {
+  void* stack_pointer;
+};
 
 void switch_context(Context& from, const Context& to) {
   simt_switch(&from.stack_pointer, to.stack_pointer);
@@ -135,8 +138,8 @@ struct Machine {
   uint64_t seed = 0;
   std::string error;
 
-  // For the memory checks: which block this is since the program began, which is the launch's first,
-  // and how many barriers the block and each warp have passed.
+  // For the memory checks: which block this is since the program began, which is the launch's
+  // first, and how many barriers the block and each warp have passed.
   uint32_t block = 0, first_block = 1, block_epoch = 0;
   std::array<uint32_t, kMaxThreads / 32> warp_epoch;
 };
@@ -188,7 +191,8 @@ void to_scheduler(Thread& t, bool for_good) {
 #endif
 }
 
-// Ends the launch. Its fibers are left where they stand: kernels own nothing that needs a destructor.
+// Ends the launch. Its fibers are left where they stand: kernels own nothing that needs a
+// destructor.
 [[noreturn]] void fail(Thread& t, const std::string& message) {
   machine.error = describe(t) + ": " + message;
   to_scheduler(t, true);
@@ -398,8 +402,9 @@ void run(dim3 grid, dim3 block, uint64_t seed, const std::function<void()>& thre
 }
 
 #if defined(SIMT_CHECK_MEMORY)
-// Shared memory is the kernels' static storage, that is this module's own .bss: a kernel has no other
-// writable statics. (The linker defines the two symbols; hidden, so that they are this module's.)
+// Shared memory is the kernels' static storage, that is this module's own .bss: a kernel has no
+// other writable statics. (The linker defines the two symbols; hidden, so that they are this
+// module's.)
 extern "C" __attribute__((visibility("hidden"))) char __bss_start[], _end[];
 
 namespace {
@@ -492,13 +497,10 @@ void access(const void* pointer, size_t size, bool is_write) {
       }
       byte = Byte{now, {}};
     } else {
-      const auto current = [&](const Access& read) {
-        return read.block == now.block && read.block_epoch == now.block_epoch;
-      };
-      if (!current(byte.read[0])) {
-        byte.read[0] = now;
-        byte.read[1] = Access{};
-      } else if (byte.read[0].rank == now.rank) {
+      const Access& first = byte.read[0];
+      const bool mine = first.block == now.block && first.rank == now.rank;
+      const bool over = first.block == now.block && first.block_epoch != now.block_epoch;
+      if (mine || over || !counts(first, shared)) {
         byte.read[0] = now;
       } else {
         byte.read[1] = now;
@@ -519,10 +521,10 @@ extern "C" {
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
-#define SIMT_TSAN(size)                                                           \
-  void __tsan_read##size(void* p) { simt::access(p, size, false); }               \
-  void __tsan_write##size(void* p) { simt::access(p, size, true); }               \
-  void __tsan_unaligned_read##size(void* p) { simt::access(p, size, false); }     \
+#define SIMT_TSAN(size)                                                       \
+  void __tsan_read##size(void* p) { simt::access(p, size, false); }           \
+  void __tsan_write##size(void* p) { simt::access(p, size, true); }           \
+  void __tsan_unaligned_read##size(void* p) { simt::access(p, size, false); } \
   void __tsan_unaligned_write##size(void* p) { simt::access(p, size, true); }
 SIMT_TSAN(1)
 SIMT_TSAN(2)

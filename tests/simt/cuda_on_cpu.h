@@ -2,10 +2,10 @@
 // `*_kernel.cuh`, and `simt::launch` runs its kernels.
 //
 // Each CUDA thread is a fiber; blocks run one after another. The order of blocks, and which thread
-// runs next at every switch, are shuffled by a seed. A launch throws what it finds wrong: threads at
-// different barriers, a lane that is named in a mask but does not come, a deadlock; and, where the
-// kernels are compiled with -fsanitize=thread (whose calls cuda_on_cpu.cpp answers itself), data
-// races and reads of shared memory that nobody has written.
+// runs next at every switch, are shuffled by a seed. A launch throws what it finds wrong: threads
+// at different barriers, a lane that is named in a mask but does not come, a deadlock; and, where
+// the kernels are compiled with -fsanitize=thread (whose calls cuda_on_cpu.cpp answers itself),
+// data races and reads of shared memory that nobody has written.
 //
 // Not here because no kernel uses them: dynamic shared memory, atomics, cooperative groups.
 #pragma once

@@ -15,9 +15,9 @@ std::tuple<Tensor, Tensor> draw_mixup_cuda(const Tensor& rng_state, int64_t batc
                                            bool per_sample) {
   const torch::stable::accelerator::DeviceGuard guard(rng_state.get_device_index());
   const DrawMixupCall call = prepare_draw_mixup(rng_state, batch, a, per_sample);
-  const int64_t entries = std::max(call.args.batch, call.args.lams);
-  if (entries > 0) {
-    draw_mixup_kernel<<<ceil_div(entries, 128), 128, 0, current_stream(rng_state)>>>(call.args);
+  if (draw_mixup_entries(call.args) > 0) {
+    draw_mixup_kernel<<<draw_mixup_grid(call.args), kDrawMixupThreads, 0,
+                        current_stream(rng_state)>>>(call.args);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
   return {call.partner, call.lam};

@@ -10,16 +10,11 @@
 namespace sprout_fast {
 namespace {
 
-constexpr int64_t kMaxGridY = 65535;
-
 template <typename In, typename Out>
 void launch(const GaussianMixupArgs& args, cudaStream_t stream) {
-  const int64_t elements = args.channels * args.height * args.width;
-  if (elements == 0 || args.batch == 0) return;
-  const dim3 grid(ceil_div(ceil_div(elements, kMixupElements), kMixupThreads),
-                  std::min(args.batch, kMaxGridY));
+  if (args.channels * args.height * args.width == 0 || args.batch == 0) return;
   gaussian_mixup_kernel<In, Out, typename Accumulate<Out>::type>
-      <<<grid, kMixupThreads, 0, stream>>>(args);
+      <<<gaussian_mixup_grid(args), kMixupThreads, 0, stream>>>(args);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -51,15 +46,13 @@ Tensor gaussian_mixup_backward_cuda(const Tensor& grad, const std::optional<Tens
   const GaussianMixupBackwardCall call =
       prepare_gaussian_mixup_backward(grad, partner, lam, std, dtype);
   const GaussianMixupBackwardArgs& args = call.args;
-  const int64_t elements = args.channels * args.pixels;
-  if (elements == 0 || args.batch == 0) return call.grad_images;
-  const dim3 grid(ceil_div(elements, kMixupThreads), std::min(args.batch, kMaxGridY));
+  if (args.channels * args.pixels == 0 || args.batch == 0) return call.grad_images;
   const cudaStream_t stream = current_stream(grad);
   with_device_type(args.grad_dtype, [&](auto g) {
     with_device_type(args.image_dtype, [&](auto image) {
       gaussian_mixup_backward_kernel<decltype(g), decltype(image),
                                      typename Accumulate<decltype(g)>::type>
-          <<<grid, kMixupThreads, 0, stream>>>(args);
+          <<<gaussian_mixup_backward_grid(args), kMixupThreads, 0, stream>>>(args);
     });
   });
   STD_CUDA_KERNEL_LAUNCH_CHECK();

@@ -7,6 +7,7 @@
 #include "../../common/normal.h"
 #include "../../common/philox.h"
 #include "../gaussian_mixup.h"
+#include "grid.cuh"
 
 namespace sprout_fast {
 
@@ -65,12 +66,16 @@ __device__ __forceinline__ void load_elements(const GaussianMixupArgs& args, int
 }
 
 // Grid: x over the groups of 16 elements of an image, y over images.
+inline dim3 gaussian_mixup_grid(const GaussianMixupArgs& args) {
+  const int64_t elements = args.channels * args.height * args.width;
+  return grid_of(ceil_div(ceil_div(elements, kMixupElements), kMixupThreads), args.batch);
+}
 template <typename In, typename Out, typename T>
 __global__ void __launch_bounds__(kMixupThreads)
     gaussian_mixup_kernel(const __grid_constant__ GaussianMixupArgs args) {
   __shared__ T sigma[kMaxChannels], mean[kMaxChannels], inv_std[kMaxChannels];
   const int C = static_cast<int>(args.channels);
-  if (threadIdx.x < C) {
+  if (static_cast<int>(threadIdx.x) < C) {
     sigma[threadIdx.x] = static_cast<T>(args.sigma[threadIdx.x]);
     mean[threadIdx.x] = static_cast<T>(args.mean[threadIdx.x]);
     inv_std[threadIdx.x] = static_cast<T>(args.inv_std[threadIdx.x]);
@@ -152,6 +157,9 @@ __global__ void __launch_bounds__(kMixupThreads)
 
 // Grid: x over elements of an image, y over images. Each block finds the mixtures that its image is
 // in by scanning `partner` a tile at a time, in the order of the batch: no atomics.
+inline dim3 gaussian_mixup_backward_grid(const GaussianMixupBackwardArgs& args) {
+  return grid_of(ceil_div(args.channels * args.pixels, kMixupThreads), args.batch);
+}
 template <typename Grad, typename Image, typename T>
 __global__ void __launch_bounds__(kMixupThreads)
     gaussian_mixup_backward_kernel(const __grid_constant__ GaussianMixupBackwardArgs args) {

@@ -9,6 +9,7 @@
 #include <algorithm>
 
 #include "../check.h"
+#include "grid.cuh"
 
 namespace sprout_fast {
 
@@ -18,7 +19,5 @@ inline cudaStream_t current_stream(const Tensor& t) {
   TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
   return static_cast<cudaStream_t>(stream);
 }
-
-inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace sprout_fast

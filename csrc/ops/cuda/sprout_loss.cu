@@ -12,18 +12,13 @@
 namespace sprout_fast {
 namespace {
 
-constexpr int64_t kMaxGridY = 65535;
-
-// Rows to a partial sum of beta's gradient: the partial sums take an eighth of the logits' memory at
-// most, and there are enough blocks for a GPU from 64 rows on.
-int64_t row_groups(int64_t batch) { return std::clamp<int64_t>(batch / 8, 1, 256); }
-
 template <typename T>
 Tensor grad_beta(const SproutLossCall& call, T factor, cudaStream_t stream) {
   const SproutLossArgs& args = call.args;
   if (!args.wants_grad_beta) return torch::stable::new_empty(call.beta, {0});
   Tensor result = torch::stable::new_empty(call.beta, {args.classes});
-  const int64_t groups = row_groups(args.batch), blocks = ceil_div(args.classes, kLossThreads);
+  const dim3 grid = sprout_loss_grad_beta_grid(args);
+  const int64_t groups = grid.y;
   Tensor partial =
       torch::stable::new_empty(call.row_stats, {groups, args.classes}, call.accumulate_dtype);
   T* partial_data = static_cast<T*>(partial.mutable_data_ptr());
@@ -31,11 +26,11 @@ Tensor grad_beta(const SproutLossCall& call, T factor, cudaStream_t stream) {
     using Logit = decltype(logit);
     if constexpr (std::is_same_v<typename Accumulate<Logit>::type, T>) {
       sprout_loss_grad_beta_kernel<Logit, T>
-          <<<dim3(blocks, groups), kLossThreads, 0, stream>>>(args, partial_data);
+          <<<grid, kLossThreads, 0, stream>>>(args, partial_data);
     }
   });
   STD_CUDA_KERNEL_LAUNCH_CHECK();
-  sprout_loss_grad_beta_finish_kernel<T><<<blocks, kLossThreads, 0, stream>>>(
+  sprout_loss_grad_beta_finish_kernel<T><<<grid.x, kLossThreads, 0, stream>>>(
       partial_data, groups, args.classes, factor, static_cast<float*>(result.mutable_data_ptr()));
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   return result;
@@ -47,14 +42,11 @@ std::tuple<Tensor, Tensor, Tensor> forward(const SproutLossCall& call, cudaStrea
   const SproutLossArgs& args = call.args;
   if (args.batch > 0) {
     // A warp a row for few classes, else a block a row.
-    constexpr int64_t kMaxBlocks = int64_t{1} << 20;
-    if (args.classes <= 256) {
-      constexpr int64_t kRowsABlock = 4;
-      const int64_t blocks = std::min(ceil_div(args.batch, kRowsABlock), kMaxBlocks);
-      sprout_loss_rows_kernel<Logit, T, 1><<<blocks, dim3(32, kRowsABlock), 0, stream>>>(args);
+    const dim3 grid = sprout_loss_rows_grid(args), block = sprout_loss_rows_block(args);
+    if (sprout_loss_takes_a_warp_a_row(args)) {
+      sprout_loss_rows_kernel<Logit, T, 1><<<grid, block, 0, stream>>>(args);
     } else {
-      sprout_loss_rows_kernel<Logit, T, kLossThreads / 32>
-          <<<std::min(args.batch, kMaxBlocks), kLossThreads, 0, stream>>>(args);
+      sprout_loss_rows_kernel<Logit, T, kLossThreads / 32><<<grid, block, 0, stream>>>(args);
     }
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
@@ -92,8 +84,8 @@ Tensor backward(const SproutLossCall& call, cudaStream_t stream) {
   using T = typename Accumulate<Logit>::type;
   const SproutLossArgs& args = call.args;
   if (args.batch > 0) {
-    const dim3 grid(ceil_div(args.classes, kLossThreads), std::min(args.batch, kMaxGridY));
-    sprout_loss_grad_logits_kernel<Logit, T><<<grid, kLossThreads, 0, stream>>>(args);
+    sprout_loss_grad_logits_kernel<Logit, T>
+        <<<sprout_loss_grad_logits_grid(args), kLossThreads, 0, stream>>>(args);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
   return grad_beta<T>(call, T(1), stream);

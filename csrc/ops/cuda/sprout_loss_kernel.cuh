@@ -11,6 +11,7 @@
 #include "../../common/gamma.h"
 #include "../../common/reduce.h"
 #include "../sprout_loss.h"
+#include "grid.cuh"
 
 namespace sprout_fast {
 
@@ -34,11 +35,12 @@ struct RowLabels {
             lam >= T(0) && lam <= T(1);
   }
 
+  // NaN for a concentration that is none, which makes the row NaN however it is used.
   __device__ __forceinline__ T concentration(const SproutLossArgs& args, int64_t k) const {
     T a = static_cast<T>(args.scale * args.alpha) * static_cast<T>(args.beta[k]);
     if (k == label) a += label_mass;
     if (k == partner) a += partner_mass;
-    return a;
+    return a >= T(0) && a < std::numeric_limits<T>::infinity() ? a : device_nan<T>();
   }
 };
 
@@ -115,6 +117,18 @@ struct RowSums {
 
 // kWarps x 32 threads a row (threadIdx.x), blockDim.y rows a block; more than one row a block only
 // with one warp a row.
+constexpr int kWarpRows = 4;
+inline bool sprout_loss_takes_a_warp_a_row(const SproutLossArgs& args) {
+  return args.classes <= 256;
+}
+inline dim3 sprout_loss_rows_block(const SproutLossArgs& args) {
+  return sprout_loss_takes_a_warp_a_row(args) ? dim3(32, kWarpRows) : dim3(kLossThreads);
+}
+inline dim3 sprout_loss_rows_grid(const SproutLossArgs& args) {
+  constexpr int64_t kMaxBlocks = int64_t{1} << 20;
+  const int64_t rows = sprout_loss_takes_a_warp_a_row(args) ? kWarpRows : 1;
+  return grid_of(std::min(ceil_div(args.batch, rows), kMaxBlocks));
+}
 template <typename Logit, typename T, int kWarps>
 __global__ void __launch_bounds__(kLossThreads)
     sprout_loss_rows_kernel(const __grid_constant__ SproutLossArgs args) {
@@ -191,7 +205,16 @@ __device__ __forceinline__ T row_weight(const SproutLossArgs& args, int64_t row)
   return grad_loss[0];
 }
 
+// Rows to a partial sum of beta's gradient: the partial sums take an eighth of the logits' memory at
+// most, and there are enough blocks for a GPU from 64 rows on.
+inline int64_t sprout_loss_row_groups(int64_t batch) {
+  return std::clamp<int64_t>(batch / 8, 1, 256);
+}
+
 // Grid: x over classes, y over groups of rows; partial [gridDim.y, K].
+inline dim3 sprout_loss_grad_beta_grid(const SproutLossArgs& args) {
+  return grid_of(ceil_div(args.classes, kLossThreads), sprout_loss_row_groups(args.batch));
+}
 template <typename Logit, typename T>
 __global__ void __launch_bounds__(kLossThreads)
     sprout_loss_grad_beta_kernel(const __grid_constant__ SproutLossArgs args, T* partial) {
@@ -268,6 +291,9 @@ __global__ void __launch_bounds__(kLossThreads)
 }
 
 // Grid: x over classes, y over rows. dL/dlogit_k = softmax_k - z_k, since the z add up to 1.
+inline dim3 sprout_loss_grad_logits_grid(const SproutLossArgs& args) {
+  return grid_of(ceil_div(args.classes, kLossThreads), args.batch);
+}
 template <typename Logit, typename T>
 __global__ void __launch_bounds__(kLossThreads)
     sprout_loss_grad_logits_kernel(const __grid_constant__ SproutLossArgs args) {

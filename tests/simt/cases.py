@@ -1,0 +1,461 @@
+"""What the harness runs, by name: each case runs kernels and compares them with the CPU op.
+
+In a module of their own because they run twice: under pytest in the `checked` build and, in a
+process that has AddressSanitizer loaded, in the `sanitized` one (tests/simt/jobs.py).
+
+Tolerances. The CPU op and the kernel draw the same integers and do the same arithmetic in another
+order (sums over a row by vector lanes there, by threads here; mean and std folded into the weights
+there) and with FMA there, without here. That costs a few float32 ulps of the largest term: outputs
+of gaussian_mixup reach 6 (ulp 4.8e-7), a row's cost 20 (1.9e-6). Outputs of lower precision may
+round a value beside a midpoint to either neighbour: one ulp of theirs. In float64 the same orders
+leave 1e-12, where one wrong bit in a Philox word would show.
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable
+
+import torch
+
+import sprout_fast  # noqa: F401 - registers torch.ops.sprout_fast
+from simt.harness import Simt, misaligned
+
+cpu = torch.ops.sprout_fast
+STATE = torch.tensor([0x1234_5678_9ABC_DEF0, 7, 3])
+FLOATS = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+CASES: dict[str, Callable[[Simt], None]] = {}
+
+
+def case(**sweeps):
+    """Registers a function once for each combination of its keyword arguments."""
+
+    def register(function):
+        for values in itertools.product(*sweeps.values()):
+            options = dict(zip(sweeps, values, strict=True))
+            words = [str(v).replace("torch.", "").replace(" ", "") for v in values]
+            CASES["-".join([function.__name__, *words])] = functools.partial(function, **options)
+        return function
+
+    return register
+
+
+def assert_near(ours, expected, atol=2e-6, rtol=1e-6):
+    assert ours.dtype == expected.dtype and ours.shape == expected.shape
+    ulp = {torch.float16: 2**-10, torch.bfloat16: 2**-7}.get(ours.dtype, 0.0)
+    if ours.dtype == torch.float64:
+        atol, rtol = 1e-6 * atol, 1e-6 * rtol
+    torch.testing.assert_close(
+        ours.double(), expected.double(), rtol=max(rtol, ulp), atol=atol, equal_nan=True
+    )
+
+
+def assert_same(ours, expected):
+    torch.testing.assert_close(ours, expected, rtol=0, atol=0, equal_nan=True)
+
+
+# draw_mixup
+
+
+@case(batch=[0, 1, 2, 127, 128, 129, 300], per_sample=[False, True], first_row=[0, 3, 2**40 + 1])
+def draw_mixup(simt, batch, per_sample, first_row):
+    for offset in (0, 2**32 - 1):
+        state = torch.tensor([-5, offset, first_row])
+        partner, lam = simt.draw_mixup(state, batch, per_sample=per_sample, seed=offset)
+        expected_partner, expected_lam = cpu.draw_mixup(state, batch, 0.2, per_sample)
+        assert torch.equal(partner, expected_partner)
+        assert_near(lam, expected_lam)
+
+
+# gaussian_mixup
+
+
+def images_of(shape, dtype):
+    g = torch.Generator().manual_seed(1)
+    if dtype == torch.uint8:
+        return torch.randint(256, shape, dtype=dtype, generator=g)
+    return torch.rand(shape, generator=g).to(dtype)
+
+
+def mixing(batch):
+    """Partners with an image itself and one used twice; lam with both ends."""
+    g = torch.Generator().manual_seed(batch)
+    partner = torch.randint(batch, (batch,), generator=g)
+    partner[0] = 0
+    lam = torch.rand(batch, generator=g)
+    lam[-1] = 1.0
+    lam[batch // 2] = 0.0
+    return partner, lam
+
+
+def channel_options(channels):
+    return dict(
+        sigma=[0.1 + 0.01 * c for c in range(channels)],
+        mean=[0.5 - 0.02 * c for c in range(channels)],
+        std=[0.2 + 0.01 * c for c in range(channels)],
+    )
+
+
+def strided(x):
+    """The same values behind strides that are neither layout, in a buffer that ends with them."""
+    wide = torch.zeros(*x.shape[:3], 2 * x.shape[3], dtype=x.dtype)
+    wide[..., 1::2] = x
+    return wide[..., 1::2]
+
+
+LAYOUTS = {
+    "contiguous": lambda x: x.contiguous(),
+    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "misaligned": lambda x: misaligned(x.contiguous(memory_format=torch.channels_last)),
+    "strided": strided,
+    "broadcast": lambda x: x[:1].expand_as(x),
+}
+
+
+def check_mixup(
+    simt, x, partner, lam, state=STATE, dtype=torch.float32, noise="marginal", options=None, **shape
+):
+    options = options or channel_options(x.shape[1])
+    ours = simt.gaussian_mixup(x, partner, lam, state, **options, noise=noise, dtype=dtype, **shape)
+    expected = cpu.gaussian_mixup(x, partner, lam, state, *options.values(), noise, dtype)
+    assert_near(ours, expected)
+    return ours
+
+
+@case(image_dtype=[torch.uint8, *FLOATS], dtype=FLOATS)
+def mixup_dtypes(simt, image_dtype, dtype):
+    # 189 elements an image: images begin on any address and any place in a Philox group, and end
+    # in a part of a packet.
+    x = images_of((4, 3, 7, 9), image_dtype).contiguous(memory_format=torch.channels_last)
+    for noise in ("marginal", "paired"):
+        check_mixup(simt, x, *mixing(4), dtype=dtype, noise=noise)
+
+
+@case(
+    layout=LAYOUTS,
+    noise=["marginal", "paired"],
+    shape=[(5, 3, 7, 9), (2, 1, 1, 1), (3, 1, 1, 17), (2, 3, 40, 41), (3, 16, 6, 11), (2, 4, 8, 8)],
+)
+def mixup_layouts(simt, layout, noise, shape):
+    x = LAYOUTS[layout](images_of(shape, torch.uint8))
+    check_mixup(simt, x, *mixing(shape[0]), noise=noise, out_misaligned=layout == "misaligned")
+
+
+@case(batch=[0, 1, 3], height=[0, 5])
+def mixup_small_batches(simt, batch, height):
+    x = images_of((batch, 3, height, 4), torch.uint8)
+    check_mixup(simt, x, None, None)
+    if batch > 0:
+        check_mixup(simt, x, *mixing(batch))
+
+
+@case(parts=["nothing", "noise", "mixup", "one_lam"])
+def mixup_parts(simt, parts):
+    x = images_of((3, 3, 5, 5), torch.float32)
+    partner, lam = mixing(3) if parts in ("mixup", "one_lam") else (None, None)
+    if parts == "one_lam":
+        lam = torch.tensor([0.3])
+    options = channel_options(3)
+    if parts in ("nothing", "mixup"):
+        options["sigma"] = [0.0] * 3
+    check_mixup(simt, x, partner, lam, options=options)
+
+
+@case(first_row=[0, 1, 2, 3, 2**33 + 1, -1], dtype=[torch.float32, torch.float64])
+def mixup_first_rows(simt, first_row, dtype):
+    """27 elements a row: every place in a Philox group."""
+    state = torch.tensor([9, 2**32 + 5, first_row])
+    x = images_of((4, 3, 3, 3), torch.uint8)
+    for noise in ("marginal", "paired"):
+        check_mixup(simt, x, *mixing(4), state=state, dtype=dtype, noise=noise)
+
+
+@case()
+def mixup_other_grids(simt):
+    """Blocks and grids of other sizes give the same bits."""
+    x = images_of((5, 3, 30, 31), torch.uint8)
+    usual = check_mixup(simt, x, *mixing(5))
+    for block in (32, 96):
+        for rows in (1, 2, 7):
+            grid = (-(-2790 // (16 * block)), rows, 1)
+            assert_same(check_mixup(simt, x, *mixing(5), block=(block, 1, 1), grid=grid), usual)
+
+
+@case(noise=["marginal", "paired"])
+def mixup_wrong_values(simt, noise):
+    """A wild partner or lam makes its image NaN and leaves the others as they are."""
+    batch = 9
+    x = images_of((batch, 3, 5, 5), torch.uint8)
+    partner, lam = mixing(batch)
+    wild, wild_lam = partner.clone(), lam.clone()
+    wild[1], wild[2], wild[3] = batch, -1, 2**62
+    wild_lam[5], wild_lam[6], wild_lam[7] = torch.nan, -1e-3, 1e30
+    ours = simt.gaussian_mixup(x, wild, wild_lam, STATE, **channel_options(3), noise=noise)
+    expected = cpu.gaussian_mixup(
+        x, partner, lam, STATE, *channel_options(3).values(), noise, torch.float32
+    )
+    expected[[1, 2, 3, 5, 6, 7]] = torch.nan
+    assert_near(ours, expected)
+    one = simt.gaussian_mixup(x, partner, torch.tensor([2.0]), STATE, **channel_options(3))
+    assert one.isnan().all()
+
+
+def check_mixup_backward(simt, grad, partner, lam, dtype, **shape):
+    std = [0.2 + 0.05 * c for c in range(grad.shape[1])]
+    ours = simt.gaussian_mixup_backward(grad, partner, lam, std=std, dtype=dtype, **shape)
+    expected = cpu.gaussian_mixup_backward(grad, partner, lam, std, dtype)
+    if grad.dtype != torch.float64 and dtype == torch.float64:
+        ours, expected = ours.float(), expected.float()  # sums were in float32
+    assert_near(ours, expected)
+    return ours
+
+
+@case(grad_dtype=FLOATS, dtype=FLOATS)
+def mixup_backward_dtypes(simt, grad_dtype, dtype):
+    grad = (images_of((5, 3, 4, 5), torch.float64) - 0.5).to(grad_dtype)
+    check_mixup_backward(simt, grad, *mixing(5), dtype)
+
+
+@case(batch=[0, 1, 2, 256, 257], with_mixup=[True, False])
+def mixup_backward_batches(simt, batch, with_mixup):
+    """Batches around the tile of partners; few elements, so that most threads only scan."""
+    grad = images_of((batch, 1, 1, 2), torch.float32) - 0.5
+    partner, lam = mixing(batch) if with_mixup and batch else (None, None)
+    check_mixup_backward(simt, grad, partner, lam, torch.float32)
+
+
+@case()
+def mixup_backward_other_grids(simt):
+    grad = images_of((40, 3, 9, 10), torch.float32) - 0.5
+    partner = torch.arange(40) // 3  # three mixtures of an image, in the order of the batch
+    usual = check_mixup_backward(simt, grad, partner, torch.tensor([0.25]), torch.float32)
+    for block, rows in ((32, 40), (64, 3), (256, 1)):
+        other = check_mixup_backward(
+            simt, grad, partner, torch.tensor([0.25]), torch.float32,
+            block=(block, 1, 1), grid=(-(-270 // block), rows, 1),
+        )  # fmt: skip
+        assert_same(other, usual)
+
+
+@case()
+def mixup_backward_wrong_values(simt):
+    grad = images_of((6, 3, 5, 5), torch.float32)
+    partner, lam = torch.tensor([1, 6, -1, 2**62, 4, 0]), torch.full((6,), 0.25)
+    lam[5] = 1.5  # of the mixture of images 5 and 0
+    ours = simt.gaussian_mixup_backward(grad, partner, lam, std=[1.0] * 3, dtype=torch.float32)
+    assert ours.isnan().flatten(1).all(1).tolist() == [True, True, True, True, False, True]
+    assert_near(ours[4], grad[4])
+
+
+# sprout_loss
+
+RECIPES = {"paper": (0.01, 1.0), "code": (1 / 11, 11.0)}
+
+
+def loss_inputs(batch, classes, dtype=torch.float32):
+    g = torch.Generator().manual_seed(batch + 7919 * classes)
+    return [
+        (3 * torch.randn(batch, classes, generator=g, dtype=torch.float64)).to(dtype),
+        torch.randint(classes, (batch,), generator=g),
+        torch.randint(classes, (batch,), generator=g),
+        torch.rand(batch, generator=g),
+        torch.rand(classes, generator=g),
+    ]
+
+
+def run_loss(simt, logits, labels, partner_labels, lam, beta, state=STATE, *, alpha=0.01, scale=1.0,
+             labels_from="dirichlet", beta_grad="implicit", reduction="mean", seed=0,
+             rows_grid=None, grid=None):  # fmt: skip
+    """Forward and backward by the kernels."""
+    inputs = (logits, labels, partner_labels, lam, beta, state)
+    options = dict(
+        alpha=alpha, scale=scale, labels_from=labels_from, beta_grad=beta_grad, reduction=reduction
+    )
+    loss, forward_beta, row_stats = simt.sprout_loss(
+        *inputs, seed=seed, rows_grid=rows_grid, **options
+    )
+    shape = loss.shape
+    weights = torch.linspace(0.5, 2, max(loss.numel(), 1), dtype=loss.dtype)[: loss.numel()]
+    grad_logits, backward_beta = simt.sprout_loss_backward(
+        weights.view(shape), *inputs, row_stats=row_stats, seed=seed, grid=grid, **options
+    )
+    return loss, forward_beta, row_stats, grad_logits, backward_beta
+
+
+def run_loss_on_cpu(logits, labels, partner_labels, lam, beta, state=STATE, *, alpha=0.01,
+                    scale=1.0, labels_from="dirichlet", beta_grad="implicit",
+                    reduction="mean"):  # fmt: skip
+    inputs = (logits, labels, partner_labels, lam, beta, state)
+    options = (alpha, scale, labels_from, beta_grad, reduction)
+    loss, forward_beta, row_stats = cpu.sprout_loss(*inputs, *options, beta_grad != "none")
+    weights = torch.linspace(0.5, 2, max(loss.numel(), 1), dtype=loss.dtype)[: loss.numel()]
+    grad_logits, backward_beta = cpu.sprout_loss_backward(
+        weights.view(loss.shape), *inputs, row_stats, *options
+    )
+    return loss, forward_beta, row_stats, grad_logits, backward_beta
+
+
+def check_loss(simt, inputs, state=STATE, seed=0, rows_grid=None, grid=None, **options):
+    ours = run_loss(simt, *inputs, state, seed=seed, rows_grid=rows_grid, grid=grid, **options)
+    expected = run_loss_on_cpu(*inputs, state, **options)
+    compare_loss(ours, expected)
+    return ours
+
+
+def compare_loss(ours, expected):
+    for got, want in zip(ours, expected, strict=True):
+        finite = want[want.isfinite()].abs()
+        size = max(1.0, finite.max().item()) if finite.numel() else 1.0
+        assert_near(got, want, atol=4e-6 * size, rtol=1e-5)
+
+
+@case(
+    classes=[1, 2, 31, 32, 33, 127, 128, 255, 256, 257, 511, 512, 513, 1000, 4099],
+    recipe=RECIPES,
+    dtype=[torch.float32, torch.float64],
+)
+def loss_classes(simt, classes, recipe, dtype):
+    """K around warps, blocks and the change from a warp a row to a block a row."""
+    alpha, scale = RECIPES[recipe]
+    inputs = loss_inputs(1 if classes > 1000 else 3 if classes > 256 else 5, classes, dtype)
+    check_loss(simt, inputs, alpha=alpha, scale=scale)
+
+
+@case(
+    classes=[33, 257],
+    labels_from=["dirichlet", "mean"],
+    beta_grad=["implicit", "expected", "none"],
+    reduction=["mean", "sum", "none"],
+)
+def loss_modes(simt, classes, labels_from, beta_grad, reduction):
+    logits, labels, partner_labels, lam, beta = loss_inputs(3, classes)
+    options = dict(labels_from=labels_from, beta_grad=beta_grad, reduction=reduction, alpha=0.2)
+    check_loss(simt, (logits, labels, partner_labels, lam, beta), **options)
+    check_loss(simt, (logits, labels, partner_labels, lam[:1], beta), **options)
+    check_loss(simt, (logits, labels, None, None, beta), **options)
+
+
+@case(classes=[10, 300], dtype=FLOATS)
+def loss_dtypes(simt, classes, dtype):
+    logits, *rest = loss_inputs(4, classes, dtype)
+    check_loss(simt, (logits, *rest))
+    aligned = run_loss(simt, logits, *rest)
+    for a, b in zip(run_loss(simt, misaligned(logits), *rest), aligned, strict=True):
+        assert_same(a, b)
+
+
+@case(batch=[0, 1, 7, 8, 15, 16, 17, 65, 257], reduction=["mean", "sum", "none"])
+def loss_batches(simt, batch, reduction):
+    """Around the rows of a block, the groups of beta's gradient, the threads of the last sum."""
+    if batch > 0:
+        check_loss(simt, loss_inputs(batch, 3), reduction=reduction)
+        return
+    ours = run_loss(simt, *loss_inputs(0, 3), reduction=reduction)
+    assert_same(ours[0], run_loss_on_cpu(*loss_inputs(0, 3), reduction=reduction)[0])
+    assert (ours[1] == 0).all() and (ours[4] == 0).all()  # no row moves beta
+
+
+@case(first_row=[0, 1, 2, 3, 2**33 + 1, -1])
+def loss_first_rows(simt, first_row):
+    for classes in (7, 301):
+        check_loss(simt, loss_inputs(3, classes), torch.tensor([9, 2**32 + 5, first_row]))
+
+
+@case()
+def loss_other_grids(simt):
+    """Fewer blocks than rows: the same bits."""
+    for classes in (10, 300):
+        inputs = loss_inputs(13, classes)
+        usual = check_loss(simt, inputs, reduction="none")
+        columns = -(-classes // 256)
+        for n in (1, 2, 3):
+            other = run_loss(
+                simt, *inputs, reduction="none", rows_grid=(n, 1, 1), grid=(columns, n, 1)
+            )
+            for a, b in zip(other, usual, strict=True):
+                assert_same(a, b)
+
+
+@case(classes=[5, 300], labels_from=["dirichlet", "mean"])
+def loss_odd_logits(simt, classes, labels_from):
+    """Ruled out classes, huge and infinite logits, NaN, zero concentrations."""
+    logits, labels, partner_labels, lam, beta = loss_inputs(6, classes)
+    labels, partner_labels = labels % 3, partner_labels % 3
+    logits[0] += 1e4
+    logits[1, 4] = -torch.inf
+    logits[2, 3] = torch.nan
+    logits[3, 3] = torch.inf
+    logits[4] = -torch.inf
+    beta[4] = 0
+    options = dict(labels_from=labels_from, reduction="none")
+    inputs = (logits, labels, partner_labels, lam, beta)
+    ours = run_loss(simt, *inputs, **options)
+    # A float32 logit of 1e4 is known to 1e-3: the rows' softmax agree to that.
+    for got, want in zip(ours, run_loss_on_cpu(*inputs, **options), strict=True):
+        torch.testing.assert_close(got, want, rtol=2e-3, atol=2e-3, equal_nan=True)
+    finite = [0, 1, 5]
+    assert ours[0].isfinite().nonzero().flatten().tolist() == finite
+    check_loss(simt, [t[finite[1:]] for t in inputs[:4]] + [beta], **options)
+    check_loss(simt, (logits[5:], labels[5:], None, None, torch.zeros(classes)), **options)
+    nothing = run_loss(simt, *inputs[:4], torch.zeros(classes), alpha=1.0, **options)
+    assert nothing[0].isnan().all()
+
+
+@case(classes=[5, 300], labels_from=["dirichlet", "mean"], beta_grad=["implicit", "expected"])
+def loss_wrong_values(simt, classes, labels_from, beta_grad):
+    """A wild label or lam makes its row NaN, and beta's gradient, which sums over rows."""
+    inputs = loss_inputs(9, classes)
+    logits, labels, partner_labels, lam, beta = [t.clone() for t in inputs]
+    labels[1], labels[2], labels[3] = classes, -1, 2**62
+    partner_labels[4], partner_labels[5] = classes, -(2**63)
+    lam[6], lam[7] = torch.nan, 1.5
+    options = dict(labels_from=labels_from, beta_grad=beta_grad, reduction="none")
+    ours = run_loss(simt, logits, labels, partner_labels, lam, beta, **options)
+    expected = list(run_loss_on_cpu(*inputs, **options))
+    for t in (expected[0], expected[3]):
+        t[1:8] = torch.nan
+    compare_loss([ours[0], ours[3]], [expected[0], expected[3]])
+    assert ours[1].isnan().all() and ours[4].isnan().all()
+    inputs = (logits, labels, partner_labels, lam, beta)
+    one_block = run_loss(simt, *inputs, **options, rows_grid=(1, 1, 1), grid=(2, 1, 1))
+    for a, b in zip(one_block, ours, strict=True):
+        assert_same(a, b)
+
+
+@case(
+    value=[-1.0, torch.nan, torch.inf, -torch.inf],
+    classes=[5, 300],
+    labels_from=["dirichlet", "mean"],
+    beta_grad=["implicit", "expected"],
+)
+def loss_wrong_beta(simt, value, classes, labels_from, beta_grad):
+    """A negative, infinite or NaN concentration makes its row NaN."""
+    logits, labels, partner_labels, lam, beta = loss_inputs(3, classes)
+    beta[4] = value
+    labels, partner_labels = labels % 3, partner_labels % 3
+    loss, forward_beta, _, grad_logits, backward_beta = run_loss(
+        simt, logits, labels, partner_labels, lam, beta, labels_from=labels_from,
+        beta_grad=beta_grad, reduction="none",
+    )  # fmt: skip
+    for t in (loss, forward_beta, grad_logits, backward_beta):
+        assert t.isnan().all()
+
+
+# All kernels in a few launches, whose bits the order of threads must not change.
+
+
+def everything(simt, seed: int) -> list[torch.Tensor]:
+    x = images_of((5, 3, 12, 13), torch.uint8)
+    partner, lam = mixing(5)
+    mixed = simt.gaussian_mixup(
+        x, partner, lam, STATE, **channel_options(3), noise="paired", seed=seed
+    )
+    grad = simt.gaussian_mixup_backward(
+        mixed, partner, lam, std=[1.0] * 3, dtype=torch.float32, seed=seed
+    )
+    results = [*simt.draw_mixup(STATE, 200, per_sample=True, seed=seed), mixed, grad]
+    for classes, labels_from in ((10, "dirichlet"), (300, "dirichlet"), (300, "mean")):
+        inputs = loss_inputs(11, classes)
+        results += run_loss(simt, *inputs, labels_from=labels_from, seed=seed)
+    return results
