@@ -1,9 +1,9 @@
 """Builds the native part by calling CMake, which owns its sources and flags.
 
-Decides one thing: whether the CUDA library is built. It is when torch is a CUDA build and an nvcc is
-found (on PATH, under CUDA_HOME, or from the package nvidia-cuda-nvcc); FORCE_CUDA=1 asks for it
-whatever torch is, FORCE_CUDA=0 turns it off. TORCH_CUDA_ARCH_LIST names the architectures; without it
-they are those of the GPUs present, or 9.0 on a machine without one.
+Decides one thing: whether the CUDA library is built. It is when torch is a CUDA build and an nvcc
+is found (on PATH, under CUDA_HOME, or from the package nvidia-cuda-nvcc); FORCE_CUDA=1 asks for it
+whatever torch is, FORCE_CUDA=0 turns it off. TORCH_CUDA_ARCH_LIST names the architectures; without
+it they are those of the GPUs present, or 9.0 on a machine without one.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def find_nvcc() -> str | None:
 
 
 def cuda_archs() -> list[str]:
-    """CMake's names ("90", "120a") for TORCH_CUDA_ARCH_LIST ("9.0;12.0a+PTX"), or for this machine."""
+    """CMake's names ("90", "120a") for TORCH_CUDA_ARCH_LIST ("9.0;12.0a+PTX") or this machine."""
     import torch
 
     named = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(" ", ";").replace(",", ";")
@@ -46,7 +46,7 @@ def cuda_archs() -> list[str]:
     for name in filter(None, named.split(";")):
         arch = name.removesuffix("+PTX").replace(".", "")
         if not arch.rstrip("af").isdigit():
-            sys.exit(f"TORCH_CUDA_ARCH_LIST: expected numbers such as 9.0 or 10.0+PTX, got {name!r}")
+            sys.exit(f"TORCH_CUDA_ARCH_LIST: expected numbers such as 9.0 or 10.0+PTX, got {name}")
         archs.append(arch if name.endswith("+PTX") else f"{arch}-real")
     return archs
 
@@ -61,11 +61,11 @@ def cuda_choice() -> tuple[str | None, str]:
     if forced == "0":
         return None, "off, by FORCE_CUDA=0"
     if not forced and torch.version.cuda is None:
-        return None, f"off: torch {torch.__version__} is a CPU build (FORCE_CUDA=1 builds it all the same)"
+        return None, f"off: torch {torch.__version__} is a CPU build (FORCE_CUDA=1 insists)"
     nvcc = find_nvcc()
     if nvcc is None:
         if forced:
-            sys.exit("FORCE_CUDA=1, but no nvcc on PATH or under CUDA_HOME (pip install nvidia-cuda-nvcc)")
+            sys.exit("FORCE_CUDA=1, but no nvcc: put it on PATH or install nvidia-cuda-nvcc")
         return None, "off: torch is a CUDA build, but there is no nvcc on PATH or under CUDA_HOME"
     return nvcc, f"on, {nvcc} for {', '.join(cuda_archs())}"
 
@@ -77,9 +77,10 @@ class CMakeBuild(build_ext):
         import torch
 
         nvcc, why = cuda_choice()
-        print(f"sprout_fast: CPU library for torch {torch.__version__}; CUDA library {why}", flush=True)
+        version = torch.__version__
+        print(f"sprout_fast: CPU library for torch {version}; CUDA library {why}", flush=True)
         # One build folder for every way of calling, so that nothing is compiled twice.
-        build = ROOT / "build" / f"cmake-torch{torch.__version__}"
+        build = ROOT / "build" / f"cmake-torch{version}"
         arguments = [
             f"-DSPROUT_VERSION={self.distribution.get_version()}",
             f"-DPython_EXECUTABLE={sys.executable}",

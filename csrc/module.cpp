@@ -1,6 +1,6 @@
 // The Python module sprout_fast._C: importing it loads the CPU library beside it, which registers
-// the ops with torch, and it tells how the build was made. Limited API only, so one file serves every
-// Python from 3.10 on.
+// the ops with torch, and it tells how the build was made. Limited API only, so one file serves
+// every Python from 3.10 on.
 #include <Python.h>
 
 #include "ops/cpu/isa.h"
@@ -19,7 +19,7 @@ static PyMethodDef methods[] = {
     {"have_avx2", have_avx2, METH_NOARGS, "Whether the AVX2 kernels are the ones in use."},
     {nullptr, nullptr, 0, nullptr}};
 
-static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, 0, methods,
-                                 nullptr,               nullptr, nullptr, nullptr};
+static PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, "_C", nullptr, 0, methods, nullptr, nullptr, nullptr, nullptr};
 
 PyMODINIT_FUNC PyInit__C() { return PyModule_Create(&definition); }

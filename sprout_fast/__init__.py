@@ -1,8 +1,8 @@
 """sprout_fast: SPROUT, attack-free robust training, at the cost of ordinary training.
 
-The ops are in :mod:`sprout_fast.ops` (and under ``torch.ops.sprout_fast``), their plain-PyTorch twins
-in :mod:`sprout_fast.reference`; :class:`SproutMixup` and :class:`SproutLoss` put them into a training
-loop. Importing this package needs torch alone.
+The ops are in :mod:`sprout_fast.ops` (and under ``torch.ops.sprout_fast``), their plain-PyTorch
+twins in :mod:`sprout_fast.reference`; :class:`SproutMixup` and :class:`SproutLoss` put them into a
+training loop. Importing this package needs torch alone.
 """
 
 from sprout_fast import _library as _library  # first: it registers the ops

@@ -1,7 +1,8 @@
 """Loads the compiled libraries, which register ``torch.ops.sprout_fast``.
 
-``sprout_fast/_C.abi3.so`` is the Python module, ``lib/libsprout_fast.so`` (which it brings) the schemas
-and CPU kernels, and ``lib/libsprout_fast_cuda.so`` the CUDA kernels, loaded where torch can use it.
+``sprout_fast/_C.abi3.so`` is the Python module, ``lib/libsprout_fast.so`` (which it brings) the
+schemas and CPU kernels, and ``lib/libsprout_fast_cuda.so`` the CUDA kernels, loaded where torch can
+use it.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ def build_info() -> dict[str, object]:
     """What was built, and what of it is in use.
 
     Returns:
-        ``version``, ``torch_built_with``, ``torch_abi``, ``compiler``, ``cpu_isas`` (instruction sets
-        compiled), ``cuda`` (version of nvcc, or None), ``cuda_archs``: how it was built;
+        ``version``, ``torch_built_with``, ``torch_abi``, ``compiler``, ``cpu_isas`` (instruction
+        sets compiled), ``cuda`` (version of nvcc, or None), ``cuda_archs``: how it was built;
         ``cpu_isa``, ``cuda_loaded``: what runs here.
 
     >>> import sprout_fast

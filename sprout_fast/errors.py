@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """A mistake that the user can mend: a missing folder, an unknown name, a file that does not fit.
+    """A mistake that the user can mend: a missing folder, an unknown name, a wrong file.
 
     The command lines print its message in one line, without a traceback, and exit with status 2.
     The message names the thing, what was got and what is taken.

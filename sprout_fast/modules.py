@@ -30,7 +30,7 @@ class SproutTarget(NamedTuple):
 
 
 class SproutMixup(nn.Module):
-    """Gaussian augmentation and Mixup of a batch, with its normalisation: Algorithm 1, steps 1 and 2.
+    """Gaussian noise, Mixup and normalisation of a batch: Algorithm 1, steps 1 and 2.
 
     In training mode it draws lam ~ Beta(a, a) and a partner for every image from its own state; in
     eval mode it only normalises. ``sigma=0, a=0`` is natural training's normalisation.
@@ -43,7 +43,8 @@ class SproutMixup(nn.Module):
         noise: ``"marginal"`` or ``"paired"``, see :func:`sprout_fast.gaussian_mixup`.
         dtype: of the mixed batch.
         input_normalized_by: ``(mean, std)`` that floating inputs were already normalised by, for
-            loops whose loader does that: the noise is then added in the units of [0, 1] all the same.
+            loops whose loader does that: the noise is then added in the units of [0, 1] all the
+            same.
         seed, first_row, device: of the random state, see :class:`PhiloxState`.
 
     Example:
@@ -80,8 +81,8 @@ class SproutMixup(nn.Module):
                     "give mean and std, or input_normalized_by for images that already are "
                     "normalised, not both"
                 )
-            # x' = (x - m) / s turns noise of sigma into noise of sigma / s, and Mixup, whose weights
-            # add up to 1, keeps the form.
+            # x' = (x - m) / s turns noise of sigma into noise of sigma / s, and Mixup, whose
+            # weights add up to 1, keeps the form.
             _, normalized_std = input_normalized_by
             sigmas = [sigma] * len(normalized_std) if isinstance(sigma, (int, float)) else sigma
             if len(sigmas) != len(normalized_std):
@@ -134,10 +135,10 @@ class SproutMixup(nn.Module):
 class SproutLoss(nn.Module):
     """SPROUT's loss with its self-progressing label parameter beta: Algorithm 1, steps 3 to 5.
 
-    ``beta`` is a buffer, and it progresses itself: in training mode the forward pass ascends it with
-    the gradient that the fused pass has at hand, outside autograd, so that loss scaling, gradient
-    clipping and whatever optimiser steps the model never touch it. Backward uses the beta that its
-    forward saw.
+    ``beta`` is a buffer, and it progresses itself: in training mode the forward pass ascends it
+    with the gradient that the fused pass has at hand, outside autograd, so that loss scaling,
+    gradient clipping and whatever optimiser steps the model never touch it. Backward uses the beta
+    that its forward saw.
 
     beta_0 ~ U(0, 10/K), so that the expected mass on the true class is about .95 at every K, and
     after a step beta is projected onto [1e-3/K, inf): at 0 the implicit gradient vanishes and the
@@ -154,11 +155,11 @@ class SproutLoss(nn.Module):
         mass_floor: keep the expected mass on the true class at least here, in (0, 1), by scaling
             beta down after a step; None: no floor, as in the paper.
         accumulation_steps: forward passes to an ascent step, whose gradients are averaged.
-        seed, first_row, device: of the random state, see :class:`PhiloxState`. beta_0 depends on the
-            seed alone, so it is the same on every rank.
+        seed, first_row, device: of the random state, see :class:`PhiloxState`. beta_0 depends on
+            the seed alone, so it is the same on every rank.
 
-    Under torch.distributed the ascent averages the gradient over ranks (one all-reduce of K floats).
-    A gradient that is not finite (a diverging AMP step) skips the step.
+    Under torch.distributed the ascent averages the gradient over ranks (one all-reduce of K
+    floats). A gradient that is not finite (a diverging AMP step) skips the step.
 
     Example:
         >>> loss_fn = SproutLoss(num_classes=3)
@@ -271,7 +272,7 @@ class SproutLoss(nn.Module):
 
     @torch.no_grad()
     def expected_true_mass(self) -> Tensor:
-        """Mean over classes of E[z_true] = (1 - alpha + alpha beta_y) / (1 - alpha + alpha sum beta).
+        """Mean of E[z_y] = (1 - alpha + alpha beta_y) / (1 - alpha + alpha sum(beta)).
 
         A float32 scalar on beta's device, in (0, 1]. Falling far, it means labels, and with them
         logits, that say little about the class.
@@ -282,5 +283,6 @@ class SproutLoss(nn.Module):
     def extra_repr(self) -> str:
         return (
             f"num_classes={self.num_classes}, alpha={self.alpha}, scale={self.scale}, "
-            f"labels_from={self.labels_from!r}, beta_grad={self.beta_grad!r}, beta_lr={self.beta_lr}"
+            f"labels_from={self.labels_from!r}, beta_grad={self.beta_grad!r}, "
+            f"beta_lr={self.beta_lr}"
         )

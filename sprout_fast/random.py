@@ -1,4 +1,4 @@
-"""The state of the random streams: a value that goes into every random op, never a hidden generator."""
+"""The state of the random streams: a value that goes into every op that draws."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class PhiloxState(nn.Module):
     Args:
         seed: any 64-bit integer.
         device: where the ops that use it run.
-        first_row: the global index of this rank's first row of a batch. Ranks with ``first_row = rank
-            * batch_size`` draw disjoint numbers, together those of one rank with all the rows.
+        first_row: the global index of this rank's first row of a batch. Ranks with ``first_row =
+            rank * batch_size`` draw disjoint numbers, together those of one rank with all the rows.
 
     >>> state = PhiloxState(seed=7)
     >>> state.next(), state.next()

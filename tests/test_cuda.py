@@ -7,6 +7,7 @@ passes for this file elsewhere is tests/test_simt.py, which executes the kernels
 
 import pytest
 import torch
+
 from sprout_fast import SproutLoss, SproutMixup, draw_mixup, gaussian_mixup, sprout_loss
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

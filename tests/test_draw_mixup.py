@@ -3,6 +3,7 @@
 import pytest
 import torch
 from scipy import stats
+
 from sprout_fast import draw_mixup, reference
 
 

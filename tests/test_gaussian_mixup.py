@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from scipy import stats
+
 from sprout_fast import gaussian_mixup, reference
 from sprout_fast.reference.gaussian_mixup import image_noise
 

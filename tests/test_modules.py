@@ -4,6 +4,7 @@ import io
 
 import pytest
 import torch
+
 from sprout_fast import PhiloxState, SproutLoss, SproutMixup, SproutTarget, reference, sprout_loss
 from sprout_fast.reference.sprout_loss import concentrations
 
@@ -97,6 +98,10 @@ def logits_and_target(batch=8, classes=5, seed=0):
     return logits, SproutTarget(labels[0], labels[1], torch.rand(1, generator=g))
 
 
+def part(target, rows):
+    return SproutTarget(target.labels[rows], target.partner_labels[rows], target.lam)
+
+
 class TestSproutLoss:
     @pytest.mark.parametrize("beta_grad", ["implicit", "expected"])
     def test_ascends_beta_as_sgd_does(self, beta_grad):
@@ -147,18 +152,13 @@ class TestSproutLoss:
     def test_expected_true_mass(self):
         """Against the Dirichlet's mean, averaged over the true class."""
         loss_fn = SproutLoss(4, alpha=0.3, scale=3.0, seed=2)
-        a = concentrations(
-            torch.arange(4), None, None, loss_fn.beta, alpha=0.3, scale=3.0
-        )
+        a = concentrations(torch.arange(4), None, None, loss_fn.beta, alpha=0.3, scale=3.0)
         expected = (a / a.sum(1, keepdim=True)).diagonal().mean()
         assert loss_fn.expected_true_mass().item() == pytest.approx(expected.item(), rel=1e-6)
 
     def test_accumulation_is_one_step_of_the_mean(self):
         logits, target = logits_and_target(batch=8)
-        halves = [
-            (logits[i : i + 4], SproutTarget(target.labels[i : i + 4], target.partner_labels[i : i + 4], target.lam))
-            for i in (0, 4)
-        ]  # fmt: skip
+        halves = [(logits[rows], part(target, rows)) for rows in (slice(0, 4), slice(4, 8))]
         whole = SproutLoss(5, alpha=0.3, labels_from="mean", beta_lr=1.0)
         parts = SproutLoss(5, alpha=0.3, labels_from="mean", beta_lr=1.0, accumulation_steps=2)
         start = parts.beta.clone()
@@ -267,8 +267,6 @@ def _rank(rank, world_size, folder):
     logits, target = logits_and_target(batch=8)
     rows = slice(4 * rank, 4 * rank + 4)
     loss_fn = SproutLoss(5, alpha=0.3, seed=6, first_row=4 * rank)
-    loss_fn(
-        logits[rows], SproutTarget(target.labels[rows], target.partner_labels[rows], target.lam)
-    )
+    loss_fn(logits[rows], part(target, rows))
     torch.save(loss_fn.beta, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from sprout_fast import reference
 from sprout_fast.reference.philox import philox4x32_10
 

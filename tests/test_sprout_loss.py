@@ -4,6 +4,7 @@ import mpmath
 import pytest
 import torch
 import torch.nn.functional as F
+
 from sprout_fast import reference, sprout_loss
 from sprout_fast.reference.sprout_loss import concentrations
 
@@ -48,7 +49,8 @@ def test_equals_reference(recipe, batch, classes, labels_from, beta_grad):
             reduction=reduction,
         )
         ours = gradients(sprout_loss, *arguments, **options)
-        expected = gradients(reference.sprout_loss, arguments[0].double(), *arguments[1:], **options)
+        exact = (arguments[0].double(), *arguments[1:])
+        expected = gradients(reference.sprout_loss, *exact, **options)
         for got, exact in zip(ours, expected, strict=True):
             size = max(1.0, exact.abs().max().item())
             torch.testing.assert_close(got.double(), exact.double(), rtol=2e-5, atol=2e-6 * size)
@@ -75,7 +77,7 @@ def test_without_mixup_is_mixup_with_weight_one():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_logits_gradient_as_good_as_pytorch(dtype):
-    """Error against float64 at most twice that of PyTorch's soft-label cross entropy, in its dtype."""
+    """Error against float64 at most twice that of PyTorch's soft-label cross entropy."""
     logits, labels, partner_labels, lam, beta = inputs(64, 100, dtype)
     options = dict(labels_from="mean", beta_grad="none", alpha=0.3)
     exact = gradients(
@@ -153,7 +155,8 @@ def test_implicit_gradient_is_unbiased(recipe, classes):
     for i in range(100):
         b = beta.clone().requires_grad_()
         state = torch.tensor([4, i, 0])
-        loss = sprout_loss(rows[:batch], label[:batch], None, None, b, state, alpha=alpha, scale=scale)
+        some = (rows[:batch], label[:batch], None, None)
+        loss = sprout_loss(*some, b, state, alpha=alpha, scale=scale)
         estimates.append(torch.autograd.grad(loss, b)[0].double() @ direction)
     estimates = torch.stack(estimates)
     b = beta.clone().requires_grad_()
@@ -242,11 +245,11 @@ def test_compiles_whole():
     def f(logits, labels, partner_labels, lam, beta):
         return sprout_loss(logits * 2, labels, partner_labels, lam, beta, STATE)
 
-    compiled = gradients(
-        lambda *a, **_: torch.compile(f, fullgraph=True)(*a[:5]), *arguments
-    )
-    for a, b in zip(compiled, gradients(lambda *a, **_: f(*a[:5]), *arguments), strict=True):
-        torch.testing.assert_close(a, b)
+    compiled = torch.compile(f, fullgraph=True)
+    results = gradients(lambda *a, **_: compiled(*a[:5]), *arguments)
+    expected = gradients(lambda *a, **_: f(*a[:5]), *arguments)
+    for ours, theirs in zip(results, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_second_derivative_is_refused():
@@ -295,9 +298,12 @@ WRONG = {
 
 @pytest.mark.parametrize("message", WRONG)
 def test_wrong_arguments_are_named(message):
-    arguments = dict(
-        logits=LOGITS, labels=LABELS, partner_labels=None, lam=None, beta=BETA, rng_state=STATE
-    ) | WRONG[message]
+    arguments = (
+        dict(
+            logits=LOGITS, labels=LABELS, partner_labels=None, lam=None, beta=BETA, rng_state=STATE
+        )
+        | WRONG[message]
+    )
     with pytest.raises(RuntimeError) as error:
         sprout_loss(**arguments)
     assert "sprout_fast::sprout_loss: " in str(error.value)

@@ -9,21 +9,35 @@
 namespace sprout_fast {
 
 template <typename T>
-__device__ __forceinline__ T load_as(uint8_t v) { return static_cast<T>(v); }
+__device__ __forceinline__ T load_as(uint8_t v) {
+  return static_cast<T>(v);
+}
 template <typename T>
-__device__ __forceinline__ T load_as(float v) { return static_cast<T>(v); }
+__device__ __forceinline__ T load_as(float v) {
+  return static_cast<T>(v);
+}
 template <typename T>
-__device__ __forceinline__ T load_as(double v) { return static_cast<T>(v); }
+__device__ __forceinline__ T load_as(double v) {
+  return static_cast<T>(v);
+}
 template <typename T>
-__device__ __forceinline__ T load_as(__half v) { return static_cast<T>(__half2float(v)); }
+__device__ __forceinline__ T load_as(__half v) {
+  return static_cast<T>(__half2float(v));
+}
 template <typename T>
-__device__ __forceinline__ T load_as(__nv_bfloat16 v) { return static_cast<T>(__bfloat162float(v)); }
+__device__ __forceinline__ T load_as(__nv_bfloat16 v) {
+  return static_cast<T>(__bfloat162float(v));
+}
 
 // Rounds once, to nearest even.
 template <typename T>
-__device__ __forceinline__ void store_as(T v, float* out) { *out = static_cast<float>(v); }
+__device__ __forceinline__ void store_as(T v, float* out) {
+  *out = static_cast<float>(v);
+}
 template <typename T>
-__device__ __forceinline__ void store_as(T v, double* out) { *out = static_cast<double>(v); }
+__device__ __forceinline__ void store_as(T v, double* out) {
+  *out = static_cast<double>(v);
+}
 template <typename T>
 __device__ __forceinline__ void store_as(T v, __half* out) {
   *out = __float2half_rn(static_cast<float>(v));
@@ -60,7 +74,9 @@ __device__ __forceinline__ bool is_aligned(const void* p) {
 template <typename T>
 __device__ __forceinline__ T device_nan();
 template <>
-__device__ __forceinline__ float device_nan<float>() { return __int_as_float(0x7fc00000); }
+__device__ __forceinline__ float device_nan<float>() {
+  return __int_as_float(0x7fc00000);
+}
 template <>
 __device__ __forceinline__ double device_nan<double>() {
   return __longlong_as_double(0x7ff8000000000000ll);

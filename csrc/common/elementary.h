@@ -2,7 +2,7 @@
 // vector instructions and host and device agree to the last few bits. float versions only where the
 // kernels need them in bulk; double uses the standard library.
 //
-// The polynomials are minimax fits made by tools/fit_elementary.py, which prints their errors.
+// The polynomials are minimax fits made by csrc/generate/elementary.py, which prints their errors.
 #pragma once
 
 #include <cmath>
@@ -61,7 +61,8 @@ SPROUT_HOST_DEVICE double fast_log1p(double t) { return std::log1p(t); }
 // exp x; 0 below -87 (where float's normal numbers end), inf above 88.7; NaN stays NaN.
 SPROUT_HOST_DEVICE float fast_exp(float x) {
   const float clamped = x < -87.0f ? -87.0f : (x > 88.8f ? 88.8f : x);
-  const float shifted = clamped * 1.44269504088896f + 12582912.0f;  // 1.5 2^23: rounds to an integer
+  const float shifted =
+      clamped * 1.44269504088896f + 12582912.0f;  // 1.5 2^23: rounds to an integer
   const int32_t n = float_to_bits(shifted) - 0x4B400000;
   const float k = shifted - 12582912.0f;
   const float r = (clamped - k * 0.693359375f) + k * 2.12194440e-4f;

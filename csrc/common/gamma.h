@@ -20,8 +20,8 @@ namespace sprout_fast {
 constexpr uint32_t kMaxGammaDraws = 32;
 constexpr uint32_t kGammaBoostDraw = kMaxGammaDraws;
 
-// log U / a of an element's boost, for a < 1. log G_a <= kLogGammaHeadroom + this, but for one variate
-// in 1e22: e^4 bounds G_{a+1} for a < 1.
+// log U / a of an element's boost, for a < 1. log G_a <= kLogGammaHeadroom + this, but for one
+// variate in 1e22: e^4 bounds G_{a+1} for a < 1.
 template <typename T>
 SPROUT_HOST_DEVICE T gamma_boost(T a, const PhiloxCall& call, Stream stream, int64_t element) {
   const Philox4 words = call.words(stream, element - (element & 3), kGammaBoostDraw);
@@ -49,8 +49,7 @@ SPROUT_HOST_DEVICE bool gamma_attempt(T a, const Philox4& words, T* log_g) {
   const T log_v = T(3) * fast_log1p(s);  // v = (1 + c x)^3
   const T v_minus_1 = s * (T(3) + s * (T(3) + s));
   *log_g = fast_log(d) + log_v;
-  return positive &&
-         log_uniform_as<T>(words.w2) < T(0.5) * x * x + d * (log_v - v_minus_1);
+  return positive && log_uniform_as<T>(words.w2) < T(0.5) * x * x + d * (log_v - v_minus_1);
 }
 
 // What kMaxGammaDraws rejections end with: the logarithm of the attempts' mode.
@@ -71,12 +70,11 @@ SPROUT_HOST_DEVICE T log_gamma_unboosted(T a, const PhiloxCall& call, Stream str
   return gamma_mode(boosted);
 }
 
-// log of a standard gamma variate; -inf at a = 0, NaN for a negative, infinite or NaN concentration,
-// and -inf where it surely is negligible beside `largest` (-inf: never).
+// log of a standard gamma variate; -inf at a = 0, NaN for a negative, infinite or NaN
+// concentration, and -inf where it surely is negligible beside `largest` (-inf: never).
 template <typename T>
-SPROUT_HOST_DEVICE T log_gamma_variate(
-    T a, const PhiloxCall& call, Stream stream, int64_t element,
-    T largest = -std::numeric_limits<T>::infinity()) {
+SPROUT_HOST_DEVICE T log_gamma_variate(T a, const PhiloxCall& call, Stream stream, int64_t element,
+                                       T largest = -std::numeric_limits<T>::infinity()) {
   const T infinity = std::numeric_limits<T>::infinity();
   if (!(a > T(0) && a < infinity)) {
     return a == T(0) ? -infinity : std::numeric_limits<T>::quiet_NaN();

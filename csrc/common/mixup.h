@@ -19,8 +19,8 @@ SPROUT_HOST_DEVICE float mixup_lam(float a, const PhiloxCall& call, int64_t inde
 SPROUT_HOST_DEVICE int64_t mixup_shift(int64_t batch, const PhiloxCall& call) {
   if (batch < 2) return 0;
   const Philox4 words = call.words(Stream::kMixup, 0, 0xFFFFFFFFu);
-  return 1 + static_cast<int64_t>((static_cast<uint64_t>(words.w0) *
-                                   static_cast<uint64_t>(batch - 1)) >> 32);
+  return 1 + static_cast<int64_t>(
+                 (static_cast<uint64_t>(words.w0) * static_cast<uint64_t>(batch - 1)) >> 32);
 }
 
 }  // namespace sprout_fast

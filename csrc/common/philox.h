@@ -1,7 +1,7 @@
 // Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) and this
 // project's way of addressing it: a random number is a function of (seed, stream, offset, element,
-// draw), so it is the same on every device, for every number of threads and every block size, and it
-// can be computed again instead of being stored.
+// draw), so it is the same on every device, for every number of threads and every block size, and
+// it can be computed again instead of being stored.
 #pragma once
 
 #include <cstdint>
@@ -53,7 +53,8 @@ struct PhiloxCall {
         first_element(static_cast<int64_t>(static_cast<uint64_t>(rng_state[2]) *
                                            static_cast<uint64_t>(elements_a_row))) {}
 
-  // The four words of draw number `draw` of an element, `element` counted from first_element's zero.
+  // The four words of draw number `draw` of an element, `element` counted from first_element's
+  // zero.
   SPROUT_HOST_DEVICE Philox4 words(Stream stream, int64_t element, uint32_t draw) const {
     const uint64_t e = static_cast<uint64_t>(element);
     const uint32_t high = static_cast<uint32_t>(e >> 32) & 0x00FFFFFFu;

@@ -12,8 +12,8 @@ __device__ __forceinline__ V warp_reduce(V v) {
   return v;
 }
 
-// Over blockDim.x = 32 x kWarps threads (blockDim.y = 1); every thread gets the result. `shared` has
-// room for kWarps values and may be used again by the next call.
+// Over blockDim.x = 32 x kWarps threads (blockDim.y = 1); every thread gets the result. `shared`
+// has room for kWarps values and may be used again by the next call.
 template <int kWarps, typename V>
 __device__ __forceinline__ V block_reduce(V v, V* shared) {
   v = warp_reduce(v);

@@ -1,15 +1,15 @@
-"""Write csrc/common/gamma_series.h: the asymptotic series of the gamma's implicit gradient, exactly.
+"""Write csrc/common/gamma_series.h: the gamma gradient's asymptotic series, exactly.
 
 With V = a W and u = log(g / a), the differential equation of csrc/common/gamma.h reads
 
     (1/a) dV/du + (1 - e^u) V = psi(a) - log a - u,
 
-and psi(a) - log a = sum_k p_k a^-k (p_1 = -1/2, p_2k = -B_2k / 2k). Putting V = sum_k V_k(u) a^-k in
-gives V_0 = u / (e^u - 1) and V_k = (V_{k-1}' - p_k) / (e^u - 1), each regular at u = 0 because the
-constant terms cancel. Done here on Taylor series in u with rational arithmetic; the series converge
-for |u| < 2 pi and are used for |u| <= 2.
+and psi(a) - log a = sum_k p_k a^-k (p_1 = -1/2, p_2k = -B_2k / 2k). Putting V = sum_k V_k(u) a^-k
+in gives V_0 = u / (e^u - 1) and V_k = (V_{k-1}' - p_k) / (e^u - 1), each regular at u = 0 because
+the constant terms cancel. Done here on Taylor series in u with rational arithmetic; the series
+converge for |u| < 2 pi and are used for |u| <= 2.
 
-    python csrc/generate/gamma_series.py > csrc/common/gamma_series.h
+    python csrc/generate/gamma_series.py > csrc/common/gamma_series.h  (then: make format)
 """
 
 from fractions import Fraction

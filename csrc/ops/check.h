@@ -19,9 +19,9 @@ using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
 // Throws what reaches Python as a RuntimeError: "sprout_fast::<op>: <message parts>".
-#define SPROUT_CHECK(condition, op, ...)                                     \
-  do {                                                                       \
-    if (!(condition)) ::sprout_fast::fail(op, __VA_ARGS__);                  \
+#define SPROUT_CHECK(condition, op, ...)                    \
+  do {                                                      \
+    if (!(condition)) ::sprout_fast::fail(op, __VA_ARGS__); \
   } while (false)
 
 template <typename... Parts>

@@ -12,12 +12,12 @@ DrawMixupCall prepare_draw_mixup(const Tensor& rng_state, int64_t batch, double 
   SPROUT_CHECK(batch >= 0 && batch < (int64_t{1} << 31), op,
                "batch_size must be in [0, 2^31), got ", batch);
   SPROUT_CHECK(a > 0 && a <= 1e5, op, "a must be in (0, 1e5], got ", a);
-  DrawMixupCall call{torch::stable::contiguous(rng_state),
-                     torch::stable::empty({batch}, ScalarType::Long, std::nullopt,
-                                          rng_state.device()),
-                     torch::stable::empty({per_sample ? batch : int64_t{1}}, ScalarType::Float,
-                                          std::nullopt, rng_state.device()),
-                     {}};
+  DrawMixupCall call{
+      torch::stable::contiguous(rng_state),
+      torch::stable::empty({batch}, ScalarType::Long, std::nullopt, rng_state.device()),
+      torch::stable::empty({per_sample ? batch : int64_t{1}}, ScalarType::Float, std::nullopt,
+                           rng_state.device()),
+      {}};
   call.args.rng_state = call.rng_state.const_data_ptr<int64_t>();
   call.args.partner = static_cast<int64_t*>(call.partner.mutable_data_ptr());
   call.args.lam = static_cast<float*>(call.lam.mutable_data_ptr());

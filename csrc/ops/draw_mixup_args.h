@@ -11,6 +11,7 @@ struct DrawMixupCall {
   Tensor rng_state, partner, lam;
   DrawMixupArgs args;
 };
-SPROUT_EXPORT DrawMixupCall prepare_draw_mixup(const Tensor& rng_state, int64_t batch, double a, bool per_sample);
+SPROUT_EXPORT DrawMixupCall prepare_draw_mixup(const Tensor& rng_state, int64_t batch, double a,
+                                               bool per_sample);
 
 }  // namespace sprout_fast

@@ -43,7 +43,8 @@ void check_partner_and_lam(const char* op, const std::optional<Tensor>& partner,
   check_lam(op, *lam, batch, images);
 }
 
-Tensor empty_channels_last(const std::vector<int64_t>& shape, ScalarType dtype, const Tensor& like) {
+Tensor empty_channels_last(const std::vector<int64_t>& shape, ScalarType dtype,
+                           const Tensor& like) {
   return torch::stable::empty(shape, dtype, std::nullopt, like.device(), std::nullopt,
                               MemoryFormat::ChannelsLast);
 }
@@ -62,8 +63,8 @@ GaussianMixupCall prepare_gaussian_mixup(const Tensor& images, const std::option
   SPROUT_CHECK(image_dtype == ScalarType::Byte || is_floating(image_dtype), op,
                "images must be uint8, float16, bfloat16, float32 or float64, got ",
                describe(images));
-  SPROUT_CHECK(is_floating(dtype), op,
-               "dtype must be float32, bfloat16, float16 or float64, got ", dtype_name(dtype));
+  SPROUT_CHECK(is_floating(dtype), op, "dtype must be float32, bfloat16, float16 or float64, got ",
+               dtype_name(dtype));
   check_partner_and_lam(op, partner, lam, images);
   check_rng_state(op, rng_state, images);
   const int64_t channels = images.size(1);
@@ -74,13 +75,13 @@ GaussianMixupCall prepare_gaussian_mixup(const Tensor& images, const std::option
   SPROUT_CHECK(noise == "marginal" || noise == "paired", op,
                "noise must be 'marginal' or 'paired', got '", noise, "'");
 
-  GaussianMixupCall call{contiguous(partner),
-                         contiguous(lam),
-                         torch::stable::contiguous(rng_state),
-                         empty_channels_last({images.size(0), channels, images.size(2),
-                                              images.size(3)},
-                                             dtype, images),
-                         {}};
+  GaussianMixupCall call{
+      contiguous(partner),
+      contiguous(lam),
+      torch::stable::contiguous(rng_state),
+      empty_channels_last({images.size(0), channels, images.size(2), images.size(3)}, dtype,
+                          images),
+      {}};
   if (images.is_cpu() && partner) {
     check_index_values(op, "partner", *call.partner, images.size(0));
     check_lam_values(op, *call.lam);
@@ -123,12 +124,11 @@ GaussianMixupBackwardCall prepare_gaussian_mixup_backward(const Tensor& grad,
   check_partner_and_lam(op, partner, lam, grad);
   check_channels_of(op, "std", std, grad.size(1), true);
   const std::vector<int64_t> shape = {grad.size(0), grad.size(1), grad.size(2), grad.size(3)};
-  GaussianMixupBackwardCall call{
-      torch::stable::contiguous(grad, MemoryFormat::ChannelsLast),
-      empty_channels_last(shape, dtype, grad),
-      contiguous(partner),
-      contiguous(lam),
-      {}};
+  GaussianMixupBackwardCall call{torch::stable::contiguous(grad, MemoryFormat::ChannelsLast),
+                                 empty_channels_last(shape, dtype, grad),
+                                 contiguous(partner),
+                                 contiguous(lam),
+                                 {}};
   if (grad.is_cpu() && partner) {
     check_index_values(op, "partner", *call.partner, grad.size(0));
     check_lam_values(op, *call.lam);
@@ -150,7 +150,8 @@ GaussianMixupBackwardCall prepare_gaussian_mixup_backward(const Tensor& grad,
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sprout_fast, m) {
   m.def(
-      "gaussian_mixup(Tensor images, Tensor? partner, Tensor? lam, Tensor rng_state, float[] sigma, "
+      "gaussian_mixup(Tensor images, Tensor? partner, Tensor? lam, Tensor rng_state, float[] "
+      "sigma, "
       "float[] mean, float[] std, str noise, ScalarType dtype) -> Tensor");
   m.def(
       "gaussian_mixup_backward(Tensor grad, Tensor? partner, Tensor? lam, float[] std, "

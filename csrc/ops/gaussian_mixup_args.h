@@ -16,22 +16,18 @@ struct GaussianMixupCall {
   Tensor rng_state, out;
   GaussianMixupArgs args;
 };
-SPROUT_EXPORT GaussianMixupCall prepare_gaussian_mixup(const Tensor& images, const std::optional<Tensor>& partner,
-                                         const std::optional<Tensor>& lam, const Tensor& rng_state,
-                                         const std::vector<double>& sigma,
-                                         const std::vector<double>& mean,
-                                         const std::vector<double>& std, const std::string& noise,
-                                         ScalarType dtype);
+SPROUT_EXPORT GaussianMixupCall prepare_gaussian_mixup(
+    const Tensor& images, const std::optional<Tensor>& partner, const std::optional<Tensor>& lam,
+    const Tensor& rng_state, const std::vector<double>& sigma, const std::vector<double>& mean,
+    const std::vector<double>& std, const std::string& noise, ScalarType dtype);
 
 struct GaussianMixupBackwardCall {
   Tensor grad, grad_images;
   std::optional<Tensor> partner, lam;
   GaussianMixupBackwardArgs args;
 };
-SPROUT_EXPORT GaussianMixupBackwardCall prepare_gaussian_mixup_backward(const Tensor& grad,
-                                                          const std::optional<Tensor>& partner,
-                                                          const std::optional<Tensor>& lam,
-                                                          const std::vector<double>& std,
-                                                          ScalarType dtype);
+SPROUT_EXPORT GaussianMixupBackwardCall prepare_gaussian_mixup_backward(
+    const Tensor& grad, const std::optional<Tensor>& partner, const std::optional<Tensor>& lam,
+    const std::vector<double>& std, ScalarType dtype);
 
 }  // namespace sprout_fast

@@ -97,8 +97,7 @@ SproutLossCall prepare(const char* op, const Tensor& logits, const Tensor& label
   if (args.labels_from == LabelsFrom::kMean && args.beta_grad == BetaGrad::kImplicit) {
     args.beta_grad = BetaGrad::kExpected;
   }
-  args.wants_mean =
-      args.labels_from == LabelsFrom::kMean || args.beta_grad == BetaGrad::kExpected;
+  args.wants_mean = args.labels_from == LabelsFrom::kMean || args.beta_grad == BetaGrad::kExpected;
   args.reduction = reduction_from_name(op, reduction);
   return call;
 }
@@ -123,24 +122,22 @@ SproutLossCall prepare_sprout_loss(const Tensor& logits, const Tensor& labels,
   return call;
 }
 
-SproutLossCall prepare_sprout_loss_backward(const Tensor& grad_loss, const Tensor& logits,
-                                            const Tensor& labels,
-                                            const std::optional<Tensor>& partner_labels,
-                                            const std::optional<Tensor>& lam, const Tensor& beta,
-                                            const Tensor& rng_state, const Tensor& row_stats,
-                                            double alpha, double scale,
-                                            const std::string& labels_from,
-                                            const std::string& beta_grad,
-                                            const std::string& reduction) {
+SproutLossCall prepare_sprout_loss_backward(
+    const Tensor& grad_loss, const Tensor& logits, const Tensor& labels,
+    const std::optional<Tensor>& partner_labels, const std::optional<Tensor>& lam,
+    const Tensor& beta, const Tensor& rng_state, const Tensor& row_stats, double alpha,
+    double scale, const std::string& labels_from, const std::string& beta_grad,
+    const std::string& reduction) {
   constexpr const char* op = "sprout_loss_backward";
-  SproutLossCall call =
-      prepare(op, logits, labels, partner_labels, lam, beta, rng_state,
-              torch::stable::contiguous(row_stats), alpha, scale, labels_from, beta_grad, reduction);
+  SproutLossCall call = prepare(op, logits, labels, partner_labels, lam, beta, rng_state,
+                                torch::stable::contiguous(row_stats), alpha, scale, labels_from,
+                                beta_grad, reduction);
   const int64_t batch = call.args.batch;
   check_tensor(op, "row_stats", row_stats, call.accumulate_dtype, {batch, kRowStats},
                "what sprout_loss returned", logits);
-  const std::vector<int64_t> loss_shape =
-      call.args.reduction == Reduction::kNone ? std::vector<int64_t>{batch} : std::vector<int64_t>{};
+  const std::vector<int64_t> loss_shape = call.args.reduction == Reduction::kNone
+                                              ? std::vector<int64_t>{batch}
+                                              : std::vector<int64_t>{};
   check_tensor(op, "grad_loss", grad_loss, call.accumulate_dtype, loss_shape,
                "of the loss's dtype and shape", logits);
   call.grad_loss = torch::stable::contiguous(grad_loss);
@@ -160,7 +157,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sprout_fast, m) {
       "Tensor rng_state, float alpha, float scale, str labels_from, str beta_grad, str reduction, "
       "bool return_grad_beta) -> (Tensor loss, Tensor grad_beta, Tensor row_stats)");
   m.def(
-      "sprout_loss_backward(Tensor grad_loss, Tensor logits, Tensor labels, Tensor? partner_labels, "
+      "sprout_loss_backward(Tensor grad_loss, Tensor logits, Tensor labels, Tensor? "
+      "partner_labels, "
       "Tensor? lam, Tensor beta, Tensor rng_state, Tensor row_stats, float alpha, float scale, "
       "str labels_from, str beta_grad, str reduction) -> (Tensor grad_logits, Tensor grad_beta)");
 }

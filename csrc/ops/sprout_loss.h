@@ -11,23 +11,24 @@ enum class LabelsFrom : int32_t { kDirichlet, kMean };
 enum class BetaGrad : int32_t { kNone, kImplicit, kExpected };
 enum class Reduction : int32_t { kNone, kMean, kSum };
 
-// Columns of row_stats, what backward needs of the forward pass: [B, kRowStats]. Sums of exponentials
-// are kept beside the maximum that they are measured from: added up, the two would lose the digits
-// that a large logit takes.
+// Columns of row_stats, what backward needs of the forward pass: [B, kRowStats]. Sums of
+// exponentials are kept beside the maximum that they are measured from: added up, the two would
+// lose the digits that a large logit takes.
 enum RowStat : int32_t {
-  kTop = 0,       // largest logit
-  kLogSum = 1,    // log sum_k exp(logit_k - top): softmax_k = exp((logit_k - top) - log_sum)
-  kLoss = 2,      // sum_k z_k c_k, c = -log softmax
+  kTop = 0,     // largest logit
+  kLogSum = 1,  // log sum_k exp(logit_k - top): softmax_k = exp((logit_k - top) - log_sum)
+  kLoss = 2,    // sum_k z_k c_k, c = -log softmax
   // For LabelsFrom::kDirichlet, else 0:
-  kTopG = 3,      // largest log gamma variate
-  kLogSumG = 4,   // the same for the variates: z_k = exp((log_g_k - top_g) - log_sum_g)
+  kTopG = 3,     // largest log gamma variate
+  kLogSumG = 4,  // the same for the variates: z_k = exp((log_g_k - top_g) - log_sum_g)
   // For LabelsFrom::kMean and BetaGrad::kExpected, else 0:
   kMeanLoss = 5,  // sum_k (a_k / a_0) c_k: the loss's expectation over the draw
   kMass = 6,      // a_0 = sum_k a_k
   kRowStats = 7,
 };
 
-// concentration a_k = scale ((1 - alpha) y_k + alpha beta_k), y = lam e_label + (1 - lam) e_partner.
+// concentration a_k = scale ((1 - alpha) y_k + alpha beta_k), y = lam e_label + (1 - lam)
+// e_partner.
 struct SproutLossArgs {
   Dtype dtype;                    // of logits and their gradient
   const void* logits;             // [B, K] dense
@@ -43,11 +44,11 @@ struct SproutLossArgs {
   LabelsFrom labels_from;
   BetaGrad beta_grad;
   Reduction reduction;
-  bool wants_grad_beta;           // in this pass
-  bool wants_mean;                // whether kMeanLoss and kMass are asked for
+  bool wants_grad_beta;  // in this pass
+  bool wants_mean;       // whether kMeanLoss and kMass are asked for
   // Backward only:
-  const void* grad_loss;          // one number, or [B] for Reduction::kNone; type of row_stats
-  void* grad_logits;              // [B, K] dense
+  const void* grad_loss;  // one number, or [B] for Reduction::kNone; type of row_stats
+  void* grad_logits;      // [B, K] dense
 };
 
 }  // namespace sprout_fast

@@ -11,9 +11,9 @@ def draw_mixup(
 ) -> tuple[Tensor, Tensor]:
     """Partners and coefficients of Mixup for a batch (Zhang et al., 2018), drawn on the device.
 
-    ``partner[i] = (i + r) mod batch_size`` with one r uniform in 1..batch_size-1, so that no image is
-    its own partner (r = 0 for a batch of one), and lam ~ Beta(a, a), as sigmoid(log G1 - log G2) of
-    two gamma variates.
+    ``partner[i] = (i + r) mod batch_size`` with one r uniform in 1..batch_size-1, so that no image
+    is its own partner (r = 0 for a batch of one), and lam ~ Beta(a, a), as sigmoid(log G1 - log G2)
+    of two gamma variates.
 
     Args:
         rng_state: int64 [3], from :meth:`PhiloxState.next`; stream 2.

@@ -36,10 +36,11 @@ def gaussian_mixup(
     ``p = partner_i`` and standard normal n; nothing is clipped.
 
     Args:
-        images: [B, C, H, W], C <= 16, any strides; uint8 is divided by 255, floating types are taken
-            as they are.
+        images: [B, C, H, W], C <= 16, any strides; uint8 is divided by 255, floating types are
+            taken as they are.
         partner: int64 [B], each in [0, B); or None: no Mixup.
-        lam: float32 [B] or [1] in [0, 1], the weight of the image itself; None together with partner.
+        lam: float32 [B] or [1] in [0, 1], the weight of the image itself; None together with
+        partner.
         rng_state: int64 [3], from :meth:`PhiloxState.next`; stream 0. Not read where sigma is 0.
         sigma: noise's standard deviation in units of the image (of [0, 1]), one number or one a
             channel, >= 0. 0 switches the noise off.

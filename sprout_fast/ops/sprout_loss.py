@@ -22,7 +22,8 @@ def sprout_loss(
     beta_grad: str = "implicit",
     reduction: str = "mean",
 ) -> Tensor:
-    """Cross entropy against labels z ~ Dirichlet(scale ((1 - alpha) y + alpha beta)) (SPROUT eq. 6).
+    """Cross entropy against labels z ~ Dirichlet(scale ((1 - alpha) y + alpha beta)) (SPROUT eq.
+    6).
 
     ``y = lam e_label + (1 - lam) e_partner_label``, and the row's loss is eq. (4) with g = I,
     ``sum_k z_k c_k`` with ``c = -log softmax(logits)``. No label matrix is made: the variates are
@@ -38,9 +39,10 @@ def sprout_loss(
         beta: float32 [K], >= 0 and finite: the parameter that progresses.
         rng_state: int64 [3], from :meth:`PhiloxState.next`; stream 1.
         alpha: share of beta in the concentration, in [0, 1].
-        scale: of the whole concentration, > 0. (1, 0.01) is the paper, (11, 1/11) the authors' code.
-        labels_from: ``"dirichlet"``, or ``"mean"``: the Dirichlet's mean instead of a draw, which is
-            label smoothing towards beta, the control for what sampling adds.
+        scale: of the whole concentration, > 0. (1, 0.01) is the paper, (11, 1/11) the authors'
+        code.
+        labels_from: ``"dirichlet"``, or ``"mean"``: the Dirichlet's mean instead of a draw, which
+            is label smoothing towards beta, the control for what sampling adds.
         beta_grad: ``"implicit"``: through the draw (Figurnov et al., 2018),
             ``dL/da_k = z_k (c_k - L) dlog G_k/da_k``; ``"expected"``: of the loss's expectation,
             ``(c_k - E[L]) / a_0``, the same on average and without sampling noise; ``"none"``.

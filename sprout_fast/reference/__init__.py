@@ -1,6 +1,7 @@
 """The ops again in plain PyTorch: slow, obvious, and on the same random draws.
 
-What the tests compare with, what the benchmarks time against, and the place to read what an op does.
+What the tests compare with, what the benchmarks time against, and the place to read what an op
+does.
 Never a fallback: it is asked for by name.
 """
 

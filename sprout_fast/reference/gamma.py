@@ -11,7 +11,11 @@ MAX_DRAWS = 32
 
 
 def log_gamma(
-    concentration: Tensor, rng_state: Tensor, *, stream: int = STREAM_GAMMA, element: Tensor | None = None
+    concentration: Tensor,
+    rng_state: Tensor,
+    *,
+    stream: int = STREAM_GAMMA,
+    element: Tensor | None = None,
 ) -> Tensor:
     """log of standard gamma variates by Marsaglia and Tsang (2000), float64, the ops' own draws.
 
@@ -53,8 +57,8 @@ def log_gamma_gradient(concentration: Tensor, log_gamma: Tensor) -> Tensor:
     """d log G / d a at given variates, by central differences of the gamma CDF; float64.
 
     ``-(dF(g; a)/da) / (g f(g; a))`` (Figurnov, Mohamed, Mnih, 2018), to about 6 digits where g is
-    between the distribution's 1e-4 and 1 - 1e-4 quantiles and g > 1e-30. For the exact value see the
-    mpmath tables of the tests.
+    between the distribution's 1e-4 and 1 - 1e-4 quantiles and g > 1e-30. For the exact value see
+    the mpmath tables of the tests.
     """
     a, log_x = concentration.double(), log_gamma.double()
     h = 1e-4 * a

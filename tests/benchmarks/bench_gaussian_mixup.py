@@ -1,12 +1,14 @@
-"""gaussian_mixup against PyTorch's own operations, eager and compiled, and a copy of the same bytes.
+"""gaussian_mixup against PyTorch's own operations, eager and compiled, and a copy of the same
+bytes.
 
-ImageNet's batch, uint8 in channels-last, float32 out. "fresh": the output is allocated in the call, as
-it is in training, so that page faults are counted; "warm": the allocator hands out memory that has
-been written before (here by keeping the last output alive until the next call).
+ImageNet's batch, uint8 in channels-last, float32 out. "fresh": the output is allocated in the call,
+as it is in training, so that page faults are counted; "warm": the allocator hands out memory that
+has been written before (here by keeping the last output alive until the next call).
 """
 
 import pytest
 import torch
+
 from sprout_fast import draw_mixup, gaussian_mixup
 
 BATCH, CHANNELS, SIZE = 64, 3, 224

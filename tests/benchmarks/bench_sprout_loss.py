@@ -1,9 +1,11 @@
-"""sprout_loss, forward and backward to logits and beta, against PyTorch's composite and against what
+"""sprout_loss, forward and backward to logits and beta, against PyTorch's composite and against
+what
 natural training pays: hard-label cross entropy."""
 
 import pytest
 import torch
 import torch.nn.functional as F
+
 from sprout_fast import sprout_loss
 
 RECIPES = {"paper": (0.01, 1.0), "code": (1 / 11, 11.0)}

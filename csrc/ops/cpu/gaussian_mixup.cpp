@@ -18,9 +18,8 @@ Tensor gaussian_mixup_cpu(const Tensor& images, const std::optional<Tensor>& par
   const GaussianMixupArgs& args = call.args;
   const int64_t chunks = args.batch * mixup_chunks_an_image(args.height * args.width);
   const auto kernel = SPROUT_BEST_KERNEL(gaussian_mixup_chunks);
-  torch::stable::parallel_for(0, chunks, 4, [&](int64_t begin, int64_t end) {
-    kernel(args, begin, end);
-  });
+  torch::stable::parallel_for(0, chunks, 4,
+                              [&](int64_t begin, int64_t end) { kernel(args, begin, end); });
   return call.out;
 }
 
@@ -30,9 +29,8 @@ Tensor gaussian_mixup_backward_cpu(const Tensor& grad, const std::optional<Tenso
   const GaussianMixupBackwardCall call =
       prepare_gaussian_mixup_backward(grad, partner, lam, std, dtype);
   const auto kernel = SPROUT_BEST_KERNEL(gaussian_mixup_backward_images);
-  torch::stable::parallel_for(0, call.args.batch, 1, [&](int64_t begin, int64_t end) {
-    kernel(call.args, begin, end);
-  });
+  torch::stable::parallel_for(0, call.args.batch, 1,
+                              [&](int64_t begin, int64_t end) { kernel(call.args, begin, end); });
   return call.grad_images;
 }
 

@@ -36,7 +36,7 @@ void fill_normals(const PhiloxCall& call, int64_t first, int64_t count, T* out) 
 // Pixels [first, first + count) of one image as [count, C] of T, whatever their layout.
 template <typename In, typename T>
 void load_pixels_as(const GaussianMixupArgs& args, int64_t image, int64_t first, int64_t count,
-                 T* out) {
+                    T* out) {
   const int64_t C = args.channels, W = args.width;
   const In* base = static_cast<const In*>(args.images) + image * args.stride[0];
   const bool dense_rows = args.stride[2] == W * args.stride[3];
@@ -49,7 +49,8 @@ void load_pixels_as(const GaussianMixupArgs& args, int64_t image, int64_t first,
     const In* channel = base + c * args.stride[1];
     if (dense_rows) {
       const In* source = channel + first * args.stride[3];
-      for (int64_t i = 0; i < count; ++i) out[i * C + c] = static_cast<T>(source[i * args.stride[3]]);
+      for (int64_t i = 0; i < count; ++i)
+        out[i * C + c] = static_cast<T>(source[i * args.stride[3]]);
     } else {
       for (int64_t i = 0; i < count; ++i) {
         const int64_t h = (first + i) / W, w = (first + i) % W;
@@ -73,19 +74,41 @@ void load_pixels(const GaussianMixupArgs& args, int64_t image, int64_t first, in
 
 // Channel constants repeated to a length that is a multiple of C and of the vector width, so that
 // the loops over pixels run over plain arrays.
+constexpr int64_t kPatternRepeats = 16;
+
 template <typename T>
 struct ChannelPattern {
-  static constexpr int64_t kRepeats = 8;
-  T values[kMaxChannels * kRepeats];
-  int64_t length;
+  alignas(64) T values[kMaxChannels * kPatternRepeats];
+
   template <typename Value>
-  ChannelPattern(int64_t channels, Value value) : length(channels * kRepeats) {
-    for (int64_t i = 0; i < length; ++i) values[i] = static_cast<T>(value(i % channels));
+  void fill(int64_t channels, Value value) {
+    for (int64_t c = 0; c < channels; ++c) {
+      const T v = static_cast<T>(value(c));
+      for (int64_t i = 0; i < kPatternRepeats; ++i) values[i * channels + c] = v;
+    }
   }
 };
 
-// Room for a chunk and for the overhang of whole pattern lengths and noise groups.
-constexpr int64_t kScratch = kMaxChunk + kMaxChannels * 8 + 4 * kPhiloxLanes + 8;
+// out = shift + sum over terms of factor x source, by channel. The number of terms is a constant of
+// each copy of the loop: a condition inside it would become a masked load.
+template <int kTerms, typename T, typename Out>
+void combine(const T* const (&source)[4], const ChannelPattern<T> (&factor)[4],
+             const ChannelPattern<T>& shift, int64_t channels, int64_t elements, Out* out) {
+  const int64_t length = channels * kPatternRepeats;
+  for (int64_t i = 0; i < elements; i += length) {
+    const int64_t n = elements - i < length ? elements - i : length;
+    for (int64_t j = 0; j < n; ++j) {
+      T value = shift.values[j] + factor[0].values[j] * source[0][i + j];
+      if constexpr (kTerms > 1) value += factor[1].values[j] * source[1][i + j];
+      if constexpr (kTerms > 2) value += factor[2].values[j] * source[2][i + j];
+      if constexpr (kTerms > 3) value += factor[3].values[j] * source[3][i + j];
+      out[i + j] = static_cast<Out>(value);
+    }
+  }
+}
+
+// Room for a chunk and for the overhang of whole groups of noise.
+constexpr int64_t kScratch = kMaxChunk + 4 * kPhiloxLanes + 8;
 
 template <typename T>
 struct Scratch {
@@ -93,6 +116,7 @@ struct Scratch {
   alignas(64) T other[kScratch];
   alignas(64) T own_noise[kScratch];
   alignas(64) T other_noise[kScratch];
+  ChannelPattern<T> factor[4], shift;
 };
 
 template <typename T, typename Out>
@@ -105,62 +129,45 @@ void mix_chunk(const GaussianMixupArgs& args, const PhiloxCall& call, int64_t im
   const T rest = T(1) - lam;
   const bool mixes = partner != image && rest != T(0);
 
-  load_pixels(args, image, first, count, scratch.own);
-  const T* other = scratch.own;
-  if (mixes) {
-    load_pixels(args, partner, first, count, scratch.other);
-    other = scratch.other;
+  const auto inv_std = [&](int64_t c) { return static_cast<T>(args.inv_std[c]); };
+  const T* source[4] = {};
+  int terms = 0;
+  const auto add_image = [&](int64_t of_image, T weight, T* pixels) {
+    load_pixels(args, of_image, first, count, pixels);
+    const T scale = weight * static_cast<T>(args.pixel_scale);
+    scratch.factor[terms].fill(C, [&](int64_t c) { return scale * inv_std(c); });
+    source[terms++] = pixels;
+  };
+  const auto add_noise = [&](int64_t of_image, T weight, T* normals) {
+    const int64_t element = call.first_element + of_image * image_elements + first * C;
+    const int64_t skip = element & 3;
+    fill_normals(call, element - skip, elements + skip, normals);
+    scratch.factor[terms].fill(
+        C, [&](int64_t c) { return weight * static_cast<T>(args.sigma[c]) * inv_std(c); });
+    source[terms++] = normals + skip;
+  };
+  add_image(image, mixes ? lam : T(1), scratch.own);
+  if (mixes) add_image(partner, rest, scratch.other);
+  if (args.noise && mixes && args.paired) {  // each image's own draw
+    add_noise(image, lam, scratch.own_noise);
+    add_noise(partner, rest, scratch.other_noise);
+  } else if (args.noise) {  // one draw for what comes out
+    add_noise(image, mixes ? std::sqrt(lam * lam + rest * rest) : T(1), scratch.own_noise);
   }
-  // The noise of both images: a draw each in "paired", one draw for the mixture in "marginal".
-  const T* own_noise = scratch.own;  // any finite numbers where the factor is 0
-  const T* other_noise = scratch.own;
-  T own_factor = T(0), other_factor = T(0);
-  if (args.noise) {
-    auto normals = [&](int64_t of_image, T* out) {
-      const int64_t element = call.first_element + of_image * image_elements + first * C;
-      const int64_t skip = element & 3;
-      fill_normals(call, element - skip, elements + skip, out);
-      return out + skip;
-    };
-    own_noise = normals(image, scratch.own_noise);
-    own_factor = T(1);
-    if (mixes && args.paired) {
-      other_noise = normals(partner, scratch.other_noise);
-      own_factor = lam;
-      other_factor = rest;
-    } else if (mixes) {
-      own_factor = std::sqrt(lam * lam + rest * rest);
-    }
-  }
-  const T own_weight = mixes ? lam : T(1), other_weight = mixes ? rest : T(0);
-  // out = own a + other b + own_noise s + other_noise t + shift, by channel.
-  const auto scale = [&](int64_t c) { return static_cast<T>(args.inv_std[c]); };
-  const ChannelPattern<T> a(
-      C, [&](int64_t c) { return own_weight * static_cast<T>(args.pixel_scale) * scale(c); });
-  const ChannelPattern<T> b(
-      C, [&](int64_t c) { return other_weight * static_cast<T>(args.pixel_scale) * scale(c); });
-  const ChannelPattern<T> s(
-      C, [&](int64_t c) { return own_factor * static_cast<T>(args.sigma[c]) * scale(c); });
-  const ChannelPattern<T> t(
-      C, [&](int64_t c) { return other_factor * static_cast<T>(args.sigma[c]) * scale(c); });
-  const ChannelPattern<T> shift(C, [&](int64_t c) { return -static_cast<T>(args.mean[c]) * scale(c); });
+  scratch.shift.fill(C, [&](int64_t c) { return -static_cast<T>(args.mean[c]) * inv_std(c); });
 
   Out* out = static_cast<Out*>(args.out) + image * image_elements + first * C;
-  for (int64_t i = 0; i < elements; i += a.length) {
-    const int64_t n = elements - i < a.length ? elements - i : a.length;
-    for (int64_t j = 0; j < n; ++j) {
-      T value = shift.values[j] + a.values[j] * scratch.own[i + j];
-      if (mixes) value += b.values[j] * other[i + j];
-      if (args.noise) value += s.values[j] * own_noise[i + j];
-      if (other_factor != T(0)) value += t.values[j] * other_noise[i + j];
-      out[i + j] = static_cast<Out>(value);
-    }
+  switch (terms) {
+    case 1: combine<1>(source, scratch.factor, scratch.shift, C, elements, out); break;
+    case 2: combine<2>(source, scratch.factor, scratch.shift, C, elements, out); break;
+    case 3: combine<3>(source, scratch.factor, scratch.shift, C, elements, out); break;
+    default: combine<4>(source, scratch.factor, scratch.shift, C, elements, out); break;
   }
 }
 
 template <typename T>
 void mix_chunks(const GaussianMixupArgs& args, int64_t begin, int64_t end) {
-  static thread_local Scratch<T> scratch;
+  [[maybe_unused]] static thread_local Scratch<T> scratch;  // used: GCC 12 misses it in the lambda
   const int64_t pixels = args.height * args.width;
   const int64_t chunks = mixup_chunks_an_image(pixels);
   const PhiloxCall call(args.rng_state, pixels * args.channels);

@@ -19,12 +19,12 @@
 
 // Declares `void name(arguments)` in each instruction set's namespace.
 #if defined(SPROUT_HAVE_AVX2)
-#define SPROUT_DECLARE_KERNEL(name, ...)              \
-  namespace sprout_fast::portable {                   \
-  void name(__VA_ARGS__);                             \
-  }                                                   \
-  namespace sprout_fast::avx2 {                       \
-  void name(__VA_ARGS__);                             \
+#define SPROUT_DECLARE_KERNEL(name, ...) \
+  namespace sprout_fast::portable {      \
+  void name(__VA_ARGS__);                \
+  }                                      \
+  namespace sprout_fast::avx2 {          \
+  void name(__VA_ARGS__);                \
   }
 #define SPROUT_BEST_KERNEL(name) (::sprout_fast::have_avx2() ? avx2::name : portable::name)
 #else

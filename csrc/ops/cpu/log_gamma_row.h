@@ -1,5 +1,5 @@
-// A row of gamma variates on CPU, in loops that the compiler turns into vector instructions. Included
-// by kernels, inside their instruction set's namespace.
+// A row of gamma variates on CPU, in loops that the compiler turns into vector instructions.
+// Included by kernels, inside their instruction set's namespace.
 #pragma once
 
 #include <limits>
@@ -14,10 +14,10 @@ namespace {
 // Rows are worked on in whole blocks; a row's arrays have room up to the next multiple of this.
 constexpr int64_t kGammaPadding = 32;
 
-// log_g[k] = log of element (first + k)'s variate, for k in [0, count). Those surely negligible beside
-// `largest` (a lower bound of the row's largest, or -inf) become -inf, at the cost of their boost.
-// All arrays hold `count` rounded up to kGammaPadding; `pending` is scratch. Concentrations must be
-// finite and at least 0, up to the padding.
+// log_g[k] = log of element (first + k)'s variate, for k in [0, count). Those surely negligible
+// beside `largest` (a lower bound of the row's largest, or -inf) become -inf, at the cost of their
+// boost. All arrays hold `count` rounded up to kGammaPadding; `pending` is scratch. Concentrations
+// must be finite and at least 0, up to the padding.
 template <typename T>
 void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const T* concentration,
                    T largest, T* log_g, int32_t* pending) {
@@ -70,8 +70,7 @@ void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const T
       philox_block(call, Stream::kGamma, elements, draw, words);
       for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
         const Philox4 w{words[0][lane], words[1][lane], words[2][lane], 0};
-        const bool ok =
-            gamma_attempt(a[lane] < T(1) ? a[lane] + T(1) : a[lane], w, &variate[lane]);
+        const bool ok = gamma_attempt(a[lane] < T(1) ? a[lane] + T(1) : a[lane], w, &variate[lane]);
         accepted[lane] = ok ? 1 : 0;
       }
       for (int64_t lane = 0; lane < lanes; ++lane) {

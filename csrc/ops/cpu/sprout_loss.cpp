@@ -14,7 +14,8 @@ namespace {
 
 using RowsKernel = void (*)(const SproutLossArgs&, int64_t, int64_t, const void*, void*, void*);
 
-// Runs `kernel` over all rows and returns the summed gradient of beta, [K] (empty where nobody asked).
+// Runs `kernel` over all rows and returns the summed gradient of beta, [K] (empty where nobody
+// asked).
 template <typename T>
 std::vector<T> run_rows(const SproutLossArgs& args, RowsKernel kernel) {
   const int64_t K = args.classes, padded = padded_classes(K);
@@ -69,7 +70,7 @@ std::tuple<Tensor, Tensor, Tensor> forward(const SproutLossCall& call) {
   const bool mean = args.reduction == Reduction::kMean;
   // An empty batch has no mean: 0 / 0 is NaN, as in torch.
   if (!each) out[0] = static_cast<T>(mean ? total / static_cast<double>(args.batch) : total);
-  const T factor = mean ? T(1) / static_cast<T>(args.batch) : T(1);
+  const T factor = mean && args.batch > 0 ? T(1) / static_cast<T>(args.batch) : T(1);
   return {loss, finish_grad_beta(call, sum, factor), call.row_stats};
 }
 
@@ -90,14 +91,13 @@ std::tuple<Tensor, Tensor> sprout_loss_backward_cpu(
     const Tensor& beta, const Tensor& rng_state, const Tensor& row_stats, double alpha,
     double scale, const std::string& labels_from, const std::string& beta_grad,
     const std::string& reduction) {
-  const SproutLossCall call = prepare_sprout_loss_backward(
-      grad_loss, logits, labels, partner_labels, lam, beta, rng_state, row_stats, alpha, scale,
-      labels_from, beta_grad, reduction);
+  const SproutLossCall call =
+      prepare_sprout_loss_backward(grad_loss, logits, labels, partner_labels, lam, beta, rng_state,
+                                   row_stats, alpha, scale, labels_from, beta_grad, reduction);
   const RowsKernel kernel = SPROUT_BEST_KERNEL(sprout_loss_backward_rows);
-  const Tensor grad_beta =
-      call.args.dtype == Dtype::kFloat64
-          ? finish_grad_beta(call, run_rows<double>(call.args, kernel), 1.0)
-          : finish_grad_beta(call, run_rows<float>(call.args, kernel), 1.0f);
+  const Tensor grad_beta = call.args.dtype == Dtype::kFloat64
+                               ? finish_grad_beta(call, run_rows<double>(call.args, kernel), 1.0)
+                               : finish_grad_beta(call, run_rows<float>(call.args, kernel), 1.0f);
   return {*call.grad_logits, grad_beta};
 }
 

@@ -14,8 +14,8 @@ inline int64_t sprout_loss_scratch(int64_t classes) { return 4 * padded_classes(
 }  // namespace sprout_fast
 
 // Rows [begin, end): fills row_stats and, where asked for, adds the rows' gradients of the summed
-// loss to grad_beta [K]. `base` [padded K] holds scale alpha beta_k, then zeros. All pointers are to
-// float, or to double for float64 logits.
+// loss to grad_beta [K]. `base` [padded K] holds scale alpha beta_k, then zeros. All pointers are
+// to float, or to double for float64 logits.
 SPROUT_DECLARE_KERNEL(sprout_loss_rows, const SproutLossArgs& args, int64_t begin, int64_t end,
                       const void* base, void* scratch, void* grad_beta)
 // Rows [begin, end): fills grad_logits and adds to grad_beta where it is not null.

@@ -123,8 +123,7 @@ __global__ void __launch_bounds__(kMixupThreads)
       if (mixes) own_factor = args.paired ? lam : std::sqrt(lam * lam + rest * rest);
       for (int source = 0; source < (mixes && args.paired ? 2 : 1); ++source) {
         T normals[kMixupElements];
-        image_normals(call,
-                      call.first_element + (source == 0 ? image : partner) * elements + first,
+        image_normals(call, call.first_element + (source == 0 ? image : partner) * elements + first,
                       normals);
         const T factor = source == 0 ? own_factor : rest;
         int c = first_channel;

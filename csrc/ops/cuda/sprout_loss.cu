@@ -25,8 +25,7 @@ Tensor grad_beta(const SproutLossCall& call, T factor, cudaStream_t stream) {
   with_device_type(args.dtype, [&](auto logit) {
     using Logit = decltype(logit);
     if constexpr (std::is_same_v<typename Accumulate<Logit>::type, T>) {
-      sprout_loss_grad_beta_kernel<Logit, T>
-          <<<grid, kLossThreads, 0, stream>>>(args, partial_data);
+      sprout_loss_grad_beta_kernel<Logit, T><<<grid, kLossThreads, 0, stream>>>(args, partial_data);
     }
   });
   STD_CUDA_KERNEL_LAUNCH_CHECK();
@@ -98,9 +97,9 @@ std::tuple<Tensor, Tensor> sprout_loss_backward_cuda(
     double scale, const std::string& labels_from, const std::string& beta_grad_name,
     const std::string& reduction) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
-  const SproutLossCall call = prepare_sprout_loss_backward(
-      grad_loss, logits, labels, partner_labels, lam, beta, rng_state, row_stats, alpha, scale,
-      labels_from, beta_grad_name, reduction);
+  const SproutLossCall call =
+      prepare_sprout_loss_backward(grad_loss, logits, labels, partner_labels, lam, beta, rng_state,
+                                   row_stats, alpha, scale, labels_from, beta_grad_name, reduction);
   Tensor grad;
   with_device_type(call.args.dtype, [&](auto logit) {
     grad = backward<decltype(logit)>(call, current_stream(logits));

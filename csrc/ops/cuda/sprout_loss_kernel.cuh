@@ -1,10 +1,10 @@
-// sprout_loss on CUDA. The variates are a function of (row, class), so nothing of the logits' size is
-// stored: each kernel computes those it needs again.
+// sprout_loss on CUDA. The variates are a function of (row, class), so nothing of the logits' size
+// is stored: each kernel computes those it needs again.
 //
 //   sprout_loss_rows        reads the logits once, a group of threads a row: row_stats
-//   sprout_loss_grad_beta   reads them once more, a thread a class, over a group of rows: partial sums
-//   sprout_loss_grad_logits backward: reads them, writes their gradient
-//   the two *_finish        add the partial results in a fixed order
+//   sprout_loss_grad_beta   reads them once more, a thread a class, over a group of rows: partial
+//   sums sprout_loss_grad_logits backward: reads them, writes their gradient the two *_finish add
+//   the partial results in a fixed order
 #pragma once
 
 #include "../../common/device_types.h"
@@ -205,8 +205,8 @@ __device__ __forceinline__ T row_weight(const SproutLossArgs& args, int64_t row)
   return grad_loss[0];
 }
 
-// Rows to a partial sum of beta's gradient: the partial sums take an eighth of the logits' memory at
-// most, and there are enough blocks for a GPU from 64 rows on.
+// Rows to a partial sum of beta's gradient: the partial sums take an eighth of the logits' memory
+// at most, and there are enough blocks for a GPU from 64 rows on.
 inline int64_t sprout_loss_row_groups(int64_t batch) {
   return std::clamp<int64_t>(batch / 8, 1, 256);
 }
@@ -229,8 +229,7 @@ __global__ void __launch_bounds__(kLossThreads)
     const T* stats = static_cast<const T*>(args.row_stats) + row * kRowStats;
     T gradient = device_nan<T>();
     if (labels.valid) {
-      const T logit =
-          load_as<T>(static_cast<const Logit*>(args.logits)[row * args.classes + k]);
+      const T logit = load_as<T>(static_cast<const Logit*>(args.logits)[row * args.classes + k]);
       const T cost = stats[kLogSum] - (logit - stats[kTop]);
       const T a = labels.concentration(args, k);
       if (args.beta_grad == BetaGrad::kExpected) {
@@ -285,8 +284,8 @@ __global__ void __launch_bounds__(kLossThreads)
   sum = block_reduce<kLossThreads / 32>(sum, shared);
   if (threadIdx.x == 0 && args.reduction != Reduction::kNone) {
     // An empty batch has no mean: 0 / 0 is NaN, as in torch.
-    loss[0] = args.reduction == Reduction::kMean ? sum.value / static_cast<T>(args.batch)
-                                                 : sum.value;
+    loss[0] =
+        args.reduction == Reduction::kMean ? sum.value / static_cast<T>(args.batch) : sum.value;
   }
 }
 
@@ -314,8 +313,7 @@ __global__ void __launch_bounds__(kLossThreads)
         z = fast_exp((log_g - stats[kTopG]) - stats[kLogSumG]);
       }
       const T logit = load_as<T>(static_cast<const Logit*>(args.logits)[row * args.classes + k]);
-      gradient =
-          row_weight<T>(args, row) * (fast_exp((logit - stats[kTop]) - stats[kLogSum]) - z);
+      gradient = row_weight<T>(args, row) * (fast_exp((logit - stats[kTop]) - stats[kLogSum]) - z);
     }
     store_as(gradient, static_cast<Logit*>(args.grad_logits) + row * args.classes + k);
   }
