@@ -1,8 +1,8 @@
 """Print the polynomials of csrc/common/elementary.h and the errors of the fits.
 
-Each is a minimax fit by Lawson's algorithm (least squares on Chebyshev nodes, reweighted by the error)
-to values from mpmath, in the form that the header evaluates; coefficients are rounded to float32, the
-errors are those before rounding, relative to the function.
+Each is a minimax fit by Lawson's algorithm (least squares on Chebyshev nodes, reweighted by the
+error) to values from mpmath, in the form that the header evaluates. Coefficients are rounded to
+float32; the errors are those before rounding, relative to the function.
 
     python csrc/generate/elementary.py
 """
@@ -14,7 +14,7 @@ mpmath.mp.dps = 40
 
 
 def fit(function, low, high, degree, relative_to, nodes=4000, rounds=60):
-    """Coefficients c_0.. of a polynomial with max |relative_to(x) (p(x) - function(x))| smallest."""
+    """Coefficients c_0.. of the polynomial p with the smallest max |relative_to (p - function)|."""
     x = (low + high) / 2 + (high - low) / 2 * numpy.cos(
         numpy.pi * (numpy.arange(nodes) + 0.5) / nodes
     )
