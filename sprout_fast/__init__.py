@@ -1,14 +1,14 @@
 """sprout_fast: SPROUT, attack-free robust training, at the cost of ordinary training.
 
-The ops are in :mod:`sprout_fast.ops` (and under ``torch.ops.sprout_fast``), their plain-PyTorch twins
-in :mod:`sprout_fast.reference`; :class:`SproutMixup` and :class:`SproutLoss` put them into a training
-loop. Importing this package needs torch alone.
+The ops are in :mod:`sprout_fast.ops` (and under ``torch.ops.sprout_fast``), their plain-PyTorch
+twins in :mod:`sprout_fast.reference`; :class:`SproutMixup` and :class:`SproutLoss` put them into a
+training loop. Importing this package needs torch alone.
 """
 
 from sprout_fast import _library as _library  # first: it registers the ops
 from sprout_fast._library import build_info
 from sprout_fast.modules import SproutLoss, SproutMixup, SproutTarget
-from sprout_fast.ops import draw_mixup, gaussian_mixup, sprout_loss
+from sprout_fast.ops import dirichlet, draw_mixup, gaussian_mixup, log_gamma, sprout_loss
 from sprout_fast.random import PhiloxState
 
 __all__ = [
@@ -17,9 +17,11 @@ __all__ = [
     "SproutMixup",
     "SproutTarget",
     "build_info",
+    "dirichlet",
     "draw_mixup",
     "gaussian_mixup",
     "load_model",
+    "log_gamma",
     "sprout_loss",
 ]
 __version__ = str(build_info()["version"])

@@ -3,8 +3,10 @@
 Schemas and argument checks are in ``csrc/ops/<op>.cpp``, kernels in ``csrc/ops/{cpu,cuda}/``.
 """
 
+from sprout_fast.ops.dirichlet import dirichlet
 from sprout_fast.ops.draw_mixup import draw_mixup
 from sprout_fast.ops.gaussian_mixup import gaussian_mixup
+from sprout_fast.ops.log_gamma import log_gamma
 from sprout_fast.ops.sprout_loss import sprout_loss
 
-__all__ = ["draw_mixup", "gaussian_mixup", "sprout_loss"]
+__all__ = ["dirichlet", "draw_mixup", "gaussian_mixup", "log_gamma", "sprout_loss"]
