@@ -8,7 +8,15 @@ training loop. Importing this package needs torch alone.
 from sprout_fast import _library as _library  # first: it registers the ops
 from sprout_fast._library import build_info
 from sprout_fast.modules import SproutLoss, SproutMixup, SproutTarget
-from sprout_fast.ops import draw_mixup, gaussian_mixup, sprout_loss
+from sprout_fast.ops import (
+    dirichlet,
+    draw_mixup,
+    gaussian_mixup,
+    generalized_cross_entropy,
+    log_gamma,
+    pgd_step_,
+    sprout_loss,
+)
 from sprout_fast.random import PhiloxState
 
 __all__ = [
@@ -17,9 +25,13 @@ __all__ = [
     "SproutMixup",
     "SproutTarget",
     "build_info",
+    "dirichlet",
     "draw_mixup",
     "gaussian_mixup",
+    "generalized_cross_entropy",
     "load_model",
+    "log_gamma",
+    "pgd_step_",
     "sprout_loss",
 ]
 __version__ = str(build_info()["version"])

@@ -71,6 +71,36 @@ __device__ __forceinline__ bool is_aligned(const void* p) {
   return reinterpret_cast<uintptr_t>(p) % 16 == 0;
 }
 
+// The first `count` of N elements from `p` on as T, 0 for the rest; by 128-bit accesses where all
+// of them are there and aligned.
+template <typename E, typename T, int N>
+__device__ __forceinline__ void load_up_to(const E* p, int64_t count, T (&out)[N]) {
+  if (count >= N && is_aligned(p)) {
+    Packet<E, N> packet;
+    packet.load(p);
+#pragma unroll
+    for (int j = 0; j < N; ++j) out[j] = load_as<T>(packet.value[j]);
+  } else {
+#pragma unroll
+    for (int j = 0; j < N; ++j) out[j] = j < count ? load_as<T>(p[j]) : T(0);
+  }
+}
+
+template <typename E, typename T, int N>
+__device__ __forceinline__ void store_up_to(const T (&values)[N], int64_t count, E* p) {
+  Packet<E, N> packet;
+#pragma unroll
+  for (int j = 0; j < N; ++j) store_as(values[j], &packet.value[j]);
+  if (count >= N && is_aligned(p)) {
+    packet.store(p);
+  } else {
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      if (j < count) p[j] = packet.value[j];
+    }
+  }
+}
+
 template <typename T>
 __device__ __forceinline__ T device_nan();
 template <>

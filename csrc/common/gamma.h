@@ -98,7 +98,7 @@ SPROUT_HOST_DEVICE T log_gamma_variate(T a, const PhiloxCall& call, Stream strea
 //   2. g <= a + 1 (or g <= 2): W = sum_n g^n / (a)_{n+1} (psi(a + n + 1) - log g).
 //   3. g above: W = C (log g - psi(a)) + dC/da, where C = Gamma(a, g) / (g^a e^-g), by Legendre's
 //      continued fraction and its derivative.
-// Evaluated in double; the relative error is below 1e-10 (tests/test_gamma.py).
+// Evaluated in double; the relative error is below 1e-10 (tests/test_log_gamma.py).
 SPROUT_HOST_DEVICE double log_gamma_gradient_by_power_series(double a, double log_g) {
   const double g = std::exp(log_g);
   double psi_minus_log = digamma(a + 1.0) - log_g;  // psi(a + n + 1) - log g

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "../common/dtype.h"
+#include "reduction.h"
 
 namespace sprout_fast {
 
@@ -114,6 +115,13 @@ inline void check_index_values(const char* op, const char* name, const Tensor& i
   const std::string takes = "in [0, " + std::to_string(end) + ")";
   check_values<int64_t>(op, name, index, takes.c_str(),
                         [end](int64_t v) { return v >= 0 && v < end; });
+}
+
+inline Reduction reduction_from_name(const char* op, const std::string& name) {
+  if (name == "none") return Reduction::kNone;
+  if (name == "mean") return Reduction::kMean;
+  if (name == "sum") return Reduction::kSum;
+  fail(op, "reduction must be 'mean', 'sum' or 'none', got '", name, "'");
 }
 
 inline std::optional<Tensor> contiguous(const std::optional<Tensor>& t) {

@@ -21,13 +21,6 @@ BetaGrad beta_grad_from_name(const char* op, const std::string& name) {
   fail(op, "beta_grad must be 'implicit', 'expected' or 'none', got '", name, "'");
 }
 
-Reduction reduction_from_name(const char* op, const std::string& name) {
-  if (name == "none") return Reduction::kNone;
-  if (name == "mean") return Reduction::kMean;
-  if (name == "sum") return Reduction::kSum;
-  fail(op, "reduction must be 'mean', 'sum' or 'none', got '", name, "'");
-}
-
 // Everything but row_stats, which forward makes and backward is given.
 SproutLossCall prepare(const char* op, const Tensor& logits, const Tensor& labels,
                        const std::optional<Tensor>& partner_labels,

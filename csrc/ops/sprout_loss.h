@@ -4,12 +4,12 @@
 #include <cstdint>
 
 #include "../common/dtype.h"
+#include "reduction.h"
 
 namespace sprout_fast {
 
 enum class LabelsFrom : int32_t { kDirichlet, kMean };
 enum class BetaGrad : int32_t { kNone, kImplicit, kExpected };
-enum class Reduction : int32_t { kNone, kMean, kSum };
 
 // Columns of row_stats, what backward needs of the forward pass: [B, kRowStats]. Sums of
 // exponentials are kept beside the maximum that they are measured from: added up, the two would

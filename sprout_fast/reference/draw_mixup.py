@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sprout_fast.reference.gamma import log_gamma
+from sprout_fast.reference.gamma import gamma_variates
 from sprout_fast.reference.philox import STREAM_MIXUP, philox_words
 
 
@@ -17,7 +17,7 @@ def draw_mixup(
     index = first + torch.arange(batch_size if per_sample else 1)
     elements = torch.stack([2 * index, 2 * index + 1], -1)
     concentration = torch.tensor(a, dtype=torch.float32).double().expand(elements.shape)
-    first_g, second_g = log_gamma(
+    first_g, second_g = gamma_variates(
         concentration, rng_state, stream=STREAM_MIXUP, element=elements
     ).unbind(-1)
     shift = 0

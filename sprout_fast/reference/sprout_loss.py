@@ -6,24 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sprout_fast.reference.gamma import log_gamma, log_gamma_gradient
-
-
-class _LogGamma(torch.autograd.Function):
-    """log_gamma with its implicit gradient."""
-
-    @staticmethod
-    def forward(ctx, concentration: Tensor, rng_state: Tensor) -> Tensor:
-        log_g = log_gamma(concentration, rng_state)
-        ctx.save_for_backward(concentration, log_g)
-        return log_g
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
-        concentration, log_g = ctx.saved_tensors
-        # Where z underflows, grad is 0, and whatever stands beside it counts for nothing.
-        weight = torch.where(grad == 0, 0, log_gamma_gradient(concentration, log_g))
-        return grad * weight, None
+from sprout_fast.reference.log_gamma import log_gamma
 
 
 def concentrations(
@@ -65,7 +48,7 @@ def sprout_loss(
     if labels_from == "mean":
         loss = expected
     else:
-        log_g = _LogGamma.apply(a if beta_grad == "implicit" else a.detach(), rng_state)
+        log_g = log_gamma(a if beta_grad == "implicit" else a.detach(), rng_state)
         loss = (torch.softmax(log_g, 1) * cost).sum(1)
         if beta_grad == "expected":  # the sampled loss's value, with the expected one's gradient
             by_beta = (mean * cost.detach()).sum(1)

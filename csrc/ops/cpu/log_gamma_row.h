@@ -16,8 +16,7 @@ constexpr int64_t kGammaPadding = 32;
 
 // log_g[k] = log of element (first + k)'s variate, for k in [0, count). Those surely negligible
 // beside `largest` (a lower bound of the row's largest, or -inf) become -inf, at the cost of their
-// boost. All arrays hold `count` rounded up to kGammaPadding; `pending` is scratch. Concentrations
-// must be finite and at least 0, up to the padding.
+// boost. Concentrations must be finite and at least 0; `pending` [count] is scratch.
 template <typename T>
 void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const T* concentration,
                    T largest, T* log_g, int32_t* pending) {

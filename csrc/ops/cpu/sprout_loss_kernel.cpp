@@ -5,11 +5,10 @@
 #include <limits>
 
 #include "log_gamma_row.h"
+#include "row.h"
 
 SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
-
-constexpr int64_t kLanes = 16;  // partial results of a sum: two vectors of AVX2
 
 template <typename T>
 struct Row {
@@ -61,33 +60,6 @@ void draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, c
   // Where every concentration is 0 there is no distribution: -inf - -inf makes the row NaN below.
 }
 
-// sum and maximum over kLanes independent partial results, so that they become vector operations.
-template <typename T>
-T maximum(const T* values, int64_t padded) {
-  T partial[kLanes];
-  for (int64_t i = 0; i < kLanes; ++i) partial[i] = values[i];
-  for (int64_t k = kLanes; k < padded; k += kLanes) {
-    for (int64_t i = 0; i < kLanes; ++i) {
-      // Written so that a NaN stays.
-      partial[i] = values[k + i] <= partial[i] ? partial[i] : values[k + i];
-    }
-  }
-  T result = partial[0];
-  for (int64_t i = 1; i < kLanes; ++i) result = partial[i] <= result ? result : partial[i];
-  return result;
-}
-
-template <typename T, typename Term>
-T sum(int64_t padded, Term term) {
-  T partial[kLanes] = {};
-  for (int64_t k = 0; k < padded; k += kLanes) {
-    for (int64_t i = 0; i < kLanes; ++i) partial[i] += term(k + i);
-  }
-  T result = 0;
-  for (int64_t i = 0; i < kLanes; ++i) result += partial[i];
-  return result;
-}
-
 // weight x scale alpha dL/da_k, added for every class: dL/da_k = z_k (c_k - L) dlog G_k/da_k
 // (implicit) or (c_k - E[L]) / a_0 (expected; METHOD: L is linear in z).
 template <typename T>
@@ -120,29 +92,26 @@ void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
   draw_row(args, call, row, r);
   T* stats = static_cast<T*>(args.row_stats) + row * kRowStats;
 
-  const T top = maximum(r.logits, padded);
+  const T top = row_maximum(r.logits, padded);
   const T log_sum =
-      std::log(sum<T>(padded, [&](int64_t k) { return fast_exp(r.logits[k] - top); }));
+      std::log(row_sum<T>(padded, [&](int64_t k) { return fast_exp(r.logits[k] - top); }));
   stats[kTop] = top;
   stats[kLogSum] = log_sum;
-  // A class with z = 0 adds nothing, whatever its logit: 0 x inf counts as 0. The condition reads
-  // the product, so that the logit is loaded for every lane: of `weight == 0 ? 0 : ...` alone, GCC
-  // 12 makes a load under a wrong mask (tests/test_build.py looks for such loads in the object).
+  // A class with z = 0 adds nothing, whatever its logit: 0 x inf counts as 0.
   const auto times_logit = [&](T weight, int64_t k) {
-    const T product = weight * (r.logits[k] - top);
-    return (product != product) & (weight == T(0)) ? T(0) : product;
+    return keep_if(weight != T(0), weight * (r.logits[k] - top));
   };
   stats[kTopG] = stats[kLogSumG] = stats[kMeanLoss] = stats[kMass] = T(0);
   if (args.wants_mean) {
-    stats[kMass] = sum<T>(padded, [&](int64_t k) { return r.concentration[k]; });
-    const T dot = sum<T>(padded, [&](int64_t k) { return times_logit(r.concentration[k], k); });
+    stats[kMass] = row_sum<T>(padded, [&](int64_t k) { return r.concentration[k]; });
+    const T dot = row_sum<T>(padded, [&](int64_t k) { return times_logit(r.concentration[k], k); });
     stats[kLoss] = stats[kMeanLoss] = log_sum - dot / stats[kMass];
   }
   if (args.labels_from == LabelsFrom::kDirichlet) {
-    const T top_g = maximum(r.log_g, padded);
-    const T total = sum<T>(padded, [&](int64_t k) { return fast_exp(r.log_g[k] - top_g); });
+    const T top_g = row_maximum(r.log_g, padded);
+    const T total = row_sum<T>(padded, [&](int64_t k) { return fast_exp(r.log_g[k] - top_g); });
     const T dot =
-        sum<T>(padded, [&](int64_t k) { return times_logit(fast_exp(r.log_g[k] - top_g), k); });
+        row_sum<T>(padded, [&](int64_t k) { return times_logit(fast_exp(r.log_g[k] - top_g), k); });
     stats[kTopG] = top_g;
     stats[kLogSumG] = std::log(total);
     stats[kLoss] = log_sum - dot / total;

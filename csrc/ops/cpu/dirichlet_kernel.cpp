@@ -1,0 +1,79 @@
+// dirichlet on CPU, a row at a time.
+#include "dirichlet_kernel.h"
+
+#include <cmath>
+
+#include "log_gamma_row.h"
+#include "row.h"
+
+SPROUT_KERNEL_NAMESPACE_BEGIN
+namespace {
+
+template <typename T>
+void forward_row(const DirichletArgs& args, const PhiloxCall& call, int64_t row, T* scratch) {
+  const int64_t K = args.classes, padded = padded_row(K);
+  const T* concentration = static_cast<const T*>(args.concentration) + row * K;
+  T* out = static_cast<T*>(args.z) + row * K;
+  T* log_g = scratch;
+  int32_t* pending = reinterpret_cast<int32_t*>(scratch + padded);
+  // The variate of the largest concentration shows which of the others cannot matter.
+  int64_t main = 0;
+  for (int64_t k = 1; k < K; ++k) main = concentration[k] > concentration[main] ? k : main;
+  const int64_t element = call.first_element + row * K;
+  const T bound = log_gamma_variate(concentration[main], call, Stream::kGamma, element + main);
+  log_gamma_row(call, element, K, concentration, bound, log_g, pending);
+  for (int64_t k = K; k < padded; ++k) log_g[k] = -std::numeric_limits<T>::infinity();
+  const T top = row_maximum(log_g, padded);
+  // With all concentrations 0 there is no distribution: -inf - -inf makes the row NaN.
+  const T log_sum =
+      std::log(row_sum<T>(padded, [&](int64_t k) { return fast_exp(log_g[k] - top); }));
+  static_cast<T*>(args.log_total)[row] = top + log_sum;
+  for (int64_t k = 0; k < K; ++k) {
+    const T log_z = (log_g[k] - top) - log_sum;
+    out[k] = log_z < T(-kNegligibleNats) ? T(0) : fast_exp(log_z);
+  }
+}
+
+template <typename T>
+void backward_row(const DirichletBackwardArgs& args, int64_t row) {
+  const int64_t K = args.classes;
+  const T* grad = static_cast<const T*>(args.grad_z) + row * K;
+  const T* a = static_cast<const T*>(args.concentration) + row * K;
+  const T* z = static_cast<const T*>(args.z) + row * K;
+  T* out = static_cast<T*>(args.grad_concentration) + row * K;
+  const double log_total = static_cast<const T*>(args.log_total)[row];
+  // Gradients are measured from the largest entry's: since the z add up to 1, g_k - sum_j g_j z_j
+  // is the same, and an entry close to 1 does not cancel. An entry of 0 counts for nothing,
+  // whatever its gradient (a class whose logit is -inf has an infinite one).
+  int64_t largest = 0;
+  for (int64_t k = 1; k < K; ++k) largest = z[k] > z[largest] ? k : largest;
+  const T anchor = grad[largest];
+  T mean = T(0);
+  for (int64_t k = 0; k < K; ++k) mean += z[k] == T(0) ? T(0) : z[k] * (grad[k] - anchor);
+  for (int64_t k = 0; k < K; ++k) {
+    out[k] = T(0);
+    if (z[k] == T(0)) continue;  // NaN goes on
+    const double log_g = std::log(static_cast<double>(z[k])) + log_total;
+    const double through_z = static_cast<double>(z[k]) * ((grad[k] - anchor) - mean);
+    out[k] = static_cast<T>(through_z * log_gamma_gradient(a[k], log_g));
+  }
+}
+
+}  // namespace
+
+void dirichlet_rows(const DirichletArgs& args, int64_t begin, int64_t end, void* scratch) {
+  const PhiloxCall call(args.rng_state, args.elements_a_row);
+  for (int64_t row = begin; row < end; ++row) {
+    args.dtype == Dtype::kFloat64 ? forward_row(args, call, row, static_cast<double*>(scratch))
+                                  : forward_row(args, call, row, static_cast<float*>(scratch));
+  }
+}
+
+void dirichlet_backward_rows(const DirichletBackwardArgs& args, int64_t begin, int64_t end) {
+  for (int64_t row = begin; row < end; ++row) {
+    args.dtype == Dtype::kFloat64 ? backward_row<double>(args, row)
+                                  : backward_row<float>(args, row);
+  }
+}
+
+SPROUT_KERNEL_NAMESPACE_END

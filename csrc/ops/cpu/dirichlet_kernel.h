@@ -1,0 +1,18 @@
+#pragma once
+
+#include "../dirichlet.h"
+#include "isa.h"
+
+namespace sprout_fast {
+
+// A thread's scratch in elements of the dtype: a row of log variates and one of indices, each
+// rounded up to whole vectors.
+inline int64_t dirichlet_scratch(int64_t classes) { return 2 * ((classes + 15) / 16 * 16); }
+
+}  // namespace sprout_fast
+
+// Rows [begin, end). `scratch` is of the dtype.
+SPROUT_DECLARE_KERNEL(dirichlet_rows, const DirichletArgs& args, int64_t begin, int64_t end,
+                      void* scratch)
+SPROUT_DECLARE_KERNEL(dirichlet_backward_rows, const DirichletBackwardArgs& args, int64_t begin,
+                      int64_t end)

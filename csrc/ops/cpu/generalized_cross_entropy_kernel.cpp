@@ -1,0 +1,133 @@
+// generalized_cross_entropy on CPU, a row at a time: converted into scratch, so that every loop but
+// the first and the last is over the accumulation type alone.
+#include "generalized_cross_entropy_kernel.h"
+
+#include <cmath>
+#include <limits>
+
+#include "../../common/elementary.h"
+#include "row.h"
+
+SPROUT_KERNEL_NAMESPACE_BEGIN
+namespace {
+
+using Args = GeneralizedCrossEntropyArgs;
+using Stat = CrossEntropyStat;
+
+template <typename T>
+void load_row(Dtype dtype, const void* matrix, int64_t row, int64_t K, T* out) {
+  with_floating_type(dtype, [&](auto element) {
+    const auto* in = static_cast<const decltype(element)*>(matrix) + row * K;
+    for (int64_t k = 0; k < K; ++k) out[k] = static_cast<T>(in[k]);
+  });
+}
+
+template <typename T>
+void store_row(const T* values, Dtype dtype, void* matrix, int64_t row, int64_t K) {
+  with_floating_type(dtype, [&](auto element) {
+    auto* out = static_cast<decltype(element)*>(matrix) + row * K;
+    for (int64_t k = 0; k < K; ++k) out[k] = static_cast<decltype(element)>(values[k]);
+  });
+}
+
+template <typename T>
+struct Row {
+  T* logits;   // [padded K], -inf behind the end
+  T* weights;  // [padded K], 0 behind the end; only with probabilities
+  T keep;      // 1 - smoothing: the target's share
+  T uniform;   // smoothing / K
+};
+
+template <typename T>
+Row<T> load(const Args& args, int64_t row, T* scratch) {
+  const int64_t K = args.classes, padded = padded_row(K);
+  const Row<T> r{scratch, scratch + padded, static_cast<T>(1 - args.smoothing),
+                 static_cast<T>(args.smoothing / static_cast<double>(K))};
+  load_row(args.dtype, args.logits, row, K, r.logits);
+  for (int64_t k = K; k < padded; ++k) r.logits[k] = -std::numeric_limits<T>::infinity();
+  if (args.probabilities != nullptr) {
+    load_row(args.target_dtype, args.probabilities, row, K, r.weights);
+    for (int64_t k = 0; k < K; ++k) r.weights[k] = r.keep * r.weights[k] + r.uniform;
+    for (int64_t k = K; k < padded; ++k) r.weights[k] = T(0);
+  }
+  return r;
+}
+
+template <typename T>
+void forward_row(const Args& args, int64_t row, T* scratch) {
+  const int64_t K = args.classes, padded = padded_row(K);
+  const Row<T> r = load(args, row, scratch);
+  const T top = row_maximum(r.logits, padded);
+  const T log_sum =
+      std::log(row_sum<T>(padded, [&](int64_t k) { return fast_exp(r.logits[k] - top); }));
+  // sum_k t_k (logit_k - top). A class of weight 0 adds nothing, whatever its logit.
+  T dot, mass = T(1);
+  if (args.labels != nullptr) {
+    dot = r.keep == T(0) ? T(0) : r.keep * (r.logits[args.labels[row]] - top);
+    if (r.uniform != T(0)) {
+      dot += r.uniform *
+             row_sum<T>(padded, [&](int64_t k) { return keep_if(k < K, r.logits[k] - top); });
+    }
+  } else {
+    mass = row_sum<T>(padded, [&](int64_t k) { return r.weights[k]; });
+    dot = row_sum<T>(padded, [&](int64_t k) {
+      const T weight = r.weights[k];
+      return keep_if(weight != T(0), weight * (r.logits[k] - top));
+    });
+  }
+  T* stats = static_cast<T*>(args.row_stats) + row * Stat::kCount;
+  stats[Stat::kTop] = top;
+  stats[Stat::kLogSum] = log_sum;
+  stats[Stat::kLoss] = mass * log_sum - dot;
+  stats[Stat::kMass] = mass;
+}
+
+template <typename T>
+void backward_row(const Args& args, int64_t row, T* scratch) {
+  const int64_t K = args.classes;
+  const Row<T> r = load(args, row, scratch);
+  const T* stats = static_cast<const T*>(args.row_stats) + row * Stat::kCount;
+  const T top = stats[Stat::kTop], log_sum = stats[Stat::kLogSum], mass = stats[Stat::kMass];
+  const T* grad_loss = static_cast<const T*>(args.grad_loss);
+  const T factor = args.reduction == Reduction::kNone   ? grad_loss[row]
+                   : args.reduction == Reduction::kMean ? grad_loss[0] / static_cast<T>(args.batch)
+                                                        : grad_loss[0];
+  T* gradient = r.logits;  // in the logits' place
+  if (args.labels != nullptr) {
+    const int64_t label = args.labels[row];
+    for (int64_t k = 0; k < K; ++k) {
+      const T weight = k == label ? r.keep + r.uniform : r.uniform;
+      gradient[k] = factor * (fast_exp((r.logits[k] - top) - log_sum) - weight);
+    }
+  } else {
+    T* by_target = r.weights;  // in the weights' place
+    for (int64_t k = 0; k < K; ++k) {
+      const T log_p = (r.logits[k] - top) - log_sum;
+      gradient[k] = factor * (fast_exp(log_p) * mass - r.weights[k]);
+      by_target[k] = factor * r.keep * -log_p;
+    }
+    if (args.grad_target != nullptr) {
+      store_row(by_target, args.target_dtype, args.grad_target, row, K);
+    }
+  }
+  store_row(gradient, args.dtype, args.grad_logits, row, K);
+}
+
+}  // namespace
+
+void generalized_cross_entropy_rows(const Args& args, int64_t begin, int64_t end, void* scratch) {
+  for (int64_t row = begin; row < end; ++row) {
+    args.dtype == Dtype::kFloat64 ? forward_row(args, row, static_cast<double*>(scratch))
+                                  : forward_row(args, row, static_cast<float*>(scratch));
+  }
+}
+
+void generalized_cross_entropy_backward_rows(const Args& args, int64_t begin, int64_t end,
+                                             void* scratch) {
+  for (int64_t row = begin; row < end; ++row) {
+    args.dtype == Dtype::kFloat64 ? backward_row(args, row, static_cast<double*>(scratch))
+                                  : backward_row(args, row, static_cast<float*>(scratch));
+  }
+}
+
+SPROUT_KERNEL_NAMESPACE_END

@@ -1,0 +1,22 @@
+#pragma once
+
+#include "../generalized_cross_entropy.h"
+#include "isa.h"
+
+namespace sprout_fast {
+
+// A thread's scratch in elements of the accumulation type: a row of logits and one of weights, each
+// rounded up to whole vectors.
+inline int64_t generalized_cross_entropy_scratch(int64_t classes) {
+  return 2 * ((classes + 15) / 16 * 16);
+}
+
+}  // namespace sprout_fast
+
+// Rows [begin, end): fills row_stats. `scratch` is of row_stats' type.
+SPROUT_DECLARE_KERNEL(generalized_cross_entropy_rows, const GeneralizedCrossEntropyArgs& args,
+                      int64_t begin, int64_t end, void* scratch)
+// Rows [begin, end): fills grad_logits, and grad_target where it is asked for.
+SPROUT_DECLARE_KERNEL(generalized_cross_entropy_backward_rows,
+                      const GeneralizedCrossEntropyArgs& args, int64_t begin, int64_t end,
+                      void* scratch)

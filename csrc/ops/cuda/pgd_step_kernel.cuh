@@ -1,0 +1,57 @@
+// pgd_step_ on CUDA: one pass; dense tensors by 128-bit accesses, others element by element.
+#pragma once
+
+#include "../../common/device_types.h"
+#include "../pgd_step.h"
+
+namespace sprout_fast {
+
+constexpr int kPgdThreads = 256;
+constexpr int kPgdElements = 8;  // neighbours in a thread's hands: 128 bits of a 16-bit gradient
+
+template <typename T, typename Grad, typename Wide>
+__device__ __forceinline__ void pgd_step_thread(const PgdStepArgs& args, int64_t first) {
+  constexpr int N = kPgdElements;
+  const T step = static_cast<T>(args.step);
+  const T lower = static_cast<T>(args.lower), upper = static_cast<T>(args.upper);
+  T* x_adv = static_cast<T*>(args.x_adv);
+  const Grad* grad = static_cast<const Grad*>(args.grad);
+  const T* x = static_cast<const T*>(args.x);
+  const int64_t count = args.numel - first;
+  if (args.is_flat()) {
+    T moved[N], center[N];
+    Wide gradient[N];
+    load_up_to(x_adv + first, count, moved);
+    load_up_to(grad + first, count, gradient);
+    load_up_to(x + first, count, center);
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      moved[j] = linf_step(moved[j], gradient[j], center[j], step, args.eps, lower, upper);
+    }
+    store_up_to(moved, count, x_adv + first);
+    return;
+  }
+  for (int j = 0; j < N && j < count; ++j) {
+    int64_t offset0 = 0, offset1 = 0, offset2 = 0, rest = first + j;
+    for (int d = args.dims - 1; d >= 0; --d) {
+      const int64_t index = rest % args.size[d];
+      rest /= args.size[d];
+      offset0 += index * args.stride[0][d];
+      offset1 += index * args.stride[1][d];
+      offset2 += index * args.stride[2][d];
+    }
+    x_adv[offset0] = linf_step(x_adv[offset0], load_as<Wide>(grad[offset1]), x[offset2], step,
+                               args.eps, lower, upper);
+  }
+}
+
+// Wide: the type that holds a Grad, float or double.
+template <typename T, typename Grad, typename Wide>
+__global__ void __launch_bounds__(kPgdThreads)
+    pgd_step_kernel(const __grid_constant__ PgdStepArgs args) {
+  const int64_t first =
+      (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kPgdElements;
+  if (first < args.numel) pgd_step_thread<T, Grad, Wide>(args, first);
+}
+
+}  // namespace sprout_fast

@@ -1,0 +1,86 @@
+"""The generalised cross entropy of METHOD eq. (4), for class indices and for soft targets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sprout_fast.ops._autograd import refuse_second_derivative
+
+
+def generalized_cross_entropy(
+    logits: Tensor, target: Tensor, *, label_smoothing: float = 0.0, reduction: str = "mean"
+) -> Tensor:
+    """Cross entropy -sum_k h(y)_k log softmax(logits)_k (METHOD eq. (4) with g = I).
+
+    ``h(y) = (1 - label_smoothing) y + label_smoothing / K``. The name is the SPROUT paper's; it is
+    not the Lq loss of Zhang & Sabuncu (2018) that bears the same name. Where h(y)_k is 0 the
+    class adds nothing, whatever its logit: one of -inf too.
+
+    Args:
+        logits: [B, K] float64, float32, bfloat16 or float16. Arithmetic is in float32 (float64 for
+            float64).
+        target: int64 [B] in [0, K); or probabilities [B, K] of any of the logits' dtypes, taken as
+            they are: rows need not add up to 1, and the gradient is exact all the same.
+        label_smoothing: in [0, 1]; for probabilities too, as by ``F.cross_entropy``.
+        reduction: ``"mean"`` (over B), ``"sum"`` or ``"none"``.
+
+    Returns:
+        The loss in float32 (float64 for float64 logits): a scalar, or [B] for ``"none"``.
+        Differentiable, once, in ``logits``, ``dL/dlogit_k = softmax_k sum_j h_j - h_k``, and in
+        probabilities, ``dL/dy_k = -(1 - label_smoothing) log softmax_k``.
+
+    Raises:
+        RuntimeError: a wrong shape, dtype, device or scalar, named; on CPU also an index outside
+            [0, K). On CUDA, where looking would stall the stream, its row is NaN.
+
+    >>> logits = torch.zeros(2, 4, requires_grad=True)
+    >>> loss = generalized_cross_entropy(logits, torch.tensor([0, 3]))
+    >>> loss.backward()
+    >>> round(loss.item(), 4), logits.grad[0]  # log 4
+    (1.3863, tensor([-0.3750,  0.1250,  0.1250,  0.1250]))
+    """
+    loss, _ = torch.ops.sprout_fast.generalized_cross_entropy(
+        logits, target, label_smoothing, reduction
+    )
+    return loss
+
+
+_ROW_STATS = 4  # CrossEntropyStat in csrc/ops/generalized_cross_entropy.h
+
+
+@torch.library.register_fake("sprout_fast::generalized_cross_entropy")
+def _(logits, target, label_smoothing, reduction):
+    batch = logits.shape[0]
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    return (
+        logits.new_empty([batch] if reduction == "none" else [], dtype=dtype),
+        logits.new_empty([batch, _ROW_STATS], dtype=dtype),
+    )
+
+
+@torch.library.register_fake("sprout_fast::generalized_cross_entropy_backward")
+def _(grad_loss, logits, target, row_stats, label_smoothing, reduction, return_grad_target):
+    return (
+        logits.new_empty(logits.shape),
+        target.new_empty(target.shape if return_grad_target else [0]),
+    )
+
+
+def _setup_context(ctx, inputs, output):
+    logits, target, *ctx.scalars = inputs
+    ctx.save_for_backward(logits, target, output[1])
+
+
+def _backward(ctx, grad_loss, grad_row_stats):
+    wants_target = ctx.needs_input_grad[1]
+    grad_logits, grad_target = torch.ops.sprout_fast.generalized_cross_entropy_backward(
+        grad_loss, *ctx.saved_tensors, *ctx.scalars, wants_target
+    )
+    return grad_logits, grad_target if wants_target else None, None, None
+
+
+torch.library.register_autograd(
+    "sprout_fast::generalized_cross_entropy", _backward, setup_context=_setup_context
+)
+refuse_second_derivative("generalized_cross_entropy_backward")

@@ -1,0 +1,13 @@
+"""Dirichlet samples in plain PyTorch, on the same draws as the op."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sprout_fast.reference.log_gamma import log_gamma
+
+
+def dirichlet(concentration: Tensor, rng_state: Tensor) -> Tensor:
+    """See :func:`sprout_fast.dirichlet`; float64, differentiable in the concentration."""
+    return torch.softmax(log_gamma(concentration, rng_state), -1)
