@@ -6,10 +6,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from sprout_fast.attacks import ATTACKS, Attack, pgd_linf
-from sprout_fast.attacks.pgd import linf_bounds
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation import evaluate_accuracy
 from sprout_fast.models import Normalized
+from sprout_fast.reference.pgd_step import linf_bounds
 
 
 def make_model(seed=0):

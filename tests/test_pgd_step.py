@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sprout_fast import pgd_step_, reference
-from sprout_fast.attacks.pgd import linf_bounds
+from sprout_fast.reference.pgd_step import linf_bounds
 
 FLOATING = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 EPS, STEP = 8 / 255, 2 / 255

@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
 
     def body() -> int:
-        options = cli._tyro(Options, argv, PROG, __doc__)
+        options = cli.parse_options(Options, argv, PROG, __doc__)
         if options.workers < 1:
             raise UserError(f"--workers {options.workers}: takes 1 or more")
         unreadable = 0

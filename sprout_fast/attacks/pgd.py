@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sprout_fast.models.mode import evaluation_mode, frozen_parameters
+from sprout_fast.ops import pgd_step_
 
 
 def pgd_linf(
@@ -67,41 +68,22 @@ def pgd_linf(
     ):
         # Clones: an inference tensor, as a caller's inference_mode makes, cannot enter a graph.
         images, labels = images.detach().clone(), labels.clone()
-        lower, upper = linf_bounds(images, eps)
-        adversarial = images
+        adversarial = images.clone()
         if random_start:
             if generator is None:
                 generator = torch.Generator(images.device).manual_seed(seed)
             start = torch.rand(
                 images.shape, generator=generator, device=generator.device, dtype=images.dtype
             )
-            start = start.mul_(2 * eps).sub_(eps).to(images.device)
-            adversarial = torch.clamp(images + start, lower, upper)
+            adversarial += start.mul_(2 * eps).sub_(eps).to(images.device)
+            pgd_step_(adversarial, start.to(images.device), images, step=0, eps=eps)  # projects
         for _ in range(steps):
             adversarial.requires_grad_()
             # A sum: one image's gradient does not shrink with the batch that it is in.
             loss = F.cross_entropy(model(adversarial), labels, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, adversarial)
-            # The sign of NaN is 0, so a broken gradient cannot lead out of [0,1] and the ball.
-            moved = adversarial.detach() + step_size * gradient.sign()
-            adversarial = torch.clamp(moved, lower, upper)
-        return adversarial.detach()
-
-
-def linf_bounds(images: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The lowest and highest images of the l-infinity ball within [0,1], both inside it.
-
-    images: float32 or float64 in [0,1]. Every floating image x with lower <= x <= upper satisfies
-    |x - image| <= eps in float64 arithmetic: where rounding image ± eps to the images' dtype fell
-    outside, the bound is moved one representable number inwards. Computed once an attack, they
-    make projection one clamp, which cannot round.
-    """
-    exact = images.double()
-    lower = (exact - eps).to(images.dtype)
-    upper = (exact + eps).to(images.dtype)
-    lower = torch.where(exact - lower.double() > eps, torch.nextafter(lower, images), lower)
-    upper = torch.where(upper.double() - exact > eps, torch.nextafter(upper, images), upper)
-    return lower.clamp_(min=0), upper.clamp_(max=1)
+            adversarial = pgd_step_(adversarial.detach(), gradient, images, step=step_size, eps=eps)
+        return adversarial
 
 
 def _check(images: Tensor, labels: Tensor, eps: float, step_size: float, steps: int) -> None:

@@ -20,8 +20,7 @@ def pgd_step_(
 
     One iteration of PGD (Madry et al., 2018, eq. 1) in one pass over memory. Afterwards
     ``|x_adv - x| <= eps`` holds exactly, as computed in float64, wherever x is in [lower, upper]:
-    the ball's bounds are rounded inwards to numbers of the dtype, as by
-    :func:`sprout_fast.attacks.pgd.linf_bounds`.
+    the ball's bounds are rounded inwards to numbers of the dtype.
 
     Args:
         x_adv: float32 or float64, any shape and strides that do not overlap; may be a leaf that

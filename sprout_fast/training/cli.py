@@ -67,7 +67,7 @@ def parse(
     Raises:
         UserError: an unknown option, key or choice, or a value of the wrong type.
     """
-    given = _tyro(config_type, argv, prog, description)
+    given = parse_options(config_type, argv, prog, description)
     defaults: list[str] = []
     checkpoint = None
     if given.resume is not None:
@@ -81,11 +81,13 @@ def parse(
     if given.config is not None:
         typed = _as_arguments(_read_yaml(given.config, config_type))
         try:
-            _tyro(config_type, typed, prog, description)
+            parse_options(config_type, typed, prog, description)
         except UserError as error:
             raise UserError(f"{given.config}: {error}") from None
         defaults += typed
-    config = _tyro(config_type, [*defaults, *argv], prog, description) if defaults else given
+    config = (
+        parse_options(config_type, [*defaults, *argv], prog, description) if defaults else given
+    )
     return config, checkpoint
 
 
@@ -101,7 +103,10 @@ def nearest(name: str, choices: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _tyro(config_type: type[ConfigT], argv: Sequence[str], prog: str, description: str) -> ConfigT:
+def parse_options(
+    config_type: type[ConfigT], argv: Sequence[str], prog: str, description: str
+) -> ConfigT:
+    """``config_type`` from the command line by tyro, whose boxes of errors become a UserError."""
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):

@@ -49,7 +49,7 @@ void backward_row(const DirichletBackwardArgs& args, int64_t row) {
   for (int64_t k = 1; k < K; ++k) largest = z[k] > z[largest] ? k : largest;
   const T anchor = grad[largest];
   T mean = T(0);
-  for (int64_t k = 0; k < K; ++k) mean += z[k] == T(0) ? T(0) : z[k] * (grad[k] - anchor);
+  for (int64_t k = 0; k < K; ++k) mean += keep_if(z[k] != T(0), z[k] * (grad[k] - anchor));
   for (int64_t k = 0; k < K; ++k) {
     out[k] = T(0);
     if (z[k] == T(0)) continue;  // NaN goes on

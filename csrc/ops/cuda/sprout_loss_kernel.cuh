@@ -58,6 +58,12 @@ __device__ __forceinline__ T scaled_exp(T x, T y) {
   return x == -std::numeric_limits<T>::infinity() && x == y ? T(0) : fast_exp(x - y);
 }
 
+// The larger of two numbers; a NaN on either side stays.
+template <typename T>
+__device__ __forceinline__ T larger(T a, T b) {
+  return b <= a || a != a ? a : b;
+}
+
 // Running sums over a row, each measured from its own running maximum.
 template <typename T>
 struct RowSums {
@@ -72,14 +78,13 @@ struct RowSums {
     return {nothing, T(0), nothing, T(0), T(0), T(0), T(0)};
   }
 
-  // `!(a <= b)` in the maxima lets a NaN through.
   __device__ __forceinline__ void add_logit(T logit) {
-    const T new_top = !(logit <= top) ? logit : top;
+    const T new_top = larger(top, logit);
     sum = sum * scaled_exp(top, new_top) + scaled_exp(logit, new_top);
     top = new_top;
   }
   __device__ __forceinline__ void add_variate(T log_g, T from_anchor) {
-    const T new_top_g = !(log_g <= top_g) ? log_g : top_g;
+    const T new_top_g = larger(top_g, log_g);
     const T keep = scaled_exp(top_g, new_top_g), weight = scaled_exp(log_g, new_top_g);
     sum_g = sum_g * keep + weight;
     // A class with z = 0 adds nothing, whatever its logit: 0 x inf counts as 0.
@@ -91,10 +96,10 @@ struct RowSums {
     dot_mass += a == T(0) ? T(0) : a * from_anchor;
   }
   __device__ __forceinline__ void combine(const RowSums& o) {
-    const T new_top = !(o.top <= top) ? o.top : top;
+    const T new_top = larger(top, o.top);
     sum = sum * scaled_exp(top, new_top) + o.sum * scaled_exp(o.top, new_top);
     top = new_top;
-    const T new_top_g = !(o.top_g <= top_g) ? o.top_g : top_g;
+    const T new_top_g = larger(top_g, o.top_g);
     const T keep = scaled_exp(top_g, new_top_g), other = scaled_exp(o.top_g, new_top_g);
     sum_g = sum_g * keep + o.sum_g * other;
     dot_g = dot_g * keep + o.dot_g * other;
