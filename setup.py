@@ -2,8 +2,9 @@
 
 Decides one thing: whether the CUDA library is built. It is when torch is a CUDA build and an nvcc
 is found (on PATH, under CUDA_HOME, or from the package nvidia-cuda-nvcc); FORCE_CUDA=1 asks for it
-whatever torch is, FORCE_CUDA=0 turns it off. TORCH_CUDA_ARCH_LIST names the architectures; without
-it they are those of the GPUs present, or 9.0 on a machine without one.
+whatever torch is, FORCE_CUDA=0 turns it off. TORCH_CUDA_ARCH_LIST names the
+architectures ("9.0;12.0+PTX"), or is "torch" for those that torch itself was built for, as a
+release is; without it they are those of the GPUs present, or 9.0 on a machine without one.
 """
 
 from __future__ import annotations
@@ -38,6 +39,15 @@ def cuda_archs() -> list[str]:
     import torch
 
     named = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(" ", ";").replace(",", ";")
+    if (
+        named == "torch"
+    ):  # "sm_80 sm_90 compute_120": torch.cuda.get_arch_list() is empty without a GPU
+        flags = torch._C._cuda_getArchFlags() if torch.version.cuda else ""
+        if not flags:
+            sys.exit("TORCH_CUDA_ARCH_LIST=torch: this torch is a CPU build and has no list")
+        real = [f"{f.removeprefix('sm_')}-real" for f in flags.split() if f.startswith("sm_")]
+        virtual = [f.removeprefix("compute_") for f in flags.split() if f.startswith("compute_")]
+        return real + [f"{v}-virtual" for v in virtual]
     if not named:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         present = {"{}.{}".format(*torch.cuda.get_device_capability(i)) for i in range(count)}

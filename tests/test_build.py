@@ -61,14 +61,19 @@ def test_libraries_need_the_stable_abi_only():
         assert not re.findall(r"U ((?:at|c10|torch)::.*)", symbols), library
 
 
+def avx2_objects():
+    """The compiled AVX2 kernels, of which an x86-64 build has at least one."""
+    if "avx2" not in sprout_fast.build_info()["cpu_isas"]:
+        pytest.skip("this build has no AVX2 kernels")
+    folder = ROOT / "build" / f"cmake-torch{torch.__version__}"
+    objects = sorted(folder.glob("CMakeFiles/sprout_kernels_avx2.dir/**/*.o"))
+    assert objects, folder
+    return objects
+
+
 def test_avx2_objects_hold_no_code_for_others():
     """No weak symbol: the linker could keep its AVX2 code for machines without AVX2."""
-    folders = sorted((ROOT / "build").glob("cmake-torch*/CMakeFiles/sprout_kernels_avx2.dir"))
-    if not folders:
-        pytest.skip("this is not an x86-64 build tree")
-    objects = sorted(folders[0].rglob("*.o"))
-    assert objects
-    for file in objects:
+    for file in avx2_objects():
         weak = [line for line in run("nm", file).splitlines() if " W " in line or " V " in line]
         # The reference to the personality routine of C++ exceptions is data without instructions.
         assert not [line for line in weak if "__gxx_personality" not in line], file
@@ -81,7 +86,7 @@ def test_avx2_objects_hold_no_masked_loads():
     (Found by tests/test_simt.py: sprout_loss with a beta of 0.) Where one turns up, load first and
     select after.
     """
-    for file in sorted((ROOT / "build").glob("cmake-torch*/**/sprout_kernels_avx2.dir/**/*.o")):
+    for file in avx2_objects():
         code = run("objdump", "-d", "--no-show-raw-insn", file)
         assert "maskmov" not in code, file
 
@@ -167,6 +172,16 @@ def test_arch_list(listed, archs):
     env = os.environ | {"TORCH_CUDA_ARCH_LIST": listed}
     out = run(sys.executable, "-c", code, cwd=ROOT, env=env)
     assert out.splitlines()[-1] == str(archs)
+
+
+@pytest.mark.skipif(torch.version.cuda is None, reason="a CPU build of torch has no list")
+def test_torchs_own_arch_list():
+    env = os.environ | {"TORCH_CUDA_ARCH_LIST": "torch"}
+    out = run(sys.executable, "-c", f"{SETUP}print(s['cuda_archs']())", cwd=ROOT, env=env)
+    archs = out.splitlines()[-1]
+    for flag in torch._C._cuda_getArchFlags().split():
+        kind, number = flag.split("_")
+        assert repr(number + {"sm": "-real", "compute": "-virtual"}[kind]) in archs
 
 
 @pytest.mark.parametrize(
