@@ -40,14 +40,23 @@ SPROUT_HOST_DEVICE float log1p_reduced(float f) {
   return f + (f2 * f * p - 0.5f * f2);
 }
 
-// log x for a positive normal x; anything else gives a finite, meaningless number.
-SPROUT_HOST_DEVICE float fast_log(float x) {
+// log x = high + low: high a multiple of most of log 2, exact; low below 0.35.
+struct LogParts {
+  float high, low;
+};
+SPROUT_HOST_DEVICE LogParts log_parts(float x) {
   const int32_t bits = float_to_bits(x);
   const int32_t e = (bits - 0x3f3504f3) >> 23;  // x = m 2^e, m in [sqrt(1/2), sqrt(2))
   const float m = bits_to_float(bits - e * (1 << 23));
   const float k = static_cast<float>(e);
   // log 2 in two parts: the first is exact in few bits, so k times it is exact too.
-  return k * 0.693359375f + (log1p_reduced(m - 1.0f) - k * 2.12194440e-4f);
+  return {k * 0.693359375f, log1p_reduced(m - 1.0f) - k * 2.12194440e-4f};
+}
+
+// log x for a positive normal x; anything else gives a finite, meaningless number.
+SPROUT_HOST_DEVICE float fast_log(float x) {
+  const LogParts parts = log_parts(x);
+  return parts.high + parts.low;
 }
 SPROUT_HOST_DEVICE double fast_log(double x) { return std::log(x); }
 

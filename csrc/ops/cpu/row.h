@@ -56,9 +56,10 @@ T row_sum(int64_t padded, Term term) {
   for (int64_t k = 0; k < padded; k += kRowLanes) {
     for (int64_t i = 0; i < kRowLanes; ++i) partial[i] += term(k + i);
   }
-  T result = 0;
-  for (int64_t i = 0; i < kRowLanes; ++i) result += partial[i];
-  return result;
+  for (int64_t width = kRowLanes / 2; width > 0; width /= 2) {
+    for (int64_t i = 0; i < width; ++i) partial[i] += partial[i + width];
+  }
+  return partial[0];
 }
 
 }  // namespace

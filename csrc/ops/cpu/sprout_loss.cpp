@@ -18,10 +18,11 @@ using RowsKernel = void (*)(const SproutLossArgs&, int64_t, int64_t, const void*
 // asked).
 template <typename T>
 std::vector<T> run_rows(const SproutLossArgs& args, RowsKernel kernel) {
-  const int64_t K = args.classes, padded = padded_classes(K);
-  std::vector<T> base(padded, T(0));
+  const int64_t K = args.classes;
+  std::vector<T> base(sprout_loss_base(K), T(0));
   const T factor = static_cast<T>(args.scale * args.alpha);
   for (int64_t k = 0; k < K; ++k) base[k] = factor * static_cast<T>(args.beta[k]);
+  SPROUT_BEST_KERNEL(sprout_loss_prepare)(args, base.data());
 
   // Groups of rows with a partial sum of beta's gradient each: cut by the batch alone, so the sum's
   // order is the same for any number of threads; at most a quarter of the logits' memory.
