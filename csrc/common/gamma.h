@@ -47,18 +47,21 @@ SPROUT_HOST_DEVICE GammaShape<T> gamma_shape(T a) {
   return {d, T(1) / std::sqrt(T(9) * d), fast_log(d)};
 }
 
-// One attempt at log G from a standard normal and a word; returns whether it is accepted.
+// An attempt at log G, to be accepted with the probability e^log_acceptance.
 template <typename T>
-SPROUT_HOST_DEVICE bool gamma_attempt(const GammaShape<T>& shape, T normal, uint32_t word,
-                                      T* log_g) {
+struct GammaProposal {
+  T log_g, log_acceptance;
+};
+
+template <typename T>
+SPROUT_HOST_DEVICE GammaProposal<T> gamma_proposal(const GammaShape<T>& shape, T normal) {
   const T t = shape.c * normal;
   const bool positive = t > T(-1);
   const T s = positive ? t : T(0);
   const T log_v = T(3) * fast_log1p(s);  // v = (1 + c x)^3
   const T v_minus_1 = s * (T(3) + s * (T(3) + s));
-  *log_g = shape.log_d + log_v;
-  return positive &&
-         log_uniform_as<T>(word) < T(0.5) * normal * normal + shape.d * (log_v - v_minus_1);
+  const T log_acceptance = T(0.5) * normal * normal + shape.d * (log_v - v_minus_1);
+  return {shape.log_d + log_v, positive ? log_acceptance : -std::numeric_limits<T>::infinity()};
 }
 
 // log G_a where a >= 1, log G_{a+1} below; after kMaxGammaDraws rejections the attempts' mode.
@@ -69,10 +72,11 @@ SPROUT_HOST_DEVICE T log_gamma_unboosted(T a, const PhiloxCall& call, Stream str
   const bool odd = (element & 1) != 0;
   for (uint32_t draw = 0; draw < kMaxGammaDraws; ++draw) {
     const Philox4 words = call.words(stream, element - (element & 1), draw);
-    T even_normal, odd_normal, log_g;
+    T even_normal, odd_normal;
     normal_pair(words.w0, words.w1, &even_normal, &odd_normal);
-    if (gamma_attempt(shape, odd ? odd_normal : even_normal, odd ? words.w3 : words.w2, &log_g)) {
-      return log_g;
+    const GammaProposal<T> proposal = gamma_proposal(shape, odd ? odd_normal : even_normal);
+    if (log_uniform_as<T>(odd ? words.w3 : words.w2) < proposal.log_acceptance) {
+      return proposal.log_g;
     }
   }
   return shape.log_d;

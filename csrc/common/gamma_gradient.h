@@ -87,11 +87,12 @@ SPROUT_HOST_DEVICE float digamma_of_next_minus(float a, float y) {
   return ((log_z.high - y) - shift) + (log_z.low - r * (0.5f + r * digamma_tail(r * r)));
 }
 
-enum class GammaRegion { kPowerSeries, kContinuedFraction, kAsymptotic };
+enum GammaRegion : int32_t { kPowerSeries = 0, kContinuedFraction = 1, kAsymptotic = 2 };
 
 SPROUT_HOST_DEVICE GammaRegion gamma_region(float a, float g) {
-  if (a >= 4.0f && g >= 0.1353353f * a && g <= 5.4739f * a) return GammaRegion::kAsymptotic;
-  return g <= a + 0.5f || g <= 0.7f ? GammaRegion::kPowerSeries : GammaRegion::kContinuedFraction;
+  const bool large = (a >= 4.0f) & (g >= 0.1353353f * a) & (g <= 5.4739f * a);
+  const bool small = (g <= a + 0.5f) | (g <= 0.7f);
+  return large ? kAsymptotic : (small ? kPowerSeries : kContinuedFraction);
 }
 
 // excess = psi(a + 1) - log g.
@@ -155,12 +156,12 @@ SPROUT_HOST_DEVICE float log_gamma_gradient(float a, float log_g) {
   }
   const float g = fast_exp(log_g);
   const GammaRegion region = gamma_region(a, g);
-  if (region == GammaRegion::kAsymptotic) {
+  if (region == kAsymptotic) {
     return log_gamma_gradient_by_asymptotic_series(a, log_g - fast_log(a));
   }
   const float lane_a[1] = {a}, lane_g[1] = {g}, excess[1] = {digamma_of_next_minus(a, log_g)};
   float w[1];
-  if (region == GammaRegion::kPowerSeries) {
+  if (region == kPowerSeries) {
     log_gamma_gradient_by_power_series(lane_a, lane_g, excess, w);
   } else {
     log_gamma_gradient_by_continued_fraction(lane_a, lane_g, excess, w);

@@ -10,19 +10,19 @@ SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
 template <typename T>
-void forward_row(const DirichletArgs& args, const PhiloxCall& call, int64_t row, T* scratch) {
+void forward_row(const DirichletArgs& args, const PhiloxBlocks& call, int64_t row, T* scratch) {
   const int64_t K = args.classes, padded = padded_row(K);
   const T* concentration = static_cast<const T*>(args.concentration) + row * K;
   T* out = static_cast<T*>(args.z) + row * K;
   T* log_g = scratch;
-  int32_t* pending = reinterpret_cast<int32_t*>(scratch + (1 + kGammaShapeArrays) * padded);
+  int32_t* row_scratch = reinterpret_cast<int32_t*>(scratch + (1 + kGammaShapeArrays) * padded);
   // The variate of the largest concentration shows which of the others cannot matter.
   int64_t main = 0;
   for (int64_t k = 1; k < K; ++k) main = concentration[k] > concentration[main] ? k : main;
   const int64_t element = call.first_element + row * K;
   const T bound = log_gamma_variate(concentration[main], call, Stream::kGamma, element + main);
   const GammaRow<T> shapes = gamma_row(K, concentration, scratch + padded, padded);
-  log_gamma_row(call, element, K, shapes, bound - T(kNegligibleNats), log_g, pending);
+  log_gamma_row(call, element, K, shapes, bound - T(kNegligibleNats), log_g, row_scratch);
   for (int64_t k = K; k < padded; ++k) log_g[k] = -std::numeric_limits<T>::infinity();
   const T top = row_maximum(log_g, padded);
   // With all concentrations 0 there is no distribution: -inf - -inf makes the row NaN.
@@ -71,7 +71,7 @@ void backward_row(const DirichletBackwardArgs& args, int64_t row) {
 }  // namespace
 
 void dirichlet_rows(const DirichletArgs& args, int64_t begin, int64_t end, void* scratch) {
-  const PhiloxCall call(args.rng_state, args.elements_a_row);
+  const PhiloxBlocks call(PhiloxCall(args.rng_state, args.elements_a_row));
   for (int64_t row = begin; row < end; ++row) {
     args.dtype == Dtype::kFloat64 ? forward_row(args, call, row, static_cast<double*>(scratch))
                                   : forward_row(args, call, row, static_cast<float*>(scratch));

@@ -10,16 +10,16 @@ constexpr int64_t kRun = 1024;
 
 template <typename T>
 void forward(const LogGammaArgs& args, int64_t begin, int64_t end) {
-  const PhiloxCall call(args.rng_state, args.elements_a_row);
+  const PhiloxBlocks call(PhiloxCall(args.rng_state, args.elements_a_row));
   const T* concentration = static_cast<const T*>(args.concentration);
   T* log_g = static_cast<T*>(args.log_g);
   T shapes[kGammaShapeArrays * kRun];
-  int32_t pending[pending_pairs(kRun)];
+  int32_t scratch[gamma_row_scratch(kRun)];
   for (int64_t i = begin; i < end; i += kRun) {
     const int64_t count = end - i < kRun ? end - i : kRun;
     const GammaRow<T> row = gamma_row(count, concentration + i, shapes, kRun);
     log_gamma_row(call, call.first_element + i, count, row, -std::numeric_limits<T>::infinity(),
-                  log_g + i, pending);
+                  log_g + i, scratch);
   }
 }
 

@@ -34,45 +34,82 @@ GammaRow<T> gamma_row(int64_t count, const T* a, T* storage, int64_t stride) {
   return row;
 }
 
-// Room for the pairs that still wait for a variate, in int32.
-constexpr int64_t pending_pairs(int64_t count) { return count / 2 + 2 * kPhiloxLanes; }
+// Scratch of log_gamma_row, in int32: the pairs that still wait for a variate, then a word for each
+// element's boost.
+constexpr int64_t gamma_row_scratch(int64_t count) { return count / 2 + 2 * kPhiloxLanes + count; }
+
+// Whether a uniform word lies under e^x, x <= 0, for `lanes` of each: by 1 + x <= e^x <= 1 + x +
+// x^2/2 where that is enough.
+template <int64_t lanes, typename T>
+inline __attribute__((always_inline)) void uniform_below_exp(const uint32_t (&word)[lanes],
+                                                             const T (&x)[lanes],
+                                                             int32_t (&below)[lanes]) {
+  constexpr T kRounding = T(2e-7);
+  int32_t unsure = 0;
+  for (int64_t i = 0; i < lanes; ++i) {
+    // A signed conversion is a third of an unsigned one; U - 1/2 is exact enough here.
+    const T u = static_cast<T>(static_cast<int32_t>(word[i] ^ 0x80000000u)) * T(0x1p-32) + T(0.5);
+    const T lower = T(1) + x[i];
+    below[i] = u < lower - kRounding ? 1 : 0;
+    unsure |= (u < lower + (T(0.5) * x[i] * x[i] + kRounding) ? 1 : 0) - below[i];
+  }
+  if (unsure == 0) return;
+  for (int64_t i = 0; i < lanes; ++i) below[i] = log_uniform_as<T>(word[i]) < x[i] ? 1 : 0;
+}
 
 // log_g[k] = log of element (first + k)'s variate, for k in [0, count). Those surely under `floor`
-// (-inf: none) become -inf, at the cost of their boost. Concentrations must be finite and at least
-// 0; `pending` is scratch.
+// (-inf: none) become -inf, at the cost of a word. Concentrations must be finite and at least 0.
 template <typename T>
-void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const GammaRow<T>& row,
-                   T floor, T* log_g, int32_t* pending) {
+void log_gamma_row(const PhiloxBlocks& call, int64_t first, int64_t count, const GammaRow<T>& row,
+                   T floor, T* log_g, int32_t* scratch) {
+  constexpr int64_t kBlock = 2 * kPhiloxLanes;  // elements
   const T infinity = std::numeric_limits<T>::infinity();
-  // 1. The boosts: four neighbours share a block, so that most of a row of small concentrations is
-  // done with after a quarter of a block an element. A pair waits as (its even element's k + 1) in
-  // the upper bits, and which of the two wait in the lower two.
+  int32_t* pending = scratch;
+  uint32_t* boost_word = reinterpret_cast<uint32_t*>(scratch) + count / 2 + kBlock;
+  // 1. The boosts' words: four neighbours share a Philox block, and a word tells for most of a row
+  // of small concentrations that they do not matter: log U / a < t where 1 - U > -a t. A pair waits
+  // as (its even element's k + 1) in the upper bits, and which of the two wait in the lower two.
   const T threshold = floor - T(kLogGammaHeadroom);
+  const int32_t always = threshold < T(0) ? 1 : 0;  // where a >= 1: without a boost
   int64_t waiting = 0;
   for (int64_t k0 = -(first & 3); k0 < count; k0 += 4 * kPhiloxLanes) {
     int64_t elements[kPhiloxLanes];
     uint32_t words[4][kPhiloxLanes];
     for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) elements[lane] = first + k0 + 4 * lane;
     philox_block(call, Stream::kGamma, elements, kGammaBoostDraw, words);
-    uint32_t ordered[4 * kPhiloxLanes];
+    uint32_t word[4 * kPhiloxLanes];
     for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
-      for (int64_t j = 0; j < 4; ++j) ordered[4 * lane + j] = words[j][lane];
+      for (int64_t j = 0; j < 4; ++j) word[4 * lane + j] = words[j][lane];
     }
-    const int64_t begin = k0 < 0 ? -k0 : 0;
-    const int64_t end = count - k0 < 4 * kPhiloxLanes ? count - k0 : 4 * kPhiloxLanes;
-    int32_t wanted[4 * kPhiloxLanes] = {};
-    for (int64_t i = begin; i < end; ++i) {
-      const T a = row.a[k0 + i];
-      // At a = 0 a boost of -inf, which is never wanted; from a = 1 on one of (minus) 0.
-      const T boost = log_uniform_as<T>(ordered[i]) / (a < T(1) ? a : infinity);
-      wanted[i] = boost > threshold ? 1 : 0;
-      log_g[k0 + i] = boost > threshold ? boost : -infinity;
+    T a[4 * kPhiloxLanes];
+    if (k0 >= 0 && k0 + 4 * kPhiloxLanes <= count) {
+      for (int64_t i = 0; i < 4 * kPhiloxLanes; ++i) {
+        a[i] = row.a[k0 + i];
+        boost_word[k0 + i] = word[i];
+        log_g[k0 + i] = -infinity;
+      }
+    } else {
+      for (int64_t i = 0; i < 4 * kPhiloxLanes; ++i) {
+        a[i] = T(0);  // outside the row: which wants nothing
+        if (k0 + i < 0 || k0 + i >= count) continue;
+        a[i] = row.a[k0 + i];
+        boost_word[k0 + i] = word[i];
+        log_g[k0 + i] = -infinity;
+      }
     }
-    for (int64_t i = 0; i < 4 * kPhiloxLanes; i += 2) {
-      const int32_t which = wanted[i] + 2 * wanted[i + 1];
-      pending[waiting] = static_cast<int32_t>(4 * (k0 + i + 1) + which);
-      waiting += which != 0 ? 1 : 0;
+    int32_t wanted[4 * kPhiloxLanes];
+    for (int64_t i = 0; i < 4 * kPhiloxLanes; ++i) {
+      const T limit = a[i] * -threshold;  // NaN, so nothing is below it, for 0 x inf
+      const int32_t below_one = a[i] < T(1) ? 1 : 0;
+      wanted[i] = (below_one & (uniform_as<T>(~word[i]) < limit ? 1 : 0)) | (always & ~below_one);
     }
+    int32_t pair[kBlock], waits[kBlock];
+    for (int64_t i = 0; i < kBlock; ++i) {
+      const int32_t which = wanted[2 * i] + 2 * wanted[2 * i + 1];
+      pair[i] = static_cast<int32_t>(4 * (k0 + 2 * i + 1)) + which;
+      waits[i] = which != 0 ? 1 : 0;
+    }
+    waiting += compact(pair, waits, 1, kBlock, pending + waiting);
   }
   // 2. Rounds of attempts at those that matter; the rejected wait for the next round.
   for (uint32_t draw = 0; draw < kMaxGammaDraws && waiting > 0; ++draw) {
@@ -80,50 +117,80 @@ void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const G
     int64_t rejected = 0;
     for (int64_t n = 0; n < waiting; n += kPhiloxLanes) {
       int64_t elements[kPhiloxLanes];
-      int64_t index[2][kPhiloxLanes];
-      GammaShape<T> shape[2][kPhiloxLanes];
+      int32_t index[kBlock];
+      T a[kBlock], d[kBlock], c[kBlock], log_d[kBlock];
+      uint32_t boost[kBlock];
+      const int64_t begin = (pending[n] >> 2) - 1;
+      const bool together = (pending[n + kPhiloxLanes - 1] >> 2) - 1 == begin + kBlock - 2 &&
+                            begin >= 0 && begin + kBlock <= count;
       for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
-        const int64_t k = (pending[n + lane] >> 2) - 1;
-        elements[lane] = first + k;
-        for (int64_t j = 0; j < 2; ++j) {
+        elements[lane] = first + (pending[n + lane] >> 2) - 1;
+      }
+      if (together) {
+        for (int64_t i = 0; i < kBlock; ++i) {
+          index[i] = static_cast<int32_t>(begin + i);
+          a[i] = row.a[begin + i];
+          d[i] = row.d[begin + i];
+          c[i] = row.c[begin + i];
+          log_d[i] = row.log_d[begin + i];
+          boost[i] = boost_word[begin + i];
+        }
+      } else {
+        for (int64_t i = 0; i < kBlock; ++i) {
           // Half a pair may lie outside the row.
-          const int64_t inside = k + j < 0 ? 0 : k + j;
-          index[j][lane] = inside < count ? inside : count - 1;
-          shape[j][lane] = {row.d[index[j][lane]], row.c[index[j][lane]],
-                            row.log_d[index[j][lane]]};
+          const int64_t k = (pending[n + i / 2] >> 2) - 1 + i % 2;
+          const int64_t inside = k < 0 ? 0 : (k < count ? k : count - 1);
+          index[i] = static_cast<int32_t>(inside);
+          a[i] = row.a[inside];
+          d[i] = row.d[inside];
+          c[i] = row.c[inside];
+          log_d[i] = row.log_d[inside];
+          boost[i] = boost_word[inside];
         }
       }
       uint32_t words[4][kPhiloxLanes];
       philox_block(call, Stream::kGamma, elements, draw, words);
-      T variate[2][kPhiloxLanes];
-      int32_t accepted[2][kPhiloxLanes];
-      T normal[2][kPhiloxLanes];
+      T even[kPhiloxLanes], odd[kPhiloxLanes], normal[kBlock];
       for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
-        normal_pair(words[0][lane], words[1][lane], &normal[0][lane], &normal[1][lane]);
+        normal_pair(words[0][lane], words[1][lane], &even[lane], &odd[lane]);
       }
-      for (int64_t j = 0; j < 2; ++j) {
-        for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
-          const bool ok =
-              gamma_attempt(shape[j][lane], normal[j][lane], words[2 + j][lane], &variate[j][lane]);
-          accepted[j][lane] = ok ? 1 << j : 0;
-        }
+      uint32_t word[kBlock];
+      for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
+        normal[2 * lane] = even[lane];
+        normal[2 * lane + 1] = odd[lane];
+        word[2 * lane] = words[2][lane];
+        word[2 * lane + 1] = words[3][lane];
       }
+      T variate[kBlock], log_acceptance[kBlock];
+      for (int64_t i = 0; i < kBlock; ++i) {
+        const GammaProposal<T> proposal = gamma_proposal<T>({d[i], c[i], log_d[i]}, normal[i]);
+        log_acceptance[i] = proposal.log_acceptance;
+        // From a = 1 on a boost of (minus) 0.
+        variate[i] = proposal.log_g + log_uniform_as<T>(boost[i]) / (a[i] < T(1) ? a[i] : infinity);
+      }
+      int32_t accepted[kBlock];
+      uniform_below_exp(word, log_acceptance, accepted);
+      int32_t left[kPhiloxLanes], waits[kPhiloxLanes];
       for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
         const int32_t pair = pending[n + lane];
-        const int32_t done = pair & (accepted[0][lane] | accepted[1][lane]);
+        const int32_t done = pair & (accepted[2 * lane] + 2 * accepted[2 * lane + 1]);
         for (int64_t j = 0; j < 2; ++j) {
-          log_g[index[j][lane]] += keep_if(((done >> j) & 1) != 0, variate[j][lane]);
+          T* out = log_g + index[2 * lane + j];
+          *out = ((done >> j) & 1) != 0 ? variate[2 * lane + j] : *out;
         }
-        pending[rejected] = pair - done;  // behind what has been read
-        rejected += (pair - done) % 4 != 0 ? 1 : 0;
+        left[lane] = pair - done;
+        waits[lane] = left[lane] % 4 != 0 ? 1 : 0;
       }
+      rejected += compact(left, waits, 1, kPhiloxLanes, pending + rejected);  // behind those read
     }
     waiting = rejected;
   }
   for (int64_t n = 0; n < waiting; ++n) {
     for (int64_t j = 0; j < 2; ++j) {
       const int64_t k = (pending[n] >> 2) - 1 + j;
-      if (((pending[n] >> j) & 1) != 0) log_g[k] += row.log_d[k];
+      if (((pending[n] >> j) & 1) == 0) continue;
+      log_g[k] = row.log_d[k];
+      if (row.a[k] < T(1)) log_g[k] += log_uniform_as<T>(boost_word[k]) / row.a[k];
     }
   }
 }
@@ -140,68 +207,57 @@ inline void log_gamma_gradient_row(int64_t count, const double* a, const double*
 
 inline void log_gamma_gradient_row(int64_t count, const float* a, const float* log_g, float floor,
                                    float* w) {
-  constexpr int64_t kChunk = 1024;
-  constexpr int64_t kLanes = 16;
-  constexpr int kLists = 4;  // the regions, the power series' in two: few and many terms
+  constexpr int64_t kChunk = 1024, kLanes = 32;
+  constexpr int kLists = 4;  // the regions, the power series' in two: many and few terms
   const float lowest = std::numeric_limits<float>::lowest();
   floor = floor < lowest ? lowest : floor;
-  for (int64_t k0 = 0; k0 < count; k0 += kChunk) {
-    // Gather those that are wanted, then sort them by region, then work through each region.
-    int32_t source[kChunk];
+  for (int64_t k0 = 0; k0 < count; k0 += kChunk, a += kChunk, log_g += kChunk, w += kChunk) {
+    // Sort those that are wanted by region, then work through each region.
     const int64_t chunk = count - k0 < kChunk ? count - k0 : kChunk;
-    int64_t wanted = 0;
+    float g[kChunk];
+    int32_t list_of[kChunk], index[kChunk];
+    for (int64_t i = 0; i < kChunk; ++i) index[i] = static_cast<int32_t>(i);
     for (int64_t i = 0; i < chunk; ++i) {
-      w[k0 + i] = 0.0f;
-      source[wanted] = static_cast<int32_t>(i);
-      wanted += !(log_g[k0 + i] < floor) ? 1 : 0;
+      g[i] = fast_exp(log_g[i]);
+      const int32_t region = gamma_region(a[i], g[i]);
+      const int32_t list = (region == kPowerSeries) & (g[i] < 0.1f) ? 3 : region;
+      list_of[i] = log_g[i] < floor ? kLists : list;
     }
-    float some_a[kChunk], some_log_g[kChunk], g[kChunk];
-    int32_t list_of[kChunk];
-    for (int64_t n = 0; n < wanted; ++n) {
-      some_a[n] = a[k0 + source[n]];
-      some_log_g[n] = log_g[k0 + source[n]];
-    }
-    for (int64_t n = 0; n < wanted; ++n) {
-      g[n] = fast_exp(some_log_g[n]);
-      const int32_t region = static_cast<int32_t>(gamma_region(some_a[n], g[n]));
-      list_of[n] = g[n] < 0.1f ? (region == 0 ? 3 : region) : region;
-    }
+    for (int64_t i = chunk; i % 8 != 0; ++i) list_of[i] = kLists;
+    for (int64_t i = 0; i < chunk; ++i) w[i] = 0.0f;
     int32_t lists[kLists][kChunk + kLanes];
-    int64_t lengths[kLists] = {};
-    for (int64_t n = 0; n < wanted; ++n) {
-      for (int list = 0; list < kLists; ++list) {
-        lists[list][lengths[list]] = static_cast<int32_t>(n);
-        lengths[list] += list_of[n] == list ? 1 : 0;
-      }
+    int64_t lengths[kLists];
+    for (int list = 0; list < kLists; ++list) {
+      lengths[list] = compact(index, list_of, list, (chunk + 7) / 8 * 8, lists[list]);
     }
     for (int list = 0; list < kLists; ++list) {
       const int64_t length = lengths[list];
       if (length == 0) continue;
-      for (int64_t i = 0; i < kLanes; ++i) lists[list][length + i] = lists[list][length - 1];
-      for (int64_t n0 = 0; n0 < length; n0 += kLanes) {
-        const int32_t* n = lists[list] + n0;
+      for (int64_t j = 0; j < kLanes; ++j) lists[list][length + j] = lists[list][length - 1];
+      for (int64_t n = 0; n < length; n += kLanes) {
+        const int32_t* i = lists[list] + n;
         float lane_a[kLanes], lane_log_g[kLanes], lane_g[kLanes], excess[kLanes], result[kLanes];
-        for (int64_t i = 0; i < kLanes; ++i) {
-          lane_a[i] = some_a[n[i]];
-          lane_log_g[i] = some_log_g[n[i]];
-          lane_g[i] = g[n[i]];
+        for (int64_t j = 0; j < kLanes; ++j) {
+          lane_a[j] = a[i[j]];
+          lane_log_g[j] = log_g[i[j]];
+          lane_g[j] = g[i[j]];
         }
-        if (list == static_cast<int>(GammaRegion::kAsymptotic)) {
-          for (int64_t i = 0; i < kLanes; ++i) {
-            result[i] = log_gamma_gradient_by_asymptotic_series(
-                lane_a[i], lane_log_g[i] - fast_log(lane_a[i]));
+        if (list == kAsymptotic) {
+          for (int64_t j = 0; j < kLanes; ++j) {
+            result[j] = log_gamma_gradient_by_asymptotic_series(
+                lane_a[j], lane_log_g[j] - fast_log(lane_a[j]));
           }
         } else {
-          for (int64_t i = 0; i < kLanes; ++i) {
-            excess[i] = digamma_of_next_minus(lane_a[i], lane_log_g[i]);
+          for (int64_t j = 0; j < kLanes; ++j) {
+            excess[j] = digamma_of_next_minus(lane_a[j], lane_log_g[j]);
           }
-          if (list == static_cast<int>(GammaRegion::kContinuedFraction)) {
+          if (list == kContinuedFraction) {
             log_gamma_gradient_by_continued_fraction(lane_a, lane_g, excess, result);
           } else {
             log_gamma_gradient_by_power_series(lane_a, lane_g, excess, result);
           }
         }
-        for (int64_t i = 0; i < kLanes; ++i) w[k0 + source[n[i]]] = result[i];
+        for (int64_t j = 0; j < kLanes; ++j) w[i[j]] = result[j];
       }
     }
   }

@@ -54,7 +54,7 @@ Tensor finish_grad_beta(const SproutLossCall& call, const std::vector<T>& sum, T
 }
 
 template <typename T>
-std::tuple<Tensor, Tensor, Tensor> forward(const SproutLossCall& call) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const SproutLossCall& call) {
   const SproutLossArgs& args = call.args;
   const std::vector<T> sum = run_rows<T>(args, SPROUT_BEST_KERNEL(sprout_loss_rows));
   const T* stats = static_cast<const T*>(args.row_stats);
@@ -72,17 +72,17 @@ std::tuple<Tensor, Tensor, Tensor> forward(const SproutLossCall& call) {
   // An empty batch has no mean: 0 / 0 is NaN, as in torch.
   if (!each) out[0] = static_cast<T>(mean ? total / static_cast<double>(args.batch) : total);
   const T factor = mean && args.batch > 0 ? T(1) / static_cast<T>(args.batch) : T(1);
-  return {loss, finish_grad_beta(call, sum, factor), call.row_stats};
+  return {loss, finish_grad_beta(call, sum, factor), call.row_stats, *call.grad_logits};
 }
 
-std::tuple<Tensor, Tensor, Tensor> sprout_loss_cpu(
+std::tuple<Tensor, Tensor, Tensor, Tensor> sprout_loss_cpu(
     const Tensor& logits, const Tensor& labels, const std::optional<Tensor>& partner_labels,
     const std::optional<Tensor>& lam, const Tensor& beta, const Tensor& rng_state, double alpha,
     double scale, const std::string& labels_from, const std::string& beta_grad,
-    const std::string& reduction, bool return_grad_beta) {
+    const std::string& reduction, bool return_grad_beta, bool return_grad_logits) {
   const SproutLossCall call =
       prepare_sprout_loss(logits, labels, partner_labels, lam, beta, rng_state, alpha, scale,
-                          labels_from, beta_grad, reduction, return_grad_beta);
+                          labels_from, beta_grad, reduction, return_grad_beta, return_grad_logits);
   return call.args.dtype == Dtype::kFloat64 ? forward<double>(call) : forward<float>(call);
 }
 

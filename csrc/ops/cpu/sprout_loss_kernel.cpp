@@ -1,4 +1,5 @@
-// sprout_loss on CPU, a row at a time. A row's variates live in scratch; backward draws them again.
+// sprout_loss on CPU, a row at a time. A row's variates live in scratch. Where the forward pass has
+// not left the gradient to the logits, backward draws them again.
 #include "sprout_loss_kernel.h"
 
 #include <cmath>
@@ -13,10 +14,11 @@ namespace {
 template <typename T>
 struct Row {
   T* logits;         // [padded], -inf in the overhang
+  T* softmax;        // [padded] times the row's kSum
   T* log_g;          // [padded] log gamma variates, for LabelsFrom::kDirichlet
   T* z;              // [padded] what the variates or their mean make of the label
   T* w;              // [padded] dlog G/da
-  int32_t* pending;  // scratch of log_gamma_row
+  int32_t* scratch;  // of log_gamma_row
   GammaRow<T> base;  // scale alpha beta
   int64_t label, partner;
   T label_mass, partner_mass;  // what the labels add to the base
@@ -36,7 +38,8 @@ Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scrat
   r.log_g = scratch + padded;
   r.z = scratch + 2 * padded;
   r.w = scratch + 3 * padded;
-  r.pending = reinterpret_cast<int32_t*>(scratch + 4 * padded);
+  r.softmax = scratch + 4 * padded;
+  r.scratch = reinterpret_cast<int32_t*>(scratch + 5 * padded);
   T* shapes = const_cast<T*>(base) + padded;
   r.base = {base, shapes, shapes + padded, shapes + 2 * padded};
   const Logit* logits = static_cast<const Logit*>(args.logits) + row * K;
@@ -52,7 +55,7 @@ Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scrat
 }
 
 template <typename T>
-void draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const Row<T>& r) {
+void draw_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t row, const Row<T>& r) {
   const int64_t K = args.classes, padded = padded_classes(K);
   // The labels' variates first: they are most of the row's mass, so that their larger one shows
   // which of the others cannot matter.
@@ -62,7 +65,7 @@ void draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, c
   };
   const T label_g = draw(r.label), partner_g = draw(r.partner);
   const T largest = label_g > partner_g ? label_g : partner_g;
-  log_gamma_row(call, element, K, r.base, largest - unseen_nats<T>(), r.log_g, r.pending);
+  log_gamma_row(call, element, K, r.base, largest - unseen_nats<T>(), r.log_g, r.scratch);
   r.log_g[r.label] = label_g;
   if (r.partner_mass > T(0)) r.log_g[r.partner] = partner_g;
   for (int64_t k = K; k < padded; ++k) r.log_g[k] = -std::numeric_limits<T>::infinity();
@@ -70,9 +73,9 @@ void draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, c
 }
 
 // weight x scale alpha dL/da_k, added for every class: dL/da_k = z_k (c_k - L) dlog G_k/da_k
-// (implicit, r.z being z x `z_sum`) or (c_k - E[L]) / a_0 (expected; METHOD: L is linear in z).
+// (implicit, r.z being z x kSumG) or (c_k - E[L]) / a_0 (expected; METHOD: L is linear in z).
 template <typename T>
-void add_grad_beta(const SproutLossArgs& args, const Row<T>& r, const T* stats, T weight, T z_sum,
+void add_grad_beta(const SproutLossArgs& args, const Row<T>& r, const T* stats, T weight,
                    T* grad_beta) {
   const int64_t K = args.classes;
   const T factor = weight * static_cast<T>(args.scale * args.alpha);
@@ -90,22 +93,46 @@ void add_grad_beta(const SproutLossArgs& args, const Row<T>& r, const T* stats, 
   if (r.partner_mass > T(0)) {
     r.w[r.partner] = log_gamma_gradient(concentration_of(r, r.partner), r.log_g[r.partner]);
   }
-  const T by_sum = factor / z_sum, loss = stats[kLoss];
+  const T by_sum = factor / stats[kSumG], loss = stats[kLoss];
   for (int64_t k = 0; k < K; ++k) {
     const T cost = log_sum - (r.logits[k] - top);
     grad_beta[k] += keep_if(r.w[k] != T(0), by_sum * r.z[k] * (cost - loss) * r.w[k]);
   }
 }
 
+// z = the Dirichlet's mean, times its mass.
+template <typename T>
+void fill_mean(const Row<T>& r, int64_t padded) {
+  for (int64_t k = 0; k < padded; ++k) r.z[k] = r.base.a[k];
+  r.z[r.label] = concentration_of(r, r.label);
+  r.z[r.partner] = concentration_of(r, r.partner);
+}
+
+// dL/dlogit_k = softmax_k - z_k, since the z add up to 1.
+template <typename T, typename Out>
+void write_grad_logits(const SproutLossArgs& args, int64_t row, const Row<T>& r, const T* stats,
+                       T weight, Out* grad_logits) {
+  const int64_t K = args.classes;
+  const T by_sum = T(1) / stats[kSum];
+  const T by_z_sum = T(1) / (args.labels_from == LabelsFrom::kMean ? stats[kMass] : stats[kSumG]);
+  for (int64_t k = 0; k < K; ++k) {
+    r.softmax[k] = weight * (r.softmax[k] * by_sum - r.z[k] * by_z_sum);
+  }
+  // The conversion is a loop of its own, so that both become vector operations.
+  Out* out = grad_logits + row * K;
+  for (int64_t k = 0; k < K; ++k) out[k] = static_cast<Out>(r.softmax[k]);
+}
+
 template <typename T, typename Logit>
-void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const T* base,
+void forward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t row, const T* base,
                  T* scratch, T* grad_beta) {
   const int64_t padded = padded_classes(args.classes);
   const Row<T> r = load_row<T, Logit>(args, row, base, scratch);
   T* stats = static_cast<T*>(args.row_stats) + row * kRowStats;
 
   const T top = row_maximum(r.logits, padded);
-  const T sum = row_sum<T>(padded, [&](int64_t k) { return fast_exp(r.logits[k] - top); });
+  const T sum =
+      row_sum<T>(padded, [&](int64_t k) { return r.softmax[k] = fast_exp(r.logits[k] - top); });
   const T log_sum = std::log(sum);
   stats[kTop] = top;
   stats[kSum] = sum;
@@ -132,43 +159,38 @@ void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
     stats[kSumG] = sum_g;
     stats[kLoss] = log_sum - dot / sum_g;
   }
-  if (args.wants_grad_beta) add_grad_beta(args, r, stats, T(1), stats[kSumG], grad_beta);
+  if (args.wants_grad_beta) add_grad_beta(args, r, stats, T(1), grad_beta);
+  if (args.grad_logits != nullptr) {
+    if (args.labels_from == LabelsFrom::kMean) fill_mean(r, padded);
+    write_grad_logits(args, row, r, stats, T(1), static_cast<T*>(args.grad_logits));
+  }
 }
 
 template <typename T, typename Logit>
-void backward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const T* base,
+void backward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t row, const T* base,
                   T* scratch, T* grad_beta) {
-  const int64_t K = args.classes;
+  const int64_t padded = padded_classes(args.classes);
   const Row<T> r = load_row<T, Logit>(args, row, base, scratch);
   const T* stats = static_cast<const T*>(args.row_stats) + row * kRowStats;
   const T* grad_loss = static_cast<const T*>(args.grad_loss);
   const T weight = args.reduction == Reduction::kNone   ? grad_loss[row]
                    : args.reduction == Reduction::kMean ? grad_loss[0] / static_cast<T>(args.batch)
                                                         : grad_loss[0];
+  for (int64_t k = 0; k < padded; ++k) r.softmax[k] = fast_exp(r.logits[k] - stats[kTop]);
   if (args.labels_from == LabelsFrom::kMean) {
-    for (int64_t k = 0; k < K; ++k) r.z[k] = r.base.a[k] / stats[kMass];
-    r.z[r.label] = concentration_of(r, r.label) / stats[kMass];
-    r.z[r.partner] = concentration_of(r, r.partner) / stats[kMass];
+    fill_mean(r, padded);
   } else {
     draw_row(args, call, row, r);
-    const T top_g = stats[kTopG], by_sum_g = T(1) / stats[kSumG];
-    for (int64_t k = 0; k < K; ++k) r.z[k] = fast_exp(r.log_g[k] - top_g) * by_sum_g;
+    for (int64_t k = 0; k < padded; ++k) r.z[k] = fast_exp(r.log_g[k] - stats[kTopG]);
   }
-  if (args.wants_grad_beta) add_grad_beta(args, r, stats, weight, T(1), grad_beta);
-  // dL/dlogit_k = softmax_k - z_k, since the z add up to 1.
-  const T top = stats[kTop], by_sum = T(1) / stats[kSum];
-  for (int64_t k = 0; k < K; ++k) {
-    r.logits[k] = weight * (fast_exp(r.logits[k] - top) * by_sum - r.z[k]);
-  }
-  // The conversion is a loop of its own, so that both become vector operations.
-  Logit* out = static_cast<Logit*>(args.grad_logits) + row * K;
-  for (int64_t k = 0; k < K; ++k) out[k] = static_cast<Logit>(r.logits[k]);
+  if (args.wants_grad_beta) add_grad_beta(args, r, stats, weight, grad_beta);
+  write_grad_logits(args, row, r, stats, weight, static_cast<Logit*>(args.grad_logits));
 }
 
 template <bool kBackward>
 void rows(const SproutLossArgs& args, int64_t begin, int64_t end, const void* base, void* scratch,
           void* grad_beta) {
-  const PhiloxCall call(args.rng_state, args.classes);
+  const PhiloxBlocks call(PhiloxCall(args.rng_state, args.classes));
   with_floating_type(args.dtype, [&](auto logit) {
     using Logit = decltype(logit);
     using T = decltype(logit * 1.0f);

@@ -13,12 +13,12 @@ inline int64_t padded_classes(int64_t classes) { return (classes + 31) / 32 * 32
 inline int64_t sprout_loss_base(int64_t classes) { return 4 * padded_classes(classes) + 1; }
 
 // A thread's scratch, in elements of the accumulation type.
-inline int64_t sprout_loss_scratch(int64_t classes) { return 5 * padded_classes(classes); }
+inline int64_t sprout_loss_scratch(int64_t classes) { return 7 * padded_classes(classes); }
 
 }  // namespace sprout_fast
 
-// Fills what stands behind `base`'s first array. All pointers are to float, or to double for float64
-// logits.
+// Fills what stands behind `base`'s first array. All pointers are to float, or to double for
+// float64 logits.
 SPROUT_DECLARE_KERNEL(sprout_loss_prepare, const SproutLossArgs& args, void* base)
 // Rows [begin, end): fills row_stats and, where asked for, adds the rows' gradients of the summed
 // loss to grad_beta [K].
