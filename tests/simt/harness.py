@@ -18,6 +18,7 @@ DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float
 LABELS_FROM = ["dirichlet", "mean"]
 BETA_GRAD = ["none", "implicit", "expected"]
 REDUCTION = ["none", "mean", "sum"]
+H100_SHARED_BYTES = (227 << 10) - 2048  # that a block may ask for beside kLossOwnBytes
 
 
 def unwritten(shape, dtype: torch.dtype, misaligned: bool = False) -> Tensor:
@@ -153,7 +154,7 @@ class Simt:
             return torch.empty(0)
         return self._sum_grad_beta(args, partial, factor, seed)
 
-    def sprout_loss(self, logits, *rest, seed=0, max_shared_bytes=227 << 10, **options):
+    def sprout_loss(self, logits, *rest, seed=0, max_shared_bytes=H100_SHARED_BYTES, **options):
         """(loss, grad_beta, row_stats), as torch.ops.sprout_fast.sprout_loss."""
         B, K = logits.shape
         dtype = accumulate_dtype(logits.dtype)

@@ -48,7 +48,7 @@ void generalized_cross_entropy_backward(const sprout_fast::GeneralizedCrossEntro
 void reduce_losses(sprout_fast::Dtype dtype, const void* values, int64_t stride, int64_t batch,
                    sprout_fast::Reduction reduction, void* loss, const Shape& shape);
 
-// How sprout_loss is launched where a block may have so much shared memory.
+// How sprout_loss is launched where a block may ask for so much shared memory.
 struct SproutLossPlan {
   int64_t kept_groups;  // groups of rows whose gradients of beta forward adds up; 0: it does not
   int64_t segments;     // of a row in forward

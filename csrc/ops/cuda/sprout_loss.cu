@@ -13,12 +13,12 @@
 namespace sprout_fast {
 namespace {
 
-// What a block may ask for: more than the 48 KiB that it has without asking.
+// What a block of sprout_loss_rows_kernel may ask for: more than the 48 KiB that it has without.
 int64_t max_shared_bytes() {
   int device = 0, bytes = 0;
   STD_CUDA_CHECK(cudaGetDevice(&device));
   STD_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  return bytes;
+  return bytes - kLossOwnBytes;
 }
 
 // Beta's gradient, added up in groups of rows: [groups, K] and their sum.
@@ -66,20 +66,21 @@ template <typename Logit>
 std::tuple<Tensor, Tensor, Tensor> forward(const SproutLossCall& call, cudaStream_t stream) {
   using T = typename Accumulate<Logit>::type;
   const SproutLossArgs& args = call.args;
-  const RowsPlan plan = plan_sprout_loss_rows<Logit, T>(args, max_shared_bytes());
+  const int64_t max_bytes = max_shared_bytes();
+  const RowsPlan plan = plan_sprout_loss_rows<Logit, T>(args, max_bytes);
   std::optional<GradBeta<T>> beta;
   if (plan.keeps) beta.emplace(call, plan.grid.x);
   if (args.batch > 0) {
     const auto kernel = sprout_loss_rows_kernel<Logit, T>;
-    const int shared_bytes = static_cast<int>(plan.shared_bytes);
-    STD_CUDA_CHECK(
-        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes));
+    // The same for every call, so that calls from several threads do not take it from each other.
+    STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        static_cast<int>(max_bytes)));
     const int64_t segments = plan.grid.y;
     const Tensor sums = torch::stable::new_empty(
         call.row_stats, {segments > 1 ? args.batch * segments : 0, kRowStats});
     auto* sums_data = static_cast<RowSums<T>*>(sums.mutable_data_ptr());
-    kernel<<<plan.grid, plan.block, shared_bytes, stream>>>(args, sums_data,
-                                                            beta ? beta->data() : nullptr);
+    kernel<<<plan.grid, plan.block, plan.shared_bytes, stream>>>(args, sums_data,
+                                                                 beta ? beta->data() : nullptr);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
     if (segments > 1) {
       sprout_loss_segments_kernel<Logit, T>

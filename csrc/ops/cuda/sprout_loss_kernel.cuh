@@ -206,23 +206,25 @@ struct RowStats {
 };
 
 constexpr int kLossThreads = 512;
+// At most, of sprout_loss_rows_kernel's own arrays: what it asks for lies beside them.
+constexpr int64_t kLossOwnBytes = 2048;
 
 // How the forward pass is launched. Grid: x over groups of block.y rows, y over segments of a row.
 struct RowsPlan {
   dim3 grid, block;
-  // Whether the block keeps its rows in shared memory, `shared_bytes` of it, and adds up their
-  // gradients of beta. At least two rows, so that the sums take half as many numbers as the logits.
+  // Whether a block keeps its rows in shared memory, `shared_bytes` of it, and adds up their
+  // gradients of beta. At least two rows, so that the sums are half as many numbers as the logits.
   bool keeps;
   int64_t shared_bytes;
 };
 template <typename Logit, typename T>
 RowsPlan plan_sprout_loss_rows(const SproutLossArgs& args, int64_t max_shared_bytes) {
-  constexpr int64_t kLanes = 256, kPacketsALane = 8, kKernelsOwnBytes = 2048;
+  constexpr int64_t kLanes = 256, kPacketsALane = 8;
   const int64_t packets = packets_a_row(args.classes, kPacket<Logit>);
   RowsPlan plan{{}, row_block(packets, kLanes, 128), false, 0};
   const unsigned least = std::max(plan.block.y, 2u);
   const int64_t bytes = least * packets * kPacket<Logit> * 2 * static_cast<int64_t>(sizeof(T));
-  if (args.wants_grad_beta && bytes + kKernelsOwnBytes <= max_shared_bytes) {
+  if (args.wants_grad_beta && bytes <= max_shared_bytes) {
     plan.block.y = least;
     plan.keeps = true;
     plan.shared_bytes = bytes;
@@ -242,6 +244,7 @@ __global__ void __launch_bounds__(kLossThreads)
   SPROUT_DYNAMIC_SHARED(memory);
   __shared__ RowSums<T> shared[kLossThreads / 32];
   __shared__ Largest<T> shared_largest[kLossThreads / 32];
+  static_assert(sizeof shared + sizeof shared_largest <= kLossOwnBytes, "as the plan assumes");
   const int64_t K = args.classes;
   const PhiloxCall call(args.rng_state, K);
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * blockDim.y;
