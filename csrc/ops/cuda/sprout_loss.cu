@@ -63,7 +63,8 @@ Tensor launch_grad(const SproutLossCall& call, T factor, cudaStream_t stream) {
 }
 
 template <typename Logit>
-std::tuple<Tensor, Tensor, Tensor> forward(const SproutLossCall& call, cudaStream_t stream) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const SproutLossCall& call,
+                                                   cudaStream_t stream) {
   using T = typename Accumulate<Logit>::type;
   const SproutLossArgs& args = call.args;
   const int64_t max_bytes = max_shared_bytes();
@@ -100,19 +101,19 @@ std::tuple<Tensor, Tensor, Tensor> forward(const SproutLossCall& call, cudaStrea
                        ? T(1) / static_cast<T>(args.batch)
                        : T(1);
   return {loss, beta ? beta->sum(factor, stream) : launch_grad<Logit>(call, factor, stream),
-          call.row_stats};
+          call.row_stats, *call.grad_logits};
 }
 
-std::tuple<Tensor, Tensor, Tensor> sprout_loss_cuda(
+std::tuple<Tensor, Tensor, Tensor, Tensor> sprout_loss_cuda(
     const Tensor& logits, const Tensor& labels, const std::optional<Tensor>& partner_labels,
     const std::optional<Tensor>& lam, const Tensor& beta, const Tensor& rng_state, double alpha,
     double scale, const std::string& labels_from, const std::string& beta_grad_name,
-    const std::string& reduction, bool return_grad_beta) {
+    const std::string& reduction, bool return_grad_beta, bool return_grad_logits) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
-  const SproutLossCall call =
-      prepare_sprout_loss(logits, labels, partner_labels, lam, beta, rng_state, alpha, scale,
-                          labels_from, beta_grad_name, reduction, return_grad_beta);
-  std::tuple<Tensor, Tensor, Tensor> result;
+  const SproutLossCall call = prepare_sprout_loss(
+      logits, labels, partner_labels, lam, beta, rng_state, alpha, scale, labels_from,
+      beta_grad_name, reduction, return_grad_beta, return_grad_logits);
+  std::tuple<Tensor, Tensor, Tensor, Tensor> result;
   with_device_type(call.args.dtype, [&](auto logit) {
     result = forward<decltype(logit)>(call, current_stream(logits));
   });

@@ -10,6 +10,7 @@
 //   sprout_loss_grad_beta_kernel adds up beta's gradient over blocks
 #pragma once
 
+#include "../../common/gamma_gradient.h"
 #include "../../common/reduce.h"
 #include "../sprout_loss.h"
 #include "gamma_packet.cuh"
@@ -155,23 +156,25 @@ __device__ __forceinline__ T row_anchor(const SproutLossArgs& args, int64_t row,
 template <typename T>
 struct RowStats {
   T value[kRowStats];
+  T log_sum, log_sum_g;
 
   __device__ __forceinline__ RowStats(const SproutLossArgs& args, bool valid,
                                       const RowSums<T>& sums, T anchor) {
     // Sums of nothing (no class with a finite logit, all concentrations 0) make the row NaN.
     const T nan = device_nan<T>();
-    const T log_sum = valid && sums.sum != T(0) ? std::log(sums.sum) : nan;
+    value[kSum] = valid && sums.sum != T(0) ? sums.sum : nan;
+    log_sum = std::log(value[kSum]);
     const T from_anchor = log_sum + (sums.top - anchor);
     value[kTop] = sums.top;
-    value[kLogSum] = log_sum;
-    value[kTopG] = value[kLogSumG] = value[kMeanLoss] = value[kMass] = T(0);
+    value[kTopG] = value[kSumG] = value[kMeanLoss] = value[kMass] = log_sum_g = T(0);
     if (args.wants_mean) {
       value[kMass] = valid ? sums.mass : nan;
       value[kLoss] = value[kMeanLoss] = from_anchor - sums.dot_mass / sums.mass;
     }
     if (args.labels_from == LabelsFrom::kDirichlet) {
       value[kTopG] = sums.top_g;
-      value[kLogSumG] = valid && sums.sum_g != T(0) ? std::log(sums.sum_g) : nan;
+      value[kSumG] = valid && sums.sum_g != T(0) ? sums.sum_g : nan;
+      log_sum_g = std::log(value[kSumG]);
       value[kLoss] = from_anchor - sums.dot_g / sums.sum_g;
     }
   }
@@ -180,6 +183,8 @@ struct RowStats {
     for (int i = 0; i < kRowStats; ++i) {
       value[i] = static_cast<const T*>(args.row_stats)[row * kRowStats + i];
     }
+    log_sum = std::log(value[kSum]);
+    log_sum_g = std::log(value[kSumG]);
   }
   __device__ __forceinline__ void store(const SproutLossArgs& args, int64_t row) const {
 #pragma unroll
@@ -188,20 +193,20 @@ struct RowStats {
     }
   }
 
-  __device__ __forceinline__ T cost(T logit) const {
-    return value[kLogSum] - (logit - value[kTop]);
+  __device__ __forceinline__ T cost(T logit) const { return log_sum - (logit - value[kTop]); }
+  __device__ __forceinline__ T softmax(T logit) const {
+    return fast_exp(logit - value[kTop]) / value[kSum];
   }
-  __device__ __forceinline__ T log_z(T log_g) const {
-    return (log_g - value[kTopG]) - value[kLogSumG];
+  __device__ __forceinline__ T z(T log_g) const {
+    return fast_exp(log_g - value[kTopG]) / value[kSumG];
   }
   // dL/da of a class: METHOD.md's expectation, or z (c - L) dlog G/da.
   __device__ __forceinline__ T expected_gradient(T logit) const {
     return (cost(logit) - value[kMeanLoss]) / value[kMass];
   }
   __device__ __forceinline__ T implicit_gradient(T logit, T a, T log_g) const {
-    if (log_z(log_g) < T(-kNegligibleNats)) return T(0);  // NaN goes on
-    const T z = fast_exp(log_z(log_g));
-    return static_cast<T>(z * (cost(logit) - value[kLoss]) * log_gamma_gradient(a, log_g));
+    if ((log_g - value[kTopG]) - log_sum_g < -unseen_nats<T>()) return T(0);  // NaN goes on
+    return z(log_g) * (cost(logit) - value[kLoss]) * log_gamma_gradient(a, log_g);
   }
 };
 
@@ -282,7 +287,7 @@ __global__ void __launch_bounds__(kLossThreads)
     if (args.wants_mean) sums.add_concentrations(a, logit, anchor);
     if (partial != nullptr) store_packet(logit, p * N, 0, kept, kept_logits);
     if (draws) {
-      log_gamma_packet(a, call, element + k, largest.value, log_g);
+      log_gamma_packet(a, call, element + k, largest.value - unseen_nats<T>(), log_g);
       sums.add_variates(log_g, logit, anchor);
       if (partial != nullptr) store_packet(log_g, p * N, 0, kept, kept_log_g);
     }
@@ -418,12 +423,13 @@ __global__ void __launch_bounds__(kGradThreads)
     if (labels.valid) {
       load_packet(static_cast<const Logit*>(args.logits) + row * K, k, begin, end, T(0), logit);
       labels.concentrations(args, k, begin, end, a);
-      if (draws) log_gamma_packet(a, call, element + k, stats.value[kTopG], log_g);
+      const T floor = stats.value[kTopG] - unseen_nats<T>();
+      if (draws) log_gamma_packet(a, call, element + k, floor, log_g);
 #pragma unroll
       for (int j = 0; j < N; ++j) {
-        const T z = args.labels_from == LabelsFrom::kMean ? a[j] / stats.value[kMass]
-                                                          : fast_exp(stats.log_z(log_g[j]));
-        gradient[j] = weight * (fast_exp(-stats.cost(logit[j])) - z);
+        const T z =
+            args.labels_from == LabelsFrom::kMean ? a[j] / stats.value[kMass] : stats.z(log_g[j]);
+        gradient[j] = weight * (stats.softmax(logit[j]) - z);
       }
     }
     if (args.grad_logits != nullptr) {
