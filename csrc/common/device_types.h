@@ -62,12 +62,13 @@ struct alignas(16) Packet {
   __device__ __forceinline__ void store(E* p) const {
 #pragma unroll
     for (int i = 0; i < static_cast<int>(N * sizeof(E) / 16); ++i) {
-      reinterpret_cast<uint4*>(p)[i] = reinterpret_cast<const uint4*>(value)[i];
+      // By name: nvcc splits the store of a uint4 in four where it is made of smaller parts.
+      __stwb(reinterpret_cast<uint4*>(p) + i, reinterpret_cast<const uint4*>(value)[i]);
     }
   }
 };
 
-__device__ __forceinline__ bool is_aligned(const void* p) {
+__host__ __device__ __forceinline__ bool is_aligned(const void* p) {
   return reinterpret_cast<uintptr_t>(p) % 16 == 0;
 }
 

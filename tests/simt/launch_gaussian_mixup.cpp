@@ -13,7 +13,7 @@ void gaussian_mixup(const GaussianMixupArgs& args, const Shape& shape) {
     using In = decltype(in);
     using Out = decltype(out);
     launch_as(shape, gaussian_mixup_kernel<In, Out, typename Accumulate<Out>::type>,
-              gaussian_mixup_grid(args), kMixupThreads, args);
+              gaussian_mixup_grid(args), kMixupThreads, args, gaussian_mixup_is_packed<In>(args));
   };
   with_type(args.out_dtype, [&](auto out) {
     if (args.image_dtype == Dtype::kUInt8) {

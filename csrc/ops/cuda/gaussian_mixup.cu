@@ -14,7 +14,8 @@ template <typename In, typename Out>
 void launch(const GaussianMixupArgs& args, cudaStream_t stream) {
   if (args.channels * args.height * args.width == 0 || args.batch == 0) return;
   gaussian_mixup_kernel<In, Out, typename Accumulate<Out>::type>
-      <<<gaussian_mixup_grid(args), kMixupThreads, 0, stream>>>(args);
+      <<<gaussian_mixup_grid(args), kMixupThreads, 0, stream>>>(args,
+                                                                gaussian_mixup_is_packed<In>(args));
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
