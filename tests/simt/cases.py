@@ -132,6 +132,14 @@ def mixup_dtypes(simt, image_dtype, dtype):
         check_mixup(simt, x, *mixing(4), dtype=dtype, noise=noise)
 
 
+@case(image_dtype=[torch.uint8, *FLOATS], dtype=FLOATS)
+def mixup_packets(simt, image_dtype, dtype):
+    """Whole packets at aligned addresses, more than a block has threads."""
+    x = images_of((3, 3, 16, 48), image_dtype).contiguous(memory_format=torch.channels_last)
+    for noise in ("marginal", "paired"):
+        check_mixup(simt, x, *mixing(3), dtype=dtype, noise=noise)
+
+
 @case(
     layout=LAYOUTS,
     noise=["marginal", "paired"],

@@ -31,7 +31,7 @@ void gaussian_mixup_backward(const GaussianMixupBackwardArgs& args, const Shape&
       launch_as(
           shape,
           gaussian_mixup_backward_kernel<Grad, decltype(image), typename Accumulate<Grad>::type>,
-          gaussian_mixup_backward_grid(args), kMixupThreads, args);
+          gaussian_mixup_backward_grid(args), kMixupBackwardThreads, args);
     });
   });
 }

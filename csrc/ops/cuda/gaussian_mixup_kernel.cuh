@@ -94,6 +94,7 @@ struct Mixture {
     const bool valid = static_cast<uint64_t>(partner) < static_cast<uint64_t>(args.batch) &&
                        lam >= T(0) && lam <= T(1);
     mixes = valid && partner != image && rest != T(0);
+    if (!mixes) partner = image;
     own_weight = !valid ? device_nan<T>() : mixes ? lam * kPixelScale : kPixelScale;
     partner_weight = rest * kPixelScale;
     // One draw for the mixture ("marginal"), or one for each of the two images ("paired").
@@ -202,10 +203,10 @@ inline dim3 gaussian_mixup_grid(const GaussianMixupArgs& args) {
 template <typename In>
 inline bool gaussian_mixup_is_packed(const GaussianMixupArgs& args) {
   const int64_t C = args.channels, elements = C * args.height * args.width;
-  return args.stride[1] == 1 && args.stride[3] == C && args.stride[2] == args.width * C &&
-         elements % kMixupElements == 0 && elements < int64_t{1} << 32 &&
-         args.stride[0] * static_cast<int64_t>(sizeof(In)) % 16 == 0 && is_aligned(args.images) &&
-         is_aligned(args.out);
+  const bool dense = args.stride[1] == 1 && args.stride[3] == C && args.stride[2] == args.width * C;
+  const bool aligned = is_aligned(args.images) && is_aligned(args.out) &&
+                       args.stride[0] * static_cast<int64_t>(sizeof(In)) % 16 == 0;
+  return dense && aligned && elements % kMixupElements == 0 && elements < int64_t{1} << 32;
 }
 template <typename In, typename Out, typename T>
 __global__ void __launch_bounds__(kMixupThreads)
@@ -244,19 +245,20 @@ __global__ void __launch_bounds__(kMixupThreads)
 }
 
 constexpr int kMixupBackwardElements = 8;  // a thread: 128 bits of a 16-bit type
+constexpr int kMixupBackwardThreads = 256;
 
 // Grid: x over elements of an image, y over images. Each block finds the mixtures that its image is
 // in by scanning `partner` a tile at a time, in the order of the batch: no atomics.
 inline dim3 gaussian_mixup_backward_grid(const GaussianMixupBackwardArgs& args) {
-  return grid_of(
-      ceil_div(args.channels * args.pixels, int64_t{kMixupThreads} * kMixupBackwardElements),
-      args.batch);
+  return grid_of(ceil_div(args.channels * args.pixels,
+                          int64_t{kMixupBackwardThreads} * kMixupBackwardElements),
+                 args.batch);
 }
 template <typename Grad, typename Image, typename T>
-__global__ void __launch_bounds__(kMixupThreads)
+__global__ void __launch_bounds__(kMixupBackwardThreads)
     gaussian_mixup_backward_kernel(const __grid_constant__ GaussianMixupBackwardArgs args) {
   constexpr int N = kMixupBackwardElements;
-  __shared__ int partner_matches[kMixupThreads];
+  __shared__ int partner_matches[kMixupBackwardThreads];
   const int64_t elements = args.channels * args.pixels;
   const int64_t first = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * N;
   const bool packed = elements % N == 0 && is_aligned(args.grad) && is_aligned(args.grad_images);
