@@ -20,11 +20,17 @@ namespace sprout_fast {
 constexpr uint32_t kMaxGammaDraws = 32;
 constexpr uint32_t kGammaBoostDraw = kMaxGammaDraws;
 
+// The block whose word number (element & 3) makes an element's boost.
+SPROUT_HOST_DEVICE Philox4 gamma_boost_words(const PhiloxCall& call, Stream stream,
+                                             int64_t element) {
+  return call.words(stream, element - (element & 3), kGammaBoostDraw);
+}
+
 // log U / a of an element's boost, for a < 1. log G_a <= kLogGammaHeadroom + this, but for one
 // variate in 1e22: e^4 bounds G_{a+1} for a < 1.
 template <typename T>
 SPROUT_HOST_DEVICE T gamma_boost(T a, const PhiloxCall& call, Stream stream, int64_t element) {
-  const Philox4 words = call.words(stream, element - (element & 3), kGammaBoostDraw);
+  const Philox4 words = gamma_boost_words(call, stream, element);
   const uint32_t low = (element & 1) == 0 ? words.w0 : words.w1;
   const uint32_t high = (element & 1) == 0 ? words.w2 : words.w3;
   return log_uniform_as<T>((element & 2) == 0 ? low : high) / a;

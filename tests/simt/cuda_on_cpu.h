@@ -7,7 +7,7 @@
 // the kernels are compiled with -fsanitize=thread (whose calls cuda_on_cpu.cpp answers itself),
 // data races and reads of shared memory that nobody has written.
 //
-// Not here because no kernel uses them: dynamic shared memory, atomics, cooperative groups.
+// Not here because no kernel uses them: atomics, cooperative groups.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -19,6 +19,8 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <set>
+#include <string>
 #include <type_traits>
 
 // Only now: CUDA's headers above take their host branch and give the types; ours take the device's.
@@ -37,6 +39,8 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __grid_constant__
+// Dynamic shared memory (csrc/common/macros.h).
+#define SPROUT_DYNAMIC_SHARED(name) uint4* const name = ::simt::dynamic_shared()
 
 #define threadIdx (::simt::coordinates.thread)
 #define blockIdx (::simt::coordinates.block)
@@ -67,13 +71,23 @@ enum class WarpOp { kSync, kBallot, kShuffle };
 // The ballot, or the value of lane `source`, once every lane in `mask` has come.
 uint64_t warp_exchange(const Site& site, WarpOp op, uint32_t mask, uint64_t value, int source);
 int lane();
+uint4* dynamic_shared();
 
-void run(dim3 grid, dim3 block, uint64_t seed, const std::function<void()>& thread_body);
+// <<<grid, block, shared_bytes>>>
+struct Config {
+  dim3 grid, block;
+  int64_t shared_bytes = 0;
+};
+void run(const Config& config, uint64_t seed, const std::function<void()>& thread_body);
 
-// kernel<<<grid, block>>>(args...); throws std::runtime_error for what it finds wrong.
-template <typename... Params, typename... Args>
-void launch(void (*kernel)(Params...), dim3 grid, dim3 block, uint64_t seed, const Args&... args) {
-  run(grid, block, seed, [&] { kernel(args...); });
+// The kernels that have been launched, as the compiler writes their names.
+std::set<std::string>& launched();
+
+// kernel<<<...>>>(args...); throws std::runtime_error for what it finds wrong.
+template <auto kernel, typename... Args>
+void launch(const Config& config, uint64_t seed, const Args&... args) {
+  launched().insert(__PRETTY_FUNCTION__);
+  run(config, seed, [&] { kernel(args...); });
 }
 
 template <typename T>
