@@ -131,14 +131,14 @@ OUT_OF_BOUNDS = {
         "mixup_layouts-contiguous-marginal-(2,1,1,1)",
         "heap-buffer-overflow",
     ),
-    "a packet at a misaligned address": (
-<<<<<<< HEAD
+    "an image at a misaligned address": (
         Mistake("gaussian_mixup", MIXUP, "is_aligned(args.images) && is_aligned(args.out)", "true"),
         "mixup_layouts-misaligned-marginal-(2,4,8,8)",
-=======
+        "misaligned address",
+    ),
+    "a packet at a misaligned address": (
         Mistake("pgd_step", TYPES, "&& is_aligned(p + k)) {\n    Packet", ") {\n    Packet"),
         "pgd_step_misaligned-(0,)",
->>>>>>> 034dc2f9bc0f822d7c4be6dccfff66b184daef79
         "misaligned address",
     ),
     "one element too many read": (

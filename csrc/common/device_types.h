@@ -62,7 +62,14 @@ struct alignas(16) Packet {
   __device__ __forceinline__ void store(E* p) const {
 #pragma unroll
     for (int i = 0; i < static_cast<int>(N * sizeof(E) / 16); ++i) {
-      // By name: nvcc splits the store of a uint4 in four where it is made of smaller parts.
+      reinterpret_cast<uint4*>(p)[i] = reinterpret_cast<const uint4*>(value)[i];
+    }
+  }
+  // To global memory alone, by name: nvcc splits a uint4's store where it is made of smaller parts
+  // and other loads may alias it.
+  __device__ __forceinline__ void store_global(E* p) const {
+#pragma unroll
+    for (int i = 0; i < static_cast<int>(N * sizeof(E) / 16); ++i) {
       __stwb(reinterpret_cast<uint4*>(p) + i, reinterpret_cast<const uint4*>(value)[i]);
     }
   }

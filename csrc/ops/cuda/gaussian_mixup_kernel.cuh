@@ -151,7 +151,7 @@ __device__ __forceinline__ void mix_packet(const GaussianMixupArgs& args, const 
     const T value = pixel * channel.scale + (noise[j] * channel.noise + channel.shift);
     store_as(value, &packet.value[j]);
   }
-  packet.store(static_cast<Out*>(args.out) + image * elements + first);
+  packet.store_global(static_cast<Out*>(args.out) + image * elements + first);
 }
 
 // Elements [first, first + 4) of an image of any layout, as far as it has them; `map` begins at
@@ -306,7 +306,7 @@ __global__ void __launch_bounds__(kMixupBackwardThreads)
       c = c + 1 == args.channels ? 0 : c + 1;
     }
     if (packed && first < elements) {
-      packet.store(out);
+      packet.store_global(out);
     } else {
 #pragma unroll
       for (int j = 0; j < N; ++j) {
