@@ -222,23 +222,7 @@ def test_no_spills_and_no_local_memory(single):
     assert not misses
 
 
-# What does not hold yet, and why; strict, so that a mended kernel takes its line with it.
-NARROW = {
-    "log_gamma_backward": "one element a thread",
-    "sprout_loss_rows": "a thread's classes are not neighbours",
-    "sprout_loss_grad": "not yet one kernel for both gradients",
-}
-
-
-@pytest.mark.parametrize(
-    "op",
-    [
-        pytest.param(op, marks=pytest.mark.xfail(strict=True, reason=NARROW[op]))
-        if op in NARROW
-        else op
-        for op in CONTRACTS
-    ],
-)
+@pytest.mark.parametrize("op", CONTRACTS)
 def test_128_bit_accesses_of_aligned_data(single, op):
     """All bytes of an element go by 128 bits: the way's are a whole number of elements."""
     found = [kernel for kernel in single if kernel.op == op]

@@ -38,7 +38,7 @@ def _target(name: str) -> int:
 #: By Kernel.op; the arguments are the kernel's template arguments (csrc/ops/cuda/*_kernel.cuh).
 CONTRACTS: dict[str, Callable[..., Contract]] = {
     # Both images in, the mixture out. kMixupPackets a thread.
-    "gaussian_mixup": lambda images, out, *_: Contract(2 * SIZES[images] + SIZES[out], turns=4),
+    "gaussian_mixup": lambda images, out, *_: Contract(2 * SIZES[images] + SIZES[out], turns=8),
     # An image's own mixture and that of the image whose partner it is.
     "gaussian_mixup_backward": lambda grad, images, *_: Contract(SIZES[images] + 2 * SIZES[grad]),
     "pgd_step": lambda x, grad, *_: Contract(3 * SIZES[x] + SIZES[grad]),
