@@ -19,7 +19,7 @@ class Contract:
         turns: that a thread makes on large data, where the launch fixes them; None: as many as the
             data asks for.
         samples: whether loops inside a turn run once an element (a sampler's attempt, a series).
-            Those have no fixed number of turns themselves, so the count is a lower bound.
+            The data decide how often exactly.
     """
 
     moved: int

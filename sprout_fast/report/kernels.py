@@ -31,13 +31,14 @@ class Work:
         instructions: an element, issued by its thread; with its share of ``once`` where the launch
             fixes a thread's turns.
         once: instructions of a thread outside of the turns.
-        at_least: whether loops without a fixed number of turns make ``instructions`` a lower bound.
+        varies: whether data decide how often loops inside a turn run, so that ``instructions`` are
+            those of one turn an element.
     """
 
     elements: float
     instructions: float
     once: int
-    at_least: bool
+    varies: bool
 
 
 def work_of(kernel: Kernel, contract: Contract) -> Work | None:
@@ -90,7 +91,7 @@ class Row:
     bytes_per_element: int | None
     elements_per_turn: float | None
     instructions_per_element: float | None
-    at_least: bool
+    varies: bool
     instructions_once: int | None
     issue_ps: float | None
     memory_ps: float | None
@@ -123,7 +124,7 @@ def row_of(kernel: Kernel, machine: Machine) -> Row:
         bytes_per_element=contract.moved if contract else None,
         elements_per_turn=work.elements if work else None,
         instructions_per_element=work.instructions if work else None,
-        at_least=bool(work and work.at_least),
+        varies=bool(work and work.varies),
         instructions_once=work.once if work else None,
         issue_ps=1e12 * work.instructions / machine.issue_rate if work else None,
         memory_ps=1e12 * contract.moved / machine.bandwidth if contract else None,
@@ -138,7 +139,7 @@ def table_of(rows: Iterable[Row], arch: str, machine: Machine) -> Table:
         f" {machine.bandwidth / 1e12:.2f} TB/s)",
         caption="spill: bytes of stack a thread / instructions on it; shared: static bytes a block;"
         " occupancy: for blocks of so many threads; loads, stores: bits x instructions; instr/el:"
-        " issued for an element, >= where loops count one turn; once: instructions of a thread"
+        " issued for an element, ~ where the data decide; once: instructions of a thread"
         " outside of its turns; issue, memory: ps an element",
         caption_justify="left",
         box=None,
@@ -158,7 +159,7 @@ def table_of(rows: Iterable[Row], arch: str, machine: Machine) -> Table:
         return " ".join(f"{bits}x{count}" for bits, count in counts.items()) or "-"
 
     for row in rows:
-        bound = ">=" if row.at_least and row.issue_ps is not None else ""
+        about = "~" if row.varies else ""
         occupancy = "-" if row.occupancy is None else f"{row.occupancy:.0%} of {row.threads}"
         slower = row.issue_ps is not None and row.issue_ps > row.memory_ps
         table.add_row(
@@ -169,10 +170,10 @@ def table_of(rows: Iterable[Row], arch: str, machine: Machine) -> Table:
             occupancy,
             widths(row.loads),
             widths(row.stores),
-            bound + number(row.instructions_per_element, ".1f"),
+            about + number(row.instructions_per_element, ".1f"),
             number(row.instructions_once, "d"),
             number(row.bytes_per_element, "d"),
-            bound + number(row.issue_ps, ".2f"),
+            about + number(row.issue_ps, ".2f"),
             number(row.memory_ps, ".2f"),
             style="yellow" if slower else None,
         )
