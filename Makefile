@@ -17,10 +17,13 @@ bench: build
 	$(BIN)/python -m pytest tests/benchmarks/bench_gaussian_mixup.py tests/benchmarks/bench_sprout_loss.py \
 		--benchmark-sort=name --benchmark-columns=min,median,iqr,rounds --benchmark-json=build/bench.json
 
-# The first thing to run on a machine with a GPU: builds for it and compares its ops with the CPU's.
-gpu-check: build
+# The first thing to run on a machine with a GPU: builds for it, compares its ops with the CPU's, and
+# times them and a training step in one table.
+gpu-check: .venv/.installed
 	@$(BIN)/python -c "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 'gpu-check: no GPU that torch can use')"
+	@$(MAKE) --no-print-directory build
 	$(BIN)/python -m pytest tests/test_cuda.py
+	$(BIN)/python tests/benchmarks/gpu_check.py
 
 build: .venv/.built
 

@@ -122,9 +122,19 @@ REPORTED = {
 }
 OUT_OF_BOUNDS = {
     "one element too many of an image": (
-        Mistake("gaussian_mixup", MIXUP, "if (j < count) out[j] =", "if (j <= count) out[j] ="),
+        Mistake(
+            "gaussian_mixup",
+            MIXUP,
+            "if (first + j >= elements) return",
+            "if (first + j > elements) return",
+        ),
         "mixup_layouts-contiguous-marginal-(2,1,1,1)",
         "heap-buffer-overflow",
+    ),
+    "an image at a misaligned address": (
+        Mistake("gaussian_mixup", MIXUP, "is_aligned(args.images) && is_aligned(args.out)", "true"),
+        "mixup_layouts-misaligned-marginal-(2,4,8,8)",
+        "misaligned address",
     ),
     "a packet at a misaligned address": (
         Mistake("pgd_step", TYPES, "&& is_aligned(p + k)) {\n    Packet", ") {\n    Packet"),

@@ -65,9 +65,17 @@ struct alignas(16) Packet {
       reinterpret_cast<uint4*>(p)[i] = reinterpret_cast<const uint4*>(value)[i];
     }
   }
+  // Where `p` is in global memory: by name, because nvcc splits a uint4's store in four where it is
+  // made of smaller parts (tests/test_report_kernels.py counts).
+  __device__ __forceinline__ void store_global(E* p) const {
+#pragma unroll
+    for (int i = 0; i < static_cast<int>(N * sizeof(E) / 16); ++i) {
+      __stwb(reinterpret_cast<uint4*>(p) + i, reinterpret_cast<const uint4*>(value)[i]);
+    }
+  }
 };
 
-__device__ __forceinline__ bool is_aligned(const void* p) {
+__host__ __device__ __forceinline__ bool is_aligned(const void* p) {
   return reinterpret_cast<uintptr_t>(p) % 16 == 0;
 }
 
@@ -89,6 +97,7 @@ __device__ __forceinline__ void load_packet(const E* p, int64_t k, int64_t begin
   }
 }
 
+// The way back, to global memory.
 template <typename E, typename T, int N>
 __device__ __forceinline__ void store_packet(const T (&values)[N], int64_t k, int64_t begin,
                                              int64_t end, E* p) {
@@ -96,13 +105,22 @@ __device__ __forceinline__ void store_packet(const T (&values)[N], int64_t k, in
 #pragma unroll
   for (int j = 0; j < N; ++j) store_as(values[j], &packet.value[j]);
   if (k >= begin && k + N <= end && is_aligned(p + k)) {
-    packet.store(p + k);
+    packet.store_global(p + k);
   } else {
 #pragma unroll
     for (int j = 0; j < N; ++j) {
       if (k + j >= begin && k + j < end) p[k + j] = packet.value[j];
     }
   }
+}
+
+// A whole packet to shared memory, at an aligned address.
+template <typename T, int N>
+__device__ __forceinline__ void keep_packet(const T (&values)[N], T* p) {
+  Packet<T, N> packet;
+#pragma unroll
+  for (int j = 0; j < N; ++j) packet.value[j] = values[j];
+  packet.store(p);
 }
 
 // values[j] and its assignment for a j that only the run knows, by comparing with compile-time

@@ -132,6 +132,25 @@ def mixup_dtypes(simt, image_dtype, dtype):
         check_mixup(simt, x, *mixing(4), dtype=dtype, noise=noise)
 
 
+@case(image_dtype=[torch.uint8, *FLOATS], dtype=FLOATS)
+def mixup_packets(simt, image_dtype, dtype):
+    """Whole packets at aligned addresses, more than a block has threads."""
+    x = images_of((3, 3, 16, 48), image_dtype).contiguous(memory_format=torch.channels_last)
+    for noise in ("marginal", "paired"):
+        check_mixup(simt, x, *mixing(3), dtype=dtype, noise=noise)
+
+
+@case(shape=[(2, 3, 64, 64), (2, 3, 63, 65)])
+def mixup_normals_of_16_bit_outputs(simt, shape):
+    """By approximate functions, here off by all that is documented: within 1e-5 and rounding."""
+    x = torch.zeros(shape).contiguous(memory_format=torch.channels_last)
+    options = dict(sigma=[1.0] * 3, mean=[0.0] * 3, std=[1.0] * 3)
+    exact = cpu.gaussian_mixup(x, None, None, STATE, *options.values(), "marginal", torch.float64)
+    for dtype, rounding in ((torch.float16, 2**-11), (torch.bfloat16, 2**-8)):
+        ours = simt.gaussian_mixup(x, None, None, STATE, **options, dtype=dtype)
+        torch.testing.assert_close(ours.double(), exact, rtol=1.01 * rounding, atol=1e-5)
+
+
 @case(
     layout=LAYOUTS,
     noise=["marginal", "paired"],

@@ -183,3 +183,29 @@ template <typename T>
 T __ldg(const T* p) {
   return *p;
 }
+template <typename T>
+void __stwb(T* p, T value) {
+  *p = value;
+}
+// Bytes of the eight in (y, x), by the four lowest hexadecimal digits of `selector`.
+inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
+  const uint64_t bytes = static_cast<uint64_t>(y) << 32 | x;
+  uint32_t result = 0;
+  for (int i = 0; i < 4; ++i) {
+    result |= static_cast<uint32_t>(bytes >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+  }
+  return result;
+}
+
+// The approximate functions, off by what NVIDIA's CUDA C++ Programming Guide states as their
+// largest errors (table "Functions affected by -use_fast_math" and, for rsqrtf, "Mathematical
+// functions"), so that a tolerance that holds here holds on any GPU.
+inline float __log2f(float x) {
+  const float exact = std::log2(x);
+  return x >= 0.5f && x <= 2.0f ? exact + 0x1p-22f : exact * (1.0f + 2 * 0x1p-23f);
+}
+inline float rsqrtf(float x) { return (1.0f / std::sqrt(x)) * (1.0f + 2 * 0x1p-23f); }
+inline void __sincosf(float x, float* sine, float* cosine) {  // |x| <= pi
+  *sine = std::sin(x) + 0x1p-21f * 0.75f;                     // 2^-21.41
+  *cosine = std::cos(x) + 0x1p-21f * 0.88f;                   // 2^-21.19
+}

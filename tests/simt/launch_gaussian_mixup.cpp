@@ -13,7 +13,8 @@ void gaussian_mixup(const GaussianMixupArgs& args, const Shape& shape) {
     using In = decltype(in);
     using Out = decltype(out);
     launch_as<gaussian_mixup_kernel<In, Out, typename Accumulate<Out>::type>>(
-        shape, {gaussian_mixup_grid(args), kMixupThreads}, args);
+        shape, {gaussian_mixup_grid(args), kMixupThreads}, args,
+        gaussian_mixup_is_packed<In>(args));
   };
   with_type(args.out_dtype, [&](auto out) {
     if (args.image_dtype == Dtype::kUInt8) {
@@ -30,7 +31,7 @@ void gaussian_mixup_backward(const GaussianMixupBackwardArgs& args, const Shape&
       using Grad = decltype(grad);
       using T = typename Accumulate<Grad>::type;
       launch_as<gaussian_mixup_backward_kernel<Grad, decltype(image), T>>(
-          shape, {gaussian_mixup_backward_grid(args), kMixupThreads}, args);
+          shape, {gaussian_mixup_backward_grid(args), kMixupBackwardThreads}, args);
     });
   });
 }

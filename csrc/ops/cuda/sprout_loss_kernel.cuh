@@ -285,11 +285,11 @@ __global__ void __launch_bounds__(kLossThreads)
     labels.concentrations(args, k, 0, K, a);
     sums.add_logits(logit);
     if (args.wants_mean) sums.add_concentrations(a, logit, anchor);
-    if (partial != nullptr) store_packet(logit, p * N, 0, kept, kept_logits);
+    if (partial != nullptr) keep_packet(logit, kept_logits + p * N);
     if (draws) {
       log_gamma_packet(a, call, element + k, largest.value - unseen_nats<T>(), log_g);
       sums.add_variates(log_g, logit, anchor);
-      if (partial != nullptr) store_packet(log_g, p * N, 0, kept, kept_log_g);
+      if (partial != nullptr) keep_packet(log_g, kept_log_g + p * N);
     }
   }
   sums = row_reduce(sums, shared);
