@@ -111,8 +111,10 @@ SPROUT_HOST_DEVICE void sincos_turns(uint32_t w, float* sine, float* cosine) {
   const bool swap = (quadrant & 1u) != 0;
   const float sin_q = swap ? cos_t : sin_t;
   const float cos_q = swap ? sin_t : cos_t;
-  *sine = (quadrant & 2u) != 0 ? -sin_q : sin_q;
-  *cosine = ((quadrant + 1u) & 2u) != 0 ? -cos_q : cos_q;
+  // Signs by their bit.
+  *sine = bits_to_float(float_to_bits(sin_q) ^ static_cast<int32_t>((quadrant & 2u) << 30));
+  *cosine =
+      bits_to_float(float_to_bits(cos_q) ^ static_cast<int32_t>(((quadrant + 1u) & 2u) << 30));
 }
 SPROUT_HOST_DEVICE void sincos_turns(uint32_t w, double* sine, double* cosine) {
   const double t = static_cast<double>(w) * 1.4629180792671596e-9;
