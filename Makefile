@@ -2,7 +2,7 @@
 # from the lock file, builds what changed, then runs.
 PYTHON ?= python3
 BIN := .venv/bin
-NATIVE := $(shell find csrc -type f)
+NATIVE := $(shell find csrc cmake -type f)
 CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: train test bench gpu-check build lint format clean
