@@ -1,6 +1,6 @@
 """Peak memory of sprout_loss: no matrix of labels, in forward or in backward.
 
-Run as a program, in a process with tests/heap_peak.cpp preloaded, this file prints what it measures.
+Run as a program, with tests/heap_peak.cpp preloaded, this file prints what it measures.
 """
 
 import ctypes
