@@ -232,6 +232,7 @@ X = torch.zeros(2, 3, 4, 4)
 PARTNER, LAM = torch.tensor([1, 0]), torch.tensor([0.5])
 WRONG = {
     "images must be [B, C, H, W]": dict(images=torch.zeros(3, 4, 4)),
+    "images must be [B, C, H, W], got None": dict(images=None),
     "images must be uint8": dict(images=torch.zeros(2, 3, 4, 4, dtype=torch.int32)),
     "1 to 16 channels": dict(images=torch.zeros(2, 17, 4, 4)),
     "given together": dict(lam=None),
@@ -240,7 +241,9 @@ WRONG = {
     "lam must be float32 [2] or [1]": dict(lam=torch.tensor([0.5, 0.5, 0.5])),
     "lam must be in [0, 1], got 1e+30": dict(lam=torch.tensor([1e30])),
     "lam must be in [0, 1], got nan": dict(lam=torch.tensor([torch.nan])),
+    "lam must be on the device of images (cpu), got meta": dict(lam=LAM.to("meta")),
     "rng_state must be int64 [3]": dict(rng_state=torch.tensor([0, 0])),
+    "sigma must be one number or one a channel, got 'much'": dict(sigma="much"),
     "sigma must be one number or one a channel (3), got 2": dict(sigma=[0.1, 0.2]),
     "sigma must be at least 0": dict(sigma=-0.1),
     "sigma must be finite": dict(sigma=torch.inf),
@@ -253,7 +256,7 @@ WRONG = {
 @pytest.mark.parametrize("message", WRONG)
 def test_wrong_arguments_are_named(message):
     arguments = dict(images=X, partner=PARTNER, lam=LAM, rng_state=STATE) | WRONG[message]
-    with pytest.raises(RuntimeError) as error:
+    with pytest.raises((RuntimeError, ValueError)) as error:
         gaussian_mixup(**arguments)
     assert "sprout_fast::gaussian_mixup: " in str(error.value)
     assert message in str(error.value)

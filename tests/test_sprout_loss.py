@@ -151,6 +151,17 @@ def test_some_concentrations_zero(classes, labels_from):
     torch.testing.assert_close(ours[1].double(), exact[1], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("labels_from", ["dirichlet", "mean"])
+@pytest.mark.parametrize("scale", [1e-30, 1e-9, 1e20, 1e30])
+def test_far_scales(scale, labels_from):
+    """The largest variate stays, however small or large it is: such losses were NaN."""
+    arguments = inputs(16, 10)
+    options = dict(scale=scale, alpha=0.1, labels_from=labels_from, reduction="none")
+    ours = sprout_loss(*arguments, STATE, **options)
+    expected = reference.sprout_loss(*arguments, STATE, **options)
+    torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("classes", [2, 10, 1000])
 def test_implicit_gradient_is_unbiased(recipe, classes):
@@ -286,7 +297,11 @@ WRONG = {
     "logits must be [B, K]": dict(logits=torch.zeros(3)),
     "logits must be float64, float32": dict(logits=torch.zeros(2, 3, dtype=torch.int64)),
     "logits must have at least one class": dict(logits=torch.zeros(2, 0)),
+    "logits must be [B, K], got None": dict(logits=None),
     "labels must be int64 [B]": dict(labels=torch.tensor([0.0, 1.0])),
+    "labels must be int64 [B] on the device of the first argument (float32 [2, 3] on cpu), got "
+    "None": dict(labels=None),
+    "beta must be on the device of logits (cpu), got meta": dict(beta=BETA.to("meta")),
     "labels must be in [0, 3), got 3 at index 0": dict(labels=torch.tensor([3, 0])),
     "labels must be in [0, 3), got -1 at index 1": dict(labels=torch.tensor([0, -1])),
     "partner_labels and lam must be given together": dict(lam=torch.tensor([0.5])),
@@ -303,7 +318,8 @@ WRONG = {
     "beta must be finite and at least 0, got inf": dict(beta=torch.tensor([1.0, torch.inf, 1.0])),
     "rng_state must be int64 [3]": dict(rng_state=torch.zeros(3)),
     "alpha must be in [0, 1], got 1.5": dict(alpha=1.5),
-    "scale must be finite and above 0, got 0": dict(scale=0.0),
+    "scale must be in [1e-30, 1e30], got 0": dict(scale=0.0),
+    "scale must be in [1e-30, 1e30], got 1e+38": dict(scale=1e38),
     "labels_from must be 'dirichlet' or 'mean', got 'median'": dict(labels_from="median"),
     "beta_grad must be 'implicit'": dict(beta_grad="exact"),
     "reduction must be 'mean'": dict(reduction="max"),

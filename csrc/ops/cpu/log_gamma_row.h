@@ -24,7 +24,9 @@ void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const T
   // 1. The boosts: four neighbours share a block, so that most of a row of small concentrations is
   // done with after a quarter of a block an element.
   const int64_t skip = first & 3;
-  const T threshold = largest - T(kNegligibleNats) - T(kLogGammaHeadroom);
+  // Below 0, since from a = 1 on the boost is 0 and says nothing of the variate.
+  const T bound = largest - T(kNegligibleNats) - T(kLogGammaHeadroom);
+  const T threshold = bound < T(0) ? bound : T(-1);
   int64_t waiting = 0;
   for (int64_t k0 = -skip; k0 < count; k0 += 4 * kPhiloxLanes) {
     int64_t elements[kPhiloxLanes];
@@ -44,8 +46,9 @@ void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const T
       boost[i] = a < T(1) ? log_u / a : T(0);  // -inf at a = 0
     }
     for (int64_t i = begin; i < end; ++i) {
-      // Also where `threshold` is -inf: a = 0 has a boost of -inf, and no variate to wait for.
-      const bool wanted = boost[i] > threshold;
+      // >=: under a = 1e-8 or so a boost swallows the headroom, and the largest variate's own
+      // equals the threshold. -inf (a = 0) has no variate to wait for.
+      const bool wanted = boost[i] >= threshold && boost[i] > -infinity;
       log_g[k0 + i] = wanted ? boost[i] : -infinity;
       pending[waiting] = static_cast<int32_t>(k0 + i);
       waiting += wanted ? 1 : 0;
