@@ -18,13 +18,10 @@ import sprout_fast
 from sprout_fast import reference
 from sprout_fast.reference.sprout_loss import concentrations as concentrations_of
 
-EVERY_CHECK = list(HealthCheck)
-settings.register_profile(
-    "ci", derandomize=True, max_examples=200, deadline=None, suppress_health_check=EVERY_CHECK
-)
-settings.register_profile(
-    "long", max_examples=20_000, deadline=None, suppress_health_check=EVERY_CHECK
-)
+USUAL = dict(derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+settings.register_profile("ci", **USUAL, max_examples=200)
+settings.register_profile("short", **USUAL, max_examples=40)
+settings.register_profile("long", **USUAL | dict(derandomize=False), max_examples=20_000)
 settings.load_profile(os.environ.get("SPROUT_FAST_FUZZ", "ci"))
 
 FLOATING = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
@@ -594,8 +591,8 @@ def test_pgd_step_(data):
                 x=Bad([*NOT_FLOATING, torch.float16], kinds=["rank", "longer", "device"]),
                 step=Bad(values=[-1.0, NAN, INF]),
                 eps=Bad(values=[-1.0, NAN, INF]),
-                lower=Bad(values=[2.0, NAN]),
-                upper=Bad(values=[-2.0, NAN]),
+                lower=Bad(values=[NAN]),
+                upper=Bad(values=[NAN]),
             ),
         )
     )
