@@ -25,10 +25,13 @@ asan: build
 fuzz: build
 	SPROUT_FAST_FUZZ=long $(BIN)/python -m pytest tests/test_fuzz.py
 
-# The first thing to run on a machine with a GPU: builds for it and compares its ops with the CPU's.
-gpu-check: build
+# The first thing to run on a machine with a GPU: builds for it, compares its ops with the CPU's, and
+# times them and a training step in one table.
+gpu-check: .venv/.installed
 	@$(BIN)/python -c "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 'gpu-check: no GPU that torch can use')"
+	@$(MAKE) --no-print-directory build
 	$(BIN)/python -m pytest tests/test_cuda.py
+	$(BIN)/python tests/benchmarks/gpu_check.py
 
 build: .venv/.built
 

@@ -24,26 +24,66 @@ pytestmark = pytest.mark.skipif(
     build.cuda_include() is None, reason="no cuda_fp16.h: neither nvcc nor nvidia-cuda-runtime"
 )
 
-REDUCE, LOSS = "common/reduce.h", "ops/cuda/sprout_loss_kernel.cuh"
-MIXUP = "ops/cuda/gaussian_mixup_kernel.cuh"
+TYPES, REDUCE = "common/device_types.h", "common/reduce.h"
+LOSS, MIXUP = "ops/cuda/sprout_loss_kernel.cuh", "ops/cuda/gaussian_mixup_kernel.cuh"
+CROSS_ENTROPY = "ops/cuda/generalized_cross_entropy_kernel.cuh"
+
+
+def without_barrier(op, file, before, behind=""):
+    return Mistake(op, file, f"{before}__syncthreads();{behind}", f"{before}{{}}{behind}")
+
+
+UNWRITTEN = "reads shared memory that no thread|data race: reads shared memory"
 
 # What is planted, a case that runs into it, the report.
 REPORTED = {
-    "no barrier before the reduction's second stage": (
-        Mistake(
-            "sprout_loss", REDUCE, "shared[warp] = v;\n  __syncthreads();", "shared[warp] = v;"
-        ),
+    "no barrier before the reduction's second stage, sprout_loss": (
+        without_barrier("sprout_loss", REDUCE, "/ 32] = v;\n  "),
         "loss_classes-257-paper-float32",
-        "reads shared memory that no thread|data race: reads shared memory",
+        UNWRITTEN,
     ),
-    # Seen only where a row with a wrong label skips the other barriers between two reductions.
-    "no barrier behind the reduction": (
-        Mistake("sprout_loss", REDUCE, "  __syncthreads();  // before", "  // before"),
-        "loss_wrong_values-300-dirichlet-implicit",
-        "data race: writes shared memory",
+    "the same, dirichlet": (
+        without_barrier("dirichlet", REDUCE, "/ 32] = v;\n  "),
+        "dirichlet_classes-2047-float32",
+        UNWRITTEN,
+    ),
+    "the same, generalized_cross_entropy": (
+        without_barrier("generalized_cross_entropy", REDUCE, "/ 32] = v;\n  "),
+        "cross_entropy_classes-1023-None",
+        UNWRITTEN,
+    ),
+    "the same, the losses' sum": (
+        without_barrier("reduction", REDUCE, "/ 32] = v;\n  "),
+        "cross_entropy_batches-64-None-mean-0.0",
+        UNWRITTEN,
+    ),
+    "no barrier between what a block keeps and its readers": (
+        without_barrier("sprout_loss", LOSS, "  ", "  // before threads read what others kept"),
+        "loss_classes-33-paper-float32",
+        UNWRITTEN,
+    ),
+    "no barrier between rows' gradients and their sum": (
+        without_barrier("sprout_loss", LOSS, "  ", "  // before the rows' gradients"),
+        "loss_classes-33-paper-float32",
+        "data race: reads shared memory",
+    ),
+    "no barrier where classes change hands": (
+        without_barrier("sprout_loss", LOSS, "if constexpr (kSumsBeta) ", "  // classes change"),
+        "loss_classes-1023-paper-float32",
+        UNWRITTEN,
+    ),
+    "no barrier before the teams' sums are added up": (
+        without_barrier("sprout_loss", LOSS, "    ", "  // before the teams' sums"),
+        "loss_classes-33-paper-float32",
+        "data race: reads shared memory",
+    ),
+    "no barrier in the sum over groups": (
+        without_barrier("sprout_loss", LOSS, "[threadIdx.x] = sum;\n  "),
+        "loss_classes-33-paper-float32",
+        UNWRITTEN,
     ),
     "no barrier behind the partners' tile": (
-        Mistake("gaussian_mixup", MIXUP, "  __syncthreads();  // before", "  // before"),
+        without_barrier("gaussian_mixup", MIXUP, "  ", "  // before the next"),
         "mixup_backward_batches-257-True",
         "data race: writes shared memory",
     ),
@@ -51,23 +91,23 @@ REPORTED = {
         Mistake(
             "sprout_loss",
             LOSS,
-            "    sums = block_reduce",
-            "    if (threadIdx.x < 32) __syncthreads();\n    sums = block_reduce",
+            "  sums = row_reduce",
+            "  if (threadIdx.x < 32) __syncthreads();\n  sums = row_reduce",
         ),
         "loss_classes-257-paper-float32",
         "threads are at different barriers",
     ),
     "a shuffle without all lanes of its mask": (
-        Mistake("sprout_loss", LOSS, "if (threadIdx.x < 32) {", "if (threadIdx.x < 31) {"),
+        Mistake("sprout_loss", LOSS, "largest = row_", "if (threadIdx.x != 3) largest = row_"),
         "loss_classes-33-paper-float32",
-        "lanes are at different warp operations|names lane 31, which waits at __shfl",
+        "lanes are at different warp operations|names lane 3, which waits at __shfl",
     ),
     "a mask without its caller": (
         Mistake(
             "sprout_loss",
             LOSS,
-            "__shfl_sync(0xffffffffu, largest, 0)",
-            "__shfl_sync(0x7fffffffu, largest, 0)",
+            "return {__shfl_xor_sync(0xffffffffu",
+            "return {__shfl_xor_sync(0x7fffffffu",
         ),
         "loss_classes-33-paper-float32",
         "has a mask without the caller",
@@ -82,18 +122,38 @@ REPORTED = {
 }
 OUT_OF_BOUNDS = {
     "one element too many of an image": (
-        Mistake("gaussian_mixup", MIXUP, "if (j < count) out[j] =", "if (j <= count) out[j] ="),
+        Mistake(
+            "gaussian_mixup",
+            MIXUP,
+            "if (first + j >= elements) return",
+            "if (first + j > elements) return",
+        ),
         "mixup_layouts-contiguous-marginal-(2,1,1,1)",
         "heap-buffer-overflow",
     ),
-    "a packet at a misaligned address": (
-        Mistake("gaussian_mixup", MIXUP, "kMixupElements && is_aligned(out)", "kMixupElements"),
-        "mixup_layouts-misaligned-marginal-(2,3,40,41)",
+    "an image at a misaligned address": (
+        Mistake("gaussian_mixup", MIXUP, "is_aligned(args.images) && is_aligned(args.out)", "true"),
+        "mixup_layouts-misaligned-marginal-(2,4,8,8)",
         "misaligned address",
     ),
-    "one class too many": (
-        Mistake("sprout_loss", LOSS, "k < args.classes; k +=", "k <= args.classes; k +="),
-        "loss_classes-257-paper-float32",
+    "a packet at a misaligned address": (
+        Mistake("pgd_step", TYPES, "&& is_aligned(p + k)) {\n    Packet", ") {\n    Packet"),
+        "pgd_step_misaligned-(0,)",
+        "misaligned address",
+    ),
+    "one element too many read": (
+        Mistake("dirichlet", TYPES, "k + j < end ? load_as", "k + j <= end ? load_as"),
+        "dirichlet_classes-5-float32",
+        "heap-buffer-overflow",
+    ),
+    "one element too many written": (
+        Mistake("log_gamma", TYPES, "k + j < end) p[k + j]", "k + j <= end) p[k + j]"),
+        "log_gamma_sizes-5-float32",
+        "heap-buffer-overflow",
+    ),
+    "one row too many": (
+        Mistake("generalized_cross_entropy", CROSS_ENTROPY, "if (row >= args", "if (row > args"),
+        "cross_entropy_batches-65-float32-mean-0.1",
         "heap-buffer-overflow",
     ),
     "a label equal to the number of classes": (
@@ -101,10 +161,15 @@ OUT_OF_BOUNDS = {
         "loss_wrong_values-5-dirichlet-implicit",
         "heap-buffer-overflow",
     ),
-    "shared memory for one warp too few": (
-        Mistake("sprout_loss", LOSS, "shared[kWarps];", "shared[kWarps - (kWarps > 1)];"),
-        "loss_classes-257-paper-float32",
-        "insufficient space",
+    "shared memory for half the warps": (
+        Mistake("sprout_loss", LOSS, "RowSums<T> shared[kLossThreads / 32", "RowSums<T> shared[8"),
+        "loss_classes-1000-paper-float32",
+        "insufficient space|global-buffer-overflow",
+    ),
+    "shared memory asked for one row too few": (
+        Mistake("sprout_loss", LOSS, "= least * packets", "= (least - 1) * packets"),
+        "loss_batches-64-mean",
+        "heap-buffer-overflow",
     ),
 }
 PLANTED = REPORTED | OUT_OF_BOUNDS
@@ -165,6 +230,22 @@ def test_thread_order_does_not_matter(simt):
     for seed in range(1, 22):
         for a, b in zip(first, everything(simt, seed), strict=True):
             torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def test_every_kernel_is_executed(simt):
+    """By `everything`, which is what the orders of threads are compared on."""
+    kernels = Path(build.ROOT, "csrc/ops/cuda").glob("*_kernel.cuh")
+    written = {
+        name
+        for file in kernels
+        for name in re.findall(
+            r"__global__ void (?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(", file.read_text()
+        )
+    }
+    simt.module.take_launched()
+    everything(simt, seed=0)
+    launched = {re.search(r"kernel = .*?(\w+_kernel)\b", n)[1] for n in simt.module.take_launched()}
+    assert launched == written
 
 
 def test_sanitizers_find_nothing(jobs):

@@ -243,19 +243,38 @@ def test_threads_do_not_matter(classes):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_second_backward(dtype, reduction):
+    """The first one gives the forward pass's gradients away; the second has to draw again."""
+    logits, *rest, beta = inputs(9, 20, dtype)
+    logits.requires_grad_()
+    beta.requires_grad_()
+    loss = sprout_loss(logits, *rest, beta, STATE, reduction=reduction)
+    weight = torch.arange(1.0, 10.0) if reduction == "none" else torch.tensor(3.0)
+    results = [
+        torch.autograd.grad(loss, (logits, beta), weight, retain_graph=True) for _ in range(2)
+    ]
+    for first, second in zip(*results, strict=True):
+        torch.testing.assert_close(first, second)
+    assert results[0][0].abs().max() > 0 and results[0][1].abs().max() > 0
+
+
 def test_opcheck():
     op = torch.ops.sprout_fast.sprout_loss.default
     for classes, options in (
-        (7, ("dirichlet", "implicit", "mean", True)),
-        (7, ("mean", "none", "none", False)),
-        (7, ("dirichlet", "expected", "sum", True)),
+        (7, ("dirichlet", "implicit", "mean", True, False)),
+        (7, ("dirichlet", "implicit", "mean", True, True)),
+        (7, ("mean", "none", "none", False, True)),
+        (7, ("dirichlet", "expected", "sum", True, True)),
     ):
         logits, *rest, beta = inputs(5, classes)
         logits.requires_grad_()
         torch.library.opcheck(op, (logits, *rest, beta, STATE, 0.01, 1.0, *options))
     logits, labels, _, _, beta = inputs(5, 7, torch.bfloat16)
     torch.library.opcheck(
-        op, (logits, labels, None, None, beta, STATE, 0.01, 1.0, "mean", "none", "mean", False)
+        op,
+        (logits, labels, None, None, beta, STATE, 0.01, 1.0, "mean", "none", "mean", False, False),
     )
 
 

@@ -65,40 +65,77 @@ struct alignas(16) Packet {
       reinterpret_cast<uint4*>(p)[i] = reinterpret_cast<const uint4*>(value)[i];
     }
   }
+  // Where `p` is in global memory: by name, because nvcc splits a uint4's store in four where it is
+  // made of smaller parts (tests/test_report_kernels.py counts).
+  __device__ __forceinline__ void store_global(E* p) const {
+#pragma unroll
+    for (int i = 0; i < static_cast<int>(N * sizeof(E) / 16); ++i) {
+      __stwb(reinterpret_cast<uint4*>(p) + i, reinterpret_cast<const uint4*>(value)[i]);
+    }
+  }
 };
 
-__device__ __forceinline__ bool is_aligned(const void* p) {
+__host__ __device__ __forceinline__ bool is_aligned(const void* p) {
   return reinterpret_cast<uintptr_t>(p) % 16 == 0;
 }
 
-// The first `count` of N elements from `p` on as T, 0 for the rest; by 128-bit accesses where all
-// of them are there and aligned.
+// Elements [k, k + N) of `p` as T, `outside` for those that are not in [begin, end); by 128-bit
+// accesses where all of them are, and aligned.
 template <typename E, typename T, int N>
-__device__ __forceinline__ void load_up_to(const E* p, int64_t count, T (&out)[N]) {
-  if (count >= N && is_aligned(p)) {
+__device__ __forceinline__ void load_packet(const E* p, int64_t k, int64_t begin, int64_t end,
+                                            T outside, T (&out)[N]) {
+  if (k >= begin && k + N <= end && is_aligned(p + k)) {
     Packet<E, N> packet;
-    packet.load(p);
+    packet.load(p + k);
 #pragma unroll
     for (int j = 0; j < N; ++j) out[j] = load_as<T>(packet.value[j]);
   } else {
 #pragma unroll
-    for (int j = 0; j < N; ++j) out[j] = j < count ? load_as<T>(p[j]) : T(0);
+    for (int j = 0; j < N; ++j) {
+      out[j] = k + j >= begin && k + j < end ? load_as<T>(p[k + j]) : outside;
+    }
   }
 }
 
+// The way back, to global memory.
 template <typename E, typename T, int N>
-__device__ __forceinline__ void store_up_to(const T (&values)[N], int64_t count, E* p) {
+__device__ __forceinline__ void store_packet(const T (&values)[N], int64_t k, int64_t begin,
+                                             int64_t end, E* p) {
   Packet<E, N> packet;
 #pragma unroll
   for (int j = 0; j < N; ++j) store_as(values[j], &packet.value[j]);
-  if (count >= N && is_aligned(p)) {
-    packet.store(p);
+  if (k >= begin && k + N <= end && is_aligned(p + k)) {
+    packet.store_global(p + k);
   } else {
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      if (j < count) p[j] = packet.value[j];
+      if (k + j >= begin && k + j < end) p[k + j] = packet.value[j];
     }
   }
+}
+
+// A whole packet to shared memory, at an aligned address.
+template <typename T, int N>
+__device__ __forceinline__ void keep_packet(const T (&values)[N], T* p) {
+  Packet<T, N> packet;
+#pragma unroll
+  for (int j = 0; j < N; ++j) packet.value[j] = values[j];
+  packet.store(p);
+}
+
+// values[j] and its assignment for a j that only the run knows, by comparing with compile-time
+// places: so `values` stays in registers.
+template <typename T, int N>
+__device__ __forceinline__ T pick(const T (&values)[N], int j) {
+  T value = values[0];
+#pragma unroll
+  for (int i = 1; i < N; ++i) value = i == j ? values[i] : value;
+  return value;
+}
+template <typename T, int N>
+__device__ __forceinline__ void put(T (&values)[N], int j, T value) {
+#pragma unroll
+  for (int i = 0; i < N; ++i) values[i] = i == j ? value : values[i];
 }
 
 template <typename T>

@@ -40,27 +40,42 @@ SPROUT_HOST_DEVICE float log1p_reduced(float f) {
   return f + (f2 * f * p - 0.5f * f2);
 }
 
-// log x for a positive normal x; anything else gives a finite, meaningless number.
-SPROUT_HOST_DEVICE float fast_log(float x) {
+// log x = high + low: high a multiple of most of log 2, exact; low below 0.35.
+struct LogParts {
+  float high, low;
+};
+SPROUT_HOST_DEVICE LogParts log_parts(float x) {
   const int32_t bits = float_to_bits(x);
   const int32_t e = (bits - 0x3f3504f3) >> 23;  // x = m 2^e, m in [sqrt(1/2), sqrt(2))
   const float m = bits_to_float(bits - e * (1 << 23));
   const float k = static_cast<float>(e);
   // log 2 in two parts: the first is exact in few bits, so k times it is exact too.
-  return k * 0.693359375f + (log1p_reduced(m - 1.0f) - k * 2.12194440e-4f);
+  return {k * 0.693359375f, log1p_reduced(m - 1.0f) - k * 2.12194440e-4f};
+}
+
+// log x for a positive normal x; anything else gives a finite, meaningless number.
+SPROUT_HOST_DEVICE float fast_log(float x) {
+  const LogParts parts = log_parts(x);
+  return parts.high + parts.low;
 }
 SPROUT_HOST_DEVICE double fast_log(double x) { return std::log(x); }
 
 // log(1 + t) for t > -1, with the relative error of log even where t is small.
 SPROUT_HOST_DEVICE float fast_log1p(float t) {
   const float u = 1.0f + t;
-  return fast_log(u) + (t - (u - 1.0f)) / u;  // second term: what rounding 1 + t lost
+  const int32_t bits = float_to_bits(u);
+  const int32_t e = (bits - 0x3f3504f3) >> 23;  // as in log_parts
+  const float m = bits_to_float(bits - e * (1 << 23));
+  const float by_power = bits_to_float((127 - e) * (1 << 23));  // 2^-e
+  const float f = (m - 1.0f) + (t - (u - 1.0f)) * by_power;     // the latter: what rounding u lost
+  const float k = static_cast<float>(e);
+  return k * 0.693359375f + (log1p_reduced(f) - k * 2.12194440e-4f);
 }
 SPROUT_HOST_DEVICE double fast_log1p(double t) { return std::log1p(t); }
 
-// exp x; 0 below -87 (where float's normal numbers end), inf above 88.7; NaN stays NaN.
+// exp x; 0 below -87 (where float's normal numbers end), 2.4e38 above 88.37; NaN stays NaN.
 SPROUT_HOST_DEVICE float fast_exp(float x) {
-  const float clamped = x < -87.0f ? -87.0f : (x > 88.8f ? 88.8f : x);
+  const float clamped = x < -87.0f ? -87.0f : (x > 88.37f ? 88.37f : x);
   const float shifted =
       clamped * 1.44269504088896f + 12582912.0f;  // 1.5 2^23: rounds to an integer
   const int32_t n = float_to_bits(shifted) - 0x4B400000;
@@ -73,13 +88,9 @@ SPROUT_HOST_DEVICE float fast_exp(float x) {
   p = p * r + 0.1666666716337204f;
   p = p * r + 0.5f;
   p = (p * r) * r + r + 1.0f;
-  // 2^n in two halves: n reaches 128, which no float exponent holds. Unsigned, because a NaN's n is
-  // any number.
-  const int32_t half = n >> 1;
-  const float value =
-      p * bits_to_float(static_cast<int32_t>(static_cast<uint32_t>(half + 127) << 23)) *
-      bits_to_float(static_cast<int32_t>(static_cast<uint32_t>(n - half + 127) << 23));
-  return x < -87.0f ? 0.0f : (x == x ? value : x);
+  // Unsigned, because a NaN's n is any number.
+  const float power = bits_to_float(static_cast<int32_t>(static_cast<uint32_t>(n + 127) << 23));
+  return x < -87.0f ? 0.0f : p * power;
 }
 SPROUT_HOST_DEVICE double fast_exp(double x) { return std::exp(x); }
 

@@ -1,6 +1,6 @@
 // Made by csrc/generate/gamma_series.py; do not edit.
 //
-// digamma, and the asymptotic series that log_gamma_gradient (gamma.h) uses for large a.
+// digamma, and the asymptotic series that log_gamma_gradient (gamma_gradient.h) uses for large a.
 #pragma once
 
 #include <cmath>
@@ -162,6 +162,98 @@ SPROUT_HOST_DEVICE double log_gamma_gradient_by_asymptotic_series(double a, doub
     if (power < 1e-16 * sum) break;  // V_k stays below 1 for k <= 8, and W is near 1/a
   }
   return sum;
+}
+
+// The same in float, for a >= 4 and -2 <= u <= 1.7.
+SPROUT_HOST_DEVICE float log_gamma_gradient_by_asymptotic_series(float a, float u) {
+  const float reciprocal = 1.0f / a;
+  float sum = 0.0f, p;
+  p = 0.00027563137700781226f;
+  p = p * u + -0.000586158421356231f;
+  p = p * u + -0.0011619731085374951f;
+  p = p * u + 0.004163016565144062f;
+  p = p * u + -0.003322756849229336f;
+  sum = (sum + p) * reciprocal;
+  p = -8.178874850273132e-05f;
+  p = p * u + 8.913827332435176e-05f;
+  p = p * u + 0.0007424759678542614f;
+  p = p * u + -0.0016881197225302458f;
+  p = p * u + 5.014148700865917e-05f;
+  p = p * u + 0.0023302265908569098f;
+  sum = (sum + p) * reciprocal;
+  p = 1.997139406739734e-05f;
+  p = p * u + -2.40273811868974e-06f;
+  p = p * u + -0.0002858653024304658f;
+  p = p * u + 0.00042232402483932674f;
+  p = p * u + 0.0011408902937546372f;
+  p = p * u + -0.003978927154093981f;
+  p = p * u + 0.003610613290220499f;
+  sum = (sum + p) * reciprocal;
+  p = -4.453660949366167e-06f;
+  p = p * u + -3.0431988307100255e-06f;
+  p = p * u + 8.607087511336431e-05f;
+  p = p * u + -6.653670425293967e-05f;
+  p = p * u + -0.0007150270976126194f;
+  p = p * u + 0.0018101546447724104f;
+  p = p * u + -2.2615224679611856e-06f;
+  p = p * u + -0.003571938257664442f;
+  sum = (sum + p) * reciprocal;
+  p = 9.520022103970405e-07f;
+  p = p * u + 8.573030072511756e-07f;
+  p = p * u + -2.288493669766467e-05f;
+  p = p * u + 8.683915439178236e-06f;
+  p = p * u + 0.00030039268312975764f;
+  p = p * u + -0.0005971096106804907f;
+  p = p * u + -0.0017847983399406075f;
+  p = p * u + 0.008333713747560978f;
+  p = p * u + -0.009523890912532806f;
+  sum = (sum + p) * reciprocal;
+  p = -1.8719148897616833e-07f;
+  p = p * u + -7.676542068679737e-09f;
+  p = p * u + 5.440375389298424e-06f;
+  p = p * u + -4.359966624178924e-06f;
+  p = p * u + -9.880933066597208e-05f;
+  p = p * u + 0.00019853799312841147f;
+  p = p * u + 0.0011902323458343744f;
+  p = p * u + -0.00476193567737937f;
+  p = p * u + 4.23456611997608e-08f;
+  p = p * u + 0.01666666753590107f;
+  sum = (sum + p) * reciprocal;
+  p = -9.13826809778584e-08f;
+  p = p * u + -6.98743860994e-07f;
+  p = p * u + 3.288591415184783e-06f;
+  p = p * u + 2.2487929527414963e-05f;
+  p = p * u + -9.917363786371425e-05f;
+  p = p * u + -0.0004952654708176851f;
+  p = p * u + 0.002777717774733901f;
+  p = p * u + 0.008333020843565464f;
+  p = p * u + -0.08333330601453781f;
+  p = p * u + 0.1666666865348816f;
+  sum = (sum + p) * reciprocal;
+  p = 1.5903648176163188e-08f;
+  p = p * u + 2.786409714072846e-10f;
+  p = p * u + -8.072041168816213e-07f;
+  p = p * u + -2.141090416074576e-09f;
+  p = p * u + 3.303263656562194e-05f;
+  p = p * u + 5.339535480430868e-09f;
+  p = p * u + -0.001388858538120985f;
+  p = p * u + -4.781607998438631e-09f;
+  p = p * u + 0.083333320915699f;
+  p = p * u + -0.5f;
+  p = p * u + 1.0f;
+  sum = (sum + p) * reciprocal;
+  return sum;
+}
+
+// P in psi(z) = log z - 1/(2 z) - y P(y), y = 1/z^2, for z >= 3; the fit's error in psi:
+// 1e-10.
+SPROUT_HOST_DEVICE float digamma_tail(float y) {
+  float p;
+  p = -0.0027817911468446255f;
+  p = p * y + 0.0038559988606721163f;
+  p = p * y + -0.008329498581588268f;
+  p = p * y + 0.08333329111337662f;
+  return p;
 }
 
 }  // namespace sprout_fast

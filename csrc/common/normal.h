@@ -5,23 +5,25 @@
 
 namespace sprout_fast {
 
+// U = (w + 1/2) / 2^32, rounded: 1 for the last few w.
+template <typename T>
+SPROUT_HOST_DEVICE T uniform_as(uint32_t w) {
+  return static_cast<T>(w) * T(2.3283064365386963e-10) + T(1.1641532182693481e-10);
+}
+
 // log U for U = (w + 1/2) / 2^32, accurate at both ends: U is never 0 or 1, and near 1 the small
 // number 1 - U is formed first, which float would lose in U.
 SPROUT_HOST_DEVICE float log_uniform(uint32_t w) {
   const bool near_one = w >= 0xB504F334u;  // U >= sqrt(1/2)
-  const float u = static_cast<float>(w) * 2.3283064365386963e-10f + 1.1641532182693481e-10f;
-  const float one_minus_u =
-      static_cast<float>(~w) * 2.3283064365386963e-10f + 1.1641532182693481e-10f;
-  const int32_t bits = float_to_bits(u);
+  const float v = uniform_as<float>(near_one ? ~w : w);
+  const int32_t bits = float_to_bits(v);
   const int32_t e = near_one ? 0 : (bits - 0x3f3504f3) >> 23;
-  const float f = near_one ? -one_minus_u : bits_to_float(bits - e * (1 << 23)) - 1.0f;
+  const float f = near_one ? -v : bits_to_float(bits - e * (1 << 23)) - 1.0f;
   const float k = static_cast<float>(e);
   return k * 0.693359375f + (log1p_reduced(f) - k * 2.12194440e-4f);
 }
 
-SPROUT_HOST_DEVICE double log_uniform_double(uint32_t w) {
-  return std::log((static_cast<double>(w) + 0.5) * 2.3283064365386963e-10);
-}
+SPROUT_HOST_DEVICE double log_uniform_double(uint32_t w) { return std::log(uniform_as<double>(w)); }
 
 template <typename T>
 SPROUT_HOST_DEVICE T log_uniform_as(uint32_t w) {

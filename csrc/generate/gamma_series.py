@@ -1,13 +1,14 @@
 """Write csrc/common/gamma_series.h: the gamma gradient's asymptotic series, exactly.
 
-With V = a W and u = log(g / a), the differential equation of csrc/common/gamma.h reads
+With V = a W and u = log(g / a), the differential equation of csrc/common/gamma_gradient.h reads
 
     (1/a) dV/du + (1 - e^u) V = psi(a) - log a - u,
 
 and psi(a) - log a = sum_k p_k a^-k (p_1 = -1/2, p_2k = -B_2k / 2k). Putting V = sum_k V_k(u) a^-k
 in gives V_0 = u / (e^u - 1) and V_k = (V_{k-1}' - p_k) / (e^u - 1), each regular at u = 0 because
 the constant terms cancel. Done here on Taylor series in u with rational arithmetic; the series
-converge for |u| < 2 pi and are used for |u| <= 2.
+converge for |u| < 2 pi and are used for |u| <= 2. In float the V_k are minimax polynomials, and so
+is the tail of psi.
 
     python csrc/generate/gamma_series.py > csrc/common/gamma_series.h  (then: make format)
 """
@@ -15,8 +16,18 @@ converge for |u| < 2 pi and are used for |u| <= 2.
 from fractions import Fraction
 from math import comb, factorial
 
+import mpmath
+import numpy
+from elementary import fit
+
 TERMS = 10  # powers of 1/a: the first one left out is 5e-12 of W at a = 8
 DEGREE = 25  # in u: (2 / 2 pi)^26 is 4e-13
+
+# float: 1/a times a power series in 1/a for a >= 4, -2 <= u <= 1.7.
+FLOAT_TERMS = 8  # the first one left out is 1e-7 of W
+FLOAT_LOWEST_A = 4.0
+FLOAT_RANGE = (-2.0, 1.7)
+FLOAT_TOLERANCE = 8e-9  # of each term's fit, relative to W
 
 
 def divide(numerator: list[Fraction], denominator: list[Fraction]) -> list[Fraction]:
@@ -52,10 +63,44 @@ def coefficients() -> list[list[Fraction]]:
     return [s[: DEGREE + 1] for s in series]
 
 
+def float_polynomials() -> list[list[float]]:
+    """V_0, V_1, ... over FLOAT_RANGE, each of the lowest degree within FLOAT_TOLERANCE of W."""
+    polynomials, series = [], coefficients()
+    for k in range(FLOAT_TERMS):
+
+        def value(u, k=k):
+            return numpy.polynomial.polynomial.polyval(float(u), [float(c) for c in series[k]])
+
+        def weight(u, k=k):
+            return FLOAT_LOWEST_A**-k / numpy.polynomial.polynomial.polyval(
+                u, [float(c) for c in series[0]]
+            )
+
+        for degree in range(2, DEGREE):
+            polynomial, error = fit(value, *FLOAT_RANGE, degree, weight, nodes=1000)
+            if error < FLOAT_TOLERANCE:
+                polynomials.append([float(numpy.float32(c)) for c in polynomial])
+                break
+    return polynomials
+
+
+def digamma_tail(y) -> mpmath.mpf:
+    """P(y), y = 1/z^2, in psi(z) = log z - 1/(2 z) - y P(y)."""
+    y = mpmath.mpf(float(y))
+    z = 1 / mpmath.sqrt(y)
+    return (mpmath.log(z) - 1 / (2 * z) - mpmath.digamma(z)) / y
+
+
+def horner(polynomial: list[float], variable: str) -> str:
+    """C++ that leaves the polynomial's value in `p`."""
+    first, *rest = reversed([float(numpy.float32(c)) for c in polynomial])
+    return "\n".join([f"  p = {first!r}f;"] + [f"  p = p * {variable} + {c!r}f;" for c in rest])
+
+
 HEADER = """\
 // Made by csrc/generate/gamma_series.py; do not edit.
 //
-// digamma, and the asymptotic series that log_gamma_gradient (gamma.h) uses for large a.
+// digamma, and the asymptotic series that log_gamma_gradient (gamma_gradient.h) uses for large a.
 #pragma once
 
 #include <cmath>
@@ -101,9 +146,25 @@ def main() -> None:
   }
   return sum;
 }
-
-}  // namespace sprout_fast"""
+"""
     )
+    low, high = FLOAT_RANGE
+    print(f"// The same in float, for a >= {FLOAT_LOWEST_A:g} and {low:g} <= u <= {high:g}.")
+    print("SPROUT_HOST_DEVICE float log_gamma_gradient_by_asymptotic_series(float a, float u) {")
+    print("  const float reciprocal = 1.0f / a;")
+    print("  float sum = 0.0f, p;")
+    for polynomial in reversed(float_polynomials()):
+        print(horner(polynomial, "u"))
+        print("  sum = (sum + p) * reciprocal;")
+    print("  return sum;\n}\n")
+    tail, error = fit(digamma_tail, 1e-6, 1 / 9, 3, lambda y: y, nodes=1000)
+    print(
+        "// P in psi(z) = log z - 1/(2 z) - y P(y), y = 1/z^2, for z >= 3; the fit's error in psi:"
+    )
+    print(f"// {error:.0e}.")
+    print("SPROUT_HOST_DEVICE float digamma_tail(float y) {")
+    print(f"  float p;\n{horner(tail, 'y')}\n  return p;\n}}\n")
+    print("}  // namespace sprout_fast")
 
 
 if __name__ == "__main__":

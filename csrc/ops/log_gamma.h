@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "../common/dtype.h"
-#include "../common/gamma.h"
+#include "../common/gamma_gradient.h"
 
 namespace sprout_fast {
 
@@ -29,7 +29,7 @@ struct LogGammaBackwardArgs {
 template <typename T>
 SPROUT_HOST_DEVICE T log_gamma_chain(T grad, T a, T log_g) {
   if (log_g == -std::numeric_limits<T>::infinity() || (grad == T(0) && log_g == log_g)) return T(0);
-  return static_cast<T>(static_cast<double>(grad) * log_gamma_gradient(a, log_g));
+  return grad * log_gamma_gradient(a, log_g);
 }
 
 }  // namespace sprout_fast

@@ -101,7 +101,8 @@ SproutLossCall prepare_sprout_loss(const Tensor& logits, const Tensor& labels,
                                    const std::optional<Tensor>& lam, const Tensor& beta,
                                    const Tensor& rng_state, double alpha, double scale,
                                    const std::string& labels_from, const std::string& beta_grad,
-                                   const std::string& reduction, bool return_grad_beta) {
+                                   const std::string& reduction, bool return_grad_beta,
+                                   bool return_grad_logits) {
   constexpr const char* op = "sprout_loss";
   SPROUT_CHECK(logits.defined() && logits.dim() == 2, op, "logits must be [B, K], got ",
                describe(logits));
@@ -112,6 +113,12 @@ SproutLossCall prepare_sprout_loss(const Tensor& logits, const Tensor& labels,
   SproutLossCall call = prepare(op, logits, labels, partner_labels, lam, beta, rng_state, row_stats,
                                 alpha, scale, labels_from, beta_grad, reduction);
   call.args.wants_grad_beta = return_grad_beta && call.args.beta_grad != BetaGrad::kNone;
+  SPROUT_CHECK(!return_grad_logits || (logits.is_cpu() && logits.scalar_type() == accumulate_dtype),
+               op, "return_grad_logits takes float32 or float64 logits on CPU, got ",
+               describe(logits));
+  call.grad_logits = torch::stable::new_empty(
+      call.logits, {return_grad_logits ? call.args.batch : 0, call.args.classes});
+  call.args.grad_logits = return_grad_logits ? call.grad_logits->mutable_data_ptr() : nullptr;
   return call;
 }
 
@@ -143,12 +150,14 @@ SproutLossCall prepare_sprout_loss_backward(
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sprout_fast, m) {
-  // With return_grad_beta, grad_beta is the gradient of the mean (of the sum for the other
-  // reductions), from the same pass over the logits; else it is empty.
+  // From the same pass over the logits: with return_grad_beta, grad_beta is the gradient of the
+  // mean (of the sum for the other reductions), else it is empty; with return_grad_logits,
+  // grad_logits is [B, K], the gradient of each row's loss, else [0, K].
   m.def(
       "sprout_loss(Tensor logits, Tensor labels, Tensor? partner_labels, Tensor? lam, Tensor beta, "
       "Tensor rng_state, float alpha, float scale, str labels_from, str beta_grad, str reduction, "
-      "bool return_grad_beta) -> (Tensor loss, Tensor grad_beta, Tensor row_stats)");
+      "bool return_grad_beta, bool return_grad_logits) -> "
+      "(Tensor loss, Tensor grad_beta, Tensor row_stats, Tensor grad_logits)");
   m.def(
       "sprout_loss_backward(Tensor grad_loss, Tensor logits, Tensor labels, Tensor? "
       "partner_labels, "

@@ -15,17 +15,25 @@ enum class BetaGrad : int32_t { kNone, kImplicit, kExpected };
 // exponentials are kept beside the maximum that they are measured from: added up, the two would
 // lose the digits that a large logit takes.
 enum RowStat : int32_t {
-  kTop = 0,     // largest logit
-  kLogSum = 1,  // log sum_k exp(logit_k - top): softmax_k = exp((logit_k - top) - log_sum)
-  kLoss = 2,    // sum_k z_k c_k, c = -log softmax
+  kTop = 0,   // largest logit
+  kSum = 1,   // sum_k exp(logit_k - top), so softmax_k = exp(logit_k - top) / sum
+  kLoss = 2,  // sum_k z_k c_k, c = -log softmax
   // For LabelsFrom::kDirichlet, else 0:
-  kTopG = 3,     // largest log gamma variate
-  kLogSumG = 4,  // the same for the variates: z_k = exp((log_g_k - top_g) - log_sum_g)
+  kTopG = 3,  // largest log gamma variate
+  kSumG = 4,  // the same for the variates: z_k = exp(log_g_k - top_g) / sum_g
   // For LabelsFrom::kMean and BetaGrad::kExpected, else 0:
   kMeanLoss = 5,  // sum_k (a_k / a_0) c_k: the loss's expectation over the draw
   kMass = 6,      // a_0 = sum_k a_k
   kRowStats = 7,
 };
+
+// Classes whose z is under e^-this are left out of the loss and of beta's gradient, both of which
+// then miss less than a rounding error: (T + 1) e^-T of their expectations is 1e-9 in float, 2e-16
+// in double (see kNegligibleNats in gamma.h).
+template <typename T>
+constexpr T unseen_nats() {
+  return sizeof(T) == 4 ? T(24) : T(40);
+}
 
 // concentration a_k = scale ((1 - alpha) y_k + alpha beta_k), y = lam e_label + (1 - lam)
 // e_partner.
@@ -46,9 +54,11 @@ struct SproutLossArgs {
   Reduction reduction;
   bool wants_grad_beta;  // in this pass
   bool wants_mean;       // whether kMeanLoss and kMass are asked for
+  // [B, K] dense. In backward the gradient. In forward, where not null, that of each row's loss, in
+  // row_stats' type: what backward then has to multiply by its weight.
+  void* grad_logits;
   // Backward only:
   const void* grad_loss;  // one number, or [B] for Reduction::kNone; type of row_stats
-  void* grad_logits;      // [B, K] dense
 };
 
 }  // namespace sprout_fast

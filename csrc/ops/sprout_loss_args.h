@@ -21,7 +21,7 @@ SPROUT_EXPORT SproutLossCall prepare_sprout_loss(
     const Tensor& logits, const Tensor& labels, const std::optional<Tensor>& partner_labels,
     const std::optional<Tensor>& lam, const Tensor& beta, const Tensor& rng_state, double alpha,
     double scale, const std::string& labels_from, const std::string& beta_grad,
-    const std::string& reduction, bool return_grad_beta);
+    const std::string& reduction, bool return_grad_beta, bool return_grad_logits);
 
 SPROUT_EXPORT SproutLossCall prepare_sprout_loss_backward(
     const Tensor& grad_loss, const Tensor& logits, const Tensor& labels,

@@ -27,9 +27,9 @@ def sprout_loss(
     6).
 
     ``y = lam e_label + (1 - lam) e_partner_label``, and the row's loss is eq. (4) with g = I,
-    ``sum_k z_k c_k`` with ``c = -log softmax(logits)``. No label matrix is made: the variates are
-    computed where they are used, again in backward, and nothing of the logits' size is stored but
-    their gradient, ``softmax - z``.
+    ``sum_k z_k c_k`` with ``c = -log softmax(logits)``. No label matrix is made, and nothing of the
+    logits' size is stored but their gradient, ``softmax - z``: the forward pass computes it with
+    the loss (float32 and float64 on CPU), or backward does, from the same variates drawn again.
 
     Args:
         logits: [B, K] float64, float32, bfloat16 or float16. Arithmetic is in float32 (float64 for
@@ -65,7 +65,7 @@ def sprout_loss(
     >>> round(loss.item(), 4)  # uniform predictions cost log 3 whatever the labels
     1.0986
     """
-    loss, _, _ = torch.ops.sprout_fast.sprout_loss(
+    arguments = (
         logits,
         labels,
         partner_labels,
@@ -77,9 +77,12 @@ def sprout_loss(
         labels_from,
         beta_grad,
         reduction,
-        False,
     )
-    return loss
+    if _forward_gives_gradient(logits):
+        has_grad = beta is not None and beta.requires_grad
+        wants_grad_beta = has_grad and beta_grad != "none" and reduction != "none"
+        return _GradientInForward.apply(*arguments, wants_grad_beta)[0]
+    return torch.ops.sprout_fast.sprout_loss(*arguments, False, False)[0]
 
 
 def sprout_loss_and_grad_beta(
@@ -100,21 +103,64 @@ def sprout_loss_and_grad_beta(
     For loops that step beta themselves, as :class:`sprout_fast.SproutLoss` does: the loss is
     differentiable in ``logits``, the gradient is a plain value.
     """
-    loss, grad_beta, _ = torch.ops.sprout_fast.sprout_loss(
+    arguments = (
         logits,
         labels,
         partner_labels,
         lam,
-        beta,
+        beta.detach(),
         rng_state,
         alpha,
         scale,
         labels_from,
         beta_grad,
         "mean",
-        True,
     )
-    return loss, grad_beta
+    if _forward_gives_gradient(logits):
+        return _GradientInForward.apply(*arguments, True)
+    return torch.ops.sprout_fast.sprout_loss(*arguments, True, False)[:2]
+
+
+def _forward_gives_gradient(logits: Tensor) -> bool:
+    """Whether the forward pass computes the logits' gradient: on CPU, where drawing again costs
+    more than keeping it, and in the dtypes in which it can be kept without rounding it twice."""
+    return (
+        torch.is_grad_enabled()
+        and logits is not None  # the op names it
+        and logits.requires_grad
+        and logits.is_cpu
+        and logits.dtype in (torch.float32, torch.float64)
+        and not torch.compiler.is_compiling()
+    )
+
+
+class _GradientInForward(torch.autograd.Function):
+    """sprout_loss whose forward pass leaves the gradients, so that backward only scales them: the
+    logits' in place, for no second tensor of their size."""
+
+    @staticmethod
+    def forward(ctx, *arguments):
+        *arguments, wants_grad_beta = arguments
+        loss, grad_beta, row_stats, grad_logits = torch.ops.sprout_fast.sprout_loss(
+            *arguments, wants_grad_beta, True
+        )
+        _setup_context(ctx, (*arguments, None, None), (loss, grad_beta, row_stats, grad_logits))
+        ctx.mark_non_differentiable(grad_beta)
+        ctx.gradients = grad_logits, grad_beta if wants_grad_beta else None
+        return loss, grad_beta
+
+    @staticmethod
+    def backward(ctx, grad_loss, _):
+        (grad_logits, grad_beta), ctx.gradients = ctx.gradients, (None, None)
+        wants_beta = ctx.needs_input_grad[4] and ctx.beta_grad != "none"
+        # A second backward finds the gradients given away; with create_graph the op has to refuse.
+        if torch.is_grad_enabled() or grad_logits is None or (wants_beta and grad_beta is None):
+            return _backward(ctx, grad_loss)[:-1]
+        weight = grad_loss / len(grad_logits) if ctx.reduction == "mean" else grad_loss
+        grad_logits.mul_(weight.unsqueeze(1) if ctx.reduction == "none" else weight)
+        grad_beta = grad_beta * grad_loss.float() if wants_beta else None
+        nothing = (None,) * 7
+        return grad_logits, None, None, None, grad_beta, *nothing
 
 
 def _accumulate_dtype(logits: Tensor) -> torch.dtype:
@@ -138,6 +184,7 @@ def _(
     beta_grad,
     reduction,
     return_grad_beta,
+    return_grad_logits,
 ):
     check_one_device(
         "sprout_loss",
@@ -155,6 +202,7 @@ def _(
         logits.new_empty([batch] if reduction == "none" else [], dtype=dtype),
         beta.new_empty([classes if has_grad else 0]),
         logits.new_empty([batch, _ROW_STATS], dtype=dtype),
+        logits.new_empty([batch if return_grad_logits else 0, classes]),
     )
 
 
@@ -182,13 +230,13 @@ def _(
 
 
 def _setup_context(ctx, inputs, output):
-    *tensors, alpha, scale, labels_from, beta_grad, reduction, _ = inputs
+    *tensors, alpha, scale, labels_from, beta_grad, reduction, _, _ = inputs
     ctx.save_for_backward(*tensors, output[2])
     ctx.scalars = (alpha, scale, labels_from)
     ctx.beta_grad, ctx.reduction = beta_grad, reduction
 
 
-def _backward(ctx, grad_loss, grad_grad_beta, grad_row_stats):
+def _backward(ctx, grad_loss, *_):
     wants_beta = ctx.needs_input_grad[4] and ctx.beta_grad != "none"
     grad_logits, grad_beta = torch.ops.sprout_fast.sprout_loss_backward(
         grad_loss,
@@ -197,7 +245,7 @@ def _backward(ctx, grad_loss, grad_grad_beta, grad_row_stats):
         ctx.beta_grad if wants_beta else "none",
         ctx.reduction,
     )
-    nothing = (None,) * 6
+    nothing = (None,) * 7
     return grad_logits, None, None, None, grad_beta if wants_beta else None, None, *nothing
 
 

@@ -38,13 +38,15 @@ def gamma_variates(
     words = philox_words(rng_state, stream, element - element % 4, draw=MAX_DRAWS)
     word = words.gather(-1, (element % 4).unsqueeze(-1)).squeeze(-1)
     boost = torch.where(a < 1, uniform(word).log() / a, 0)
+    odd = element % 2 == 1  # a draw serves a pair of neighbours, addressed by the even one
     log_g = d.log()  # what MAX_DRAWS rejections would end with
     waiting = torch.ones_like(a, dtype=torch.bool)
     for draw in range(MAX_DRAWS):
-        words = philox_words(rng_state, stream, element, draw)
-        x, _ = normal_pair(words[..., 0], words[..., 1])
+        words = philox_words(rng_state, stream, element - element % 2, draw)
+        x = torch.where(odd, *reversed(normal_pair(words[..., 0], words[..., 1])))
+        u = uniform(torch.where(odd, words[..., 3], words[..., 2]))
         v = (1 + c * x) ** 3
-        accepted = (v > 0) & (uniform(words[..., 2]).log() < x * x / 2 + d - d * v + d * v.log())
+        accepted = (v > 0) & (u.log() < x * x / 2 + d - d * v + d * v.log())
         log_g = torch.where(waiting & accepted, d.log() + v.log(), log_g)
         waiting &= ~accepted
         if not waiting.any():

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 #include "launches.h"
@@ -89,27 +90,91 @@ PYBIND11_MODULE(_simt, m) {
     FIELD(reduction), FIELD(wants_grad_beta), FIELD(wants_mean), FIELD(grad_loss);
     FIELD(grad_logits);
   }
+  {
+    using Args = LogGammaArgs;
+    auto binding = record<Args>(m, "LogGammaArgs");
+    FIELD(dtype), FIELD(concentration), FIELD(rng_state), FIELD(log_g), FIELD(numel);
+    FIELD(elements_a_row);
+  }
+  {
+    using Args = LogGammaBackwardArgs;
+    auto binding = record<Args>(m, "LogGammaBackwardArgs");
+    FIELD(dtype), FIELD(grad), FIELD(concentration), FIELD(log_g), FIELD(grad_concentration);
+    FIELD(numel);
+  }
+  {
+    using Args = DirichletArgs;
+    auto binding = record<Args>(m, "DirichletArgs");
+    FIELD(dtype), FIELD(concentration), FIELD(rng_state), FIELD(z), FIELD(log_total), FIELD(rows);
+    FIELD(classes), FIELD(elements_a_row);
+  }
+  {
+    using Args = DirichletBackwardArgs;
+    auto binding = record<Args>(m, "DirichletBackwardArgs");
+    FIELD(dtype), FIELD(grad_z), FIELD(concentration), FIELD(z), FIELD(log_total);
+    FIELD(grad_concentration), FIELD(rows), FIELD(classes);
+  }
+  {
+    using Args = GeneralizedCrossEntropyArgs;
+    auto binding = record<Args>(m, "GeneralizedCrossEntropyArgs");
+    FIELD(dtype), FIELD(target_dtype), FIELD(logits), FIELD(labels), FIELD(probabilities);
+    FIELD(row_stats), FIELD(batch), FIELD(classes), FIELD(smoothing), FIELD(reduction);
+    FIELD(grad_loss), FIELD(grad_logits), FIELD(grad_target);
+  }
+  {
+    using Args = PgdStepArgs;
+    auto binding = record<Args>(m, "PgdStepArgs");
+    FIELD(dtype), FIELD(grad_dtype), FIELD(x_adv), FIELD(grad), FIELD(x), FIELD(numel), FIELD(dims);
+    FIELD(size), FIELD(step), FIELD(eps), FIELD(lower), FIELD(upper);
+    binding.def("set_strides", [](Args& args, int tensor, const std::vector<int64_t>& strides) {
+      if (strides.size() > kMaxPgdDims) throw std::invalid_argument("too many strides");
+      std::copy(strides.begin(), strides.end(), args.stride[tensor]);
+    });
+  }
 #undef FIELD
+  {
+    auto plan = record<simt::SproutLossPlan>(m, "SproutLossPlan");
+    field(plan, "kept_groups", &simt::SproutLossPlan::kept_groups);
+    field(plan, "segments", &simt::SproutLossPlan::segments);
+    field(plan, "groups", &simt::SproutLossPlan::groups);
+  }
   m.attr("ROW_STATS") = static_cast<int>(kRowStats);
+  m.attr("CROSS_ENTROPY_STATS") = static_cast<int>(CrossEntropyStat::kCount);
+  m.attr("LOSS_STAT") = static_cast<int>(kLoss);
+  m.attr("CROSS_ENTROPY_LOSS_STAT") = static_cast<int>(CrossEntropyStat::kLoss);
 
+  m.def("take_launched", [] { return std::exchange(simt::launched(), {}); });
   m.def("draw_mixup", &simt::draw_mixup);
   m.def("gaussian_mixup", &simt::gaussian_mixup);
   m.def("gaussian_mixup_backward", &simt::gaussian_mixup_backward);
-  m.def("sprout_loss_rows", &simt::sprout_loss_rows);
-  m.def("sprout_loss_finish",
-        [](const SproutLossArgs& args, uintptr_t loss, const simt::Shape& shape) {
-          simt::sprout_loss_finish(args, pointer(loss), shape);
-        });
-  m.def("sprout_loss_grad_logits", &simt::sprout_loss_grad_logits);
-  m.def("grad_beta_groups", &simt::grad_beta_groups);
-  m.def("sprout_loss_grad_beta",
+  m.def("log_gamma", &simt::log_gamma);
+  m.def("log_gamma_backward", &simt::log_gamma_backward);
+  m.def("dirichlet", &simt::dirichlet);
+  m.def("dirichlet_backward", &simt::dirichlet_backward);
+  m.def("pgd_step", &simt::pgd_step);
+  m.def("generalized_cross_entropy", &simt::generalized_cross_entropy);
+  m.def("generalized_cross_entropy_backward", &simt::generalized_cross_entropy_backward);
+  m.def("reduce_losses", [](int dtype, uintptr_t values, int64_t stride, int64_t batch,
+                            int reduction, uintptr_t loss, const simt::Shape& shape) {
+    simt::reduce_losses(static_cast<Dtype>(dtype), pointer(values), stride, batch,
+                        static_cast<Reduction>(reduction), pointer(loss), shape);
+  });
+  m.def("sprout_loss_plan", &simt::sprout_loss_plan);
+  m.def("sprout_loss_rows", [](const SproutLossArgs& args, uintptr_t segments, uintptr_t partial,
+                               int64_t max_shared_bytes, const simt::Shape& shape) {
+    simt::sprout_loss_rows(args, pointer(segments), pointer(partial), max_shared_bytes, shape);
+  });
+  m.def("sprout_loss_segments", [](const SproutLossArgs& args, uintptr_t segments, int64_t count,
+                                   const simt::Shape& shape) {
+    simt::sprout_loss_segments(args, pointer(segments), count, shape);
+  });
+  m.def("sprout_loss_grad",
         [](const SproutLossArgs& args, uintptr_t partial, const simt::Shape& shape) {
-          simt::sprout_loss_grad_beta(args, pointer(partial), shape);
+          simt::sprout_loss_grad(args, pointer(partial), shape);
         });
-  m.def("sprout_loss_grad_beta_finish",
-        [](const SproutLossArgs& args, uintptr_t partial, int64_t groups, double factor,
-           uintptr_t grad_beta, const simt::Shape& shape) {
-          simt::sprout_loss_grad_beta_finish(args, pointer(partial), groups, factor,
-                                             static_cast<float*>(pointer(grad_beta)), shape);
-        });
+  m.def("sprout_loss_grad_beta", [](const SproutLossArgs& args, uintptr_t partial, int64_t groups,
+                                    double factor, uintptr_t grad_beta, const simt::Shape& shape) {
+    simt::sprout_loss_grad_beta(args, pointer(partial), groups, factor,
+                                static_cast<float*>(pointer(grad_beta)), shape);
+  });
 }

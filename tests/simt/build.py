@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 BUILD = ROOT / "build" / "simt"
 CXX = os.environ.get("CXX", "g++")
-OPS = ("draw_mixup", "gaussian_mixup", "sprout_loss")
+LAUNCHES = sorted(f.stem.removeprefix("launch_") for f in HERE.glob("launch_*.cpp"))
 
 # -fno-strict-aliasing: packets are read through uint4, which nvcc allows. -fno-gnu-unique: builds
 # that are loaded side by side each need their own shared memory.
@@ -53,6 +53,16 @@ class Mistake:
     new: str
 
 
+def _run(command: list[object]) -> str:
+    """What the command printed."""
+    done = subprocess.run(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}")
+    return done.stdout
+
+
 def cuda_include() -> Path | None:
     """The folder of cuda_fp16.h: nvcc's, or that of the package nvidia-cuda-runtime."""
     folders = [
@@ -60,10 +70,7 @@ def cuda_include() -> Path | None:
     ]
     nvcc = shutil.which("nvcc")
     if nvcc:
-        done = subprocess.run(
-            [nvcc, "--dryrun", "-E", "-x", "cu", os.devnull], capture_output=True, text=True
-        )
-        words = done.stderr.replace('"', " ").split()
+        words = _run([nvcc, "--dryrun", "-E", "-x", "cu", os.devnull]).replace('"', " ").split()
         folders = [Path(w[2:]) for w in words if w.startswith("-I")] + folders
     return next((f.resolve() for f in folders if (f / "cuda_fp16.h").exists()), None)
 
@@ -76,15 +83,9 @@ def _key() -> str:
     digest = hashlib.sha256()
     for file in sorted(files):
         digest.update(str(file.relative_to(ROOT)).encode() + file.read_bytes())
-    version = subprocess.run([CXX, "--version"], capture_output=True, check=True).stdout
-    digest.update(version + sys.version.encode() + repr((FLAGS, VARIANTS, PLANTED_FLAGS)).encode())
+    tools = (_run([CXX, "--version"]), sys.version, FLAGS, VARIANTS, PLANTED_FLAGS)
+    digest.update(repr(tools).encode())
     return digest.hexdigest()[:16]
-
-
-def _run(command: list[object]) -> None:
-    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
 
 
 def _make(target: Path, command: list[object]) -> Path:
@@ -146,7 +147,7 @@ def build(variants: list[tuple[str, Mistake | None]]) -> list[Path]:
         needed = [
             object_of("bindings.cpp", ["-O0", "-g0", *python], "bindings"),
             object_of("cuda_on_cpu.cpp", of_scheduler, f"{variant}-cuda_on_cpu"),
-            *(kernel(op, variant, mistake) for op in OPS),
+            *(kernel(op, variant, mistake) for op in LAUNCHES),
         ]
         objects.update(needed)
         name = variant if mistake is None else f"{variant}-{_planted_root(mistake).name}"
@@ -163,9 +164,7 @@ def build(variants: list[tuple[str, Mistake | None]]) -> list[Path]:
 def sanitizer_environment() -> dict[str, str]:
     """What lets a Python process load a `sanitized` module."""
     libraries = [
-        subprocess.run(
-            [CXX, f"-print-file-name={name}"], capture_output=True, text=True, check=True
-        ).stdout.strip()
+        _run([CXX, f"-print-file-name={name}"]).strip()
         for name in ("libasan.so", "libstdc++.so.6")  # libasan looks for __cxa_throw at its start
     ]
     # Python and torch leak on purpose; so does a launch that ends with an error.

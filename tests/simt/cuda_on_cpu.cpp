@@ -55,6 +55,7 @@ namespace {
 
 constexpr size_t kStackBytes = size_t{1} << 17;
 constexpr int kMaxThreads = 1024;
+constexpr int64_t kMaxSharedBytes = 227 << 10;  // of sm_90
 
 // Another stack to run on. swapcontext makes a system call a switch, half a microsecond here and
 // most of the whole run time; so x86-64 has its own few instructions.
@@ -137,6 +138,8 @@ struct Machine {
   Shuffler shuffler{0};
   uint64_t seed = 0;
   std::string error;
+  std::unique_ptr<char[]> dynamic_shared;  // of its own size, so that ASan sees its end
+  int64_t dynamic_shared_bytes = 0;
 
   // For the memory checks: which block this is since the program began, which is the launch's
   // first, and how many barriers the block and each warp have passed.
@@ -308,6 +311,7 @@ std::string deadlock() {
 }
 
 void run_block() {
+  std::fill_n(machine.dynamic_shared.get(), machine.dynamic_shared_bytes, '\xff');  // NaN
   machine.live = machine.count;
   machine.at_barrier = 0;
   ++machine.block;
@@ -340,6 +344,13 @@ void run_block() {
 
 int lane() { return machine.self->rank % 32; }
 
+uint4* dynamic_shared() { return reinterpret_cast<uint4*>(machine.dynamic_shared.get()); }
+
+std::set<std::string>& launched() {
+  static std::set<std::string> names;
+  return names;
+}
+
 Votes block_barrier(const Site& site, bool predicate) {
   Thread& t = *machine.self;
   machine.self = nullptr;
@@ -367,10 +378,12 @@ uint64_t warp_exchange(const Site& site, WarpOp op, uint32_t mask, uint64_t valu
   return t.result;
 }
 
-void run(dim3 grid, dim3 block, uint64_t seed, const std::function<void()>& thread_body) {
+void run(const Config& config, uint64_t seed, const std::function<void()>& thread_body) {
+  const dim3 grid = config.grid, block = config.block;
   const uint64_t threads = uint64_t{block.x} * block.y * block.z;
   const uint64_t blocks = uint64_t{grid.x} * grid.y * grid.z;
-  if (threads == 0 || threads > kMaxThreads || blocks == 0 || grid.y > 65535 || grid.z > 65535) {
+  if (threads == 0 || threads > kMaxThreads || blocks == 0 || grid.y > 65535 || grid.z > 65535 ||
+      config.shared_bytes < 0 || config.shared_bytes > kMaxSharedBytes) {
     throw std::runtime_error("simt: CUDA takes no such grid or block");
   }
   if (machine.stacks == nullptr) {
@@ -379,6 +392,8 @@ void run(dim3 grid, dim3 block, uint64_t seed, const std::function<void()>& thre
     if (memory == MAP_FAILED) throw std::runtime_error("simt: no memory for stacks");
     machine.stacks = static_cast<char*>(memory);
   }
+  machine.dynamic_shared_bytes = config.shared_bytes;
+  machine.dynamic_shared = std::make_unique<char[]>(static_cast<size_t>(config.shared_bytes));
   machine.shuffler = Shuffler(seed);
   machine.body = &thread_body;
   machine.count = static_cast<int>(threads);
@@ -402,9 +417,9 @@ void run(dim3 grid, dim3 block, uint64_t seed, const std::function<void()>& thre
 }
 
 #if defined(SIMT_CHECK_MEMORY)
-// Shared memory is the kernels' static storage, that is this module's own .bss: a kernel has no
-// other writable statics. (The linker defines the two symbols; hidden, so that they are this
-// module's.)
+// Shared memory is what a launch asks for and the kernels' static storage, that is this module's
+// own .bss: a kernel has no other writable statics. (The linker defines the two symbols; hidden, so
+// that they are this module's.)
 extern "C" __attribute__((visibility("hidden"))) char __bss_start[], _end[];
 
 namespace {
@@ -474,7 +489,9 @@ void access(const void* pointer, size_t size, bool is_write) {
   if (p >= machine.stacks && p < machine.stacks + kMaxThreads * kStackBytes) {
     fail(*self, "local memory of another thread");
   }
-  const bool shared = p >= __bss_start && p < _end;
+  const char* dynamic = machine.dynamic_shared.get();
+  const bool shared = (p >= __bss_start && p < _end) ||
+                      (p >= dynamic && p < dynamic + machine.dynamic_shared_bytes);
   // A switch in front of a shared access, so that values show a race too, not only its report.
   if (shared && machine.shuffler.below(4) == 0) {
     make_ready(*self);

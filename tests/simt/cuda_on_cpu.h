@@ -7,7 +7,7 @@
 // the kernels are compiled with -fsanitize=thread (whose calls cuda_on_cpu.cpp answers itself),
 // data races and reads of shared memory that nobody has written.
 //
-// Not here because no kernel uses them: dynamic shared memory, atomics, cooperative groups.
+// Not here because no kernel uses them: atomics, cooperative groups.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -19,6 +19,8 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <set>
+#include <string>
 #include <type_traits>
 
 // Only now: CUDA's headers above take their host branch and give the types; ours take the device's.
@@ -37,6 +39,8 @@
 #define __forceinline__ inline __attribute__((always_inline))
 #define __launch_bounds__(...)
 #define __grid_constant__
+// Dynamic shared memory (csrc/common/macros.h).
+#define SPROUT_DYNAMIC_SHARED(name) uint4* const name = ::simt::dynamic_shared()
 
 #define threadIdx (::simt::coordinates.thread)
 #define blockIdx (::simt::coordinates.block)
@@ -67,13 +71,23 @@ enum class WarpOp { kSync, kBallot, kShuffle };
 // The ballot, or the value of lane `source`, once every lane in `mask` has come.
 uint64_t warp_exchange(const Site& site, WarpOp op, uint32_t mask, uint64_t value, int source);
 int lane();
+uint4* dynamic_shared();
 
-void run(dim3 grid, dim3 block, uint64_t seed, const std::function<void()>& thread_body);
+// <<<grid, block, shared_bytes>>>
+struct Config {
+  dim3 grid, block;
+  int64_t shared_bytes = 0;
+};
+void run(const Config& config, uint64_t seed, const std::function<void()>& thread_body);
 
-// kernel<<<grid, block>>>(args...); throws std::runtime_error for what it finds wrong.
-template <typename... Params, typename... Args>
-void launch(void (*kernel)(Params...), dim3 grid, dim3 block, uint64_t seed, const Args&... args) {
-  run(grid, block, seed, [&] { kernel(args...); });
+// The kernels that have been launched, as the compiler writes their names.
+std::set<std::string>& launched();
+
+// kernel<<<...>>>(args...); throws std::runtime_error for what it finds wrong.
+template <auto kernel, typename... Args>
+void launch(const Config& config, uint64_t seed, const Args&... args) {
+  launched().insert(__PRETTY_FUNCTION__);
+  run(config, seed, [&] { kernel(args...); });
 }
 
 template <typename T>
@@ -168,4 +182,30 @@ inline unsigned __umulhi(unsigned a, unsigned b) {
 template <typename T>
 T __ldg(const T* p) {
   return *p;
+}
+template <typename T>
+void __stwb(T* p, T value) {
+  *p = value;
+}
+// Bytes of the eight in (y, x), by the four lowest hexadecimal digits of `selector`.
+inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
+  const uint64_t bytes = static_cast<uint64_t>(y) << 32 | x;
+  uint32_t result = 0;
+  for (int i = 0; i < 4; ++i) {
+    result |= static_cast<uint32_t>(bytes >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+  }
+  return result;
+}
+
+// The approximate functions, off by what NVIDIA's CUDA C++ Programming Guide states as their
+// largest errors (table "Functions affected by -use_fast_math" and, for rsqrtf, "Mathematical
+// functions"), so that a tolerance that holds here holds on any GPU.
+inline float __log2f(float x) {
+  const float exact = std::log2(x);
+  return x >= 0.5f && x <= 2.0f ? exact + 0x1p-22f : exact * (1.0f + 2 * 0x1p-23f);
+}
+inline float rsqrtf(float x) { return (1.0f / std::sqrt(x)) * (1.0f + 2 * 0x1p-23f); }
+inline void __sincosf(float x, float* sine, float* cosine) {  // |x| <= pi
+  *sine = std::sin(x) + 0x1p-21f * 0.75f;                     // 2^-21.41
+  *cosine = std::cos(x) + 0x1p-21f * 0.88f;                   // 2^-21.19
 }

@@ -18,13 +18,16 @@ DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float
 LABELS_FROM = ["dirichlet", "mean"]
 BETA_GRAD = ["none", "implicit", "expected"]
 REDUCTION = ["none", "mean", "sum"]
+H100_SHARED_BYTES = (227 << 10) - 2048  # that a block may ask for beside kLossOwnBytes
 
 
 def unwritten(shape, dtype: torch.dtype, misaligned: bool = False) -> Tensor:
-    """A buffer that ends where its allocation ends, filled with what no kernel writes."""
+    """A buffer that ends where its allocation ends, filled with what no kernel writes (so not with
+    NaN).
+    """
     count = torch.Size(shape).numel()
     buffer = torch.empty(count + misaligned, dtype=dtype)
-    buffer.fill_(torch.nan if dtype.is_floating_point else -(2**62))
+    buffer.fill_(12345 if dtype.is_floating_point else -(2**62))
     return buffer[int(misaligned) :].view(shape)
 
 
@@ -33,6 +36,10 @@ def misaligned(t: Tensor) -> Tensor:
     copy = torch.empty(t.untyped_storage().nbytes() // t.element_size() + 1, dtype=t.dtype)
     copy = copy[1:].as_strided(t.shape, t.stride(), 1)
     return copy.copy_(t)
+
+
+def _is_misaligned(t: Tensor) -> bool:
+    return t.data_ptr() % 16 != 0
 
 
 def _address(t: Tensor | None) -> int:
@@ -105,7 +112,8 @@ class Simt:
 
     def _sprout_args(
         self, logits, labels, partner_labels, lam, beta, state, row_stats, *, alpha=0.01, scale=1.0,
-        labels_from="dirichlet", beta_grad="implicit", reduction="mean", **more,
+        labels_from="dirichlet", beta_grad="implicit", reduction="mean",
+        return_grad_beta=True, **more,
     ):  # fmt: skip
         if labels_from == "mean" and beta_grad == "implicit":
             beta_grad = "expected"  # as prepare_sprout_loss does
@@ -116,46 +124,163 @@ class Simt:
             row_stats=row_stats, batch=logits.shape[0], classes=logits.shape[1], alpha=alpha,
             scale=scale, labels_from=LABELS_FROM.index(labels_from),
             beta_grad=BETA_GRAD.index(beta_grad), reduction=REDUCTION.index(reduction),
-            wants_grad_beta=beta_grad != "none",
+            wants_grad_beta=beta_grad != "none" and return_grad_beta,
             wants_mean=labels_from == "mean" or beta_grad == "expected", **more,
         )  # fmt: skip
 
-    def _grad_beta(self, args, classes: int, factor: float, dtype: torch.dtype, shape) -> Tensor:
-        if not args.wants_grad_beta:
-            return torch.empty(0)
-        groups = self.module.grad_beta_groups(args.batch)
-        partial = unwritten([groups, classes], dtype)
-        grad_beta = unwritten([classes], torch.float32)
-        self.module.sprout_loss_grad_beta(args, partial.data_ptr(), shape)
-        self.module.sprout_loss_grad_beta_finish(
-            args, partial.data_ptr(), groups, factor, grad_beta.data_ptr(), shape
+    def _reduce_losses(self, row_stats, column: int, reduction: str, seed: int) -> Tensor:
+        batch, columns = row_stats.shape
+        loss = unwritten([batch] if reduction == "none" else [], row_stats.dtype)
+        values = row_stats.data_ptr() + column * row_stats.element_size()
+        self.module.reduce_losses(
+            DTYPES.index(row_stats.dtype), values, columns, batch, REDUCTION.index(reduction),
+            loss.data_ptr(), self._shape(seed),
+        )  # fmt: skip
+        return loss
+
+    def _sum_grad_beta(self, args, partial: Tensor, factor: float, seed: int) -> Tensor:
+        grad_beta = unwritten([args.classes], torch.float32)
+        self.module.sprout_loss_grad_beta(
+            args, partial.data_ptr(), len(partial), factor, grad_beta.data_ptr(), self._shape(seed)
         )
         return grad_beta
 
-    def sprout_loss(self, logits, *rest, seed=0, rows_grid=None, **options):
+    def _grad(self, args, groups: int, dtype: torch.dtype, factor: float, seed: int) -> Tensor:
+        wants_beta = args.wants_grad_beta
+        partial = unwritten([groups, args.classes], dtype) if wants_beta else None
+        if args.batch > 0 and (wants_beta or args.grad_logits):
+            self.module.sprout_loss_grad(args, _address(partial), self._shape(seed))
+        if not wants_beta:
+            return torch.empty(0)
+        return self._sum_grad_beta(args, partial, factor, seed)
+
+    def sprout_loss(self, logits, *rest, seed=0, max_shared_bytes=H100_SHARED_BYTES, **options):
         """(loss, grad_beta, row_stats), as torch.ops.sprout_fast.sprout_loss."""
         B, K = logits.shape
         dtype = accumulate_dtype(logits.dtype)
         row_stats = unwritten([B, self.module.ROW_STATS], dtype)
         args = self._sprout_args(logits, *rest, row_stats, **options)
+        plan = self.module.sprout_loss_plan(args, max_shared_bytes)
+        kept = unwritten([plan.kept_groups, K], dtype) if plan.kept_groups else None
         if B > 0:
-            self.module.sprout_loss_rows(args, self._shape(seed, rows_grid))
+            several = plan.segments > 1
+            sums = unwritten([B, plan.segments, self.module.ROW_STATS], dtype) if several else None
+            self.module.sprout_loss_rows(
+                args, _address(sums), _address(kept), max_shared_bytes, self._shape(seed)
+            )
+            if several:
+                self.module.sprout_loss_segments(
+                    args, sums.data_ptr(), plan.segments, self._shape(seed)
+                )
         reduction = options.get("reduction", "mean")
-        loss = unwritten([B] if reduction == "none" else [], dtype)
-        self.module.sprout_loss_finish(args, loss.data_ptr(), self._shape(seed))
+        loss = self._reduce_losses(row_stats, self.module.LOSS_STAT, reduction, seed)
         factor = 1 / B if reduction == "mean" and B > 0 else 1.0
-        return loss, self._grad_beta(args, K, factor, dtype, self._shape(seed)), row_stats
+        if kept is not None:
+            return loss, self._sum_grad_beta(args, kept, factor, seed), row_stats
+        return loss, self._grad(args, plan.groups, dtype, factor, seed), row_stats
 
-    def sprout_loss_backward(
-        self, grad_loss, logits, *rest, row_stats, seed=0, grid=None, **options
-    ):
+    def sprout_loss_backward(self, grad_loss, logits, *rest, row_stats, seed=0, **options):
         """(grad_logits, grad_beta), as torch.ops.sprout_fast.sprout_loss_backward."""
-        B, K = logits.shape
-        grad_logits = unwritten([B, K], logits.dtype)
+        grad_logits = unwritten(logits.shape, logits.dtype, _is_misaligned(logits))
         args = self._sprout_args(
             logits, *rest, row_stats, grad_loss=grad_loss, grad_logits=grad_logits, **options
         )
-        if B > 0:
-            self.module.sprout_loss_grad_logits(args, self._shape(seed, grid))
-        dtype = accumulate_dtype(logits.dtype)
-        return grad_logits, self._grad_beta(args, K, 1.0, dtype, self._shape(seed))
+        groups = self.module.sprout_loss_plan(args, 0).groups
+        return grad_logits, self._grad(args, groups, row_stats.dtype, 1.0, seed)
+
+    def log_gamma(self, concentration, state, seed=0) -> Tensor:
+        log_g = unwritten(concentration.shape, concentration.dtype, _is_misaligned(concentration))
+        args = self._args(
+            "LogGammaArgs", dtype=DTYPES.index(log_g.dtype), concentration=concentration,
+            rng_state=state, log_g=log_g, numel=log_g.numel(),
+            elements_a_row=torch.Size(log_g.shape[1:]).numel(),
+        )  # fmt: skip
+        if args.numel > 0:
+            self.module.log_gamma(args, self._shape(seed))
+        return log_g
+
+    def log_gamma_backward(self, grad, concentration, log_g, seed=0) -> Tensor:
+        out = unwritten(grad.shape, grad.dtype, _is_misaligned(grad))
+        args = self._args(
+            "LogGammaBackwardArgs", dtype=DTYPES.index(grad.dtype), grad=grad,
+            concentration=concentration, log_g=log_g, grad_concentration=out, numel=out.numel(),
+        )  # fmt: skip
+        if args.numel > 0:
+            self.module.log_gamma_backward(args, self._shape(seed))
+        return out
+
+    def dirichlet(self, concentration, state, seed=0) -> tuple[Tensor, Tensor]:
+        *rows, classes = concentration.shape
+        z = unwritten(concentration.shape, concentration.dtype, _is_misaligned(concentration))
+        log_total = unwritten(rows, z.dtype)
+        args = self._args(
+            "DirichletArgs", dtype=DTYPES.index(z.dtype), concentration=concentration,
+            rng_state=state, z=z, log_total=log_total, rows=log_total.numel(), classes=classes,
+            elements_a_row=torch.Size(z.shape[1:]).numel(),
+        )  # fmt: skip
+        if args.rows > 0:
+            self.module.dirichlet(args, self._shape(seed))
+        return z, log_total
+
+    def dirichlet_backward(self, grad_z, concentration, z, log_total, seed=0) -> Tensor:
+        out = unwritten(z.shape, z.dtype, _is_misaligned(grad_z))
+        args = self._args(
+            "DirichletBackwardArgs", dtype=DTYPES.index(z.dtype), grad_z=grad_z,
+            concentration=concentration, z=z, log_total=log_total, grad_concentration=out,
+            rows=log_total.numel(), classes=z.shape[-1],
+        )  # fmt: skip
+        if args.rows > 0:
+            self.module.dirichlet_backward(args, self._shape(seed))
+        return out
+
+    def _cross_entropy_args(self, logits, target, smoothing, reduction, row_stats, **more):
+        hard = target.dtype == torch.int64
+        return self._args(
+            "GeneralizedCrossEntropyArgs", dtype=DTYPES.index(logits.dtype),
+            target_dtype=0 if hard else DTYPES.index(target.dtype), logits=logits,
+            labels=target if hard else None, probabilities=None if hard else target,
+            row_stats=row_stats, batch=logits.shape[0], classes=logits.shape[1],
+            smoothing=smoothing, reduction=REDUCTION.index(reduction), **more,
+        )  # fmt: skip
+
+    def generalized_cross_entropy(self, logits, target, smoothing, reduction, seed=0):
+        """(loss, row_stats), as torch.ops.sprout_fast.generalized_cross_entropy."""
+        row_stats = unwritten(
+            [len(logits), self.module.CROSS_ENTROPY_STATS], accumulate_dtype(logits.dtype)
+        )
+        args = self._cross_entropy_args(logits, target, smoothing, reduction, row_stats)
+        if args.batch > 0:
+            self.module.generalized_cross_entropy(args, self._shape(seed))
+        column = self.module.CROSS_ENTROPY_LOSS_STAT
+        return self._reduce_losses(row_stats, column, reduction, seed), row_stats
+
+    def generalized_cross_entropy_backward(
+        self, grad_loss, logits, target, row_stats, smoothing, reduction, wants_target, seed=0
+    ):
+        """(grad_logits, grad_target), the latter [0] where it is not asked for."""
+        grad_logits = unwritten(logits.shape, logits.dtype, _is_misaligned(logits))
+        shape = target.shape if wants_target else [0]
+        grad_target = unwritten(shape, target.dtype, _is_misaligned(target))
+        args = self._cross_entropy_args(
+            logits, target, smoothing, reduction, row_stats, grad_loss=grad_loss,
+            grad_logits=grad_logits, grad_target=grad_target if wants_target else None,
+        )  # fmt: skip
+        if args.batch > 0:
+            self.module.generalized_cross_entropy_backward(args, self._shape(seed))
+        return grad_logits, grad_target
+
+    def pgd_step_(self, x_adv, grad, x, *, step, eps, lower=0.0, upper=1.0, seed=0) -> Tensor:
+        """In place, as the op; dense tensors of one layout, or any strides of up to 12 dims."""
+        tensors = (x_adv, grad, x)
+        flat = x_adv.dim() == 0 or all(t.is_contiguous() for t in tensors)
+        args = self._args(
+            "PgdStepArgs", dtype=DTYPES.index(x.dtype), grad_dtype=DTYPES.index(grad.dtype),
+            x_adv=x_adv, grad=grad, x=x, numel=x.numel(), dims=1 if flat else x.dim(),
+            size=[x.numel()] if flat else list(x.shape), step=step, eps=eps, lower=lower,
+            upper=upper,
+        )  # fmt: skip
+        for i, t in enumerate(tensors):
+            args.set_strides(i, [1] if flat else t.stride())
+        if args.numel > 0:
+            self.module.pgd_step(args, self._shape(seed))
+        return x_adv

@@ -11,13 +11,15 @@ inline dim3 or_else(const std::optional<std::array<unsigned, 3>>& asked, dim3 us
   return asked ? dim3((*asked)[0], (*asked)[1], (*asked)[2]) : usual;
 }
 
-template <typename... Params, typename... Args>
-void launch_as(const Shape& shape, void (*kernel)(Params...), dim3 grid, dim3 block,
-               const Args&... args) {
-  launch(kernel, or_else(shape.grid, grid), or_else(shape.block, block), shape.seed, args...);
+template <auto kernel, typename... Args>
+void launch_as(const Shape& shape, Config config, const Args&... args) {
+  config.grid = or_else(shape.grid, config.grid);
+  config.block = or_else(shape.block, config.block);
+  launch<kernel>(config, shape.seed, args...);
 }
 
-// Planted mistakes are compiled for float32 alone, which is fast.
+// body(E{}) with the element type of `dtype`: any floating one, or float and double alone. Planted
+// mistakes are compiled for float32, which is fast.
 template <typename Body>
 void with_type(sprout_fast::Dtype dtype, Body body) {
 #if defined(SIMT_ONLY_FLOAT)
@@ -26,6 +28,14 @@ void with_type(sprout_fast::Dtype dtype, Body body) {
 #else
   sprout_fast::with_device_type(dtype, body);
 #endif
+}
+template <typename Body>
+void with_wide_type(sprout_fast::Dtype dtype, Body body) {
+#if !defined(SIMT_ONLY_FLOAT)
+  if (dtype == sprout_fast::Dtype::kFloat64) return body(double());
+#endif
+  (void)dtype;
+  body(float());
 }
 
 }  // namespace simt

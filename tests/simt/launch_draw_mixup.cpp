@@ -9,7 +9,7 @@ namespace simt {
 using namespace sprout_fast;
 
 void draw_mixup(const DrawMixupArgs& args, const Shape& shape) {
-  launch_as(shape, draw_mixup_kernel, draw_mixup_grid(args), kDrawMixupThreads, args);
+  launch_as<draw_mixup_kernel>(shape, {draw_mixup_grid(args), kDrawMixupThreads}, args);
 }
 
 }  // namespace simt

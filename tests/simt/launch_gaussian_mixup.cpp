@@ -12,8 +12,9 @@ void gaussian_mixup(const GaussianMixupArgs& args, const Shape& shape) {
   const auto run_with = [&](auto in, auto out) {
     using In = decltype(in);
     using Out = decltype(out);
-    launch_as(shape, gaussian_mixup_kernel<In, Out, typename Accumulate<Out>::type>,
-              gaussian_mixup_grid(args), kMixupThreads, args);
+    launch_as<gaussian_mixup_kernel<In, Out, typename Accumulate<Out>::type>>(
+        shape, {gaussian_mixup_grid(args), kMixupThreads}, args,
+        gaussian_mixup_is_packed<In>(args));
   };
   with_type(args.out_dtype, [&](auto out) {
     if (args.image_dtype == Dtype::kUInt8) {
@@ -28,10 +29,9 @@ void gaussian_mixup_backward(const GaussianMixupBackwardArgs& args, const Shape&
   with_type(args.grad_dtype, [&](auto grad) {
     with_type(args.image_dtype, [&](auto image) {
       using Grad = decltype(grad);
-      launch_as(
-          shape,
-          gaussian_mixup_backward_kernel<Grad, decltype(image), typename Accumulate<Grad>::type>,
-          gaussian_mixup_backward_grid(args), kMixupThreads, args);
+      using T = typename Accumulate<Grad>::type;
+      launch_as<gaussian_mixup_backward_kernel<Grad, decltype(image), T>>(
+          shape, {gaussian_mixup_backward_grid(args), kMixupBackwardThreads}, args);
     });
   });
 }

@@ -19,50 +19,59 @@ void with_logits(const SproutLossArgs& args, Body body) {
 
 }  // namespace
 
-void sprout_loss_rows(const SproutLossArgs& args, const Shape& shape) {
+SproutLossPlan sprout_loss_plan(const SproutLossArgs& args, int64_t max_shared_bytes) {
+  SproutLossPlan plan;
+  with_logits(args, [&](auto logit, auto t) {
+    const auto rows = plan_sprout_loss_rows<decltype(logit), decltype(t)>(args, max_shared_bytes);
+    plan.kept_groups = rows.keeps ? rows.grid.x : 0;
+    plan.segments = rows.grid.y;
+    plan.groups = plan_sprout_loss_grad<decltype(logit), decltype(t)>(args).groups;
+  });
+  return plan;
+}
+
+void sprout_loss_rows(const SproutLossArgs& args, void* segments, void* partial,
+                      int64_t max_shared_bytes, const Shape& shape) {
   with_logits(args, [&](auto logit, auto t) {
     using Logit = decltype(logit);
     using T = decltype(t);
-    const dim3 grid = sprout_loss_rows_grid(args), block = sprout_loss_rows_block(args);
-    if (sprout_loss_takes_a_warp_a_row(args)) {
-      launch_as(shape, sprout_loss_rows_kernel<Logit, T, 1>, grid, block, args);
-    } else {
-      launch_as(shape, sprout_loss_rows_kernel<Logit, T, kLossThreads / 32>, grid, block, args);
-    }
+    const RowsPlan plan = plan_sprout_loss_rows<Logit, T>(args, max_shared_bytes);
+    launch_as<sprout_loss_rows_kernel<Logit, T>>(shape, {plan.grid, plan.block, plan.shared_bytes},
+                                                 args, static_cast<RowSums<T>*>(segments),
+                                                 static_cast<T*>(partial));
   });
 }
 
-void sprout_loss_finish(const SproutLossArgs& args, void* loss, const Shape& shape) {
-  with_logits(args, [&](auto, auto t) {
-    using T = decltype(t);
-    launch_as(shape, sprout_loss_finish_kernel<T>, 1, kLossThreads, args, static_cast<T*>(loss));
-  });
-}
-
-void sprout_loss_grad_logits(const SproutLossArgs& args, const Shape& shape) {
-  with_logits(args, [&](auto logit, auto t) {
-    launch_as(shape, sprout_loss_grad_logits_kernel<decltype(logit), decltype(t)>,
-              sprout_loss_grad_logits_grid(args), kLossThreads, args);
-  });
-}
-
-int64_t grad_beta_groups(int64_t batch) { return sprout_loss_row_groups(batch); }
-
-void sprout_loss_grad_beta(const SproutLossArgs& args, void* partial, const Shape& shape) {
+void sprout_loss_segments(const SproutLossArgs& args, const void* segments, int64_t count,
+                          const Shape& shape) {
   with_logits(args, [&](auto logit, auto t) {
     using T = decltype(t);
-    launch_as(shape, sprout_loss_grad_beta_kernel<decltype(logit), T>,
-              sprout_loss_grad_beta_grid(args), kLossThreads, args, static_cast<T*>(partial));
+    launch_as<sprout_loss_segments_kernel<decltype(logit), T>>(
+        shape, {sprout_loss_segments_grid(args), kSegmentsThreads}, args,
+        static_cast<const RowSums<T>*>(segments), count);
   });
 }
 
-void sprout_loss_grad_beta_finish(const SproutLossArgs& args, const void* partial, int64_t groups,
-                                  double factor, float* grad_beta, const Shape& shape) {
+void sprout_loss_grad(const SproutLossArgs& args, void* partial, const Shape& shape) {
+  with_logits(args, [&](auto logit, auto t) {
+    using Logit = decltype(logit);
+    using T = decltype(t);
+    const GradPlan plan = plan_sprout_loss_grad<Logit, T>(args);
+    const auto launch_it = [&](auto sums_beta) {
+      launch_as<sprout_loss_grad_kernel<Logit, T, decltype(sums_beta)::value>>(
+          shape, {plan.grid, plan.block}, args, plan.rows, plan.classes, static_cast<T*>(partial));
+    };
+    partial != nullptr ? launch_it(std::true_type()) : launch_it(std::false_type());
+  });
+}
+
+void sprout_loss_grad_beta(const SproutLossArgs& args, const void* partial, int64_t groups,
+                           double factor, float* grad_beta, const Shape& shape) {
   with_logits(args, [&](auto, auto t) {
     using T = decltype(t);
-    launch_as(shape, sprout_loss_grad_beta_finish_kernel<T>, sprout_loss_grad_beta_grid(args).x,
-              kLossThreads, static_cast<const T*>(partial), groups, args.classes,
-              static_cast<T>(factor), grad_beta);
+    launch_as<sprout_loss_grad_beta_kernel<T>>(
+        shape, {sprout_loss_grad_beta_grid(args), dim3(kGradBetaClasses, kGradBetaTeams)},
+        static_cast<const T*>(partial), groups, args.classes, static_cast<T>(factor), grad_beta);
   });
 }
 

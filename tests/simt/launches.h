@@ -4,9 +4,15 @@
 #include <array>
 #include <cstdint>
 #include <optional>
+#include <set>
+#include <string>
 
+#include "csrc/ops/dirichlet.h"
 #include "csrc/ops/draw_mixup.h"
 #include "csrc/ops/gaussian_mixup.h"
+#include "csrc/ops/generalized_cross_entropy.h"
+#include "csrc/ops/log_gamma.h"
+#include "csrc/ops/pgd_step.h"
 #include "csrc/ops/sprout_loss.h"
 
 namespace simt {
@@ -17,21 +23,47 @@ struct Shape {
   std::optional<std::array<unsigned, 3>> grid, block;
 };
 
+std::set<std::string>& launched();
+
 void draw_mixup(const sprout_fast::DrawMixupArgs& args, const Shape& shape);
 
 void gaussian_mixup(const sprout_fast::GaussianMixupArgs& args, const Shape& shape);
 void gaussian_mixup_backward(const sprout_fast::GaussianMixupBackwardArgs& args,
                              const Shape& shape);
 
-void sprout_loss_rows(const sprout_fast::SproutLossArgs& args, const Shape& shape);
-void sprout_loss_finish(const sprout_fast::SproutLossArgs& args, void* loss, const Shape& shape);
-void sprout_loss_grad_logits(const sprout_fast::SproutLossArgs& args, const Shape& shape);
-int64_t grad_beta_groups(int64_t batch);
-// partial [groups, K] of the type of row_stats.
-void sprout_loss_grad_beta(const sprout_fast::SproutLossArgs& args, void* partial,
-                           const Shape& shape);
-void sprout_loss_grad_beta_finish(const sprout_fast::SproutLossArgs& args, const void* partial,
-                                  int64_t groups, double factor, float* grad_beta,
-                                  const Shape& shape);
+void log_gamma(const sprout_fast::LogGammaArgs& args, const Shape& shape);
+void log_gamma_backward(const sprout_fast::LogGammaBackwardArgs& args, const Shape& shape);
+
+void dirichlet(const sprout_fast::DirichletArgs& args, const Shape& shape);
+void dirichlet_backward(const sprout_fast::DirichletBackwardArgs& args, const Shape& shape);
+
+void pgd_step(const sprout_fast::PgdStepArgs& args, const Shape& shape);
+
+void generalized_cross_entropy(const sprout_fast::GeneralizedCrossEntropyArgs& args,
+                               const Shape& shape);
+void generalized_cross_entropy_backward(const sprout_fast::GeneralizedCrossEntropyArgs& args,
+                                        const Shape& shape);
+
+// Row i's loss is values[i x stride], float or double.
+void reduce_losses(sprout_fast::Dtype dtype, const void* values, int64_t stride, int64_t batch,
+                   sprout_fast::Reduction reduction, void* loss, const Shape& shape);
+
+// How sprout_loss is launched where a block may ask for so much shared memory.
+struct SproutLossPlan {
+  int64_t kept_groups;  // groups of rows whose gradients of beta forward adds up; 0: it does not
+  int64_t segments;     // of a row in forward
+  int64_t groups;       // groups of rows of the gradients' own kernel
+};
+SproutLossPlan sprout_loss_plan(const sprout_fast::SproutLossArgs& args, int64_t max_shared_bytes);
+// segments [B, plan.segments, kRowStats], partial [plan.kept_groups, K]; null where there is one
+// segment, or no group.
+void sprout_loss_rows(const sprout_fast::SproutLossArgs& args, void* segments, void* partial,
+                      int64_t max_shared_bytes, const Shape& shape);
+void sprout_loss_segments(const sprout_fast::SproutLossArgs& args, const void* segments,
+                          int64_t count, const Shape& shape);
+// partial [plan.groups, K], or null.
+void sprout_loss_grad(const sprout_fast::SproutLossArgs& args, void* partial, const Shape& shape);
+void sprout_loss_grad_beta(const sprout_fast::SproutLossArgs& args, const void* partial,
+                           int64_t groups, double factor, float* grad_beta, const Shape& shape);
 
 }  // namespace simt

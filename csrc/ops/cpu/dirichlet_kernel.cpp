@@ -10,18 +10,20 @@ SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
 template <typename T>
-void forward_row(const DirichletArgs& args, const PhiloxCall& call, int64_t row, T* scratch) {
+void forward_row(const DirichletArgs& args, const PhiloxBlocks& call, int64_t row, T* scratch) {
   const int64_t K = args.classes, padded = padded_row(K);
   const T* concentration = static_cast<const T*>(args.concentration) + row * K;
   T* out = static_cast<T*>(args.z) + row * K;
   T* log_g = scratch;
-  int32_t* pending = reinterpret_cast<int32_t*>(scratch + padded);
+  int32_t* row_scratch = reinterpret_cast<int32_t*>(scratch + (1 + kGammaShapeArrays) * padded);
   // The variate of the largest concentration shows which of the others cannot matter.
   int64_t main = 0;
   for (int64_t k = 1; k < K; ++k) main = concentration[k] > concentration[main] ? k : main;
   const int64_t element = call.first_element + row * K;
   const T bound = log_gamma_variate(concentration[main], call, Stream::kGamma, element + main);
-  log_gamma_row(call, element, K, concentration, bound, log_g, pending);
+  const GammaRow<T> shapes = gamma_row(K, concentration, scratch + padded, padded);
+  log_gamma_row(call, element, K, shapes, bound - T(kNegligibleNats), log_g, row_scratch);
+  log_g[main] = bound;  // under some -1e9 rounding swallows the nats, and it was left out itself
   for (int64_t k = K; k < padded; ++k) log_g[k] = -std::numeric_limits<T>::infinity();
   const T top = row_maximum(log_g, padded);
   // With all concentrations 0 there is no distribution: -inf - -inf makes the row NaN.
@@ -41,7 +43,6 @@ void backward_row(const DirichletBackwardArgs& args, int64_t row) {
   const T* a = static_cast<const T*>(args.concentration) + row * K;
   const T* z = static_cast<const T*>(args.z) + row * K;
   T* out = static_cast<T*>(args.grad_concentration) + row * K;
-  const double log_total = static_cast<const T*>(args.log_total)[row];
   // Gradients are measured from the largest entry's: since the z add up to 1, g_k - sum_j g_j z_j
   // is the same, and an entry close to 1 does not cancel. An entry of 0 counts for nothing,
   // whatever its gradient (a class whose logit is -inf has an infinite one).
@@ -50,19 +51,28 @@ void backward_row(const DirichletBackwardArgs& args, int64_t row) {
   const T anchor = grad[largest];
   T mean = T(0);
   for (int64_t k = 0; k < K; ++k) mean += keep_if(z[k] != T(0), z[k] * (grad[k] - anchor));
-  for (int64_t k = 0; k < K; ++k) {
-    out[k] = T(0);
-    if (z[k] == T(0)) continue;  // NaN goes on
-    const double log_g = std::log(static_cast<double>(z[k])) + log_total;
-    const double through_z = static_cast<double>(z[k]) * ((grad[k] - anchor) - mean);
-    out[k] = static_cast<T>(through_z * log_gamma_gradient(a[k], log_g));
+  const T log_total = static_cast<const T*>(args.log_total)[row];
+  constexpr int64_t kChunk = 1024;
+  T log_g[kChunk];
+  for (int64_t k0 = 0; k0 < K; k0 += kChunk) {
+    const int64_t count = K - k0 < kChunk ? K - k0 : kChunk;
+    for (int64_t i = 0; i < count; ++i) {
+      log_g[i] =
+          z[k0 + i] == T(0) ? -std::numeric_limits<T>::infinity() : fast_log(z[k0 + i]) + log_total;
+    }
+    T* w = out + k0;
+    log_gamma_gradient_row(count, a + k0, log_g, -std::numeric_limits<T>::infinity(), w);
+    for (int64_t i = 0; i < count; ++i) {
+      const T through_z = z[k0 + i] * ((grad[k0 + i] - anchor) - mean);
+      w[i] = keep_if(z[k0 + i] != T(0), through_z * w[i]);
+    }
   }
 }
 
 }  // namespace
 
 void dirichlet_rows(const DirichletArgs& args, int64_t begin, int64_t end, void* scratch) {
-  const PhiloxCall call(args.rng_state, args.elements_a_row);
+  const PhiloxBlocks call(PhiloxCall(args.rng_state, args.elements_a_row));
   for (int64_t row = begin; row < end; ++row) {
     args.dtype == Dtype::kFloat64 ? forward_row(args, call, row, static_cast<double*>(scratch))
                                   : forward_row(args, call, row, static_cast<float*>(scratch));

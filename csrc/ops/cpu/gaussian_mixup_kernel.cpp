@@ -16,7 +16,7 @@ constexpr int64_t kMaxChunk = kMixupChunkPixels * kMaxChannels;
 // Philox block, addressed by the first element of its group, serve four elements. Writes whole
 // groups of 4 x kPhiloxLanes, so `out` needs that much room behind its end.
 template <typename T>
-void fill_normals(const PhiloxCall& call, int64_t first, int64_t count, T* out) {
+void fill_normals(const PhiloxBlocks& call, int64_t first, int64_t count, T* out) {
   for (int64_t i = 0; i < count; i += 4 * kPhiloxLanes) {
     int64_t elements[kPhiloxLanes];
     uint32_t w[4][kPhiloxLanes];
@@ -120,8 +120,8 @@ struct Scratch {
 };
 
 template <typename T, typename Out>
-void mix_chunk(const GaussianMixupArgs& args, const PhiloxCall& call, int64_t image, int64_t first,
-               int64_t count, Scratch<T>& scratch) {
+void mix_chunk(const GaussianMixupArgs& args, const PhiloxBlocks& call, int64_t image,
+               int64_t first, int64_t count, Scratch<T>& scratch) {
   const int64_t C = args.channels, elements = count * C;
   const int64_t image_elements = args.height * args.width * C;
   const int64_t partner = args.partner == nullptr ? image : args.partner[image];
@@ -170,7 +170,7 @@ void mix_chunks(const GaussianMixupArgs& args, int64_t begin, int64_t end) {
   [[maybe_unused]] static thread_local Scratch<T> scratch;  // used: GCC 12 misses it in the lambda
   const int64_t pixels = args.height * args.width;
   const int64_t chunks = mixup_chunks_an_image(pixels);
-  const PhiloxCall call(args.rng_state, pixels * args.channels);
+  const PhiloxBlocks call(PhiloxCall(args.rng_state, pixels * args.channels));
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     const int64_t image = chunk / chunks, first = chunk % chunks * kMixupChunkPixels;
     const int64_t count = pixels - first < kMixupChunkPixels ? pixels - first : kMixupChunkPixels;

@@ -6,29 +6,37 @@
 SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
+constexpr int64_t kRun = 1024;
+
 template <typename T>
 void forward(const LogGammaArgs& args, int64_t begin, int64_t end) {
-  const PhiloxCall call(args.rng_state, args.elements_a_row);
+  const PhiloxBlocks call(PhiloxCall(args.rng_state, args.elements_a_row));
   const T* concentration = static_cast<const T*>(args.concentration);
   T* log_g = static_cast<T*>(args.log_g);
-  constexpr T kNothingIsNegligible = -std::numeric_limits<T>::infinity();
-  constexpr int64_t kRun = 1024;
-  int32_t pending[kRun];
+  T shapes[kGammaShapeArrays * kRun];
+  int32_t scratch[gamma_row_scratch(kRun)];
   for (int64_t i = begin; i < end; i += kRun) {
     const int64_t count = end - i < kRun ? end - i : kRun;
-    log_gamma_row(call, call.first_element + i, count, concentration + i, kNothingIsNegligible,
-                  log_g + i, pending);
+    const GammaRow<T> row = gamma_row(count, concentration + i, shapes, kRun);
+    log_gamma_row(call, call.first_element + i, count, row, -std::numeric_limits<T>::infinity(),
+                  log_g + i, scratch);
   }
 }
 
+// As log_gamma_chain (ops/log_gamma.h).
 template <typename T>
 void backward(const LogGammaBackwardArgs& args, int64_t begin, int64_t end) {
+  const T infinity = std::numeric_limits<T>::infinity();
   const T* grad = static_cast<const T*>(args.grad);
   const T* concentration = static_cast<const T*>(args.concentration);
   const T* log_g = static_cast<const T*>(args.log_g);
   T* out = static_cast<T*>(args.grad_concentration);
-  for (int64_t i = begin; i < end; ++i) {
-    out[i] = log_gamma_chain(grad[i], concentration[i], log_g[i]);
+  T wanted[kRun];
+  for (int64_t i = begin; i < end; i += kRun) {
+    const int64_t count = end - i < kRun ? end - i : kRun;
+    for (int64_t j = 0; j < count; ++j) wanted[j] = grad[i + j] == T(0) ? -infinity : log_g[i + j];
+    log_gamma_gradient_row(count, concentration + i, wanted, -infinity, out + i);
+    for (int64_t j = 0; j < count; ++j) out[i + j] *= grad[i + j];
   }
 }
 

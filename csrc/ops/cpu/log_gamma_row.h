@@ -1,94 +1,267 @@
-// A row of gamma variates on CPU, in loops that the compiler turns into vector instructions.
-// Included by kernels, inside their instruction set's namespace.
+// A row of gamma variates on CPU, and of their implicit gradients, in loops that the compiler turns
+// into vector instructions. Included by kernels, inside their instruction set's namespace.
 #pragma once
 
 #include <limits>
 
 #include "../../common/gamma.h"
+#include "../../common/gamma_gradient.h"
 #include "isa.h"
 #include "philox_block.h"
+#include "row.h"
 
 SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
-// Rows are worked on in whole blocks; a row's arrays have room up to the next multiple of this.
-constexpr int64_t kGammaPadding = 32;
-
-// log_g[k] = log of element (first + k)'s variate, for k in [0, count). Those surely negligible
-// beside `largest` (a lower bound of the row's largest, or -inf) become -inf, at the cost of their
-// boost. Concentrations must be finite and at least 0; `pending` [count] is scratch.
+// A row's concentrations and, of each, its GammaShape; [count] each.
 template <typename T>
-void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const T* concentration,
-                   T largest, T* log_g, int32_t* pending) {
+struct GammaRow {
+  const T* a;
+  T *d, *c, *log_d;
+};
+constexpr int64_t kGammaShapeArrays = 3;
+
+// The row of `a`, its shapes put into `storage`, kGammaShapeArrays arrays of `stride` >= count.
+template <typename T>
+GammaRow<T> gamma_row(int64_t count, const T* a, T* storage, int64_t stride) {
+  const GammaRow<T> row{a, storage, storage + stride, storage + 2 * stride};
+  for (int64_t k = 0; k < count; ++k) {
+    const GammaShape<T> shape = gamma_shape(a[k]);
+    row.d[k] = shape.d;
+    row.c[k] = shape.c;
+    row.log_d[k] = shape.log_d;
+  }
+  return row;
+}
+
+// Scratch of log_gamma_row, in int32: the pairs that still wait for a variate, then a word for each
+// element's boost.
+constexpr int64_t gamma_row_scratch(int64_t count) { return count / 2 + 2 * kPhiloxLanes + count; }
+
+// Whether a uniform word lies under e^x, x <= 0, for `lanes` of each: by 1 + x <= e^x <= 1 + x +
+// x^2/2 where that is enough.
+template <int64_t lanes, typename T>
+inline __attribute__((always_inline)) void uniform_below_exp(const uint32_t (&word)[lanes],
+                                                             const T (&x)[lanes],
+                                                             int32_t (&below)[lanes]) {
+  constexpr T kRounding = T(2e-7);
+  int32_t unsure = 0;
+  for (int64_t i = 0; i < lanes; ++i) {
+    // A signed conversion is a third of an unsigned one; U - 1/2 is exact enough here.
+    const T u = static_cast<T>(static_cast<int32_t>(word[i] ^ 0x80000000u)) * T(0x1p-32) + T(0.5);
+    const T lower = T(1) + x[i];
+    below[i] = u < lower - kRounding ? 1 : 0;
+    unsure |= (u < lower + (T(0.5) * x[i] * x[i] + kRounding) ? 1 : 0) - below[i];
+  }
+  if (unsure == 0) return;
+  for (int64_t i = 0; i < lanes; ++i) below[i] = log_uniform_as<T>(word[i]) < x[i] ? 1 : 0;
+}
+
+// log_g[k] = log of element (first + k)'s variate, for k in [0, count). Those surely under `floor`
+// (-inf: none) become -inf, at the cost of a word. Concentrations must be finite and at least 0.
+template <typename T>
+void log_gamma_row(const PhiloxBlocks& call, int64_t first, int64_t count, const GammaRow<T>& row,
+                   T floor, T* log_g, int32_t* scratch) {
+  constexpr int64_t kBlock = 2 * kPhiloxLanes;  // elements
   const T infinity = std::numeric_limits<T>::infinity();
-  // 1. The boosts: four neighbours share a block, so that most of a row of small concentrations is
-  // done with after a quarter of a block an element.
-  const int64_t skip = first & 3;
-  // Below 0, since from a = 1 on the boost is 0 and says nothing of the variate.
-  const T bound = largest - T(kNegligibleNats) - T(kLogGammaHeadroom);
-  const T threshold = bound < T(0) ? bound : T(-1);
+  int32_t* pending = scratch;
+  uint32_t* boost_word = reinterpret_cast<uint32_t*>(scratch) + count / 2 + kBlock;
+  // 1. The boosts' words: four neighbours share a Philox block, and a word tells for most of a row
+  // of small concentrations that they do not matter: log U / a < t where 1 - U > -a t. A pair waits
+  // as (its even element's k + 1) in the upper bits, and which of the two wait in the lower two.
+  // From a = 1 on there is no boost that could tell: a threshold of at least 0, as beside a variate
+  // over e^44, would leave them all out.
+  const T below_floor = floor - T(kLogGammaHeadroom);
+  const T threshold = below_floor < T(0) ? below_floor : T(-1);
   int64_t waiting = 0;
-  for (int64_t k0 = -skip; k0 < count; k0 += 4 * kPhiloxLanes) {
+  for (int64_t k0 = -(first & 3); k0 < count; k0 += 4 * kPhiloxLanes) {
     int64_t elements[kPhiloxLanes];
     uint32_t words[4][kPhiloxLanes];
     for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) elements[lane] = first + k0 + 4 * lane;
     philox_block(call, Stream::kGamma, elements, kGammaBoostDraw, words);
-    uint32_t ordered[4 * kPhiloxLanes];
+    uint32_t word[4 * kPhiloxLanes];
     for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
-      for (int64_t j = 0; j < 4; ++j) ordered[4 * lane + j] = words[j][lane];
+      for (int64_t j = 0; j < 4; ++j) word[4 * lane + j] = words[j][lane];
     }
-    const int64_t begin = k0 < 0 ? -k0 : 0;
-    const int64_t end = count - k0 < 4 * kPhiloxLanes ? count - k0 : 4 * kPhiloxLanes;
-    T boost[4 * kPhiloxLanes];
-    for (int64_t i = begin; i < end; ++i) {
-      const T a = concentration[k0 + i];
-      const T log_u = log_uniform_as<T>(ordered[i]);
-      boost[i] = a < T(1) ? log_u / a : T(0);  // -inf at a = 0
+    T a[4 * kPhiloxLanes];
+    if (k0 >= 0 && k0 + 4 * kPhiloxLanes <= count) {
+      for (int64_t i = 0; i < 4 * kPhiloxLanes; ++i) {
+        a[i] = row.a[k0 + i];
+        boost_word[k0 + i] = word[i];
+        log_g[k0 + i] = -infinity;
+      }
+    } else {
+      for (int64_t i = 0; i < 4 * kPhiloxLanes; ++i) {
+        a[i] = T(0);  // outside the row: which wants nothing
+        if (k0 + i < 0 || k0 + i >= count) continue;
+        a[i] = row.a[k0 + i];
+        boost_word[k0 + i] = word[i];
+        log_g[k0 + i] = -infinity;
+      }
     }
-    for (int64_t i = begin; i < end; ++i) {
-      // >=: under a = 1e-8 or so a boost swallows the headroom, and the largest variate's own
-      // equals the threshold. -inf (a = 0) has no variate to wait for.
-      const bool wanted = boost[i] >= threshold && boost[i] > -infinity;
-      log_g[k0 + i] = wanted ? boost[i] : -infinity;
-      pending[waiting] = static_cast<int32_t>(k0 + i);
-      waiting += wanted ? 1 : 0;
+    int32_t wanted[4 * kPhiloxLanes];
+    for (int64_t i = 0; i < 4 * kPhiloxLanes; ++i) {
+      const T limit = a[i] * -threshold;  // NaN, so nothing is below it, for 0 x inf
+      const int32_t below_one = a[i] < T(1) ? 1 : 0;
+      wanted[i] = (below_one & (uniform_as<T>(~word[i]) < limit ? 1 : 0)) | (1 - below_one);
     }
+    int32_t pair[kBlock], waits[kBlock];
+    for (int64_t i = 0; i < kBlock; ++i) {
+      const int32_t which = wanted[2 * i] + 2 * wanted[2 * i + 1];
+      pair[i] = static_cast<int32_t>(4 * (k0 + 2 * i + 1)) + which;
+      waits[i] = which != 0 ? 1 : 0;
+    }
+    waiting += compact(pair, waits, 1, kBlock, pending + waiting);
   }
   // 2. Rounds of attempts at those that matter; the rejected wait for the next round.
   for (uint32_t draw = 0; draw < kMaxGammaDraws && waiting > 0; ++draw) {
+    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) pending[waiting + lane] = 4;  // nobody
     int64_t rejected = 0;
     for (int64_t n = 0; n < waiting; n += kPhiloxLanes) {
-      int32_t index[kPhiloxLanes];
       int64_t elements[kPhiloxLanes];
-      T a[kPhiloxLanes], variate[kPhiloxLanes];
-      int32_t accepted[kPhiloxLanes];
-      uint32_t words[4][kPhiloxLanes];
-      const int64_t lanes = waiting - n < kPhiloxLanes ? waiting - n : kPhiloxLanes;
+      int32_t index[kBlock];
+      T a[kBlock], d[kBlock], c[kBlock], log_d[kBlock];
+      uint32_t boost[kBlock];
+      const int64_t begin = (pending[n] >> 2) - 1;
+      const bool together = (pending[n + kPhiloxLanes - 1] >> 2) - 1 == begin + kBlock - 2 &&
+                            begin >= 0 && begin + kBlock <= count;
       for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
-        index[lane] = pending[lane < lanes ? n + lane : n];
-        elements[lane] = first + index[lane];
-        a[lane] = concentration[index[lane]];
+        elements[lane] = first + (pending[n + lane] >> 2) - 1;
       }
-      philox_block(call, Stream::kGamma, elements, draw, words);
-      for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
-        const Philox4 w{words[0][lane], words[1][lane], words[2][lane], 0};
-        const bool ok = gamma_attempt(a[lane] < T(1) ? a[lane] + T(1) : a[lane], w, &variate[lane]);
-        accepted[lane] = ok ? 1 : 0;
-      }
-      for (int64_t lane = 0; lane < lanes; ++lane) {
-        const T done = log_g[index[lane]] + variate[lane];
-        if (accepted[lane] != 0) {
-          log_g[index[lane]] = done;
-        } else {
-          pending[rejected++] = index[lane];  // behind what has been read
+      if (together) {
+        for (int64_t i = 0; i < kBlock; ++i) {
+          index[i] = static_cast<int32_t>(begin + i);
+          a[i] = row.a[begin + i];
+          d[i] = row.d[begin + i];
+          c[i] = row.c[begin + i];
+          log_d[i] = row.log_d[begin + i];
+          boost[i] = boost_word[begin + i];
+        }
+      } else {
+        for (int64_t i = 0; i < kBlock; ++i) {
+          // Half a pair may lie outside the row.
+          const int64_t k = (pending[n + i / 2] >> 2) - 1 + i % 2;
+          const int64_t inside = k < 0 ? 0 : (k < count ? k : count - 1);
+          index[i] = static_cast<int32_t>(inside);
+          a[i] = row.a[inside];
+          d[i] = row.d[inside];
+          c[i] = row.c[inside];
+          log_d[i] = row.log_d[inside];
+          boost[i] = boost_word[inside];
         }
       }
+      uint32_t words[4][kPhiloxLanes];
+      philox_block(call, Stream::kGamma, elements, draw, words);
+      T even[kPhiloxLanes], odd[kPhiloxLanes], normal[kBlock];
+      for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
+        normal_pair(words[0][lane], words[1][lane], &even[lane], &odd[lane]);
+      }
+      uint32_t word[kBlock];
+      for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
+        normal[2 * lane] = even[lane];
+        normal[2 * lane + 1] = odd[lane];
+        word[2 * lane] = words[2][lane];
+        word[2 * lane + 1] = words[3][lane];
+      }
+      T variate[kBlock], log_acceptance[kBlock];
+      for (int64_t i = 0; i < kBlock; ++i) {
+        const GammaProposal<T> proposal = gamma_proposal<T>({d[i], c[i], log_d[i]}, normal[i]);
+        log_acceptance[i] = proposal.log_acceptance;
+        // From a = 1 on a boost of (minus) 0.
+        variate[i] = proposal.log_g + log_uniform_as<T>(boost[i]) / (a[i] < T(1) ? a[i] : infinity);
+      }
+      int32_t accepted[kBlock];
+      uniform_below_exp(word, log_acceptance, accepted);
+      int32_t left[kPhiloxLanes], waits[kPhiloxLanes];
+      for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
+        const int32_t pair = pending[n + lane];
+        const int32_t done = pair & (accepted[2 * lane] + 2 * accepted[2 * lane + 1]);
+        for (int64_t j = 0; j < 2; ++j) {
+          T* out = log_g + index[2 * lane + j];
+          *out = ((done >> j) & 1) != 0 ? variate[2 * lane + j] : *out;
+        }
+        left[lane] = pair - done;
+        waits[lane] = left[lane] % 4 != 0 ? 1 : 0;
+      }
+      rejected += compact(left, waits, 1, kPhiloxLanes, pending + rejected);  // behind those read
     }
     waiting = rejected;
   }
   for (int64_t n = 0; n < waiting; ++n) {
-    const T a = concentration[pending[n]];
-    log_g[pending[n]] += gamma_mode(a < T(1) ? a + T(1) : a);
+    for (int64_t j = 0; j < 2; ++j) {
+      const int64_t k = (pending[n] >> 2) - 1 + j;
+      if (((pending[n] >> j) & 1) == 0) continue;
+      log_g[k] = row.log_d[k];
+      if (row.a[k] < T(1)) log_g[k] += log_uniform_as<T>(boost_word[k]) / row.a[k];
+    }
+  }
+}
+
+// w[k] = dlog G_k/da_k at log_g[k], and 0 where log_g[k] < floor or is -inf.
+inline void log_gamma_gradient_row(int64_t count, const double* a, const double* log_g,
+                                   double floor, double* w) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (int64_t k = 0; k < count; ++k) {
+    const bool wanted = !(log_g[k] < floor) && log_g[k] != -infinity;
+    w[k] = wanted ? log_gamma_gradient(a[k], log_g[k]) : 0.0;
+  }
+}
+
+inline void log_gamma_gradient_row(int64_t count, const float* a, const float* log_g, float floor,
+                                   float* w) {
+  constexpr int64_t kChunk = 1024, kLanes = 32;
+  constexpr int kLists = 4;  // the regions, the power series' in two: many and few terms
+  const float lowest = std::numeric_limits<float>::lowest();
+  floor = floor < lowest ? lowest : floor;
+  for (int64_t k0 = 0; k0 < count; k0 += kChunk, a += kChunk, log_g += kChunk, w += kChunk) {
+    // Sort those that are wanted by region, then work through each region.
+    const int64_t chunk = count - k0 < kChunk ? count - k0 : kChunk;
+    float g[kChunk];
+    int32_t list_of[kChunk], index[kChunk];
+    for (int64_t i = 0; i < kChunk; ++i) index[i] = static_cast<int32_t>(i);
+    for (int64_t i = 0; i < chunk; ++i) {
+      g[i] = fast_exp(log_g[i]);
+      const int32_t region = gamma_region(a[i], g[i]);
+      const int32_t list = (region == kPowerSeries) & (g[i] < 0.1f) ? 3 : region;
+      list_of[i] = log_g[i] < floor ? kLists : list;
+    }
+    for (int64_t i = chunk; i % 8 != 0; ++i) list_of[i] = kLists;
+    for (int64_t i = 0; i < chunk; ++i) w[i] = 0.0f;
+    int32_t lists[kLists][kChunk + kLanes];
+    int64_t lengths[kLists];
+    for (int list = 0; list < kLists; ++list) {
+      lengths[list] = compact(index, list_of, list, (chunk + 7) / 8 * 8, lists[list]);
+    }
+    for (int list = 0; list < kLists; ++list) {
+      const int64_t length = lengths[list];
+      if (length == 0) continue;
+      for (int64_t j = 0; j < kLanes; ++j) lists[list][length + j] = lists[list][length - 1];
+      for (int64_t n = 0; n < length; n += kLanes) {
+        const int32_t* i = lists[list] + n;
+        float lane_a[kLanes], lane_log_g[kLanes], lane_g[kLanes], excess[kLanes], result[kLanes];
+        for (int64_t j = 0; j < kLanes; ++j) {
+          lane_a[j] = a[i[j]];
+          lane_log_g[j] = log_g[i[j]];
+          lane_g[j] = g[i[j]];
+        }
+        if (list == kAsymptotic) {
+          for (int64_t j = 0; j < kLanes; ++j) {
+            result[j] = log_gamma_gradient_by_asymptotic_series(
+                lane_a[j], lane_log_g[j] - fast_log(lane_a[j]));
+          }
+        } else {
+          for (int64_t j = 0; j < kLanes; ++j) {
+            excess[j] = digamma_of_next_minus(lane_a[j], lane_log_g[j]);
+          }
+          if (list == kContinuedFraction) {
+            log_gamma_gradient_by_continued_fraction(lane_a, lane_g, excess, result);
+          } else {
+            log_gamma_gradient_by_power_series(lane_a, lane_g, excess, result);
+          }
+        }
+        for (int64_t j = 0; j < kLanes; ++j) w[i[j]] = result[j];
+      }
+    }
   }
 }
 

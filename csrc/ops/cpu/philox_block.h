@@ -18,8 +18,20 @@ namespace {
 
 constexpr int64_t kPhiloxLanes = 8;
 
+// A call with the ten rounds' keys at hand.
+struct PhiloxBlocks : PhiloxCall {
+  uint64_t key[10][2];
+
+  explicit PhiloxBlocks(const PhiloxCall& call) : PhiloxCall(call) {
+    for (uint32_t round = 0; round < 10; ++round) {
+      key[round][0] = key0 + round * 0x9E3779B9u;
+      key[round][1] = key1 + round * 0xBB67AE85u;
+    }
+  }
+};
+
 // words[i][lane] = word i of elements[lane]'s draw.
-inline __attribute__((always_inline)) void philox_block(const PhiloxCall& call, Stream stream,
+inline __attribute__((always_inline)) void philox_block(const PhiloxBlocks& call, Stream stream,
                                                         const int64_t* elements, uint32_t draw,
                                                         uint32_t (&words)[4][kPhiloxLanes]) {
 #if defined(__AVX2__)
@@ -35,9 +47,9 @@ inline __attribute__((always_inline)) void philox_block(const PhiloxCall& call, 
     c2[half] = _mm256_set1_epi64x(draw);
     c3[half] = _mm256_set1_epi64x(call.offset);
   }
-  uint32_t k0 = call.key0, k1 = call.key1;
   for (int round = 0; round < 10; ++round) {
-    const __m256i key0 = _mm256_set1_epi64x(k0), key1 = _mm256_set1_epi64x(k1);
+    const __m256i key0 = _mm256_set1_epi64x(static_cast<int64_t>(call.key[round][0]));
+    const __m256i key1 = _mm256_set1_epi64x(static_cast<int64_t>(call.key[round][1]));
     for (int half = 0; half < 2; ++half) {
       const __m256i p0 = _mm256_mul_epu32(c0[half], multiplier0);
       const __m256i p1 = _mm256_mul_epu32(c2[half], multiplier1);
@@ -46,8 +58,6 @@ inline __attribute__((always_inline)) void philox_block(const PhiloxCall& call, 
       c1[half] = p1;
       c3[half] = p0;
     }
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
   }
   const auto store_low_halves = [](const __m256i(&c)[2], uint32_t* out) {
     const __m256 low =

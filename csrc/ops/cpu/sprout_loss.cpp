@@ -19,10 +19,11 @@ using RowsKernel = void (*)(const SproutLossArgs&, int64_t, int64_t, const void*
 template <typename T>
 std::vector<T> run_rows(const SproutLossCall& call, RowsKernel kernel) {
   const SproutLossArgs& args = call.args;
-  const int64_t K = args.classes, padded = padded_classes(K);
-  std::vector<T> base(padded, T(0));
+  const int64_t K = args.classes;
+  std::vector<T> base(sprout_loss_base(K), T(0));
   const T factor = static_cast<T>(args.scale * args.alpha);
   for (int64_t k = 0; k < K; ++k) base[k] = factor * static_cast<T>(args.beta[k]);
+  SPROUT_BEST_KERNEL(sprout_loss_prepare)(args, base.data());
 
   // Groups of rows with a partial sum of beta's gradient each: cut by the batch alone, so the sum's
   // order is the same for any number of threads; at most a fifth of the logits' memory
@@ -57,7 +58,7 @@ Tensor finish_grad_beta(const SproutLossCall& call, const std::vector<T>& sum, T
 }
 
 template <typename T>
-std::tuple<Tensor, Tensor, Tensor> forward(const SproutLossCall& call) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const SproutLossCall& call) {
   const SproutLossArgs& args = call.args;
   const std::vector<T> sum = run_rows<T>(call, SPROUT_BEST_KERNEL(sprout_loss_rows));
   const T* stats = static_cast<const T*>(args.row_stats);
@@ -75,17 +76,17 @@ std::tuple<Tensor, Tensor, Tensor> forward(const SproutLossCall& call) {
   // An empty batch has no mean: 0 / 0 is NaN, as in torch.
   if (!each) out[0] = static_cast<T>(mean ? total / static_cast<double>(args.batch) : total);
   const T factor = mean && args.batch > 0 ? T(1) / static_cast<T>(args.batch) : T(1);
-  return {loss, finish_grad_beta(call, sum, factor), call.row_stats};
+  return {loss, finish_grad_beta(call, sum, factor), call.row_stats, *call.grad_logits};
 }
 
-std::tuple<Tensor, Tensor, Tensor> sprout_loss_cpu(
+std::tuple<Tensor, Tensor, Tensor, Tensor> sprout_loss_cpu(
     const Tensor& logits, const Tensor& labels, const std::optional<Tensor>& partner_labels,
     const std::optional<Tensor>& lam, const Tensor& beta, const Tensor& rng_state, double alpha,
     double scale, const std::string& labels_from, const std::string& beta_grad,
-    const std::string& reduction, bool return_grad_beta) {
+    const std::string& reduction, bool return_grad_beta, bool return_grad_logits) {
   const SproutLossCall call =
       prepare_sprout_loss(logits, labels, partner_labels, lam, beta, rng_state, alpha, scale,
-                          labels_from, beta_grad, reduction, return_grad_beta);
+                          labels_from, beta_grad, reduction, return_grad_beta, return_grad_logits);
   return call.args.dtype == Dtype::kFloat64 ? forward<double>(call) : forward<float>(call);
 }
 

@@ -1,4 +1,5 @@
-// sprout_loss on CPU, a row at a time. A row's variates live in scratch; backward draws them again.
+// sprout_loss on CPU, a row at a time. A row's variates live in scratch. Where the forward pass has
+// not left the gradient to the logits, backward draws them again.
 #include "sprout_loss_kernel.h"
 
 #include <cmath>
@@ -12,13 +13,22 @@ namespace {
 
 template <typename T>
 struct Row {
-  T* logits;         // [padded K]
-  T* log_g;          // [padded K] log gamma variates, for LabelsFrom::kDirichlet
-  T* concentration;  // [padded K]
-  int32_t* pending;  // [padded K] scratch of log_gamma_row
+  T* logits;         // [padded], -inf in the overhang
+  T* softmax;        // [padded] times the row's kSum
+  T* log_g;          // [padded] log gamma variates, for LabelsFrom::kDirichlet
+  T* z;              // [padded] what the variates or their mean make of the label
+  T* w;              // [padded] dlog G/da
+  int32_t* scratch;  // of log_gamma_row
+  GammaRow<T> base;  // scale alpha beta
   int64_t label, partner;
-  T label_mass, partner_mass;  // what the labels add to the base concentration
+  T label_mass, partner_mass;  // what the labels add to the base
 };
+
+template <typename T>
+T concentration_of(const Row<T>& r, int64_t k) {
+  return r.base.a[k] + (k == r.label ? r.label_mass : T(0)) +
+         (k == r.partner ? r.partner_mass : T(0));
+}
 
 template <typename T, typename Logit>
 Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scratch) {
@@ -26,135 +36,161 @@ Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scrat
   Row<T> r;
   r.logits = scratch;
   r.log_g = scratch + padded;
-  r.concentration = scratch + 2 * padded;
-  r.pending = reinterpret_cast<int32_t*>(scratch + 3 * padded);
+  r.z = scratch + 2 * padded;
+  r.w = scratch + 3 * padded;
+  r.softmax = scratch + 4 * padded;
+  r.scratch = reinterpret_cast<int32_t*>(scratch + 5 * padded);
+  T* shapes = const_cast<T*>(base) + padded;
+  r.base = {base, shapes, shapes + padded, shapes + 2 * padded};
   const Logit* logits = static_cast<const Logit*>(args.logits) + row * K;
   for (int64_t k = 0; k < K; ++k) r.logits[k] = static_cast<T>(logits[k]);
   for (int64_t k = K; k < padded; ++k) r.logits[k] = -std::numeric_limits<T>::infinity();
-  for (int64_t k = 0; k < padded; ++k) r.concentration[k] = base[k];
   const T label_total = static_cast<T>(args.scale) * (T(1) - static_cast<T>(args.alpha));
   const T lam = args.lam == nullptr ? T(1) : static_cast<T>(args.lam[row * args.lam_stride]);
   r.label = args.labels[row];
   r.partner = args.lam == nullptr ? r.label : args.partner_labels[row];
   r.label_mass = label_total * lam;
   r.partner_mass = label_total * (T(1) - lam);
-  r.concentration[r.label] += r.label_mass;
-  r.concentration[r.partner] += r.partner_mass;
   return r;
 }
 
 template <typename T>
-void draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const Row<T>& r) {
+void draw_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t row, const Row<T>& r) {
   const int64_t K = args.classes, padded = padded_classes(K);
-  if (args.labels_from == LabelsFrom::kMean) return;
   // The labels' variates first: they are most of the row's mass, so that their larger one shows
   // which of the others cannot matter.
   const int64_t element = call.first_element + row * K;
-  const T first =
-      log_gamma_variate(r.concentration[r.label], call, Stream::kGamma, element + r.label);
-  const T second =
-      log_gamma_variate(r.concentration[r.partner], call, Stream::kGamma, element + r.partner);
-  const T largest = first > second ? first : second;
-  log_gamma_row(call, element, K, r.concentration, largest, r.log_g, r.pending);
+  const auto draw = [&](int64_t k) {
+    return log_gamma_variate(concentration_of(r, k), call, Stream::kGamma, element + k);
+  };
+  const T label_g = draw(r.label), partner_g = draw(r.partner);
+  const T largest = label_g > partner_g ? label_g : partner_g;
+  log_gamma_row(call, element, K, r.base, largest - unseen_nats<T>(), r.log_g, r.scratch);
+  r.log_g[r.label] = label_g;
+  if (r.partner_mass > T(0)) r.log_g[r.partner] = partner_g;
   for (int64_t k = K; k < padded; ++k) r.log_g[k] = -std::numeric_limits<T>::infinity();
   // Where every concentration is 0 there is no distribution: -inf - -inf makes the row NaN below.
 }
 
 // weight x scale alpha dL/da_k, added for every class: dL/da_k = z_k (c_k - L) dlog G_k/da_k
-// (implicit) or (c_k - E[L]) / a_0 (expected; METHOD: L is linear in z).
+// (implicit, r.z being z x kSumG) or (c_k - E[L]) / a_0 (expected; METHOD: L is linear in z).
 template <typename T>
 void add_grad_beta(const SproutLossArgs& args, const Row<T>& r, const T* stats, T weight,
                    T* grad_beta) {
   const int64_t K = args.classes;
   const T factor = weight * static_cast<T>(args.scale * args.alpha);
-  const T top = stats[kTop], log_sum = stats[kLogSum];
+  const T top = stats[kTop], log_sum = std::log(stats[kSum]);
   if (args.beta_grad == BetaGrad::kExpected) {
-    const T mean_loss = stats[kMeanLoss], by_total = factor / stats[kMass];
+    const T by_mass = factor / stats[kMass], mean_loss = stats[kMeanLoss];
     for (int64_t k = 0; k < K; ++k) {
-      grad_beta[k] += by_total * (log_sum - (r.logits[k] - top) - mean_loss);
+      grad_beta[k] += by_mass * ((log_sum - (r.logits[k] - top)) - mean_loss);
     }
     return;
   }
+  const T floor = stats[kTopG] + std::log(stats[kSumG]) - unseen_nats<T>();
+  log_gamma_gradient_row(K, r.base.a, r.log_g, floor, r.w);
+  r.w[r.label] = log_gamma_gradient(concentration_of(r, r.label), r.log_g[r.label]);
+  if (r.partner_mass > T(0)) {
+    r.w[r.partner] = log_gamma_gradient(concentration_of(r, r.partner), r.log_g[r.partner]);
+  }
+  const T by_sum = factor / stats[kSumG], loss = stats[kLoss];
   for (int64_t k = 0; k < K; ++k) {
-    const T log_z = (r.log_g[k] - stats[kTopG]) - stats[kLogSumG];
-    if (log_z < T(-kNegligibleNats)) continue;  // NaN goes on
-    const T w = static_cast<T>(log_gamma_gradient(r.concentration[k], r.log_g[k]));
     const T cost = log_sum - (r.logits[k] - top);
-    grad_beta[k] += factor * fast_exp(log_z) * (cost - stats[kLoss]) * w;
+    grad_beta[k] += keep_if(r.w[k] != T(0), by_sum * r.z[k] * (cost - loss) * r.w[k]);
   }
 }
 
+// z = the Dirichlet's mean, times its mass.
+template <typename T>
+void fill_mean(const Row<T>& r, int64_t padded) {
+  for (int64_t k = 0; k < padded; ++k) r.z[k] = r.base.a[k];
+  r.z[r.label] = concentration_of(r, r.label);
+  r.z[r.partner] = concentration_of(r, r.partner);
+}
+
+// dL/dlogit_k = softmax_k - z_k, since the z add up to 1.
+template <typename T, typename Out>
+void write_grad_logits(const SproutLossArgs& args, int64_t row, const Row<T>& r, const T* stats,
+                       T weight, Out* grad_logits) {
+  const int64_t K = args.classes;
+  const T by_sum = T(1) / stats[kSum];
+  const T by_z_sum = T(1) / (args.labels_from == LabelsFrom::kMean ? stats[kMass] : stats[kSumG]);
+  for (int64_t k = 0; k < K; ++k) {
+    r.softmax[k] = weight * (r.softmax[k] * by_sum - r.z[k] * by_z_sum);
+  }
+  // The conversion is a loop of its own, so that both become vector operations.
+  Out* out = grad_logits + row * K;
+  for (int64_t k = 0; k < K; ++k) out[k] = static_cast<Out>(r.softmax[k]);
+}
+
 template <typename T, typename Logit>
-void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const T* base,
+void forward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t row, const T* base,
                  T* scratch, T* grad_beta) {
   const int64_t padded = padded_classes(args.classes);
   const Row<T> r = load_row<T, Logit>(args, row, base, scratch);
-  draw_row(args, call, row, r);
   T* stats = static_cast<T*>(args.row_stats) + row * kRowStats;
 
   const T top = row_maximum(r.logits, padded);
-  const T log_sum =
-      std::log(row_sum<T>(padded, [&](int64_t k) { return fast_exp(r.logits[k] - top); }));
+  const T sum =
+      row_sum<T>(padded, [&](int64_t k) { return r.softmax[k] = fast_exp(r.logits[k] - top); });
+  const T log_sum = std::log(sum);
   stats[kTop] = top;
-  stats[kLogSum] = log_sum;
+  stats[kSum] = sum;
+  stats[kTopG] = stats[kSumG] = stats[kMeanLoss] = stats[kMass] = T(0);
   // A class with z = 0 adds nothing, whatever its logit: 0 x inf counts as 0.
   const auto times_logit = [&](T weight, int64_t k) {
     return keep_if(weight != T(0), weight * (r.logits[k] - top));
   };
-  stats[kTopG] = stats[kLogSumG] = stats[kMeanLoss] = stats[kMass] = T(0);
   if (args.wants_mean) {
-    stats[kMass] = row_sum<T>(padded, [&](int64_t k) { return r.concentration[k]; });
-    const T dot = row_sum<T>(padded, [&](int64_t k) { return times_logit(r.concentration[k], k); });
-    stats[kLoss] = stats[kMeanLoss] = log_sum - dot / stats[kMass];
+    const T dot = row_sum<T>(padded, [&](int64_t k) { return times_logit(r.base.a[k], k); });
+    stats[kMass] = base[4 * padded] + (r.label_mass + r.partner_mass);
+    stats[kMeanLoss] = log_sum - (dot + times_logit(r.label_mass, r.label) +
+                                  times_logit(r.partner_mass, r.partner)) /
+                                     stats[kMass];
+    stats[kLoss] = stats[kMeanLoss];
   }
   if (args.labels_from == LabelsFrom::kDirichlet) {
+    draw_row(args, call, row, r);
     const T top_g = row_maximum(r.log_g, padded);
-    const T total = row_sum<T>(padded, [&](int64_t k) { return fast_exp(r.log_g[k] - top_g); });
-    const T dot =
-        row_sum<T>(padded, [&](int64_t k) { return times_logit(fast_exp(r.log_g[k] - top_g), k); });
+    const T sum_g =
+        row_sum<T>(padded, [&](int64_t k) { return r.z[k] = fast_exp(r.log_g[k] - top_g); });
+    const T dot = row_sum<T>(padded, [&](int64_t k) { return times_logit(r.z[k], k); });
     stats[kTopG] = top_g;
-    stats[kLogSumG] = std::log(total);
-    stats[kLoss] = log_sum - dot / total;
+    stats[kSumG] = sum_g;
+    stats[kLoss] = log_sum - dot / sum_g;
   }
   if (args.wants_grad_beta) add_grad_beta(args, r, stats, T(1), grad_beta);
+  if (args.grad_logits != nullptr) {
+    if (args.labels_from == LabelsFrom::kMean) fill_mean(r, padded);
+    write_grad_logits(args, row, r, stats, T(1), static_cast<T*>(args.grad_logits));
+  }
 }
 
 template <typename T, typename Logit>
-void backward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const T* base,
+void backward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t row, const T* base,
                   T* scratch, T* grad_beta) {
-  const int64_t K = args.classes;
+  const int64_t padded = padded_classes(args.classes);
   const Row<T> r = load_row<T, Logit>(args, row, base, scratch);
-  draw_row(args, call, row, r);
   const T* stats = static_cast<const T*>(args.row_stats) + row * kRowStats;
   const T* grad_loss = static_cast<const T*>(args.grad_loss);
   const T weight = args.reduction == Reduction::kNone   ? grad_loss[row]
                    : args.reduction == Reduction::kMean ? grad_loss[0] / static_cast<T>(args.batch)
                                                         : grad_loss[0];
-  Logit* out = static_cast<Logit*>(args.grad_logits) + row * K;
-  const T top = stats[kTop], log_sum = stats[kLogSum];
-  if (args.wants_grad_beta) add_grad_beta(args, r, stats, weight, grad_beta);
-  // dL/dlogit_k = softmax_k - z_k, since the z add up to 1.
+  for (int64_t k = 0; k < padded; ++k) r.softmax[k] = fast_exp(r.logits[k] - stats[kTop]);
   if (args.labels_from == LabelsFrom::kMean) {
-    const T by_mass = T(1) / stats[kMass];
-    for (int64_t k = 0; k < K; ++k) {
-      const T z = r.concentration[k] * by_mass;
-      r.logits[k] = weight * (fast_exp((r.logits[k] - top) - log_sum) - z);
-    }
+    fill_mean(r, padded);
   } else {
-    const T top_g = stats[kTopG], log_sum_g = stats[kLogSumG];
-    for (int64_t k = 0; k < K; ++k) {
-      const T z = fast_exp((r.log_g[k] - top_g) - log_sum_g);
-      r.logits[k] = weight * (fast_exp((r.logits[k] - top) - log_sum) - z);
-    }
+    draw_row(args, call, row, r);
+    for (int64_t k = 0; k < padded; ++k) r.z[k] = fast_exp(r.log_g[k] - stats[kTopG]);
   }
-  // The conversion is a loop of its own, so that both become vector operations.
-  for (int64_t k = 0; k < K; ++k) out[k] = static_cast<Logit>(r.logits[k]);
+  if (args.wants_grad_beta) add_grad_beta(args, r, stats, weight, grad_beta);
+  write_grad_logits(args, row, r, stats, weight, static_cast<Logit*>(args.grad_logits));
 }
 
 template <bool kBackward>
 void rows(const SproutLossArgs& args, int64_t begin, int64_t end, const void* base, void* scratch,
           void* grad_beta) {
-  const PhiloxCall call(args.rng_state, args.classes);
+  const PhiloxBlocks call(PhiloxCall(args.rng_state, args.classes));
   with_floating_type(args.dtype, [&](auto logit) {
     using Logit = decltype(logit);
     using T = decltype(logit * 1.0f);
@@ -171,6 +207,16 @@ void rows(const SproutLossArgs& args, int64_t begin, int64_t end, const void* ba
 }
 
 }  // namespace
+
+void sprout_loss_prepare(const SproutLossArgs& args, void* base) {
+  const int64_t padded = padded_classes(args.classes);
+  with_floating_type(args.dtype, [&](auto logit) {
+    using T = decltype(logit * 1.0f);
+    T* a = static_cast<T*>(base);
+    gamma_row(padded, a, a + padded, padded);
+    a[4 * padded] = static_cast<T>(row_sum<double>(padded, [&](int64_t k) { return a[k]; }));
+  });
+}
 
 void sprout_loss_rows(const SproutLossArgs& args, int64_t begin, int64_t end, const void* base,
                       void* scratch, void* grad_beta) {

@@ -11,31 +11,17 @@
 namespace sprout_fast {
 namespace {
 
-constexpr int64_t kMaxBlocks = int64_t{1} << 20;
-constexpr int64_t kRowsABlock = 4;  // with a warp a row
-constexpr int64_t kClassesAWarp = 256;
-
 template <typename T>
 void launch(const DirichletArgs& args, cudaStream_t stream) {
-  if (args.classes <= kClassesAWarp) {
-    const int64_t blocks = std::min(ceil_div(args.rows, kRowsABlock), kMaxBlocks);
-    dirichlet_kernel<T, 1><<<blocks, dim3(32, kRowsABlock), 0, stream>>>(args);
-  } else {
-    dirichlet_kernel<T, kDirichletThreads / 32>
-        <<<std::min(args.rows, kMaxBlocks), kDirichletThreads, 0, stream>>>(args);
-  }
+  const dim3 block = dirichlet_block<T>(args.classes);
+  dirichlet_kernel<T><<<dirichlet_grid(args.rows, block), block, 0, stream>>>(args);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 template <typename T>
 void launch(const DirichletBackwardArgs& args, cudaStream_t stream) {
-  if (args.classes <= kClassesAWarp) {
-    const int64_t blocks = std::min(ceil_div(args.rows, kRowsABlock), kMaxBlocks);
-    dirichlet_backward_kernel<T, 1><<<blocks, dim3(32, kRowsABlock), 0, stream>>>(args);
-  } else {
-    dirichlet_backward_kernel<T, kDirichletThreads / 32>
-        <<<std::min(args.rows, kMaxBlocks), kDirichletThreads, 0, stream>>>(args);
-  }
+  const dim3 block = dirichlet_block<T>(args.classes);
+  dirichlet_backward_kernel<T><<<dirichlet_grid(args.rows, block), block, 0, stream>>>(args);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 

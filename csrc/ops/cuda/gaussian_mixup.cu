@@ -14,7 +14,8 @@ template <typename In, typename Out>
 void launch(const GaussianMixupArgs& args, cudaStream_t stream) {
   if (args.channels * args.height * args.width == 0 || args.batch == 0) return;
   gaussian_mixup_kernel<In, Out, typename Accumulate<Out>::type>
-      <<<gaussian_mixup_grid(args), kMixupThreads, 0, stream>>>(args);
+      <<<gaussian_mixup_grid(args), kMixupThreads, 0, stream>>>(args,
+                                                                gaussian_mixup_is_packed<In>(args));
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -52,7 +53,7 @@ Tensor gaussian_mixup_backward_cuda(const Tensor& grad, const std::optional<Tens
     with_device_type(args.image_dtype, [&](auto image) {
       gaussian_mixup_backward_kernel<decltype(g), decltype(image),
                                      typename Accumulate<decltype(g)>::type>
-          <<<gaussian_mixup_backward_grid(args), kMixupThreads, 0, stream>>>(args);
+          <<<gaussian_mixup_backward_grid(args), kMixupBackwardThreads, 0, stream>>>(args);
     });
   });
   STD_CUDA_KERNEL_LAUNCH_CHECK();

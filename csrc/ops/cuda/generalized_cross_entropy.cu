@@ -15,10 +15,6 @@ namespace {
 
 using Args = GeneralizedCrossEntropyArgs;
 
-constexpr int64_t kMaxBlocks = int64_t{1} << 20;
-constexpr int64_t kMaxGridY = 65535;
-constexpr int64_t kRowsABlock = kCrossEntropyThreads / 32;  // with a warp a row
-
 // Calls body(Logit{}, Target{}), Target int64_t for labels.
 template <typename Body>
 void with_types(const Args& args, Body body) {
@@ -34,14 +30,8 @@ void with_types(const Args& args, Body body) {
 template <typename Logit, typename Target>
 void launch_rows(const Args& args, cudaStream_t stream) {
   using T = typename Accumulate<Logit>::type;
-  if (args.classes <= 32 * kCrossEntropyElements) {
-    const int64_t blocks = std::min(ceil_div(args.batch, kRowsABlock), kMaxBlocks);
-    generalized_cross_entropy_kernel<Logit, Target, T, 1>
-        <<<blocks, dim3(32, kRowsABlock), 0, stream>>>(args);
-  } else {
-    generalized_cross_entropy_kernel<Logit, Target, T, kCrossEntropyThreads / 32>
-        <<<std::min(args.batch, kMaxBlocks), kCrossEntropyThreads, 0, stream>>>(args);
-  }
+  generalized_cross_entropy_kernel<Logit, Target, T>
+      <<<cross_entropy_grid(args), cross_entropy_block(args), 0, stream>>>(args);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -78,12 +68,8 @@ std::tuple<Tensor, Tensor> generalized_cross_entropy_cuda(const Tensor& logits,
 template <typename Logit, typename Target>
 void launch_backward(const Args& args, cudaStream_t stream) {
   using T = typename Accumulate<Logit>::type;
-  // Blocks of one row, or of several where a warp holds a row.
-  const bool few = args.classes <= 32 * kCrossEntropyElements;
-  const dim3 block = few ? dim3(32, kRowsABlock) : dim3(kCrossEntropyThreads, 1);
-  const dim3 grid(ceil_div(args.classes, static_cast<int64_t>(block.x) * kCrossEntropyElements),
-                  std::min(ceil_div(args.batch, block.y), kMaxGridY));
-  generalized_cross_entropy_backward_kernel<Logit, Target, T><<<grid, block, 0, stream>>>(args);
+  generalized_cross_entropy_backward_kernel<Logit, Target, T>
+      <<<cross_entropy_backward_grid(args), cross_entropy_backward_block(args), 0, stream>>>(args);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 

@@ -1,23 +1,21 @@
-// generalized_cross_entropy on CUDA: forward reads logits and probabilities once, a warp a row
-// where there are few classes, else a block a row; backward reads them once more and writes the
-// gradients.
+// generalized_cross_entropy on CUDA: forward reads logits and probabilities once, by a few threads
+// to a block a row; backward reads them once more and writes the gradients.
 #pragma once
 
-#include "../../common/device_types.h"
-#include "../../common/elementary.h"
+#include <type_traits>
+
 #include "../../common/reduce.h"
 #include "../generalized_cross_entropy.h"
-
-#include <limits>
+#include "row.cuh"
 
 namespace sprout_fast {
 
-constexpr int kCrossEntropyThreads = 256;
-constexpr int kCrossEntropyElements =
-    8;  // neighbours in a thread's hands: 128 bits of a 16-bit type
+constexpr int kCrossEntropyThreads = 512;
+// Neighbours in a thread's hands: 128 bits of a 16-bit type, whichever of logits and target has it.
+constexpr int kCrossEntropyElements = 8;
 
-// The weights t_k of a row's classes [k, k + 8). Target: the probabilities' type, or int64_t for
-// labels.
+// The weights t_k of a row's classes [k, k + 8), 0 for those that the row does not have. Target:
+// the probabilities' type, or int64_t for labels.
 template <typename Target, typename T>
 struct RowTarget {
   const GeneralizedCrossEntropyArgs& args;
@@ -25,31 +23,37 @@ struct RowTarget {
   T keep, uniform;
   bool valid;  // a label out of range makes the row NaN, and nothing is read for it
 
-  __device__ __forceinline__ RowTarget(const GeneralizedCrossEntropyArgs& args, int64_t row)
+  // valid: whether there is such a row.
+  __device__ __forceinline__ RowTarget(const GeneralizedCrossEntropyArgs& args, int64_t row,
+                                       bool valid)
       : args(args),
         row(row),
         label(-1),
         keep(static_cast<T>(1 - args.smoothing)),
         uniform(static_cast<T>(args.smoothing / static_cast<double>(args.classes))),
-        valid(true) {
+        valid(valid) {
     if constexpr (std::is_same_v<Target, int64_t>) {
+      if (!valid) return;
       label = args.labels[row];
-      valid = label >= 0 && label < args.classes;
+      this->valid = label >= 0 && label < args.classes;
     }
   }
 
-  __device__ __forceinline__ void weights(int64_t k, int64_t count,
-                                          T (&out)[kCrossEntropyElements]) const {
-    if constexpr (std::is_same_v<Target, int64_t>) {
+  __device__ __forceinline__ void weights(int64_t k, T (&out)[kCrossEntropyElements]) const {
+    if constexpr (!std::is_same_v<Target, int64_t>) {
+      load_packet(static_cast<const Target*>(args.probabilities) + row * args.classes, k, 0,
+                  args.classes, T(0), out);
+    }
 #pragma unroll
-      for (int j = 0; j < kCrossEntropyElements; ++j) {
-        out[j] = k + j == label ? keep + uniform : uniform;
+    for (int j = 0; j < kCrossEntropyElements; ++j) {
+      const bool inside = k + j >= 0 && k + j < args.classes;
+      T own;
+      if constexpr (std::is_same_v<Target, int64_t>) {
+        own = k + j == label ? keep : T(0);
+      } else {
+        own = keep * out[j];
       }
-    } else {
-      load_up_to(static_cast<const Target*>(args.probabilities) + row * args.classes + k, count,
-                 out);
-#pragma unroll
-      for (int j = 0; j < kCrossEntropyElements; ++j) out[j] = keep * out[j] + uniform;
+      out[j] = inside ? own + uniform : T(0);
     }
   }
 };
@@ -62,9 +66,6 @@ struct CrossEntropySums {
   T dot;   // sum_k t_k (logit_k - top)
   T mass;  // sum_k t_k
 
-  __device__ __forceinline__ static CrossEntropySums empty() {
-    return {-std::numeric_limits<T>::infinity(), T(0), T(0), T(0)};
-  }
   // 0 also between two logits of -inf.
   __device__ __forceinline__ static T difference(T x, T y) { return x == y ? T(0) : x - y; }
   // A class of weight 0 adds nothing, whatever its logit: 0 x inf counts as 0.
@@ -78,8 +79,7 @@ struct CrossEntropySums {
     top = new_top;
   }
   __device__ __forceinline__ void combine(CrossEntropySums o) {
-    // A NaN on either side stays.
-    const T new_top = o.top <= top || top != top ? top : o.top;
+    const T new_top = larger(top, o.top);
     raise_top(new_top);
     o.raise_top(new_top);
     sum += o.sum;
@@ -92,76 +92,74 @@ struct CrossEntropySums {
   }
 };
 
-// kWarps x 32 threads a row (threadIdx.x), blockDim.y rows a block; more than one row a block only
-// with one warp a row.
-template <typename Logit, typename Target, typename T, int kWarps>
+template <typename Logit, typename Target, typename T>
 __global__ void __launch_bounds__(kCrossEntropyThreads)
     generalized_cross_entropy_kernel(const __grid_constant__ GeneralizedCrossEntropyArgs args) {
   constexpr int N = kCrossEntropyElements;
-  __shared__ CrossEntropySums<T> shared[kWarps];
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y;
-  for (int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; row < args.batch;
-       row += step) {
-    const RowTarget<Target, T> target(args, row);
-    const Logit* logits = static_cast<const Logit*>(args.logits) + row * args.classes;
-    CrossEntropySums<T> sums = CrossEntropySums<T>::empty();
-    for (int64_t k = threadIdx.x * N; target.valid && k < args.classes; k += 32 * kWarps * N) {
-      const int64_t count = args.classes - k;
-      T logit[N], weight[N];
-      load_up_to(logits + k, count, logit);
-      target.weights(k, count, weight);
-      T new_top = sums.top;
+  __shared__ CrossEntropySums<T> shared[kCrossEntropyThreads / 32];
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  // Threads without a row, or a label in it, have no packets, but come to the reduction.
+  const RowTarget<Target, T> target(args, row, row < args.batch);
+  const RowPackets<N> packets(row * args.classes, args.classes);
+  const int64_t count = target.valid ? packets.count : 0;
+  const Logit* logits = static_cast<const Logit*>(args.logits) + row * args.classes;
+  const T nothing = -std::numeric_limits<T>::infinity();
+  CrossEntropySums<T> sums{nothing, T(0), T(0), T(0)};
+  for (int64_t p = threadIdx.x; p < count; p += blockDim.x) {
+    const int64_t k = packets.begin(p);
+    T logit[N], weight[N];
+    load_packet(logits, k, 0, args.classes, nothing, logit);
+    target.weights(k, weight);
+    T new_top = sums.top;
 #pragma unroll
-      for (int j = 0; j < N; ++j) {
-        if (j >= count) {
-          logit[j] = -std::numeric_limits<T>::infinity();
-          weight[j] = T(0);
-        }
-        new_top = logit[j] <= new_top || new_top != new_top ? new_top : logit[j];
-      }
-      sums.raise_top(new_top);
+    for (int j = 0; j < N; ++j) new_top = larger(new_top, logit[j]);
+    sums.raise_top(new_top);
 #pragma unroll
-      for (int j = 0; j < N; ++j) {
-        const T from_top = sums.difference(logit[j], new_top);
-        sums.sum += logit[j] == -std::numeric_limits<T>::infinity() ? T(0) : fast_exp(from_top);
-        sums.dot += sums.times(weight[j], from_top);
-        sums.mass += weight[j];
-      }
-    }
-    sums = block_reduce<kWarps>(sums, shared);
-    if (threadIdx.x == 0) {
-      T* stats = static_cast<T*>(args.row_stats) + row * CrossEntropyStat::kCount;
-      // A row without a finite logit is NaN.
-      const T log_sum = target.valid && sums.sum != T(0) ? std::log(sums.sum) : device_nan<T>();
-      const T mass = std::is_same_v<Target, int64_t> ? T(1) : sums.mass;
-      stats[CrossEntropyStat::kTop] = sums.top;
-      stats[CrossEntropyStat::kLogSum] = log_sum;
-      stats[CrossEntropyStat::kLoss] = mass * log_sum - sums.dot;
-      stats[CrossEntropyStat::kMass] = mass;
+    for (int j = 0; j < N; ++j) {
+      sums.sum += exp_below(logit[j], new_top);
+      sums.dot += sums.times(weight[j], sums.difference(logit[j], new_top));
+      sums.mass += weight[j];
     }
   }
+  sums = row_reduce(sums, shared);
+  if (threadIdx.x == 0 && row < args.batch) {
+    T* stats = static_cast<T*>(args.row_stats) + row * CrossEntropyStat::kCount;
+    // A row without a finite logit is NaN.
+    const T log_sum = target.valid && sums.sum != T(0) ? std::log(sums.sum) : device_nan<T>();
+    const T mass = std::is_same_v<Target, int64_t> ? T(1) : sums.mass;
+    stats[CrossEntropyStat::kTop] = sums.top;
+    stats[CrossEntropyStat::kLogSum] = log_sum;
+    stats[CrossEntropyStat::kLoss] = mass * log_sum - sums.dot;
+    stats[CrossEntropyStat::kMass] = mass;
+  }
+}
+inline dim3 cross_entropy_block(const GeneralizedCrossEntropyArgs& args) {
+  return row_block(packets_a_row(args.classes, kCrossEntropyElements), kCrossEntropyThreads, 128);
+}
+inline dim3 cross_entropy_grid(const GeneralizedCrossEntropyArgs& args) {
+  return grid_of(ceil_div(args.batch, cross_entropy_block(args).y));
 }
 
-// Grid: x over classes, 8 a thread; y over rows, blockDim.y a block.
+// A thread a packet. Grid: x over rows, y over packets.
 template <typename Logit, typename Target, typename T>
 __global__ void __launch_bounds__(kCrossEntropyThreads) generalized_cross_entropy_backward_kernel(
     const __grid_constant__ GeneralizedCrossEntropyArgs args) {
   constexpr int N = kCrossEntropyElements;
-  const int64_t k = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * N;
-  const int64_t count = args.classes - k;
-  if (count <= 0) return;
-  const int64_t step = static_cast<int64_t>(gridDim.y) * blockDim.y;
-  for (int64_t row = static_cast<int64_t>(blockIdx.y) * blockDim.y + threadIdx.y; row < args.batch;
-       row += step) {
-    const int64_t first = row * args.classes + k;
-    const RowTarget<Target, T> target(args, row);
-    const T* stats = static_cast<const T*>(args.row_stats) + row * CrossEntropyStat::kCount;
-    const T* grad_loss = static_cast<const T*>(args.grad_loss);
-    T factor = args.reduction == Reduction::kNone ? grad_loss[row] : grad_loss[0];
-    if (args.reduction == Reduction::kMean) factor /= static_cast<T>(args.batch);
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  if (row >= args.batch) return;
+  const int64_t first = row * args.classes;
+  const RowPackets<N> packets(first, args.classes);
+  const RowTarget<Target, T> target(args, row, true);
+  const T* stats = static_cast<const T*>(args.row_stats) + row * CrossEntropyStat::kCount;
+  const T* grad_loss = static_cast<const T*>(args.grad_loss);
+  T factor = args.reduction == Reduction::kNone ? grad_loss[row] : grad_loss[0];
+  if (args.reduction == Reduction::kMean) factor /= static_cast<T>(args.batch);
+  for (int64_t p = static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x; p < packets.count;
+       p += static_cast<int64_t>(gridDim.y) * blockDim.x) {
+    const int64_t k = packets.begin(p);
     T value[N], weight[N];
-    load_up_to(static_cast<const Logit*>(args.logits) + first, count, value);
-    target.weights(k, count, weight);
+    load_packet(static_cast<const Logit*>(args.logits) + first, k, 0, args.classes, T(0), value);
+    target.weights(k, weight);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
       // NaN where the label is out of range: log_sum is.
@@ -169,13 +167,21 @@ __global__ void __launch_bounds__(kCrossEntropyThreads) generalized_cross_entrop
       value[j] = factor * (fast_exp(log_p) * stats[CrossEntropyStat::kMass] - weight[j]);
       weight[j] = factor * target.keep * -log_p;
     }
-    store_up_to(value, count, static_cast<Logit*>(args.grad_logits) + first);
+    store_packet(value, k, 0, args.classes, static_cast<Logit*>(args.grad_logits) + first);
     if constexpr (!std::is_same_v<Target, int64_t>) {
       if (args.grad_target != nullptr) {
-        store_up_to(weight, count, static_cast<Target*>(args.grad_target) + first);
+        store_packet(weight, k, 0, args.classes, static_cast<Target*>(args.grad_target) + first);
       }
     }
   }
+}
+inline dim3 cross_entropy_backward_block(const GeneralizedCrossEntropyArgs& args) {
+  return row_block(packets_a_row(args.classes, kCrossEntropyElements), 128, 128);
+}
+inline dim3 cross_entropy_backward_grid(const GeneralizedCrossEntropyArgs& args) {
+  const dim3 block = cross_entropy_backward_block(args);
+  return grid_of(ceil_div(args.batch, block.y),
+                 ceil_div(packets_a_row(args.classes, kCrossEntropyElements), block.x));
 }
 
 }  // namespace sprout_fast

@@ -11,15 +11,14 @@ namespace {
 
 template <typename T>
 void launch(const LogGammaArgs& args, cudaStream_t stream) {
-  const int64_t blocks = ceil_div(args.numel, kGammaElements<T> * kGammaThreads);
-  log_gamma_kernel<T><<<blocks, kGammaThreads, 0, stream>>>(args);
+  log_gamma_kernel<T><<<log_gamma_grid<T>(args.numel), kGammaThreads, 0, stream>>>(args);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
 template <typename T>
 void launch(const LogGammaBackwardArgs& args, cudaStream_t stream) {
-  const int64_t blocks = ceil_div(args.numel, kGammaThreads);
-  log_gamma_backward_kernel<T><<<blocks, kGammaThreads, 0, stream>>>(args);
+  log_gamma_backward_kernel<T>
+      <<<log_gamma_backward_grid<T>(args.numel), kGammaThreads, 0, stream>>>(args);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 

@@ -1,49 +1,53 @@
-// log_gamma on CUDA: a thread takes one 128-bit word of neighbouring elements.
+// log_gamma on CUDA: a thread takes a packet of neighbouring elements.
 #pragma once
 
-#include "../../common/device_types.h"
 #include "../log_gamma.h"
+#include "gamma_packet.cuh"
+#include "row.cuh"
 
 namespace sprout_fast {
 
-constexpr int kGammaThreads = 256;
+constexpr int kGammaThreads = 128;
 
-// Elements of T in a thread's hands.
+// One packet more than the elements fill, for those that do not begin on a Philox group.
 template <typename T>
-constexpr int kGammaElements = 16 / sizeof(T);
-
+dim3 log_gamma_grid(int64_t numel) {
+  return grid_of(ceil_div(ceil_div(numel, kPacket<T>) + 1, kGammaThreads));
+}
 template <typename T>
 __global__ void __launch_bounds__(kGammaThreads)
     log_gamma_kernel(const __grid_constant__ LogGammaArgs args) {
-  constexpr int N = kGammaElements<T>;
-  const int64_t first = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * N;
-  const int64_t count = args.numel - first;
-  if (count <= 0) return;
+  constexpr int N = kPacket<T>;
   const PhiloxCall call(args.rng_state, args.elements_a_row);
-  T value[N];
-  load_up_to(static_cast<const T*>(args.concentration) + first, count, value);
-#pragma unroll 1
-  for (int j = 0; j < N; ++j) {
-    // One copy of the sampler's code; `value` stays in registers by compile-time places.
-    T a = T(0);
-#pragma unroll
-    for (int i = 0; i < N; ++i) a = i == j ? value[i] : a;
-    const T log_g = log_gamma_variate(a, call, Stream::kGamma, call.first_element + first + j);
-#pragma unroll
-    for (int i = 0; i < N; ++i) value[i] = i == j ? log_g : value[i];
-  }
-  store_up_to(value, count, static_cast<T*>(args.log_g) + first);
+  const RowPackets<N> packets(call.first_element, args.numel);
+  const int64_t packet = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (packet >= packets.count) return;
+  const int64_t k = packets.begin(packet);
+  T a[N], log_g[N];
+  load_packet(static_cast<const T*>(args.concentration), k, 0, args.numel, T(0), a);
+  log_gamma_packet(a, call, call.first_element + k, -std::numeric_limits<T>::infinity(), log_g);
+  store_packet(log_g, k, 0, args.numel, static_cast<T*>(args.log_g));
 }
 
 template <typename T>
+dim3 log_gamma_backward_grid(int64_t numel) {
+  return grid_of(ceil_div(ceil_div(numel, kPacket<T>), kGammaThreads));
+}
+template <typename T>
 __global__ void __launch_bounds__(kGammaThreads)
     log_gamma_backward_kernel(const __grid_constant__ LogGammaBackwardArgs args) {
-  // One element a thread: the series in double outweighs the accesses by far.
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (i >= args.numel) return;
-  static_cast<T*>(args.grad_concentration)[i] = log_gamma_chain(
-      static_cast<const T*>(args.grad)[i], static_cast<const T*>(args.concentration)[i],
-      static_cast<const T*>(args.log_g)[i]);
+  constexpr int N = kPacket<T>;
+  const int64_t k = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * N;
+  if (k >= args.numel) return;
+  T grad[N], a[N], log_g[N];
+  load_packet(static_cast<const T*>(args.grad), k, 0, args.numel, T(0), grad);
+  load_packet(static_cast<const T*>(args.concentration), k, 0, args.numel, T(0), a);
+  load_packet(static_cast<const T*>(args.log_g), k, 0, args.numel, T(0), log_g);
+#pragma unroll 1
+  for (int j = 0; j < N; ++j) {  // one copy of the series' code
+    put(grad, j, log_gamma_chain(pick(grad, j), pick(a, j), pick(log_g, j)));
+  }
+  store_packet(grad, k, 0, args.numel, static_cast<T*>(args.grad_concentration));
 }
 
 }  // namespace sprout_fast

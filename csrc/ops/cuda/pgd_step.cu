@@ -16,15 +16,15 @@ void pgd_step_cuda(Tensor x_adv, const Tensor& grad, const Tensor& x, double ste
   const PgdStepCall call = prepare_pgd_step(x_adv, grad, x, step, eps, lower, upper);
   const PgdStepArgs& args = call.args;
   if (args.numel == 0) return;
-  const int64_t blocks = ceil_div(args.numel, kPgdElements * kPgdThreads);
+  const dim3 grid = pgd_step_grid(args);
   const cudaStream_t stream = current_stream(x_adv);
   with_device_type(args.grad_dtype, [&](auto g) {
     using Grad = decltype(g);
     using Wide = typename Accumulate<Grad>::type;
     if (args.dtype == Dtype::kFloat64) {
-      pgd_step_kernel<double, Grad, Wide><<<blocks, kPgdThreads, 0, stream>>>(args);
+      pgd_step_kernel<double, Grad, Wide><<<grid, kPgdThreads, 0, stream>>>(args);
     } else {
-      pgd_step_kernel<float, Grad, Wide><<<blocks, kPgdThreads, 0, stream>>>(args);
+      pgd_step_kernel<float, Grad, Wide><<<grid, kPgdThreads, 0, stream>>>(args);
     }
   });
   STD_CUDA_KERNEL_LAUNCH_CHECK();

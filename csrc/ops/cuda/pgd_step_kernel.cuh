@@ -3,6 +3,7 @@
 
 #include "../../common/device_types.h"
 #include "../pgd_step.h"
+#include "grid.cuh"
 
 namespace sprout_fast {
 
@@ -17,21 +18,20 @@ __device__ __forceinline__ void pgd_step_thread(const PgdStepArgs& args, int64_t
   T* x_adv = static_cast<T*>(args.x_adv);
   const Grad* grad = static_cast<const Grad*>(args.grad);
   const T* x = static_cast<const T*>(args.x);
-  const int64_t count = args.numel - first;
   if (args.is_flat()) {
     T moved[N], center[N];
     Wide gradient[N];
-    load_up_to(x_adv + first, count, moved);
-    load_up_to(grad + first, count, gradient);
-    load_up_to(x + first, count, center);
+    load_packet(x_adv, first, 0, args.numel, T(0), moved);
+    load_packet(grad, first, 0, args.numel, Wide(0), gradient);
+    load_packet(x, first, 0, args.numel, T(0), center);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
       moved[j] = linf_step(moved[j], gradient[j], center[j], step, args.eps, lower, upper);
     }
-    store_up_to(moved, count, x_adv + first);
+    store_packet(moved, first, 0, args.numel, x_adv);
     return;
   }
-  for (int j = 0; j < N && j < count; ++j) {
+  for (int j = 0; j < N && first + j < args.numel; ++j) {
     int64_t offset0 = 0, offset1 = 0, offset2 = 0, rest = first + j;
     for (int d = args.dims - 1; d >= 0; --d) {
       const int64_t index = rest % args.size[d];
@@ -45,6 +45,9 @@ __device__ __forceinline__ void pgd_step_thread(const PgdStepArgs& args, int64_t
   }
 }
 
+inline dim3 pgd_step_grid(const PgdStepArgs& args) {
+  return grid_of(ceil_div(args.numel, kPgdElements * kPgdThreads));
+}
 // Wide: the type that holds a Grad, float or double.
 template <typename T, typename Grad, typename Wide>
 __global__ void __launch_bounds__(kPgdThreads)

@@ -8,7 +8,7 @@ namespace sprout_fast {
 
 constexpr int kReductionThreads = 256;
 
-// A plain number, for block_reduce.
+// A plain number, for row_reduce.
 template <typename T>
 struct RunningSum {
   T value;
@@ -31,7 +31,7 @@ __global__ void __launch_bounds__(kReductionThreads)
     if (reduction == Reduction::kNone) loss[row] = value;
     sum.value += value;
   }
-  sum = block_reduce<kReductionThreads / 32>(sum, shared);
+  sum = row_reduce(sum, shared);
   if (threadIdx.x == 0 && reduction != Reduction::kNone) {
     // An empty batch has no mean: 0 / 0 is NaN, as in torch.
     loss[0] = reduction == Reduction::kMean ? sum.value / static_cast<T>(batch) : sum.value;

@@ -7,87 +7,117 @@
 
 #include "dispatch.cuh"
 #include "launch.h"
+#include "reduction_kernel.cuh"
 #include "sprout_loss_kernel.cuh"
 
 namespace sprout_fast {
 namespace {
 
+// What a block of sprout_loss_rows_kernel may ask for: more than the 48 KiB that it has without.
+int64_t max_shared_bytes() {
+  int device = 0, bytes = 0;
+  STD_CUDA_CHECK(cudaGetDevice(&device));
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  return bytes - kLossOwnBytes;
+}
+
+// Beta's gradient, added up in groups of rows: [groups, K] and their sum.
 template <typename T>
-Tensor grad_beta(const SproutLossCall& call, T factor, cudaStream_t stream) {
+struct GradBeta {
+  const SproutLossCall& call;
+  int64_t groups;
+  Tensor partial;
+
+  GradBeta(const SproutLossCall& call, int64_t groups)
+      : call(call),
+        groups(groups),
+        partial(torch::stable::new_empty(call.row_stats, {groups, call.args.classes},
+                                         call.accumulate_dtype)) {}
+  T* data() { return static_cast<T*>(partial.mutable_data_ptr()); }
+
+  Tensor sum(T factor, cudaStream_t stream) {
+    Tensor result = torch::stable::new_empty(call.beta, {call.args.classes});
+    sprout_loss_grad_beta_kernel<T><<<sprout_loss_grad_beta_grid(call.args),
+                                      dim3(kGradBetaClasses, kGradBetaTeams), 0, stream>>>(
+        data(), groups, call.args.classes, factor, static_cast<float*>(result.mutable_data_ptr()));
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+    return result;
+  }
+};
+
+// The gradients that args ask for; returns beta's, or [0] without one.
+template <typename Logit, typename T>
+Tensor launch_grad(const SproutLossCall& call, T factor, cudaStream_t stream) {
   const SproutLossArgs& args = call.args;
-  if (!args.wants_grad_beta) return torch::stable::new_empty(call.beta, {0});
-  Tensor result = torch::stable::new_empty(call.beta, {args.classes});
-  const dim3 grid = sprout_loss_grad_beta_grid(args);
-  const int64_t groups = grid.y;
-  Tensor partial =
-      torch::stable::new_empty(call.row_stats, {groups, args.classes}, call.accumulate_dtype);
-  T* partial_data = static_cast<T*>(partial.mutable_data_ptr());
-  with_device_type(args.dtype, [&](auto logit) {
-    using Logit = decltype(logit);
-    if constexpr (std::is_same_v<typename Accumulate<Logit>::type, T>) {
-      sprout_loss_grad_beta_kernel<Logit, T><<<grid, kLossThreads, 0, stream>>>(args, partial_data);
-    }
-  });
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
-  sprout_loss_grad_beta_finish_kernel<T><<<grid.x, kLossThreads, 0, stream>>>(
-      partial_data, groups, args.classes, factor, static_cast<float*>(result.mutable_data_ptr()));
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
-  return result;
+  const GradPlan plan = plan_sprout_loss_grad<Logit, T>(args);
+  std::optional<GradBeta<T>> beta;
+  if (args.wants_grad_beta) beta.emplace(call, plan.groups);
+  if (args.batch > 0 && (beta || args.grad_logits != nullptr)) {
+    const auto kernel =
+        beta ? sprout_loss_grad_kernel<Logit, T, true> : sprout_loss_grad_kernel<Logit, T, false>;
+    kernel<<<plan.grid, plan.block, 0, stream>>>(args, plan.rows, plan.classes,
+                                                 beta ? beta->data() : nullptr);
+    STD_CUDA_KERNEL_LAUNCH_CHECK();
+  }
+  return beta ? beta->sum(factor, stream) : torch::stable::new_empty(call.beta, {0});
 }
 
 template <typename Logit>
-std::tuple<Tensor, Tensor, Tensor> forward(const SproutLossCall& call, cudaStream_t stream) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const SproutLossCall& call,
+                                                   cudaStream_t stream) {
   using T = typename Accumulate<Logit>::type;
   const SproutLossArgs& args = call.args;
+  const int64_t max_bytes = max_shared_bytes();
+  const RowsPlan plan = plan_sprout_loss_rows<Logit, T>(args, max_bytes);
+  std::optional<GradBeta<T>> beta;
+  if (plan.keeps) beta.emplace(call, plan.grid.x);
   if (args.batch > 0) {
-    // A warp a row for few classes, else a block a row.
-    const dim3 grid = sprout_loss_rows_grid(args), block = sprout_loss_rows_block(args);
-    if (sprout_loss_takes_a_warp_a_row(args)) {
-      sprout_loss_rows_kernel<Logit, T, 1><<<grid, block, 0, stream>>>(args);
-    } else {
-      sprout_loss_rows_kernel<Logit, T, kLossThreads / 32><<<grid, block, 0, stream>>>(args);
-    }
+    const auto kernel = sprout_loss_rows_kernel<Logit, T>;
+    // The same for every call, so that calls from several threads do not take it from each other.
+    STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                        static_cast<int>(max_bytes)));
+    const int64_t segments = plan.grid.y;
+    const Tensor sums = torch::stable::new_empty(
+        call.row_stats, {segments > 1 ? args.batch * segments : 0, kRowStats});
+    auto* sums_data = static_cast<RowSums<T>*>(sums.mutable_data_ptr());
+    kernel<<<plan.grid, plan.block, plan.shared_bytes, stream>>>(args, sums_data,
+                                                                 beta ? beta->data() : nullptr);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
+    if (segments > 1) {
+      sprout_loss_segments_kernel<Logit, T>
+          <<<sprout_loss_segments_grid(args), kSegmentsThreads, 0, stream>>>(args, sums_data,
+                                                                             segments);
+      STD_CUDA_KERNEL_LAUNCH_CHECK();
+    }
   }
   const bool each = args.reduction == Reduction::kNone;
   Tensor loss = torch::stable::new_empty(
-      call.row_stats, each ? std::vector<int64_t>{args.batch} : std::vector<int64_t>{},
-      call.accumulate_dtype);
-  sprout_loss_finish_kernel<T>
-      <<<1, kLossThreads, 0, stream>>>(args, static_cast<T*>(loss.mutable_data_ptr()));
+      call.row_stats, each ? std::vector<int64_t>{args.batch} : std::vector<int64_t>{});
+  reduce_losses_kernel<T><<<1, kReductionThreads, 0, stream>>>(
+      static_cast<const T*>(args.row_stats) + kLoss, kRowStats, args.batch, args.reduction,
+      static_cast<T*>(loss.mutable_data_ptr()));
   STD_CUDA_KERNEL_LAUNCH_CHECK();
   const T factor = args.reduction == Reduction::kMean && args.batch > 0
                        ? T(1) / static_cast<T>(args.batch)
                        : T(1);
-  return {loss, grad_beta<T>(call, factor, stream), call.row_stats};
+  return {loss, beta ? beta->sum(factor, stream) : launch_grad<Logit>(call, factor, stream),
+          call.row_stats, *call.grad_logits};
 }
 
-std::tuple<Tensor, Tensor, Tensor> sprout_loss_cuda(
+std::tuple<Tensor, Tensor, Tensor, Tensor> sprout_loss_cuda(
     const Tensor& logits, const Tensor& labels, const std::optional<Tensor>& partner_labels,
     const std::optional<Tensor>& lam, const Tensor& beta, const Tensor& rng_state, double alpha,
     double scale, const std::string& labels_from, const std::string& beta_grad_name,
-    const std::string& reduction, bool return_grad_beta) {
+    const std::string& reduction, bool return_grad_beta, bool return_grad_logits) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
-  const SproutLossCall call =
-      prepare_sprout_loss(logits, labels, partner_labels, lam, beta, rng_state, alpha, scale,
-                          labels_from, beta_grad_name, reduction, return_grad_beta);
-  std::tuple<Tensor, Tensor, Tensor> result;
+  const SproutLossCall call = prepare_sprout_loss(
+      logits, labels, partner_labels, lam, beta, rng_state, alpha, scale, labels_from,
+      beta_grad_name, reduction, return_grad_beta, return_grad_logits);
+  std::tuple<Tensor, Tensor, Tensor, Tensor> result;
   with_device_type(call.args.dtype, [&](auto logit) {
     result = forward<decltype(logit)>(call, current_stream(logits));
   });
   return result;
-}
-
-template <typename Logit>
-Tensor backward(const SproutLossCall& call, cudaStream_t stream) {
-  using T = typename Accumulate<Logit>::type;
-  const SproutLossArgs& args = call.args;
-  if (args.batch > 0) {
-    sprout_loss_grad_logits_kernel<Logit, T>
-        <<<sprout_loss_grad_logits_grid(args), kLossThreads, 0, stream>>>(args);
-    STD_CUDA_KERNEL_LAUNCH_CHECK();
-  }
-  return grad_beta<T>(call, T(1), stream);
 }
 
 std::tuple<Tensor, Tensor> sprout_loss_backward_cuda(
@@ -102,7 +132,9 @@ std::tuple<Tensor, Tensor> sprout_loss_backward_cuda(
                                    row_stats, alpha, scale, labels_from, beta_grad_name, reduction);
   Tensor grad;
   with_device_type(call.args.dtype, [&](auto logit) {
-    grad = backward<decltype(logit)>(call, current_stream(logits));
+    using Logit = decltype(logit);
+    using T = typename Accumulate<Logit>::type;
+    grad = launch_grad<Logit>(call, T(1), current_stream(logits));
   });
   return {*call.grad_logits, grad};
 }

@@ -1,21 +1,22 @@
 // sprout_loss on CUDA. The variates are a function of (row, class), so nothing of the logits' size
-// is stored: each kernel computes those it needs again.
+// is stored between the kernels: each computes those it needs again.
 //
-//   sprout_loss_rows        reads the logits once, a group of threads a row: row_stats
-//   sprout_loss_grad_beta   reads them once more, a thread a class, over a group of rows: partial
-//   sums sprout_loss_grad_logits backward: reads them, writes their gradient the two *_finish add
-//   the partial results in a fixed order
+//   sprout_loss_rows_kernel      forward: reads the logits once; the rows' statistics and, of rows
+//                                that fit shared memory, their gradients of beta, added up by block
+//   sprout_loss_segments_kernel  joins the statistics of rows that several blocks share
+//   sprout_loss_grad_kernel      backward: reads the logits once; their gradient and, added up by
+//                                block, that of beta. Also forward's second read, for beta's
+//                                gradient of rows that do not fit
+//   sprout_loss_grad_beta_kernel adds up beta's gradient over blocks
 #pragma once
 
-#include "../../common/device_types.h"
-#include "../../common/gamma.h"
+#include "../../common/gamma_gradient.h"
 #include "../../common/reduce.h"
 #include "../sprout_loss.h"
-#include "grid.cuh"
+#include "gamma_packet.cuh"
+#include "row.cuh"
 
 namespace sprout_fast {
-
-constexpr int kLossThreads = 256;
 
 // One row's labels, checked: what is out of range makes the row NaN, and nothing is read for it.
 template <typename T>
@@ -24,7 +25,8 @@ struct RowLabels {
   T label_mass, partner_mass;
   bool valid;
 
-  __device__ __forceinline__ RowLabels(const SproutLossArgs& args, int64_t row) {
+  __device__ __forceinline__ RowLabels(const SproutLossArgs& args, int64_t row) : valid(false) {
+    if (row >= args.batch) return;
     const T total = static_cast<T>(args.scale) * (T(1) - static_cast<T>(args.alpha));
     const T lam = args.lam == nullptr ? T(1) : static_cast<T>(args.lam[row * args.lam_stride]);
     label = args.labels[row];
@@ -35,34 +37,35 @@ struct RowLabels {
             lam >= T(0) && lam <= T(1);
   }
 
-  // NaN for a concentration that is none, which makes the row NaN however it is used.
-  __device__ __forceinline__ T concentration(const SproutLossArgs& args, int64_t k) const {
-    T a = static_cast<T>(args.scale * args.alpha) * static_cast<T>(args.beta[k]);
+  // Of class k with this beta. NaN for a concentration that is none, which makes the row NaN
+  // however it is used.
+  __device__ __forceinline__ T concentration(const SproutLossArgs& args, int64_t k, T beta) const {
+    T a = static_cast<T>(args.scale * args.alpha) * beta;
     if (k == label) a += label_mass;
     if (k == partner) a += partner_mass;
     return a >= T(0) && a < std::numeric_limits<T>::infinity() ? a : device_nan<T>();
   }
+  // Of classes [k, k + N), 0 for those that are not in [begin, end).
+  template <int N>
+  __device__ __forceinline__ void concentrations(const SproutLossArgs& args, int64_t k,
+                                                 int64_t begin, int64_t end, T (&a)[N]) const {
+    load_packet(args.beta, k, begin, end, T(0), a);
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      a[j] = k + j >= begin && k + j < end ? concentration(args, k + j, a[j]) : T(0);
+    }
+  }
 };
 
-// log of class k's gamma variate; -inf where it surely is negligible beside `largest`.
+// The largest of some numbers; NaN if one is.
 template <typename T>
-__device__ __forceinline__ T log_variate(const SproutLossArgs& args, const PhiloxCall& call,
-                                         int64_t row, int64_t k, T a, T largest) {
-  return log_gamma_variate(a, call, Stream::kGamma, call.first_element + row * args.classes + k,
-                           largest);
-}
-
-// exp(x - y) where y is at least x or both are -inf, in which case there is nothing: 0.
-template <typename T>
-__device__ __forceinline__ T scaled_exp(T x, T y) {
-  return x == -std::numeric_limits<T>::infinity() && x == y ? T(0) : fast_exp(x - y);
-}
-
-// The larger of two numbers; a NaN on either side stays.
-template <typename T>
-__device__ __forceinline__ T larger(T a, T b) {
-  return b <= a || a != a ? a : b;
-}
+struct Largest {
+  T value;
+  __device__ __forceinline__ void combine(const Largest& o) { value = larger(value, o.value); }
+  __device__ __forceinline__ Largest shuffled(int mask) const {
+    return {__shfl_xor_sync(0xffffffffu, value, mask)};
+  }
+};
 
 // Running sums over a row, each measured from its own running maximum.
 template <typename T>
@@ -78,29 +81,48 @@ struct RowSums {
     return {nothing, T(0), nothing, T(0), T(0), T(0), T(0)};
   }
 
-  __device__ __forceinline__ void add_logit(T logit) {
-    const T new_top = larger(top, logit);
-    sum = sum * scaled_exp(top, new_top) + scaled_exp(logit, new_top);
+  template <int N>
+  __device__ __forceinline__ void add_logits(const T (&logit)[N]) {
+    T new_top = top;
+#pragma unroll
+    for (int j = 0; j < N; ++j) new_top = larger(new_top, logit[j]);
+    sum *= exp_below(top, new_top);
+#pragma unroll
+    for (int j = 0; j < N; ++j) sum += exp_below(logit[j], new_top);
     top = new_top;
   }
-  __device__ __forceinline__ void add_variate(T log_g, T from_anchor) {
-    const T new_top_g = larger(top_g, log_g);
-    const T keep = scaled_exp(top_g, new_top_g), weight = scaled_exp(log_g, new_top_g);
-    sum_g = sum_g * keep + weight;
-    // A class with z = 0 adds nothing, whatever its logit: 0 x inf counts as 0.
-    dot_g = dot_g * keep + (weight == T(0) ? T(0) : weight * from_anchor);
-    top_g = new_top_g;
+  // A class with z = 0 adds nothing to a dot product, whatever its logit: 0 x inf counts as 0.
+  template <int N>
+  __device__ __forceinline__ void add_variates(const T (&log_g)[N], const T (&logit)[N], T anchor) {
+    T new_top = top_g;
+#pragma unroll
+    for (int j = 0; j < N; ++j) new_top = larger(new_top, log_g[j]);
+    const T keep = exp_below(top_g, new_top);
+    sum_g *= keep;
+    dot_g *= keep;
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      const T weight = exp_below(log_g[j], new_top);
+      sum_g += weight;
+      dot_g += weight == T(0) ? T(0) : weight * (logit[j] - anchor);
+    }
+    top_g = new_top;
   }
-  __device__ __forceinline__ void add_concentration(T a, T from_anchor) {
-    mass += a;
-    dot_mass += a == T(0) ? T(0) : a * from_anchor;
+  template <int N>
+  __device__ __forceinline__ void add_concentrations(const T (&a)[N], const T (&logit)[N],
+                                                     T anchor) {
+#pragma unroll
+    for (int j = 0; j < N; ++j) {
+      mass += a[j];
+      dot_mass += a[j] == T(0) ? T(0) : a[j] * (logit[j] - anchor);
+    }
   }
   __device__ __forceinline__ void combine(const RowSums& o) {
     const T new_top = larger(top, o.top);
-    sum = sum * scaled_exp(top, new_top) + o.sum * scaled_exp(o.top, new_top);
+    sum = sum * exp_below(top, new_top) + o.sum * exp_below(o.top, new_top);
     top = new_top;
     const T new_top_g = larger(top_g, o.top_g);
-    const T keep = scaled_exp(top_g, new_top_g), other = scaled_exp(o.top_g, new_top_g);
+    const T keep = exp_below(top_g, new_top_g), other = exp_below(o.top_g, new_top_g);
     sum_g = sum_g * keep + o.sum_g * other;
     dot_g = dot_g * keep + o.dot_g * other;
     top_g = new_top_g;
@@ -120,85 +142,208 @@ struct RowSums {
   }
 };
 
-// kWarps x 32 threads a row (threadIdx.x), blockDim.y rows a block; more than one row a block only
-// with one warp a row.
-constexpr int kWarpRows = 4;
-inline bool sprout_loss_takes_a_warp_a_row(const SproutLossArgs& args) {
-  return args.classes <= 256;
-}
-inline dim3 sprout_loss_rows_block(const SproutLossArgs& args) {
-  return sprout_loss_takes_a_warp_a_row(args) ? dim3(32, kWarpRows) : dim3(kLossThreads);
-}
-inline dim3 sprout_loss_rows_grid(const SproutLossArgs& args) {
-  constexpr int64_t kMaxBlocks = int64_t{1} << 20;
-  const int64_t rows = sprout_loss_takes_a_warp_a_row(args) ? kWarpRows : 1;
-  return grid_of(std::min(ceil_div(args.batch, rows), kMaxBlocks));
-}
-template <typename Logit, typename T, int kWarps>
-__global__ void __launch_bounds__(kLossThreads)
-    sprout_loss_rows_kernel(const __grid_constant__ SproutLossArgs args) {
-  __shared__ RowSums<T> shared[kWarps];
-  __shared__ T shared_largest;
-  const PhiloxCall call(args.rng_state, args.classes);
+// What logits are measured from, so that large ones do not cancel in the loss: the label's.
+template <typename Logit, typename T>
+__device__ __forceinline__ T row_anchor(const SproutLossArgs& args, int64_t row,
+                                        const RowLabels<T>& labels) {
+  const Logit* logits = static_cast<const Logit*>(args.logits) + row * args.classes;
+  const T anchor = load_as<T>(logits[labels.label]);
   const T infinity = std::numeric_limits<T>::infinity();
-  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y;
-  for (int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; row < args.batch;
-       row += step) {
-    const RowLabels<T> labels(args, row);
-    const Logit* logits = static_cast<const Logit*>(args.logits) + row * args.classes;
-    RowSums<T> sums = RowSums<T>::empty();
-    T anchor = T(0);
-    if (labels.valid) {
-      // The labels' own variates show which of the others cannot matter. Two lanes draw them.
-      T largest = -infinity;
-      if (threadIdx.x < 2 && args.labels_from == LabelsFrom::kDirichlet) {
-        const int64_t k = threadIdx.x == 0 ? labels.label : labels.partner;
-        largest = log_variate(args, call, row, k, labels.concentration(args, k), -infinity);
-      }
-      if (threadIdx.x < 32) {
-        const T other = __shfl_xor_sync(0xffffffffu, largest, 1);
-        largest = other > largest ? other : largest;
-        largest = __shfl_sync(0xffffffffu, largest, 0);
-      }
-      if constexpr (kWarps > 1) {
-        if (threadIdx.x == 0) shared_largest = largest;
-        __syncthreads();
-        largest = shared_largest;
-      }
-      // Logits are measured from the label's, so that large ones do not cancel in the loss.
-      anchor = load_as<T>(logits[labels.label]);
-      if (!(anchor > -infinity && anchor < infinity)) anchor = T(0);
-      for (int64_t k = threadIdx.x; k < args.classes; k += 32 * kWarps) {
-        const T logit = load_as<T>(logits[k]);
-        const T a = labels.concentration(args, k);
-        sums.add_logit(logit);
-        if (args.wants_mean) sums.add_concentration(a, logit - anchor);
-        if (args.labels_from == LabelsFrom::kDirichlet) {
-          sums.add_variate(log_variate(args, call, row, k, a, largest), logit - anchor);
-        }
-      }
+  return anchor > -infinity && anchor < infinity ? anchor : T(0);
+}
+
+// A row's numbers in row_stats (sprout_loss.h), in registers.
+template <typename T>
+struct RowStats {
+  T value[kRowStats];
+  T log_sum, log_sum_g;
+
+  __device__ __forceinline__ RowStats(const SproutLossArgs& args, bool valid,
+                                      const RowSums<T>& sums, T anchor) {
+    // Sums of nothing (no class with a finite logit, all concentrations 0) make the row NaN.
+    const T nan = device_nan<T>();
+    value[kSum] = valid && sums.sum != T(0) ? sums.sum : nan;
+    log_sum = std::log(value[kSum]);
+    const T from_anchor = log_sum + (sums.top - anchor);
+    value[kTop] = sums.top;
+    value[kTopG] = value[kSumG] = value[kMeanLoss] = value[kMass] = log_sum_g = T(0);
+    if (args.wants_mean) {
+      value[kMass] = valid ? sums.mass : nan;
+      value[kLoss] = value[kMeanLoss] = from_anchor - sums.dot_mass / sums.mass;
     }
-    sums = block_reduce<kWarps>(sums, shared);
-    if (threadIdx.x == 0) {
-      T* stats = static_cast<T*>(args.row_stats) + row * kRowStats;
-      // Sums of nothing (no class with a finite logit, all concentrations 0) make the row NaN.
-      const T nan = device_nan<T>();
-      const T log_sum = labels.valid && sums.sum != T(0) ? std::log(sums.sum) : nan;
-      const T from_anchor = log_sum + (sums.top - anchor);
-      stats[kTop] = sums.top;
-      stats[kLogSum] = log_sum;
-      stats[kTopG] = stats[kLogSumG] = stats[kMeanLoss] = stats[kMass] = T(0);
-      if (args.wants_mean) {
-        stats[kMass] = labels.valid ? sums.mass : nan;
-        stats[kLoss] = stats[kMeanLoss] = from_anchor - sums.dot_mass / sums.mass;
-      }
-      if (args.labels_from == LabelsFrom::kDirichlet) {
-        stats[kTopG] = sums.top_g;
-        stats[kLogSumG] = labels.valid && sums.sum_g != T(0) ? std::log(sums.sum_g) : nan;
-        stats[kLoss] = from_anchor - sums.dot_g / sums.sum_g;
-      }
+    if (args.labels_from == LabelsFrom::kDirichlet) {
+      value[kTopG] = sums.top_g;
+      value[kSumG] = valid && sums.sum_g != T(0) ? sums.sum_g : nan;
+      log_sum_g = std::log(value[kSumG]);
+      value[kLoss] = from_anchor - sums.dot_g / sums.sum_g;
     }
   }
+  __device__ __forceinline__ RowStats(const SproutLossArgs& args, int64_t row) {
+#pragma unroll
+    for (int i = 0; i < kRowStats; ++i) {
+      value[i] = static_cast<const T*>(args.row_stats)[row * kRowStats + i];
+    }
+    log_sum = std::log(value[kSum]);
+    log_sum_g = std::log(value[kSumG]);
+  }
+  __device__ __forceinline__ void store(const SproutLossArgs& args, int64_t row) const {
+#pragma unroll
+    for (int i = 0; i < kRowStats; ++i) {
+      static_cast<T*>(args.row_stats)[row * kRowStats + i] = value[i];
+    }
+  }
+
+  __device__ __forceinline__ T cost(T logit) const { return log_sum - (logit - value[kTop]); }
+  __device__ __forceinline__ T softmax(T logit) const {
+    return fast_exp(logit - value[kTop]) / value[kSum];
+  }
+  __device__ __forceinline__ T z(T log_g) const {
+    return fast_exp(log_g - value[kTopG]) / value[kSumG];
+  }
+  // dL/da of a class: METHOD.md's expectation, or z (c - L) dlog G/da.
+  __device__ __forceinline__ T expected_gradient(T logit) const {
+    return (cost(logit) - value[kMeanLoss]) / value[kMass];
+  }
+  __device__ __forceinline__ T implicit_gradient(T logit, T a, T log_g) const {
+    if ((log_g - value[kTopG]) - log_sum_g < -unseen_nats<T>()) return T(0);  // NaN goes on
+    return z(log_g) * (cost(logit) - value[kLoss]) * log_gamma_gradient(a, log_g);
+  }
+};
+
+constexpr int kLossThreads = 512;
+// At most, of sprout_loss_rows_kernel's own arrays: what it asks for lies beside them.
+constexpr int64_t kLossOwnBytes = 2048;
+
+// How the forward pass is launched. Grid: x over groups of block.y rows, y over segments of a row.
+struct RowsPlan {
+  dim3 grid, block;
+  // Whether a block keeps its rows in shared memory, `shared_bytes` of it, and adds up their
+  // gradients of beta. At least two rows, so that the sums are half as many numbers as the logits.
+  bool keeps;
+  int64_t shared_bytes;
+};
+template <typename Logit, typename T>
+RowsPlan plan_sprout_loss_rows(const SproutLossArgs& args, int64_t max_shared_bytes) {
+  constexpr int64_t kLanes = 256, kPacketsALane = 8;
+  const int64_t packets = packets_a_row(args.classes, kPacket<Logit>);
+  RowsPlan plan{{}, row_block(packets, kLanes, 128), false, 0};
+  const unsigned least = std::max(plan.block.y, 2u);
+  const int64_t bytes = least * packets * kPacket<Logit> * 2 * static_cast<int64_t>(sizeof(T));
+  if (args.wants_grad_beta && bytes <= max_shared_bytes) {
+    plan.block.y = least;
+    plan.keeps = true;
+    plan.shared_bytes = bytes;
+  }
+  plan.grid = grid_of(ceil_div(args.batch, plan.block.y),
+                      plan.keeps ? 1 : ceil_div(packets, plan.block.x * kPacketsALane));
+  return plan;
+}
+
+// segments [B, gridDim.y] where there are several, partial [gridDim.x, K] where rows are kept, else
+// null.
+template <typename Logit, typename T>
+__global__ void __launch_bounds__(kLossThreads)
+    sprout_loss_rows_kernel(const __grid_constant__ SproutLossArgs args, RowSums<T>* segments,
+                            T* partial) {
+  constexpr int N = kPacket<Logit>;
+  SPROUT_DYNAMIC_SHARED(memory);
+  __shared__ RowSums<T> shared[kLossThreads / 32];
+  __shared__ Largest<T> shared_largest[kLossThreads / 32];
+  static_assert(sizeof shared + sizeof shared_largest <= kLossOwnBytes, "as the plan assumes");
+  const int64_t K = args.classes;
+  const PhiloxCall call(args.rng_state, K);
+  const int64_t first_row = static_cast<int64_t>(blockIdx.x) * blockDim.y;
+  const int64_t row = first_row + threadIdx.y;
+  const int64_t element = call.first_element + row * K;
+  const RowPackets<N> packets(element, K);
+  // Threads of a row that is invalid, or behind the last, come to reductions and barriers alone.
+  const RowLabels<T> labels(args, row);
+  const bool draws = labels.valid && args.labels_from == LabelsFrom::kDirichlet;
+
+  // The labels' own variates show which of the others cannot matter.
+  Largest<T> largest{-std::numeric_limits<T>::infinity()};
+  for (int i = threadIdx.x; draws && i < 2; i += blockDim.x) {
+    const int64_t k = i == 0 ? labels.label : labels.partner;
+    const T a = labels.concentration(args, k, static_cast<T>(args.beta[k]));
+    largest.combine({log_gamma_variate(a, call, Stream::kGamma, element + k)});
+  }
+  largest = row_reduce(largest, shared_largest);
+
+  // Kept rows: logits and log variates, each in whole packets.
+  const int64_t kept = packets_a_row(K, N) * N;
+  T* kept_logits = reinterpret_cast<T*>(memory) + threadIdx.y * 2 * kept;
+  T* kept_log_g = kept_logits + kept;
+  const T nothing = -std::numeric_limits<T>::infinity();
+  const T anchor = labels.valid ? row_anchor<Logit>(args, row, labels) : T(0);
+  const int64_t count = labels.valid ? packets.count : 0;
+  RowSums<T> sums = RowSums<T>::empty();
+  for (int64_t p = static_cast<int64_t>(blockIdx.y) * blockDim.x + threadIdx.x; p < count;
+       p += static_cast<int64_t>(gridDim.y) * blockDim.x) {
+    const int64_t k = packets.begin(p);
+    T logit[N], a[N], log_g[N];
+    load_packet(static_cast<const Logit*>(args.logits) + row * K, k, 0, K, nothing, logit);
+    labels.concentrations(args, k, 0, K, a);
+    sums.add_logits(logit);
+    if (args.wants_mean) sums.add_concentrations(a, logit, anchor);
+    if (partial != nullptr) keep_packet(logit, kept_logits + p * N);
+    if (draws) {
+      log_gamma_packet(a, call, element + k, largest.value - unseen_nats<T>(), log_g);
+      sums.add_variates(log_g, logit, anchor);
+      if (partial != nullptr) keep_packet(log_g, kept_log_g + p * N);
+    }
+  }
+  sums = row_reduce(sums, shared);
+  if (gridDim.y > 1) {
+    if (threadIdx.x == 0 && row < args.batch) segments[row * gridDim.y + blockIdx.y] = sums;
+    return;
+  }
+  const RowStats<T> stats(args, labels.valid, sums, anchor);
+  if (threadIdx.x == 0 && row < args.batch) stats.store(args, row);
+  if (partial == nullptr) return;
+
+  // Beta's gradient, in the logits' place: first each row's, then their sum.
+  __syncthreads();  // before threads read what others kept
+  for (int64_t k = threadIdx.x; row < args.batch && k < K; k += blockDim.x) {
+    T gradient = device_nan<T>();
+    if (labels.valid) {
+      const T logit = kept_logits[k + packets.skip];
+      if (args.beta_grad == BetaGrad::kExpected) {
+        gradient = stats.expected_gradient(logit);
+      } else {
+        const T log_g = kept_log_g[k + packets.skip];
+        const T a = labels.concentration(args, k, static_cast<T>(args.beta[k]));
+        gradient = stats.implicit_gradient(logit, a, log_g);
+      }
+    }
+    kept_logits[k + packets.skip] = gradient;
+  }
+  __syncthreads();  // before the rows' gradients are added up
+  const int64_t rows = std::min(static_cast<int64_t>(blockDim.y), args.batch - first_row);
+  for (int64_t k = threadIdx.y * blockDim.x + threadIdx.x; k < K; k += blockDim.x * blockDim.y) {
+    T sum = T(0);
+    for (int64_t i = 0; i < rows; ++i) {
+      const RowPackets<N> other(call.first_element + (first_row + i) * K, K);
+      sum += reinterpret_cast<const T*>(memory)[i * 2 * kept + k + other.skip];
+    }
+    partial[blockIdx.x * K + k] = sum * static_cast<T>(args.scale * args.alpha);
+  }
+}
+
+// A thread a row: segments [B, count].
+template <typename Logit, typename T>
+__global__ void sprout_loss_segments_kernel(const __grid_constant__ SproutLossArgs args,
+                                            const RowSums<T>* segments, int64_t count) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (row >= args.batch) return;
+  const RowLabels<T> labels(args, row);
+  RowSums<T> sums = segments[row * count];
+  for (int64_t i = 1; i < count; ++i) sums.combine(segments[row * count + i]);
+  const T anchor = labels.valid ? row_anchor<Logit>(args, row, labels) : T(0);
+  RowStats<T>(args, labels.valid, sums, anchor).store(args, row);
+}
+constexpr int kSegmentsThreads = 64;
+inline dim3 sprout_loss_segments_grid(const SproutLossArgs& args) {
+  return grid_of(ceil_div(args.batch, kSegmentsThreads));
 }
 
 template <typename T>
@@ -210,118 +355,130 @@ __device__ __forceinline__ T row_weight(const SproutLossArgs& args, int64_t row)
   return grad_loss[0];
 }
 
-// Rows to a partial sum of beta's gradient: the partial sums take an eighth of the logits' memory
-// at most, and there are enough blocks for a GPU from 64 rows on.
-inline int64_t sprout_loss_row_groups(int64_t batch) {
-  return std::clamp<int64_t>(batch / 8, 1, 256);
-}
+constexpr int kGradThreads = 256;
 
-// Grid: x over classes, y over groups of rows; partial [gridDim.y, K].
-inline dim3 sprout_loss_grad_beta_grid(const SproutLossArgs& args) {
-  return grid_of(ceil_div(args.classes, kLossThreads), sprout_loss_row_groups(args.batch));
-}
-template <typename Logit, typename T>
-__global__ void __launch_bounds__(kLossThreads)
-    sprout_loss_grad_beta_kernel(const __grid_constant__ SproutLossArgs args, T* partial) {
-  const int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (k >= args.classes) return;
-  const PhiloxCall call(args.rng_state, args.classes);
-  const int64_t begin = args.batch * blockIdx.y / gridDim.y;
-  const int64_t end = args.batch * (blockIdx.y + 1) / gridDim.y;
-  T sum = T(0);
-  for (int64_t row = begin; row < end; ++row) {
-    const RowLabels<T> labels(args, row);
-    const T* stats = static_cast<const T*>(args.row_stats) + row * kRowStats;
-    T gradient = device_nan<T>();
-    if (labels.valid) {
-      const T logit = load_as<T>(static_cast<const Logit*>(args.logits)[row * args.classes + k]);
-      const T cost = stats[kLogSum] - (logit - stats[kTop]);
-      const T a = labels.concentration(args, k);
-      if (args.beta_grad == BetaGrad::kExpected) {
-        gradient = (cost - stats[kMeanLoss]) / stats[kMass];
-      } else {
-        const T log_g = log_variate(args, call, row, k, a, stats[kTopG]);
-        const T log_z = (log_g - stats[kTopG]) - stats[kLogSumG];
-        gradient = T(0);
-        if (!(log_z < T(-kNegligibleNats))) {
-          const T w = static_cast<T>(log_gamma_gradient(a, log_g));
-          gradient = fast_exp(log_z) * (cost - stats[kLoss]) * w;
-        }
-      }
-    }
-    sum += row_weight<T>(args, row) * gradient;
-  }
-  partial[blockIdx.y * args.classes + k] = sum * static_cast<T>(args.scale * args.alpha);
-}
-
-// grad_beta[k] = factor x sum over groups, in their order.
-template <typename T>
-__global__ void sprout_loss_grad_beta_finish_kernel(const T* partial, int64_t groups,
-                                                    int64_t classes, T factor, float* grad_beta) {
-  const int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (k >= classes) return;
-  T sum = T(0);
-  for (int64_t group = 0; group < groups; ++group) sum += partial[group * classes + k];
-  grad_beta[k] = static_cast<float>(factor * sum);
-}
-
-// A plain number, for block_reduce.
-template <typename T>
-struct Sum {
-  T value;
-  __device__ __forceinline__ void combine(const Sum& o) { value += o.value; }
-  __device__ __forceinline__ Sum shuffled(int mask) const {
-    return {__shfl_xor_sync(0xffffffffu, value, mask)};
-  }
+// A block takes one of `chunks` chunks of `classes` classes in one of `groups` groups of `rows`
+// rows, a thread a packet of each row. Where packets begin elsewhere in every row, a chunk's first
+// and last are in part another block's.
+struct GradPlan {
+  dim3 grid, block;
+  int64_t rows, groups, classes;
 };
-
-// One block: the rows' losses, or their sum or mean.
-template <typename T>
-__global__ void __launch_bounds__(kLossThreads)
-    sprout_loss_finish_kernel(const __grid_constant__ SproutLossArgs args, T* loss) {
-  __shared__ Sum<T> shared[kLossThreads / 32];
-  Sum<T> sum{T(0)};
-  for (int64_t row = threadIdx.x; row < args.batch; row += kLossThreads) {
-    const T value = static_cast<const T*>(args.row_stats)[row * kRowStats + kLoss];
-    if (args.reduction == Reduction::kNone) loss[row] = value;
-    sum.value += value;
-  }
-  sum = block_reduce<kLossThreads / 32>(sum, shared);
-  if (threadIdx.x == 0 && args.reduction != Reduction::kNone) {
-    // An empty batch has no mean: 0 / 0 is NaN, as in torch.
-    loss[0] =
-        args.reduction == Reduction::kMean ? sum.value / static_cast<T>(args.batch) : sum.value;
-  }
-}
-
-// Grid: x over classes, y over rows. dL/dlogit_k = softmax_k - z_k, since the z add up to 1.
-inline dim3 sprout_loss_grad_logits_grid(const SproutLossArgs& args) {
-  return grid_of(ceil_div(args.classes, kLossThreads), args.batch);
-}
 template <typename Logit, typename T>
-__global__ void __launch_bounds__(kLossThreads)
-    sprout_loss_grad_logits_kernel(const __grid_constant__ SproutLossArgs args) {
-  const int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
-  if (k >= args.classes) return;
-  const PhiloxCall call(args.rng_state, args.classes);
-  for (int64_t row = blockIdx.y; row < args.batch; row += gridDim.y) {
-    const RowLabels<T> labels(args, row);
-    T gradient = device_nan<T>();
-    if (labels.valid) {
-      const T* stats = static_cast<const T*>(args.row_stats) + row * kRowStats;
-      const T a = labels.concentration(args, k);
-      T z;
-      if (args.labels_from == LabelsFrom::kMean) {
-        z = a / stats[kMass];
-      } else {
-        const T log_g = log_variate(args, call, row, k, a, stats[kTopG]);
-        z = fast_exp((log_g - stats[kTopG]) - stats[kLogSumG]);
-      }
-      const T logit = load_as<T>(static_cast<const Logit*>(args.logits)[row * args.classes + k]);
-      gradient = row_weight<T>(args, row) * (fast_exp((logit - stats[kTop]) - stats[kLogSum]) - z);
-    }
-    store_as(gradient, static_cast<Logit*>(args.grad_logits) + row * args.classes + k);
+GradPlan plan_sprout_loss_grad(const SproutLossArgs& args) {
+  constexpr int N = kPacket<Logit>;
+  const int64_t packets = packets_a_row(args.classes, N);
+  GradPlan plan{{}, row_block(packets, kGradThreads, kGradThreads), 0, 0, 0};
+  // Beta's partial sums take a quarter of the logits' memory at most.
+  constexpr int64_t kRows = sizeof(Logit) < sizeof(T) ? 8 : 4;
+  plan.rows = args.wants_grad_beta ? std::max<int64_t>(plan.block.y, kRows) : plan.block.y;
+  const int64_t whole = plan.block.x - (args.classes % N == 0 ? 0 : 1);
+  plan.classes = packets <= plan.block.x ? args.classes : whole * N;
+  plan.groups = ceil_div(args.batch, plan.rows);
+  plan.grid = grid_of(plan.groups * ceil_div(args.classes, plan.classes));
+  return plan;
+}
+
+// kSumsBeta: whether beta's gradient is asked for, in `partial` [groups, K]; args.grad_logits is
+// null where that of the logits is not. dL/dlogit_k = softmax_k - z_k, since the z add up to 1.
+template <typename Logit, typename T, bool kSumsBeta>
+__global__ void __launch_bounds__(kGradThreads)
+    sprout_loss_grad_kernel(const __grid_constant__ SproutLossArgs args, int64_t rows,
+                            int64_t classes, T* partial) {
+  constexpr int N = kPacket<Logit>;
+  __shared__ T sums[kSumsBeta ? kGradThreads * N : 1];
+  const int64_t K = args.classes;
+  const PhiloxCall call(args.rng_state, K);
+  const int64_t chunks = ceil_div(K, classes), group = blockIdx.x / chunks;
+  const int64_t begin = (blockIdx.x - group * chunks) * classes, end = std::min(begin + classes, K);
+  const int lanes = static_cast<int>(blockDim.x), team = static_cast<int>(threadIdx.y);
+  const int thread = team * lanes + static_cast<int>(threadIdx.x);
+  // Where a team's sum of class k is: neighbours in k that a thread holds are `lanes` apart, so
+  // that a warp's accesses do not meet in a bank.
+  const auto place = [&](int of_team, int64_t k) {
+    const int from_begin = static_cast<int>(k - begin);
+    return (of_team * N + from_begin % N) * lanes + from_begin / N;
+  };
+  if constexpr (kSumsBeta) {
+    for (int j = 0; j < N; ++j) sums[j * kGradThreads + thread] = T(0);
   }
+  const bool draws = args.labels_from == LabelsFrom::kDirichlet &&
+                     (args.grad_logits != nullptr || args.beta_grad == BetaGrad::kImplicit);
+  const int64_t first_row = group * rows, last_row = std::min(first_row + rows, args.batch);
+  for (int64_t team_row = first_row; team_row < last_row; team_row += blockDim.y) {
+    if constexpr (kSumsBeta) __syncthreads();  // classes change hands from row to row
+    const int64_t row = team_row + team;
+    if (row >= last_row) continue;
+    const int64_t element = call.first_element + row * K;
+    const RowPackets<N> packets(element, K);
+    const int64_t k = packets.begin((begin + packets.skip) / N + threadIdx.x);
+    if (k >= end) continue;
+    const RowLabels<T> labels(args, row);
+    const RowStats<T> stats(args, row);
+    const T weight = row_weight<T>(args, row);
+    const T nan = device_nan<T>();
+    T logit[N], a[N], log_g[N], gradient[N];
+#pragma unroll
+    for (int j = 0; j < N; ++j) log_g[j] = gradient[j] = nan;
+    if (labels.valid) {
+      load_packet(static_cast<const Logit*>(args.logits) + row * K, k, begin, end, T(0), logit);
+      labels.concentrations(args, k, begin, end, a);
+      const T floor = stats.value[kTopG] - unseen_nats<T>();
+      if (draws) log_gamma_packet(a, call, element + k, floor, log_g);
+#pragma unroll
+      for (int j = 0; j < N; ++j) {
+        const T z =
+            args.labels_from == LabelsFrom::kMean ? a[j] / stats.value[kMass] : stats.z(log_g[j]);
+        gradient[j] = weight * (stats.softmax(logit[j]) - z);
+      }
+    }
+    if (args.grad_logits != nullptr) {
+      store_packet(gradient, k, begin, end, static_cast<Logit*>(args.grad_logits) + row * K);
+    }
+    if constexpr (kSumsBeta) {
+#pragma unroll 1
+      for (int j = 0; j < N; ++j) {  // one copy of the series' code
+        if (k + j < begin || k + j >= end) continue;
+        T of_row = nan;
+        if (labels.valid && args.beta_grad == BetaGrad::kExpected) {
+          of_row = stats.expected_gradient(pick(logit, j));
+        } else if (labels.valid) {
+          of_row = stats.implicit_gradient(pick(logit, j), pick(a, j), pick(log_g, j));
+        }
+        sums[place(team, k + j)] += weight * of_row;
+      }
+    }
+  }
+  if constexpr (kSumsBeta) {
+    __syncthreads();  // before the teams' sums are added up
+    for (int64_t k = begin + thread; k < end; k += kGradThreads) {
+      T sum = T(0);
+      for (int i = 0; i < static_cast<int>(blockDim.y); ++i) sum += sums[place(i, k)];
+      partial[group * K + k] = sum * static_cast<T>(args.scale * args.alpha);
+    }
+  }
+}
+
+// grad_beta[k] = factor x the sum over the groups' partial sums [groups, K].
+constexpr int kGradBetaClasses = 32, kGradBetaTeams = 8;
+inline dim3 sprout_loss_grad_beta_grid(const SproutLossArgs& args) {
+  return grid_of(ceil_div(args.classes, kGradBetaClasses));
+}
+template <typename T>
+__global__ void __launch_bounds__(kGradBetaClasses* kGradBetaTeams)
+    sprout_loss_grad_beta_kernel(const T* partial, int64_t groups, int64_t classes, T factor,
+                                 float* grad_beta) {
+  __shared__ T sums[kGradBetaTeams][kGradBetaClasses];
+  const int64_t k = static_cast<int64_t>(blockIdx.x) * kGradBetaClasses + threadIdx.x;
+  T sum = T(0);
+  for (int64_t group = threadIdx.y; k < classes && group < groups; group += kGradBetaTeams) {
+    sum += partial[group * classes + k];
+  }
+  sums[threadIdx.y][threadIdx.x] = sum;
+  __syncthreads();
+  if (threadIdx.y != 0 || k >= classes) return;
+  for (int team = 1; team < kGradBetaTeams; ++team) sum += sums[team][threadIdx.x];
+  grad_beta[k] = static_cast<float>(factor * sum);
 }
 
 }  // namespace sprout_fast

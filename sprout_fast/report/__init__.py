@@ -1,0 +1,1 @@
+"""What the compiler made of the CUDA kernels: ``tools/report_kernels.py``."""

@@ -1,0 +1,370 @@
+#!/usr/bin/env python
+"""Every op against eager PyTorch, torch.compile and a copy of the same bytes, and a SPROUT training
+step against a natural one, in one table: what `make gpu-check` prints last.
+
+On CUDA, calls are captured into a graph (what cannot be is launched, and marked), timed by events,
+and preceded by a write of twice the L2 cache, so that inputs come from memory. Contestants take
+turns, and their medians are compared. The device is a parameter: tests/test_gpu_check.py runs the
+same code on the CPU at small sizes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from sprout_fast import (
+    dirichlet,
+    draw_mixup,
+    gaussian_mixup,
+    generalized_cross_entropy,
+    log_gamma,
+    pgd_step_,
+    sprout_loss,
+)
+from sprout_fast.methods import MethodSetting, build_method
+from sprout_fast.models import create_model
+from sprout_fast.training.optim import build_optimizer, build_scheduler
+from sprout_fast.training.step import OptimizeStep
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is measured. Images: (batch, side); losses and samples: (batch, classes)."""
+
+    images: tuple[tuple[int, int], ...] = ((128, 32), (256, 224))
+    rows: tuple[tuple[int, int], ...] = ((128, 10), (256, 1000), (64, 100_000))
+    arch: str = "resnet152"
+    step: tuple[int, int] = (64, 224)
+    classes: int = 1000
+    rounds: int = 50
+    step_rounds: int = 20
+
+
+TINY = Sizes(((3, 8),), ((3, 5),), "resnet18", (2, 32), classes=5, rounds=2, step_rounds=2)
+
+
+@dataclass
+class Case:
+    """One line of the table.
+
+    Args:
+        name, size: what, and how large.
+        bytes: that have to move in ``ours``; 0 leaves the copy out.
+        ours, eager: the contestants; ``eager`` is also what torch.compile gets.
+    """
+
+    name: str
+    size: str
+    bytes: int
+    ours: Callable[[], object]
+    eager: Callable[[], object]
+
+
+@dataclass
+class Result:
+    """Medians of a case in ms, by contestant, and which contestants no graph could hold."""
+
+    case: Case
+    ms: dict[str, float]
+    launched: set[str] = field(default_factory=set)
+
+
+class Stopwatch:
+    """Times calls on a device.
+
+    Args:
+        device: with ``cuda``, events on the current stream and a cold L2 cache; else the clock.
+        rounds: calls of each contestant.
+    """
+
+    def __init__(self, device: torch.device, rounds: int) -> None:
+        self.device = device
+        self.rounds = rounds
+        self.flush = None
+        if device.type == "cuda":
+            l2 = torch.cuda.get_device_properties(device).L2_cache_size
+            self.flush = torch.empty(2 * l2, dtype=torch.uint8, device=device)
+
+    def medians(self, calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+        """Median ms of each call. They take turns, so that a drifting clock meets them all."""
+        seconds: dict[str, list[Callable[[], float]]] = {name: [] for name in calls}
+        for call in calls.values():
+            call()
+        for _ in range(self.rounds):
+            for name, call in calls.items():
+                seconds[name].append(self._time(call))
+        if self.flush is not None:
+            torch.cuda.synchronize(self.device)
+        return {n: statistics.median(read() for read in reads) for n, reads in seconds.items()}
+
+    def _time(self, call: Callable[[], object]) -> Callable[[], float]:
+        """Runs ``call``; its ms can be read once the device has done it."""
+        if self.flush is None:
+            start = time.perf_counter()
+            call()
+            elapsed = 1e3 * (time.perf_counter() - start)
+            return lambda: elapsed
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        self.flush.zero_()
+        before.record()
+        call()
+        after.record()
+        return lambda: before.elapsed_time(after)
+
+
+def captured(call: Callable[[], object], device: torch.device) -> Callable[[], object] | None:
+    """The call's replay out of a CUDA graph; None on other devices, or where it cannot be captured.
+
+    Warms up first, on another stream, as capture asks for.
+    """
+    if device.type != "cuda":
+        return None
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.current_stream(device))
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream(device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            call()
+    except RuntimeError:  # it synchronises
+        torch.cuda.synchronize(device)
+        return None
+    return graph.replay
+
+
+def measure(
+    case: Case, device: torch.device, rounds: int, compiler: Callable = torch.compile
+) -> Result:
+    """Times a case's contestants: ours, eager, compiled, and the copy of as many bytes."""
+    calls = {"ours": case.ours, "eager": case.eager, "compiled": compiler(case.eager)}
+    if case.bytes:
+        source = torch.empty(-(-case.bytes // 2), dtype=torch.uint8, device=device)
+        calls["copy"] = partial(torch.empty_like(source).copy_, source)
+    replays = {name: captured(call, device) for name, call in calls.items()}
+    launched = {n for n, replay in replays.items() if replay is None and device.type == "cuda"}
+    ms = Stopwatch(device, rounds).medians({n: replays[n] or call for n, call in calls.items()})
+    return Result(case, ms, launched)
+
+
+def gradients(loss: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(loss, leaves)
+
+
+def mixup_cases(batch: int, side: int, device: torch.device) -> Iterator[Case]:
+    """gaussian_mixup for two types of output, draw_mixup, and pgd_step_."""
+    state = torch.tensor([1, 2, 0], device=device)
+    images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    partner, lam = draw_mixup(state, batch)
+    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (MEAN, STD))
+
+    def composite(dtype: torch.dtype) -> Tensor:
+        x = images.float() / 255
+        x = lam * x + (1 - lam) * x[partner]
+        spread = 0.1 * (lam**2 + (1 - lam) ** 2).sqrt()
+        return ((x + spread * torch.randn_like(x) - mean) / std).to(dtype)
+
+    size = f"{batch}x3x{side}x{side}"
+    for dtype in (torch.bfloat16, torch.float32):
+        yield Case(
+            f"gaussian_mixup, uint8 to {dtype}".replace("torch.", ""),
+            size,
+            images.numel() * (2 + dtype.itemsize),
+            partial(gaussian_mixup, images, partner, lam, state, mean=MEAN, std=STD, dtype=dtype),
+            partial(composite, dtype),
+        )
+
+    def draw() -> tuple[Tensor, Tensor]:
+        a = torch.full((2,), 0.2, device=device)
+        variates = torch._standard_gamma(a)
+        shift = torch.randint(1, max(batch, 2), (1,), device=device)
+        place = torch.arange(batch, device=device)
+        return (place + shift) % batch, variates[:1] / variates.sum()
+
+    yield Case("draw_mixup", str(batch), 0, partial(draw_mixup, state, batch), draw)
+
+    x, grad = (torch.rand(images.shape, device=device) for _ in range(2))
+    x_adv = x.clone()
+
+    def pgd() -> Tensor:
+        moved = x_adv + 2 / 255 * grad.sign()
+        return x_adv.copy_((x + (moved - x).clamp(-8 / 255, 8 / 255)).clamp(0, 1))
+
+    ours = partial(pgd_step_, x_adv, grad, x, step=2 / 255, eps=8 / 255)
+    yield Case("pgd_step_", size, 4 * x.nbytes, ours, pgd)
+
+
+def loss_cases(batch: int, classes: int, device: torch.device) -> Iterator[Case]:
+    """The losses, forward and backward, and the samplers."""
+    state = torch.tensor([1, 2, 0], device=device)
+    logits = torch.randn(batch, classes, device=device, requires_grad=True)
+    labels = torch.randint(classes, (batch,), device=device)
+    beta = torch.rand(classes, device=device, requires_grad=True)
+    one_hot = F.one_hot(labels, classes).float()
+    size = f"{batch}x{classes}"
+
+    def sprout_composite() -> tuple[Tensor, ...]:
+        concentration = 0.99 * one_hot + 0.01 * beta
+        z = torch.distributions.Dirichlet(concentration, validate_args=False).rsample()
+        return gradients(-(z * F.log_softmax(logits, 1)).sum(1).mean(), logits, beta)
+
+    for beta_grad in ("expected", "implicit"):
+        yield Case(
+            f"sprout_loss, {beta_grad}, with gradients",
+            size,
+            3 * logits.nbytes,
+            lambda beta_grad=beta_grad: gradients(
+                sprout_loss(logits, labels, None, None, beta, state, beta_grad=beta_grad),
+                logits,
+                beta,
+            ),
+            sprout_composite,
+        )
+    target = torch.softmax(torch.randn(batch, classes, device=device), 1)
+    yield Case(
+        "generalized_cross_entropy, with gradient",
+        size,
+        5 * logits.nbytes,
+        lambda: gradients(generalized_cross_entropy(logits, target), logits),
+        lambda: gradients(F.cross_entropy(logits, target), logits),
+    )
+    a = (0.1 + torch.rand(batch, classes, device=device)).requires_grad_()
+    grad = torch.randn(batch, classes, device=device)
+    yield Case(
+        "log_gamma",
+        size,
+        2 * a.nbytes,
+        lambda: log_gamma(a.detach(), state),
+        lambda: torch._standard_gamma(a.detach()).log(),
+    )
+
+    def sample() -> Tensor:
+        return torch.distributions.Dirichlet(a, validate_args=False).rsample()
+
+    yield Case(
+        "dirichlet, with gradient",
+        size,
+        6 * a.nbytes,
+        lambda: torch.autograd.grad(dirichlet(a, state), a, grad),
+        lambda: torch.autograd.grad(sample(), a, grad),
+    )
+
+
+def training_step(method: str, sizes: Sizes, device: torch.device) -> Callable[[], None]:
+    """One step of the trainer's: mixer, forward, loss, backward, SGD, with bf16 autocast."""
+    batch, side = sizes.step
+    setting = MethodSetting(sizes.classes, MEAN, STD, dtype=torch.bfloat16, device=device)
+    model = create_model(sizes.arch, sizes.classes)
+    model.to(device, memory_format=torch.channels_last)
+    optimizer = build_optimizer("sgd", model, lr=0.01, momentum=0.9, weight_decay=1e-4)
+    optimize = OptimizeStep(
+        model,
+        optimizer,
+        build_scheduler(optimizer, warmup_steps=0, total_steps=1_000_000),
+        torch.amp.GradScaler(device.type, enabled=False),
+        amp_dtype=torch.bfloat16,
+    )
+    images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, device=device)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(sizes.classes, (batch,), device=device)
+    trained = build_method(method, setting)
+    return partial(trained.training_step, optimize, images, labels)
+
+
+def step_case(sizes: Sizes, device: torch.device) -> Result:
+    """A SPROUT step as "ours" and a natural step as "eager", both launched as in training."""
+    batch, side = sizes.step
+    ours, natural = (training_step(method, sizes, device) for method in ("sprout", "natural"))
+    for _ in range(3):  # cuDNN and the allocator settle
+        ours(), natural()
+    case = Case(
+        f"{sizes.arch} step, bf16: sprout against natural", f"{batch}x3x{side}x{side}", 0, ours,
+        natural,
+    )  # fmt: skip
+    ms = Stopwatch(device, sizes.step_rounds).medians({"ours": ours, "eager": natural})
+    return Result(case, ms)
+
+
+def results(
+    sizes: Sizes, device: torch.device, compiler: Callable = torch.compile
+) -> Iterator[Result]:
+    """All of them, one after another."""
+    for batch, side in sizes.images:
+        for case in mixup_cases(batch, side, device):
+            yield measure(case, device, sizes.rounds, compiler)
+    for batch, classes in sizes.rows:
+        for case in loss_cases(batch, classes, device):
+            yield measure(case, device, sizes.rounds, compiler)
+    yield step_case(sizes, device)
+
+
+def table_of(found: list[Result], device: torch.device) -> Table:
+    """The results for people: our time, and others' as multiples of it."""
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+    table = Table(
+        title=f"{where}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}",
+        caption="medians; eager, compiled: their time over ours (for the step: natural's); over the"
+        " copy: our time over that of a copy that moves the same bytes; *: launched, not captured",
+        caption_justify="left",
+        box=None,
+    )
+    table.add_column("what", no_wrap=True)
+    for name in ("size", "ms", "eager", "compiled", "over the copy"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for result in found:
+        ours = result.ms["ours"]
+
+        def cell(name: str, ratio: Callable[[float], float], result: Result = result) -> str:
+            if name not in result.ms:
+                return "-"
+            return f"{ratio(result.ms[name]):.2f}{'*' if name in result.launched else ''}"
+
+        table.add_row(
+            result.case.name,
+            result.case.size,
+            f"{ours:.4f}{'*' if 'ours' in result.launched else ''}",
+            cell("eager", lambda other, ours=ours: other / ours),
+            cell("compiled", lambda other, ours=ours: other / ours),
+            cell("copy", lambda copy, ours=ours: ours / copy),
+        )
+    return table
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints the table; returns the exit status, 1 where there is no GPU."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
+    options = parser.parse_args(argv)
+    device = torch.device(options.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        print("gpu-check: no GPU that torch can use", file=sys.stderr)
+        return 1
+    torch.manual_seed(0)
+    found = []
+    for result in results(TINY if options.tiny else Sizes(), device):
+        found.append(result)
+        print(f"{result.case.name} {result.case.size}: {result.ms['ours']:.4f} ms", flush=True)
+    Console(width=None if sys.stdout.isatty() else 150).print(table_of(found, device))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
