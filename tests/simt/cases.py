@@ -303,7 +303,7 @@ def run_loss_on_cpu(logits, labels, partner_labels, lam, beta, state=STATE, *, a
                     reduction="mean", return_grad_beta=True):  # fmt: skip
     inputs = (logits, labels, partner_labels, lam, beta, state)
     options = (alpha, scale, labels_from, beta_grad, reduction)
-    loss, forward_beta, row_stats = cpu.sprout_loss(*inputs, *options, return_grad_beta)
+    loss, forward_beta, row_stats, _ = cpu.sprout_loss(*inputs, *options, return_grad_beta, False)
     grad_logits, backward_beta = cpu.sprout_loss_backward(
         weights_of(loss), *inputs, row_stats, *options
     )
