@@ -2,10 +2,10 @@
 # from the lock file, builds what changed, then runs.
 PYTHON ?= python3
 BIN := .venv/bin
-NATIVE := $(shell find csrc -type f)
+NATIVE := $(shell find csrc cmake -type f)
 CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train test bench gpu-check build lint format clean
+.PHONY: train test asan fuzz bench gpu-check build lint format clean
 
 train: build
 	$(BIN)/python tools/train_imagenet.py --arch resnet152
@@ -16,6 +16,14 @@ test: build lint
 bench: build
 	$(BIN)/python -m pytest tests/benchmarks/bench_gaussian_mixup.py tests/benchmarks/bench_sprout_loss.py \
 		--benchmark-sort=name --benchmark-columns=min,median,iqr,rounds --benchmark-json=build/bench.json
+
+# `make test` runs these in part. All op tests on a CPU library with ASan and UBSan; the fuzz test on
+# fresh examples, 100 times as many.
+asan: build
+	SPROUT_FAST_ASAN=all $(BIN)/python -m pytest tests/test_asan.py
+
+fuzz: build
+	SPROUT_FAST_FUZZ=long $(BIN)/python -m pytest tests/test_fuzz.py
 
 # The first thing to run on a machine with a GPU: builds for it, compares its ops with the CPU's, and
 # times them and a training step in one table.

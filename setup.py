@@ -92,7 +92,6 @@ class CMakeBuild(build_ext):
         # One build folder for every way of calling, so that nothing is compiled twice.
         build = ROOT / "build" / f"cmake-torch{version}"
         arguments = [
-            f"-DSPROUT_VERSION={self.distribution.get_version()}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DSPROUT_WITH_CUDA={'ON' if nvcc else 'OFF'}",
         ]
@@ -113,10 +112,9 @@ class CMakeBuild(build_ext):
     def install_into(self, package: Path) -> None:
         # Not to leave a CUDA library from an earlier build beside a CPU library of this one.
         (package / "lib" / "libsprout_fast_cuda.so").unlink(missing_ok=True)
-        subprocess.check_call(
-            ["cmake", "--install", self.cmake_build_folder, "--prefix", package.resolve()],
-            stdout=subprocess.DEVNULL,
-        )
+        install = ["cmake", "--install", self.cmake_build_folder, "--prefix", package.resolve()]
+        for component in ([], ["--component", "python"]):
+            subprocess.check_call([*install, *component], stdout=subprocess.DEVNULL)
 
 
 class Abi3Wheel(bdist_wheel):

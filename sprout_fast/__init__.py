@@ -6,7 +6,7 @@ training loop. Importing this package needs torch alone.
 """
 
 from sprout_fast import _library as _library  # first: it registers the ops
-from sprout_fast._library import build_info
+from sprout_fast._library import build_info, cmake_prefix_path
 from sprout_fast.modules import SproutLoss, SproutMixup, SproutTarget
 from sprout_fast.ops import (
     dirichlet,
@@ -25,6 +25,7 @@ __all__ = [
     "SproutMixup",
     "SproutTarget",
     "build_info",
+    "cmake_prefix_path",
     "dirichlet",
     "draw_mixup",
     "gaussian_mixup",

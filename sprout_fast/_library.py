@@ -21,7 +21,11 @@ except ImportError as error:
         f"The loader said: {error}"
     ) from error
 
-CUDA_LIBRARY = Path(__file__).parent / "lib" / "libsprout_fast_cuda.so"
+PACKAGE = Path(__file__).parent
+CUDA_LIBRARY = PACKAGE / "lib" / "libsprout_fast_cuda.so"
+
+# For C++ projects: -DCMAKE_PREFIX_PATH=..., and find_package(sprout_fast) finds the libraries here.
+cmake_prefix_path = str(PACKAGE)
 
 _cuda_loaded = torch.version.cuda is not None and CUDA_LIBRARY.exists()
 if _cuda_loaded:

@@ -211,10 +211,17 @@ class SproutLoss(nn.Module):
         self.rng = PhiloxState(seed, device, first_row)
         beta = torch.rand(num_classes, generator=torch.Generator().manual_seed(seed))
         self.register_buffer("beta", (beta * 10 / num_classes).clamp(min=self.beta_min).to(device))
-        # float32 [K]: the momentum, and the gradients summed since the last step; their count.
+        # float32 [K]: the momentum, and the gradients summed since the last step.
         self.register_buffer("beta_velocity", torch.zeros_like(self.beta))
         self.register_buffer("beta_grad_sum", torch.zeros_like(self.beta))
-        self.micro_steps = 0
+        self.micro_steps = 0  # gradients in that sum; not a buffer, whose reading would be a sync
+
+    def get_extra_state(self) -> Tensor:
+        """For the state_dict, which then also resumes between two steps of beta."""
+        return torch.tensor(self.micro_steps)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.micro_steps = int(state)
 
     def forward(self, logits: Tensor, target: SproutTarget | Tensor) -> Tensor:
         """The mean loss of a batch; in training mode beta takes its step.

@@ -1,5 +1,6 @@
 """The build: what it chooses, what it makes, and that the wheel works beside a CPU-only torch."""
 
+import json
 import os
 import re
 import subprocess
@@ -141,15 +142,43 @@ def test_wheel_contents(wheel):
     assert not [name for name in names if name.startswith(("tests", "tools", "csrc"))]
 
 
-def test_wheel_beside_another_torch(wheel, tmp_path):
-    """Built with one torch, installed beside 2.13.0 without torchvision."""
-    run(sys.executable, "-m", "venv", tmp_path / "venv")
-    python = tmp_path / "venv" / "bin" / "python"
+def test_wheel_uses_the_limited_api_only(wheel):
+    """abi3audit: every symbol that is taken from Python is in 3.10's stable ABI."""
+    report = run(sys.executable, "-m", "abi3audit", "--strict", "--report", wheel)
+    (audit,) = json.loads(report)["specs"].values()
+    results = {library["name"]: library["result"] for library in audit["wheel"]}
+    assert {"_C.abi3.so", "libsprout_fast.so"} <= set(results)
+    for result in results.values():
+        assert result["is_abi3"] and result["is_abi3_baseline_compatible"], results
+        assert result["baseline"] == "3.10"
+
+
+@pytest.fixture(scope="module")
+def other_python(wheel, tmp_path_factory):
+    """A Python with the wheel, built with one torch, beside 2.13.0 without torchvision."""
+    folder = tmp_path_factory.mktemp("venv")
+    run(sys.executable, "-m", "venv", folder)
+    python = folder / "bin" / "python"
     quiet = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
     run(python, *quiet, "torch==2.13.0", "numpy")
     run(python, *quiet, "--no-deps", wheel)
-    out = run(python, "-c", USES_THE_OPS, cwd=tmp_path, env={"PATH": BARE_PATH})
+    return python
+
+
+def test_wheel_beside_another_torch(other_python, tmp_path):
+    out = run(other_python, "-c", USES_THE_OPS, cwd=tmp_path, env={"PATH": BARE_PATH})
     assert "works with torch 2.13.0" in out
+
+
+def test_cpp_project_with_the_wheel(other_python, tmp_path):
+    """find_package finds the libraries in the installed wheel, and they run there."""
+    code = "import sprout_fast; print(sprout_fast.cmake_prefix_path)"
+    prefix = run(other_python, "-c", code, cwd=tmp_path).strip()
+    options = [f"-DCMAKE_PREFIX_PATH={prefix}", f"-DPython_EXECUTABLE={other_python}"]
+    env = {"PATH": BARE_PATH}
+    run("cmake", "-G", "Ninja", "-S", ROOT / "tests" / "cpp", "-B", tmp_path, *options, env=env)
+    run("cmake", "--build", tmp_path, env=env)
+    assert len(run(tmp_path / "sprout_loss_example", env={}).split()) == 4
 
 
 SETUP = """

@@ -98,6 +98,20 @@ def test_zero_concentrations(dtype):
     assert z[4, 0] == 1 and (z[4, 1:] == 0).all() and (grad[4] == 0).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_far_concentrations(dtype):
+    """Where the row's largest variate swallows the nats under it that are looked at, and where it
+    is larger than e^44: such rows were NaN."""
+    tiny = dirichlet(torch.full((200, 1), 1e-30, dtype=dtype), STATE)
+    assert (tiny == 1).all()
+    tiny = dirichlet(torch.full((200, 5), 1e-9, dtype=dtype), STATE)
+    assert (tiny.amax(1) == 1).all() and (tiny.sum(1) == 1).all()
+    for a in (1e19, 1e20, 1e30):
+        huge = dirichlet(torch.tensor([[a, 3 * a, 0.0, 1.0]], dtype=dtype), STATE)
+        expected = torch.tensor([[0.25, 0.75, 0.0, 0.0]], dtype=dtype)
+        torch.testing.assert_close(huge, expected, rtol=1e-5, atol=1e-9)
+
+
 @pytest.mark.parametrize("a", [1e-5, 1e-2, 0.3, 1.0, 20.0, 1e5])
 def test_marginals_are_beta(a):
     """z_k ~ Beta(a_k, a_0 - a_k), fixed seeds; false alarms 1e-4 for each of the 6 + 6 p-values."""
@@ -209,7 +223,9 @@ WRONG = {
     "concentration must be finite and at least 0, got -2 at index 0": (-2 * A, STATE),
     "concentration must be finite and at least 0, got nan": (A * torch.nan, STATE),
     "concentration must be finite and at least 0, got inf": (A / 0, STATE),
+    "concentration must be float32 or float64, got None": (None, STATE),
     "rng_state must be int64 [3]": (A, torch.tensor(3)),
+    "rng_state must be on the device of concentration (cpu), got meta": (A, STATE.to("meta")),
 }
 
 

@@ -64,8 +64,9 @@ def test_opcheck():
     [
         ("rng_state must be int64 [3]", (torch.zeros(3), 4), {}),
         ("batch_size must be in [0, 2^31), got -1", (torch.tensor([0, 0, 0]), -1), {}),
-        ("a must be in (0, 1e5], got 0", (torch.tensor([0, 0, 0]), 4), {"a": 0}),
-        ("a must be in (0, 1e5], got nan", (torch.tensor([0, 0, 0]), 4), {"a": float("nan")}),
+        ("a must be in [1e-30, 1e5], got 0", (torch.tensor([0, 0, 0]), 4), {"a": 0}),
+        ("a must be in [1e-30, 1e5], got 1e-38", (torch.tensor([0, 0, 0]), 4), {"a": 1e-38}),
+        ("a must be in [1e-30, 1e5], got nan", (torch.tensor([0, 0, 0]), 4), {"a": float("nan")}),
     ],
 )
 def test_wrong_arguments_are_named(message, arguments, options):

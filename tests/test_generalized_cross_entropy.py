@@ -272,6 +272,9 @@ WRONG = {
     f"{TAKES} float64": (X, LABELS[:1]),
     f"{TAKES} float64, float32": (X, X[:, :2]),
     f"{TAKES} float64, float32, bfloat16": (X, X.long()),
+    f"{TAKES} float64, float32, bfloat16 or float16 [B, K], on the device of logits (float32 "
+    "[2, 3] on cpu), got None": (X, None),
+    "target must be on the device of logits (cpu), got meta": (X, LABELS.to("meta")),
     "target must be in [0, 3), got 3 at index 1": (X, torch.tensor([0, 3])),
     "target must be in [0, 3), got -1 at index 0": (X, torch.tensor([-1, 3])),
     "label_smoothing must be in [0, 1], got 1.5": (X, LABELS, 1.5),

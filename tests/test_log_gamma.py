@@ -211,7 +211,9 @@ WRONG = {
     ),
     "concentration must be finite and at least 0, got nan at index 0": (A * torch.nan, STATE),
     "concentration must be finite and at least 0, got inf": (A.double() / 0, STATE),
+    "concentration must be float32 or float64, got None": (None, STATE),
     "rng_state must be int64 [3]": (A, STATE.int()),
+    "rng_state must be on the device of concentration (cpu), got meta": (A, STATE.to("meta")),
     "rng_state must be int64 [3] = (seed, offset, first_row)": (A, STATE[:2]),
 }
 

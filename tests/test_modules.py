@@ -221,6 +221,21 @@ class TestSproutLoss:
             fn(*logits_and_target(seed=1))
         assert torch.equal(loss_fn.beta, again.beta)
 
+    def test_resumes_between_two_steps(self):
+        """From a state_dict that was taken within an accumulation."""
+        options = dict(accumulation_steps=3, alpha=0.3, seed=4)
+        loss_fn, again = SproutLoss(5, **options), SproutLoss(5, **options)
+        for step in range(7):
+            if step == 2:
+                again.load_state_dict(loss_fn.state_dict())
+            for fn in (loss_fn, again) if step >= 2 else (loss_fn,):
+                fn(*logits_and_target(seed=step))
+        assert again.micro_steps == 1
+        for value, expected in zip(
+            again.state_dict().values(), loss_fn.state_dict().values(), strict=True
+        ):
+            assert torch.equal(value, expected)
+
     @pytest.mark.parametrize("scale", [1.0, 65536.0])
     def test_loss_scaling_does_not_reach_beta(self, scale):
         logits, target = logits_and_target()

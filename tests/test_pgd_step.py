@@ -202,6 +202,7 @@ WRONG = {
     "x must be of x_adv's dtype and of x_adv's shape on its device (float32 [2, 3] on cpu), got "
     "float64 [2, 3] on cpu": dict(x=X.double()),
     "x must be of x_adv's dtype": dict(x=X[:, :2]),
+    "grad must be on the device of x_adv (cpu), got meta": dict(grad=X.to("meta")),
     "step must be finite and at least 0, got -1": dict(step=-1.0),
     "step must be finite and at least 0, got nan": dict(step=float("nan")),
     "eps must be finite and at least 0, got inf": dict(eps=float("inf")),

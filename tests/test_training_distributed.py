@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,33 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path: Path) -> None:
     for mine, theirs in zip(rows[0][1:], rows[1][1:], strict=True):
         losses = [float(row.split(",")[2]) for row in (mine, theirs)]  # over both processes
         assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+FAILS = """
+import sys
+from sprout_fast.errors import UserError
+from sprout_fast.training.cli import run_tool
+
+def body():
+    raise UserError("--data photos: no such folder")
+
+sys.exit(run_tool("tool.py", body))
+"""
+
+
+def test_a_mistake_is_told_once_under_torchrun(tmp_path: Path) -> None:
+    (tmp_path / "tool.py").write_text(FAILS)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    done = subprocess.run(
+        [*torchrun, "--nproc-per-node", "2", tmp_path / "tool.py"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    lines = [line for line in done.stderr.splitlines() if line.startswith("tool.py: error:")]
+    assert lines == ["tool.py: error: --data photos: no such folder"]
+    assert done.stderr.count("exitcode  : 2") == 2  # torchrun's own report
 
 
 def test_alone_without_torchrun() -> None:

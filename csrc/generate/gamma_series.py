@@ -158,7 +158,9 @@ def main() -> None:
         print("  sum = (sum + p) * reciprocal;")
     print("  return sum;\n}\n")
     tail, error = fit(digamma_tail, 1e-6, 1 / 9, 3, lambda y: y, nodes=1000)
-    print("// P in psi(z) = log z - 1/(2 z) - y P(y), y = 1/z^2, for z >= 3; the fit's error in psi:")
+    print(
+        "// P in psi(z) = log z - 1/(2 z) - y P(y), y = 1/z^2, for z >= 3; the fit's error in psi:"
+    )
     print(f"// {error:.0e}.")
     print("SPROUT_HOST_DEVICE float digamma_tail(float y) {")
     print(f"  float p;\n{horner(tail, 'y')}\n  return p;\n}}\n")

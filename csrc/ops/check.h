@@ -63,8 +63,9 @@ inline Dtype to_dtype(ScalarType t) {
   }
 }
 
-// "float32 [2, 3] on cpu"
+// "float32 [2, 3] on cpu". An undefined tensor is what the dispatcher makes of Python's None.
 inline std::string describe(const Tensor& t) {
+  if (!t.defined()) return "None";
   std::ostringstream text;
   text << dtype_name(t.scalar_type()) << " [";
   for (int64_t i = 0; i < t.dim(); ++i) text << (i ? ", " : "") << t.size(i);
@@ -76,8 +77,8 @@ inline std::string describe(const Tensor& t) {
 // A tensor argument of one exact dtype and shape on the device of `like`.
 inline void check_tensor(const char* op, const char* name, const Tensor& t, ScalarType dtype,
                          const std::vector<int64_t>& shape, const char* takes, const Tensor& like) {
-  bool fits = t.scalar_type() == dtype && t.dim() == static_cast<int64_t>(shape.size()) &&
-              t.device() == like.device();
+  bool fits = t.defined() && t.scalar_type() == dtype &&
+              t.dim() == static_cast<int64_t>(shape.size()) && t.device() == like.device();
   for (size_t i = 0; fits && i < shape.size(); ++i) fits = t.size(i) == shape[i];
   SPROUT_CHECK(fits, op, name, " must be ", takes, " on the device of the first argument (",
                describe(like), "), got ", describe(t));

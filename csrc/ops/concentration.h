@@ -8,7 +8,8 @@
 namespace sprout_fast {
 
 inline void check_concentration(const char* op, const Tensor& t) {
-  const bool fits = t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double;
+  const bool fits = t.defined() &&
+                    (t.scalar_type() == ScalarType::Float || t.scalar_type() == ScalarType::Double);
   SPROUT_CHECK(fits, op, "concentration must be float32 or float64, got ", describe(t));
 }
 

@@ -11,7 +11,8 @@ DrawMixupCall prepare_draw_mixup(const Tensor& rng_state, int64_t batch, double 
   check_rng_state(op, rng_state, rng_state);
   SPROUT_CHECK(batch >= 0 && batch < (int64_t{1} << 31), op,
                "batch_size must be in [0, 2^31), got ", batch);
-  SPROUT_CHECK(a > 0 && a <= 1e5, op, "a must be in (0, 1e5], got ", a);
+  // Below 1e-36 both log G of a pair can leave float32's range, and lam would be NaN.
+  SPROUT_CHECK(a >= 1e-30 && a <= 1e5, op, "a must be in [1e-30, 1e5], got ", a);
   DrawMixupCall call{
       torch::stable::contiguous(rng_state),
       torch::stable::empty({batch}, ScalarType::Long, std::nullopt, rng_state.device()),

@@ -26,7 +26,7 @@ double of_channel(const std::vector<double>& values, int64_t c) {
 }
 
 void check_image_batch(const char* op, const char* name, const Tensor& t) {
-  SPROUT_CHECK(t.dim() == 4, op, name, " must be [B, C, H, W], got ", describe(t));
+  SPROUT_CHECK(t.defined() && t.dim() == 4, op, name, " must be [B, C, H, W], got ", describe(t));
   SPROUT_CHECK(t.size(1) >= 1 && t.size(1) <= kMaxChannels, op, name, " must have 1 to ",
                kMaxChannels, " channels, got ", describe(t));
 }

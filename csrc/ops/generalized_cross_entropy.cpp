@@ -7,7 +7,7 @@ namespace sprout_fast {
 namespace {
 
 void check_logits(const char* op, const Tensor& logits) {
-  SPROUT_CHECK(logits.dim() == 2 && is_floating(logits.scalar_type()), op,
+  SPROUT_CHECK(logits.defined() && logits.dim() == 2 && is_floating(logits.scalar_type()), op,
                "logits must be float64, float32, bfloat16 or float16 [B, K], got ",
                describe(logits));
   SPROUT_CHECK(logits.size(1) >= 1, op, "logits must have at least one class, got ",
@@ -23,9 +23,10 @@ GeneralizedCrossEntropyCall prepare(const char* op, const Tensor& logits, const 
                                     Tensor row_stats, double label_smoothing,
                                     const std::string& reduction) {
   const int64_t batch = logits.size(0), classes = logits.size(1);
-  const bool hard = target.scalar_type() == ScalarType::Long && target.dim() == 1;
-  const bool soft =
-      is_floating(target.scalar_type()) && target.dim() == 2 && target.size(1) == classes;
+  const bool hard =
+      target.defined() && target.scalar_type() == ScalarType::Long && target.dim() == 1;
+  const bool soft = target.defined() && is_floating(target.scalar_type()) && target.dim() == 2 &&
+                    target.size(1) == classes;
   SPROUT_CHECK((hard || soft) && target.size(0) == batch && target.device() == logits.device(), op,
                "target must be int64 [B], or probabilities float64, float32, bfloat16 or float16 "
                "[B, K], on the device of logits (",

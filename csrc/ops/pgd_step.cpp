@@ -13,7 +13,7 @@ constexpr const char* kOp = "pgd_step_";
 
 void check_like_x_adv(const char* name, const Tensor& t, const Tensor& x_adv, bool fits,
                       const char* takes) {
-  bool same = t.dim() == x_adv.dim() && t.device() == x_adv.device();
+  bool same = t.defined() && t.dim() == x_adv.dim() && t.device() == x_adv.device();
   for (int64_t i = 0; same && i < t.dim(); ++i) same = t.size(i) == x_adv.size(i);
   SPROUT_CHECK(fits && same, kOp, name, " must be ", takes, " of x_adv's shape on its device (",
                describe(x_adv), "), got ", describe(t));
@@ -89,12 +89,12 @@ Tensor apart(const Tensor& t, const Tensor& x_adv) {
 
 PgdStepCall prepare_pgd_step(const Tensor& x_adv, const Tensor& grad, const Tensor& x, double step,
                              double eps, double lower, double upper) {
-  const ScalarType dtype = x_adv.scalar_type();
+  const ScalarType dtype = x_adv.defined() ? x_adv.scalar_type() : ScalarType::Undefined;
   SPROUT_CHECK(dtype == ScalarType::Float || dtype == ScalarType::Double, kOp,
                "x_adv must be float32 or float64, got ", describe(x_adv));
-  check_like_x_adv("grad", grad, x_adv, is_floating(grad.scalar_type()),
+  check_like_x_adv("grad", grad, x_adv, grad.defined() && is_floating(grad.scalar_type()),
                    "float64, float32, bfloat16 or float16");
-  check_like_x_adv("x", x, x_adv, x.scalar_type() == dtype, "of x_adv's dtype and");
+  check_like_x_adv("x", x, x_adv, x.defined() && x.scalar_type() == dtype, "of x_adv's dtype and");
   SPROUT_CHECK(std::isfinite(step) && step >= 0, kOp, "step must be finite and at least 0, got ",
                step);
   SPROUT_CHECK(std::isfinite(eps) && eps >= 0, kOp, "eps must be finite and at least 0, got ", eps);

@@ -28,7 +28,7 @@ SproutLossCall prepare(const char* op, const Tensor& logits, const Tensor& label
                        const Tensor& rng_state, Tensor row_stats, double alpha, double scale,
                        const std::string& labels_from, const std::string& beta_grad,
                        const std::string& reduction) {
-  SPROUT_CHECK(logits.dim() == 2 && is_floating(logits.scalar_type()), op,
+  SPROUT_CHECK(logits.defined() && logits.dim() == 2 && is_floating(logits.scalar_type()), op,
                "logits must be float64, float32, bfloat16 or float16 [B, K], got ",
                describe(logits));
   const int64_t batch = logits.size(0), classes = logits.size(1);
@@ -45,8 +45,7 @@ SproutLossCall prepare(const char* op, const Tensor& logits, const Tensor& label
   check_tensor(op, "beta", beta, ScalarType::Float, {classes}, "float32 [K]", logits);
   check_rng_state(op, rng_state, logits);
   SPROUT_CHECK(alpha >= 0 && alpha <= 1, op, "alpha must be in [0, 1], got ", alpha);
-  SPROUT_CHECK(std::isfinite(scale) && scale > 0, op, "scale must be finite and above 0, got ",
-               scale);
+  SPROUT_CHECK(scale >= 1e-30 && scale <= 1e30, op, "scale must be in [1e-30, 1e30], got ", scale);
 
   const ScalarType accumulate_dtype =
       logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
@@ -105,7 +104,8 @@ SproutLossCall prepare_sprout_loss(const Tensor& logits, const Tensor& labels,
                                    const std::string& reduction, bool return_grad_beta,
                                    bool return_grad_logits) {
   constexpr const char* op = "sprout_loss";
-  SPROUT_CHECK(logits.dim() == 2, op, "logits must be [B, K], got ", describe(logits));
+  SPROUT_CHECK(logits.defined() && logits.dim() == 2, op, "logits must be [B, K], got ",
+               describe(logits));
   const ScalarType accumulate_dtype =
       logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   Tensor row_stats =

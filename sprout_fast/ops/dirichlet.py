@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sprout_fast.ops._autograd import refuse_second_derivative
+from sprout_fast.ops._fake import check_one_device
 
 
 def dirichlet(concentration: Tensor, rng_state: Tensor) -> Tensor:
@@ -19,7 +20,8 @@ def dirichlet(concentration: Tensor, rng_state: Tensor) -> Tensor:
     Returns:
         Of concentration's shape and dtype, contiguous; each row adds up to 1. A concentration of 0
         gives z = 0, and so does a draw under e^-40 (4e-18). A row of zeros, which is no
-        distribution, gives NaN. Differentiable in ``concentration``, once, by implicit
+        distribution, gives NaN, and so does a float32 row all under 1e-36, whose log G leave
+        float32's range. Differentiable in ``concentration``, once, by implicit
         reparameterisation (Figurnov, Mohamed, Mnih, 2018):
         ``dL/da_k = z_k (g_k - sum_j g_j z_j) dlog G_k/da_k``, g the gradient of z; 0 where z is 0,
         whatever g is there.
@@ -41,6 +43,7 @@ def dirichlet(concentration: Tensor, rng_state: Tensor) -> Tensor:
 
 @torch.library.register_fake("sprout_fast::dirichlet")
 def _(concentration, rng_state):
+    check_one_device("dirichlet", concentration=concentration, rng_state=rng_state)
     shape = concentration.shape
     return concentration.new_empty(shape), concentration.new_empty(shape[:-1])
 

@@ -18,7 +18,7 @@ def draw_mixup(
     Args:
         rng_state: int64 [3], from :meth:`PhiloxState.next`; stream 2.
         batch_size: B.
-        a: Beta's parameter, in (0, 1e5]; the SPROUT paper uses 0.2.
+        a: Beta's parameter, in [1e-30, 1e5]; the SPROUT paper uses 0.2.
         per_sample: a lam for each image instead of one for the batch.
 
     Returns:

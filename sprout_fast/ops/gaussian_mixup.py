@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
 
 from sprout_fast.ops._autograd import refuse_second_derivative
+from sprout_fast.ops._fake import check_one_device
 
 
-def _channels(value: float | Sequence[float] | Tensor | None, default: float) -> list[float]:
+def _channels(
+    name: str, value: float | Sequence[float] | Tensor | None, default: float
+) -> list[float]:
     if value is None:
         return [default]
     if isinstance(value, Tensor):
         return value.double().flatten().tolist()
-    return [float(v) for v in value] if isinstance(value, Sequence) else [float(value)]
+    try:
+        return [float(v) for v in value] if isinstance(value, Iterable) else [float(value)]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"sprout_fast::gaussian_mixup: {name} must be one number or one a channel, got "
+            f"{value!r}"
+        ) from None
 
 
 def gaussian_mixup(
@@ -58,6 +67,7 @@ def gaussian_mixup(
         RuntimeError: a wrong shape, dtype, device or scalar, named; on CPU also a partner outside
             [0, B) or a lam outside [0, 1]. On CUDA, where looking would stall the stream, such an
             image's output is NaN.
+        ValueError: a sigma, mean or std that is no number and holds none.
 
     >>> x = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
     >>> state = torch.tensor([0, 0, 0])
@@ -69,9 +79,9 @@ def gaussian_mixup(
         partner,
         lam,
         rng_state,
-        _channels(sigma, 0.0),
-        _channels(mean, 0.0),
-        _channels(std, 1.0),
+        _channels("sigma", sigma, 0.0),
+        _channels("mean", mean, 0.0),
+        _channels("std", std, 1.0),
         noise,
         dtype,
     )
@@ -79,6 +89,7 @@ def gaussian_mixup(
 
 @torch.library.register_fake("sprout_fast::gaussian_mixup")
 def _(images, partner, lam, rng_state, sigma, mean, std, noise, dtype):
+    check_one_device("gaussian_mixup", images=images, partner=partner, lam=lam, rng_state=rng_state)
     return torch.empty(
         images.shape, dtype=dtype, device=images.device, memory_format=torch.channels_last
     )

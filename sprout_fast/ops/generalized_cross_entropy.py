@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sprout_fast.ops._autograd import refuse_second_derivative
+from sprout_fast.ops._fake import check_one_device
 
 
 def generalized_cross_entropy(
@@ -51,6 +52,7 @@ _ROW_STATS = 4  # CrossEntropyStat in csrc/ops/generalized_cross_entropy.h
 
 @torch.library.register_fake("sprout_fast::generalized_cross_entropy")
 def _(logits, target, label_smoothing, reduction):
+    check_one_device("generalized_cross_entropy", logits=logits, target=target)
     batch = logits.shape[0]
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     return (

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sprout_fast.ops._autograd import refuse_second_derivative
+from sprout_fast.ops._fake import check_one_device
 
 
 def log_gamma(concentration: Tensor, rng_state: Tensor) -> Tensor:
@@ -43,6 +44,7 @@ def log_gamma(concentration: Tensor, rng_state: Tensor) -> Tensor:
 
 @torch.library.register_fake("sprout_fast::log_gamma")
 def _(concentration, rng_state):
+    check_one_device("log_gamma", concentration=concentration, rng_state=rng_state)
     return concentration.new_empty(concentration.shape)
 
 

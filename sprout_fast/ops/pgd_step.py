@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sprout_fast.ops._fake import check_one_device
+
 
 def pgd_step_(
     x_adv: Tensor,
@@ -53,4 +55,4 @@ def pgd_step_(
 
 @torch.library.register_fake("sprout_fast::pgd_step_")
 def _(x_adv, grad, x, step, eps, lower, upper):
-    return None
+    check_one_device("pgd_step_", x_adv=x_adv, grad=grad, x=x)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from sprout_fast.ops._autograd import refuse_second_derivative
+from sprout_fast.ops._fake import check_one_device
 
 
 def sprout_loss(
@@ -39,8 +40,8 @@ def sprout_loss(
         beta: float32 [K], >= 0 and finite: the parameter that progresses.
         rng_state: int64 [3], from :meth:`PhiloxState.next`; stream 1.
         alpha: share of beta in the concentration, in [0, 1].
-        scale: of the whole concentration, > 0. (1, 0.01) is the paper, (11, 1/11) the authors'
-        code.
+        scale: of the whole concentration, in [1e-30, 1e30]. (1, 0.01) is the paper, (11, 1/11) the
+            authors' code.
         labels_from: ``"dirichlet"``, or ``"mean"``: the Dirichlet's mean instead of a draw, which
             is label smoothing towards beta, the control for what sampling adds.
         beta_grad: ``"implicit"``: through the draw (Figurnov et al., 2018),
@@ -55,7 +56,8 @@ def sprout_loss(
     Raises:
         RuntimeError: a wrong shape, dtype, device or scalar, named; on CPU also labels outside
             [0, K), lam outside [0, 1] and negative, infinite or NaN beta. On CUDA, where looking
-            would stall the stream, such rows give NaN. A row whose concentrations are all 0 is NaN.
+            would stall the stream, such rows give NaN. A row whose concentrations are all 0 is NaN,
+            and so, with float32 arithmetic, is one of concentrations under 1e-36 or over 1e38.
 
     >>> logits = torch.zeros(2, 3, requires_grad=True)
     >>> loss = sprout_loss(logits, torch.tensor([0, 2]), None, None, torch.ones(3),
@@ -77,7 +79,8 @@ def sprout_loss(
         reduction,
     )
     if _forward_gives_gradient(logits):
-        wants_grad_beta = beta.requires_grad and beta_grad != "none" and reduction != "none"
+        has_grad = beta is not None and beta.requires_grad
+        wants_grad_beta = has_grad and beta_grad != "none" and reduction != "none"
         return _GradientInForward.apply(*arguments, wants_grad_beta)[0]
     return torch.ops.sprout_fast.sprout_loss(*arguments, False, False)[0]
 
@@ -123,6 +126,7 @@ def _forward_gives_gradient(logits: Tensor) -> bool:
     more than keeping it, and in the dtypes in which it can be kept without rounding it twice."""
     return (
         torch.is_grad_enabled()
+        and logits is not None  # the op names it
         and logits.requires_grad
         and logits.is_cpu
         and logits.dtype in (torch.float32, torch.float64)
@@ -182,6 +186,15 @@ def _(
     return_grad_beta,
     return_grad_logits,
 ):
+    check_one_device(
+        "sprout_loss",
+        logits=logits,
+        labels=labels,
+        partner_labels=partner_labels,
+        lam=lam,
+        beta=beta,
+        rng_state=rng_state,
+    )
     batch, classes = logits.shape
     dtype = _accumulate_dtype(logits)
     has_grad = return_grad_beta and beta_grad != "none"

@@ -22,6 +22,7 @@ import yaml
 
 from sprout_fast.errors import UserError
 from sprout_fast.training.config import INVOCATION_ONLY, TrainConfig, flag
+from sprout_fast.training.distributed import is_first_to_fail
 from sprout_fast.training.errors import FatalError
 
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
@@ -31,7 +32,10 @@ _FOLDER_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.E
 
 
 def run_tool(prog: str, body: Callable[[], int]) -> int:
-    """Run ``body`` and turn the user's mistakes into one line on stderr and exit status 2."""
+    """Run ``body`` and turn the user's mistakes into one line on stderr and exit status 2.
+
+    Under torchrun it is one line of all processes.
+    """
     try:
         return body()
     except UserError as error:
@@ -45,7 +49,8 @@ def run_tool(prog: str, body: Callable[[], int]) -> int:
         if error.errno not in _FOLDER_ERRORS:
             raise
         message, status = f"{error.filename or 'output'}: {error.strerror}", 2
-    print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
+    if is_first_to_fail():
+        print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
     return status
 
 

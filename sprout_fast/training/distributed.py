@@ -6,12 +6,29 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from sprout_fast.errors import UserError
+
+
+def is_first_to_fail() -> bool:
+    """Whether none of the processes that torchrun started has asked this before; alone, True.
+
+    So that a mistake that all of them run into is told once, and one that a single process runs
+    into, whichever it is, is told as well. They ask the store that torchrun's agent keeps.
+    """
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return True
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
+        return store.add(f"sprout_fast/failed/{os.environ['TORCHELASTIC_RESTART_COUNT']}", 1) == 1
+    except dist.DistError:  # the agent has gone
+        return True
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ void forward_row(const DirichletArgs& args, const PhiloxBlocks& call, int64_t ro
   const T bound = log_gamma_variate(concentration[main], call, Stream::kGamma, element + main);
   const GammaRow<T> shapes = gamma_row(K, concentration, scratch + padded, padded);
   log_gamma_row(call, element, K, shapes, bound - T(kNegligibleNats), log_g, row_scratch);
+  log_g[main] = bound;  // under some -1e9 rounding swallows the nats, and it was left out itself
   for (int64_t k = K; k < padded; ++k) log_g[k] = -std::numeric_limits<T>::infinity();
   const T top = row_maximum(log_g, padded);
   // With all concentrations 0 there is no distribution: -inf - -inf makes the row NaN.

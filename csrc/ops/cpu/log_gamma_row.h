@@ -69,8 +69,10 @@ void log_gamma_row(const PhiloxBlocks& call, int64_t first, int64_t count, const
   // 1. The boosts' words: four neighbours share a Philox block, and a word tells for most of a row
   // of small concentrations that they do not matter: log U / a < t where 1 - U > -a t. A pair waits
   // as (its even element's k + 1) in the upper bits, and which of the two wait in the lower two.
-  const T threshold = floor - T(kLogGammaHeadroom);
-  const int32_t always = threshold < T(0) ? 1 : 0;  // where a >= 1: without a boost
+  // From a = 1 on there is no boost that could tell: a threshold of at least 0, as beside a variate
+  // over e^44, would leave them all out.
+  const T below_floor = floor - T(kLogGammaHeadroom);
+  const T threshold = below_floor < T(0) ? below_floor : T(-1);
   int64_t waiting = 0;
   for (int64_t k0 = -(first & 3); k0 < count; k0 += 4 * kPhiloxLanes) {
     int64_t elements[kPhiloxLanes];
@@ -101,7 +103,7 @@ void log_gamma_row(const PhiloxBlocks& call, int64_t first, int64_t count, const
     for (int64_t i = 0; i < 4 * kPhiloxLanes; ++i) {
       const T limit = a[i] * -threshold;  // NaN, so nothing is below it, for 0 x inf
       const int32_t below_one = a[i] < T(1) ? 1 : 0;
-      wanted[i] = (below_one & (uniform_as<T>(~word[i]) < limit ? 1 : 0)) | (always & ~below_one);
+      wanted[i] = (below_one & (uniform_as<T>(~word[i]) < limit ? 1 : 0)) | (1 - below_one);
     }
     int32_t pair[kBlock], waits[kBlock];
     for (int64_t i = 0; i < kBlock; ++i) {

@@ -17,7 +17,8 @@ using RowsKernel = void (*)(const SproutLossArgs&, int64_t, int64_t, const void*
 // Runs `kernel` over all rows and returns the summed gradient of beta, [K] (empty where nobody
 // asked).
 template <typename T>
-std::vector<T> run_rows(const SproutLossArgs& args, RowsKernel kernel) {
+std::vector<T> run_rows(const SproutLossCall& call, RowsKernel kernel) {
+  const SproutLossArgs& args = call.args;
   const int64_t K = args.classes;
   std::vector<T> base(sprout_loss_base(K), T(0));
   const T factor = static_cast<T>(args.scale * args.alpha);
@@ -25,10 +26,13 @@ std::vector<T> run_rows(const SproutLossArgs& args, RowsKernel kernel) {
   SPROUT_BEST_KERNEL(sprout_loss_prepare)(args, base.data());
 
   // Groups of rows with a partial sum of beta's gradient each: cut by the batch alone, so the sum's
-  // order is the same for any number of threads; at most a quarter of the logits' memory.
+  // order is the same for any number of threads; at most a fifth of the logits' memory
+  // (tests/test_memory.py has the whole).
   const bool wants_beta = args.wants_grad_beta;
+  const int64_t logit_size = static_cast<int64_t>(call.logits.element_size());
+  const int64_t fifth = args.batch * logit_size / (5 * static_cast<int64_t>(sizeof(T)));
   const int64_t groups =
-      wants_beta ? std::clamp<int64_t>(args.batch / 4, 1, 64) : std::max<int64_t>(args.batch, 1);
+      wants_beta ? std::clamp<int64_t>(fifth, 1, 64) : std::max<int64_t>(args.batch, 1);
   std::vector<T> partial(wants_beta ? groups * K : 0, T(0));
   torch::stable::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
     std::vector<T> scratch(sprout_loss_scratch(K));
@@ -56,7 +60,7 @@ Tensor finish_grad_beta(const SproutLossCall& call, const std::vector<T>& sum, T
 template <typename T>
 std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const SproutLossCall& call) {
   const SproutLossArgs& args = call.args;
-  const std::vector<T> sum = run_rows<T>(args, SPROUT_BEST_KERNEL(sprout_loss_rows));
+  const std::vector<T> sum = run_rows<T>(call, SPROUT_BEST_KERNEL(sprout_loss_rows));
   const T* stats = static_cast<const T*>(args.row_stats);
   const bool each = args.reduction == Reduction::kNone;
   Tensor loss = torch::stable::empty(
@@ -97,8 +101,8 @@ std::tuple<Tensor, Tensor> sprout_loss_backward_cpu(
                                    row_stats, alpha, scale, labels_from, beta_grad, reduction);
   const RowsKernel kernel = SPROUT_BEST_KERNEL(sprout_loss_backward_rows);
   const Tensor grad_beta = call.args.dtype == Dtype::kFloat64
-                               ? finish_grad_beta(call, run_rows<double>(call.args, kernel), 1.0)
-                               : finish_grad_beta(call, run_rows<float>(call.args, kernel), 1.0f);
+                               ? finish_grad_beta(call, run_rows<double>(call, kernel), 1.0)
+                               : finish_grad_beta(call, run_rows<float>(call, kernel), 1.0f);
   return {*call.grad_logits, grad_beta};
 }
 
