@@ -34,7 +34,8 @@ void backward(const LogGammaBackwardArgs& args, int64_t begin, int64_t end) {
   T wanted[kRun];
   for (int64_t i = begin; i < end; i += kRun) {
     const int64_t count = end - i < kRun ? end - i : kRun;
-    for (int64_t j = 0; j < count; ++j) wanted[j] = grad[i + j] == T(0) ? -infinity : log_g[i + j];
+    for (int64_t j = 0; j < count; ++j) wanted[j] = log_g[i + j];
+    for (int64_t j = 0; j < count; ++j) wanted[j] = grad[i + j] == T(0) ? -infinity : wanted[j];
     log_gamma_gradient_row(count, concentration + i, wanted, -infinity, out + i);
     for (int64_t j = 0; j < count; ++j) out[i + j] *= grad[i + j];
   }

@@ -90,10 +90,11 @@ void log_gamma_row(const PhiloxBlocks& call, int64_t first, int64_t count, const
         boost_word[k0 + i] = word[i];
         log_g[k0 + i] = -infinity;
       }
-    } else {
-      for (int64_t i = 0; i < 4 * kPhiloxLanes; ++i) {
-        a[i] = T(0);  // outside the row: which wants nothing
-        if (k0 + i < 0 || k0 + i >= count) continue;
+    } else {  // the row's ends: outside, a = 0, which wants nothing
+      const int64_t begin = k0 < 0 ? -k0 : 0;
+      const int64_t end = count - k0 < 4 * kPhiloxLanes ? count - k0 : 4 * kPhiloxLanes;
+      for (int64_t i = 0; i < 4 * kPhiloxLanes; ++i) a[i] = T(0);
+      for (int64_t i = begin; i < end; ++i) {
         a[i] = row.a[k0 + i];
         boost_word[k0 + i] = word[i];
         log_g[k0 + i] = -infinity;

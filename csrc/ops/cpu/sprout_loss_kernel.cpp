@@ -14,11 +14,9 @@ namespace {
 template <typename T>
 struct Row {
   T* logits;         // [padded], -inf in the overhang
-  T* softmax;        // [padded] times the row's kSum
   T* log_g;          // [padded] log gamma variates, for LabelsFrom::kDirichlet
   T* z;              // [padded] what the variates or their mean make of the label
-  T* w;              // [padded] dlog G/da
-  int32_t* scratch;  // of log_gamma_row
+  T* w;              // [padded] dlog G/da; before that, log_gamma_row's scratch
   GammaRow<T> base;  // scale alpha beta
   int64_t label, partner;
   T label_mass, partner_mass;  // what the labels add to the base
@@ -38,8 +36,6 @@ Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scrat
   r.log_g = scratch + padded;
   r.z = scratch + 2 * padded;
   r.w = scratch + 3 * padded;
-  r.softmax = scratch + 4 * padded;
-  r.scratch = reinterpret_cast<int32_t*>(scratch + 5 * padded);
   T* shapes = const_cast<T*>(base) + padded;
   r.base = {base, shapes, shapes + padded, shapes + 2 * padded};
   const Logit* logits = static_cast<const Logit*>(args.logits) + row * K;
@@ -65,7 +61,8 @@ void draw_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t row,
   };
   const T label_g = draw(r.label), partner_g = draw(r.partner);
   const T largest = label_g > partner_g ? label_g : partner_g;
-  log_gamma_row(call, element, K, r.base, largest - unseen_nats<T>(), r.log_g, r.scratch);
+  log_gamma_row(call, element, K, r.base, largest - unseen_nats<T>(), r.log_g,
+                reinterpret_cast<int32_t*>(r.w));
   r.log_g[r.label] = label_g;
   if (r.partner_mass > T(0)) r.log_g[r.partner] = partner_g;
   for (int64_t k = K; k < padded; ++k) r.log_g[k] = -std::numeric_limits<T>::infinity();
@@ -108,31 +105,24 @@ void fill_mean(const Row<T>& r, int64_t padded) {
   r.z[r.partner] = concentration_of(r, r.partner);
 }
 
-// dL/dlogit_k = softmax_k - z_k, since the z add up to 1.
-template <typename T, typename Out>
-void write_grad_logits(const SproutLossArgs& args, int64_t row, const Row<T>& r, const T* stats,
-                       T weight, Out* grad_logits) {
-  const int64_t K = args.classes;
-  const T by_sum = T(1) / stats[kSum];
-  const T by_z_sum = T(1) / (args.labels_from == LabelsFrom::kMean ? stats[kMass] : stats[kSumG]);
-  for (int64_t k = 0; k < K; ++k) {
-    r.softmax[k] = weight * (r.softmax[k] * by_sum - r.z[k] * by_z_sum);
-  }
-  // The conversion is a loop of its own, so that both become vector operations.
-  Out* out = grad_logits + row * K;
-  for (int64_t k = 0; k < K; ++k) out[k] = static_cast<Out>(r.softmax[k]);
+// What z is multiplied by to add up to 1.
+template <typename T>
+T by_z_sum(const SproutLossArgs& args, const T* stats) {
+  return T(1) / (args.labels_from == LabelsFrom::kMean ? stats[kMass] : stats[kSumG]);
 }
 
 template <typename T, typename Logit>
 void forward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t row, const T* base,
                  T* scratch, T* grad_beta) {
-  const int64_t padded = padded_classes(args.classes);
+  const int64_t K = args.classes, padded = padded_classes(K);
   const Row<T> r = load_row<T, Logit>(args, row, base, scratch);
   T* stats = static_cast<T*>(args.row_stats) + row * kRowStats;
 
   const T top = row_maximum(r.logits, padded);
-  const T sum =
-      row_sum<T>(padded, [&](int64_t k) { return r.softmax[k] = fast_exp(r.logits[k] - top); });
+  const T sum = row_sum<T>(padded, [&](int64_t k) { return r.w[k] = fast_exp(r.logits[k] - top); });
+  const bool gives_gradient = args.grad_logits != nullptr;
+  T* gradient = gives_gradient ? static_cast<T*>(args.grad_logits) + row * K : nullptr;
+  for (int64_t k = 0; gives_gradient && k < K; ++k) gradient[k] = r.w[k];  // softmax x sum, first
   const T log_sum = std::log(sum);
   stats[kTop] = top;
   stats[kSum] = sum;
@@ -160,23 +150,24 @@ void forward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t r
     stats[kLoss] = log_sum - dot / sum_g;
   }
   if (args.wants_grad_beta) add_grad_beta(args, r, stats, T(1), grad_beta);
-  if (args.grad_logits != nullptr) {
+  if (gives_gradient) {
     if (args.labels_from == LabelsFrom::kMean) fill_mean(r, padded);
-    write_grad_logits(args, row, r, stats, T(1), static_cast<T*>(args.grad_logits));
+    // dL/dlogit_k = softmax_k - z_k, since the z add up to 1.
+    const T by_sum = T(1) / sum, by_z = by_z_sum(args, stats);
+    for (int64_t k = 0; k < K; ++k) gradient[k] = gradient[k] * by_sum - r.z[k] * by_z;
   }
 }
 
 template <typename T, typename Logit>
 void backward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t row, const T* base,
                   T* scratch, T* grad_beta) {
-  const int64_t padded = padded_classes(args.classes);
+  const int64_t K = args.classes, padded = padded_classes(K);
   const Row<T> r = load_row<T, Logit>(args, row, base, scratch);
   const T* stats = static_cast<const T*>(args.row_stats) + row * kRowStats;
   const T* grad_loss = static_cast<const T*>(args.grad_loss);
   const T weight = args.reduction == Reduction::kNone   ? grad_loss[row]
                    : args.reduction == Reduction::kMean ? grad_loss[0] / static_cast<T>(args.batch)
                                                         : grad_loss[0];
-  for (int64_t k = 0; k < padded; ++k) r.softmax[k] = fast_exp(r.logits[k] - stats[kTop]);
   if (args.labels_from == LabelsFrom::kMean) {
     fill_mean(r, padded);
   } else {
@@ -184,7 +175,13 @@ void backward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t 
     for (int64_t k = 0; k < padded; ++k) r.z[k] = fast_exp(r.log_g[k] - stats[kTopG]);
   }
   if (args.wants_grad_beta) add_grad_beta(args, r, stats, weight, grad_beta);
-  write_grad_logits(args, row, r, stats, weight, static_cast<Logit*>(args.grad_logits));
+  const T top = stats[kTop], by_sum = T(1) / stats[kSum], by_z = by_z_sum(args, stats);
+  for (int64_t k = 0; k < K; ++k) {
+    r.logits[k] = weight * (fast_exp(r.logits[k] - top) * by_sum - r.z[k] * by_z);
+  }
+  // The conversion is a loop of its own, so that both become vector operations.
+  Logit* out = static_cast<Logit*>(args.grad_logits) + row * K;
+  for (int64_t k = 0; k < K; ++k) out[k] = static_cast<Logit>(r.logits[k]);
 }
 
 template <bool kBackward>
