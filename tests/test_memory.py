@@ -61,7 +61,7 @@ def test_at_most_two_and_a_half_times_the_logits(measured):
     assert len(measured["peaks"]) == len(CASES)
     for (shape, dtype, *rest), ratio in measured["peaks"]:
         # Each thread's row of scratch is float32: 100,000 classes of it weigh on bfloat16 logits.
-        bound = 2.8 if (dtype, shape) == ("bfloat16", [64, 100_000]) else 2.5
+        bound = 2.65 if (dtype, shape) == ("bfloat16", [64, 100_000]) else 2.5
         assert 2 <= ratio <= bound, (shape, dtype, *rest, ratio)
 
 

@@ -240,9 +240,10 @@ RowsPlan plan_sprout_loss_rows(const SproutLossArgs& args, int64_t max_shared_by
 }
 
 // segments [B, gridDim.y] where there are several, partial [gridDim.x, K] where rows are kept, else
-// null.
+// null. At least one block a multiprocessor: with no such word ptxas makes room for two, and
+// spills.
 template <typename Logit, typename T>
-__global__ void __launch_bounds__(kLossThreads)
+__global__ void __launch_bounds__(kLossThreads, 1)
     sprout_loss_rows_kernel(const __grid_constant__ SproutLossArgs args, RowSums<T>* segments,
                             T* partial) {
   constexpr int N = kPacket<Logit>;
