@@ -13,9 +13,11 @@ train: build
 test: build lint
 	$(BIN)/python -m pytest
 
+# The table goes to build/bench.md, and with README=README.md into that file too.
 bench: build
-	$(BIN)/python -m pytest tests/benchmarks/bench_gaussian_mixup.py tests/benchmarks/bench_sprout_loss.py \
-		--benchmark-sort=name --benchmark-columns=min,median,iqr,rounds --benchmark-json=build/bench.json
+	$(BIN)/python -m pytest $(filter-out %/bench_data_loader.py,$(wildcard tests/benchmarks/bench_*.py)) \
+		--benchmark-quiet --benchmark-json=build/bench.json
+	$(BIN)/python tests/benchmarks/summary.py build/bench.json $(if $(README),--readme $(README))
 
 # The first thing to run on a machine with a GPU: builds for it, compares its ops with the CPU's, and
 # times them and a training step in one table.

@@ -267,7 +267,8 @@ def test_opcheck():
         torch.library.opcheck(op, (logits, *rest, beta, STATE, 0.01, 1.0, *options))
     logits, labels, _, _, beta = inputs(5, 7, torch.bfloat16)
     torch.library.opcheck(
-        op, (logits, labels, None, None, beta, STATE, 0.01, 1.0, "mean", "none", "mean", False, False)
+        op,
+        (logits, labels, None, None, beta, STATE, 0.01, 1.0, "mean", "none", "mean", False, False),
     )
 
 
