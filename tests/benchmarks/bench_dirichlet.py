@@ -3,17 +3,15 @@
 import composites
 import pytest
 import torch
-from harness import FORWARD, ROWS, WITH_BACKWARD, Case
+from harness import FORWARD, ROWS, STATES, WITH_BACKWARD, Case
 
 from sprout_fast import dirichlet
-
-STATE = torch.tensor([1, 2, 0])
 
 
 def dirichlet_case(batch, classes, what) -> Case:
     a = (0.1 + torch.rand(batch, classes)).requires_grad_()
     functions = {
-        "ours": lambda a: dirichlet(a, STATE),
+        "ours": lambda a: dirichlet(a, next(STATES)),
         "eager": composites.dirichlet,
         "torch.distributions": composites.dirichlet_distribution,
     }

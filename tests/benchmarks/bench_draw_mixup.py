@@ -3,11 +3,9 @@
 import composites
 import pytest
 import torch
-from harness import FORWARD, IMAGES, Case
+from harness import FORWARD, IMAGES, STATES, Case
 
 from sprout_fast import draw_mixup
-
-STATE = torch.tensor([1, 2, 0])
 
 
 @pytest.mark.parametrize("contestant", ["ours", "eager", "compiled", "torch.distributions"])
@@ -15,7 +13,7 @@ STATE = torch.tensor([1, 2, 0])
 def test_draw_mixup(measure, contestant, batch):
     a = torch.full((2,), 0.2)
     functions = {
-        "ours": lambda place, a: draw_mixup(STATE, len(place)),
+        "ours": lambda place, a: draw_mixup(next(STATES), len(place)),
         "eager": composites.draw_mixup,
         "torch.distributions": composites.draw_mixup_distribution,
     }

@@ -14,7 +14,7 @@ import json
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +80,12 @@ class Results:
                     for n in (CROSS_ENTROPY, MEMCPY)
                 ]
                 yield cells
+
+    def thread_rows(self) -> Iterator[list[str]]:
+        """Of each op: ms on 1 thread and on 2, and their ratio."""
+        for (op, _), series in self.points["threads"].items():
+            ms = [f"{1e3 * statistics.median(series[n].values()):.3g}" for n in (1, 2)]
+            yield [op, *ms, f"{ratio(series[1], series[2]):.2f}"]
 
     def caption(self) -> str:
         """When, where and with what."""
@@ -171,11 +177,12 @@ def floors() -> list[Floor]:
 
 
 FLOOR_COLUMNS = ["floor of the design, at ImageNet's size", "bound", "measured", ""]
+THREAD_COLUMNS = ["sprout_fast on threads", "1: ms", "2: ms", "1 / 2"]
 
 
-def console_table(title: str, columns: list[str], rows: list[list[str]], left: int) -> Table:
+def console_table(columns: list[str], rows: Iterable[list[str]], left: int) -> Table:
     """For people at a terminal; the first ``left`` columns are text."""
-    table = Table(title=title, title_justify="left", box=None)
+    table = Table(box=None)
     for number, name in enumerate(columns):
         table.add_column(name, justify="left" if number < left else "right", no_wrap=True)
     for row in rows:
@@ -183,7 +190,7 @@ def console_table(title: str, columns: list[str], rows: list[list[str]], left: i
     return table
 
 
-def markdown_table(columns: list[str], rows: list[list[str]], left: int) -> str:
+def markdown_table(columns: list[str], rows: Iterable[list[str]], left: int) -> str:
     """The same in Markdown."""
     rules = ["---" if number < left else "---:" for number in range(len(columns))]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in [columns, rules, *rows])
@@ -194,9 +201,11 @@ def markdown(results: Results) -> str:
     return (
         f"`make bench`: {results.caption()}.\n\n"
         + markdown_table(FLOOR_COLUMNS, [floor.row(results) for floor in floors()], left=1)
+        + "\n"
+        + markdown_table(THREAD_COLUMNS, results.thread_rows(), left=1)
         + "\n<details><summary>Every op, size and contestant</summary>\n\n"
         + f"{EXPLANATION}\n\n"
-        + markdown_table(COLUMNS, list(results.rows()), left=4)
+        + markdown_table(COLUMNS, results.rows(), left=4)
         + "\n</details>\n"
     )
 
@@ -209,40 +218,43 @@ def plot(results: Results, path: Path) -> None:
     from matplotlib import pyplot
 
     figure, panels = pyplot.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.1, w_pad=0.1)
     titles = {
         "batch": ("Batch: sprout_loss with gradients, K = 1000", "batch size B"),
         "classes": ("Classes: with gradients, B = 16", "classes K"),
         "side": ("Image side: gaussian_mixup to float32, B = 16", "side, pixels"),
     }
-    colours = {"gaussian_mixup": "tab:blue", "sprout_loss": "tab:blue", "dirichlet": "tab:orange"}
+    who = {
+        OURS: "sprout_fast",
+        "eager": "eager PyTorch",
+        "torch.distributions": "torch.distributions",
+    }
+    colors = {"gaussian_mixup": "tab:blue", "sprout_loss": "tab:blue", "dirichlet": "tab:orange"}
     for panel, (axis, (title, label)) in zip(panels.flat, titles.items(), strict=False):
         for (op, contestant), series in results.points[axis].items():
             values = sorted(series)
             ms = [1e3 * statistics.median(series[value].values()) for value in values]
             ours = contestant == OURS
-            who = "sprout_fast" if ours else f"PyTorch, {contestant}".replace("PyTorch, t", "t")
             panel.plot(
                 values,
                 ms,
-                color=colours[op],
+                color=colors[op],
                 linestyle="-" if ours else "--",
                 marker="o" if ours else "s",
                 markersize=5,
-                label=f"{op}: {who}" if axis == "classes" else who,
+                label=f"{op}: {who[contestant]}" if axis == "classes" else who[contestant],
             )
         panel.set(xscale="log", yscale="log", title=title, xlabel=label, ylabel="ms a call")
         panel.set_xticks(values, [f"{value:,}" for value in values])
+        panel.yaxis.set_major_formatter("{x:g}")
         panel.minorticks_off()
         panel.grid(alpha=0.3)
         panel.legend(frameon=False)
     panel = panels[1, 1]
-    threads = results.points["threads"]
-    for number, series in enumerate(threads.values()):
-        speedup = ratio(series[1], series[2])
-        panel.barh(number, speedup, color="tab:blue", height=0.6)
-        ms = " and ".join(f"{1e3 * statistics.median(series[n].values()):.3g}" for n in (1, 2))
-        panel.text(0.04, number, f"{speedup:.2f}×   ({ms} ms)", color="white", va="center")
-    panel.set_yticks(range(len(threads)), [op for op, _ in threads])
+    for number, (_, one, two, speedup) in enumerate(results.thread_rows()):
+        panel.barh(number, float(speedup), color="lightsteelblue", height=0.6)
+        panel.text(0.04, number, f"{speedup}×   ({one} and {two} ms)", va="center")
+    panel.set_yticks(range(number + 1), [row[0] for row in results.thread_rows()])
     panel.axvline(2, color="black", linewidth=1, linestyle=":")
     panel.invert_yaxis()
     panel.set(
@@ -272,10 +284,12 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     results = Results(json.loads(options.json.read_text()))
     console = Console(width=max(Console().width, 150))  # a terminal wraps, rich would cut
-    console.print(console_table("", COLUMNS, list(results.rows()), left=4))
+    console.print(console_table(COLUMNS, results.rows(), left=4))
     console.print(EXPLANATION, "\n", style="dim")
     rows = [floor.row(results) for floor in floors()]
-    console.print(console_table("", FLOOR_COLUMNS, rows, left=1))
+    console.print(console_table(FLOOR_COLUMNS, rows, left=1))
+    console.print("")
+    console.print(console_table(THREAD_COLUMNS, results.thread_rows(), left=1))
     console.print("\n" + results.caption())
     options.json.with_suffix(".md").write_text(markdown(results))
     plot(results, options.json.with_name("bench_scaling.png"))
