@@ -13,9 +13,11 @@ train: build
 test: build lint
 	$(BIN)/python -m pytest
 
+# The table goes to build/bench.md, and with README=README.md into that file too.
 bench: build
-	$(BIN)/python -m pytest tests/benchmarks/bench_gaussian_mixup.py tests/benchmarks/bench_sprout_loss.py \
-		--benchmark-sort=name --benchmark-columns=min,median,iqr,rounds --benchmark-json=build/bench.json
+	$(BIN)/python -m pytest $(filter-out %/bench_data_loader.py,$(wildcard tests/benchmarks/bench_*.py)) \
+		--benchmark-quiet --benchmark-json=build/bench.json
+	$(BIN)/python tests/benchmarks/summary.py build/bench.json $(if $(README),--readme $(README))
 
 # `make test` runs these in part. All op tests on a CPU library with ASan and UBSan; the fuzz test on
 # fresh examples, 100 times as many.

@@ -1,29 +1,16 @@
 """`make gpu-check`'s measurements on the CPU, at small sizes: the code that runs on a GPU."""
 
-import importlib.util
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
 
+import gpu_check
 import pytest
 import torch
 from rich.console import Console
 
-TOOL = Path(__file__).parent / "benchmarks" / "gpu_check.py"
 
-
-@pytest.fixture(scope="module")
-def gpu_check():
-    spec = importlib.util.spec_from_file_location("gpu_check", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
-
-
-def test_every_case_runs_and_is_tabulated(gpu_check, capsys):
+def test_every_case_runs_and_is_tabulated(capsys):
     cpu = torch.device("cpu")
     # Dynamo without inductor, whose C++ compiler takes minutes.
     compiler = partial(torch.compile, backend="eager")
@@ -40,7 +27,7 @@ def test_every_case_runs_and_is_tabulated(gpu_check, capsys):
     assert "resnet18 step, bf16: sprout against natural" in out
 
 
-def test_ratios(gpu_check):
+def test_ratios():
     """Others' time over ours, ours over the copy's; a star where no graph could hold it."""
     case = gpu_check.Case("op", "2x3", 12, None, None)
     ms = {"ours": 2.0, "eager": 7.0, "compiled": 1.0, "copy": 0.5}
@@ -49,14 +36,14 @@ def test_ratios(gpu_check):
     assert cells == ["op", "2x3", "2.0000", "3.50*", "0.50", "4.00"]
 
 
-def test_medians_take_turns(gpu_check):
+def test_medians_take_turns():
     order = []
     calls = {name: partial(order.append, name) for name in "ab"}
     medians = gpu_check.Stopwatch(torch.device("cpu"), rounds=3).medians(calls)
     assert "".join(order) == "ab" + "ab" * 3 and medians.keys() == {"a", "b"}
 
 
-def test_composites_do_what_the_ops_do(gpu_check):
+def test_composites_do_what_the_ops_do():
     """Eager baselines are of the same kind as what they are compared with: shapes, types, range."""
     cpu = torch.device("cpu")
     cases = [*gpu_check.mixup_cases(8, 16, cpu), *gpu_check.loss_cases(16, 5, cpu)]
@@ -74,6 +61,8 @@ def test_composites_do_what_the_ops_do(gpu_check):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_one_line():
-    done = subprocess.run([sys.executable, TOOL], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        [sys.executable, gpu_check.__file__], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 1
     assert done.stdout == "" and done.stderr == "gpu-check: no GPU that torch can use\n"

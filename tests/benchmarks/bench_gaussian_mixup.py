@@ -1,72 +1,72 @@
-"""gaussian_mixup against PyTorch's own operations, eager and compiled, and a copy of the same
-bytes.
+"""gaussian_mixup against PyTorch's operations, from uint8 in channels-last, and its parts.
 
-ImageNet's batch, uint8 in channels-last, float32 out. "fresh": the output is allocated in the call,
-as it is in training, so that page faults are counted; "warm": the allocator hands out memory that
-has been written before (here by keeping the last output alive until the next call).
+"fresh" allocates the output from the kernel in each call, as training does at ImageNet's size, so
+that page faults are counted; "warm" writes where an earlier call has written.
 """
 
+import composites
 import pytest
 import torch
+from composites import MEAN, STD
+from harness import FORWARD, IMAGES, STATES, WITH_BACKWARD, Case
 
 from sprout_fast import draw_mixup, gaussian_mixup
 
-BATCH, CHANNELS, SIZE = 64, 3, 224
-MEAN = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-STD = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-STATE = torch.tensor([1, 2, 0])
+CONTESTANTS = ("ours", "eager", "compiled", "memcpy")
 
 
-@pytest.fixture(scope="module")
-def batch():
-    images = torch.randint(256, (BATCH, CHANNELS, SIZE, SIZE), dtype=torch.uint8)
-    return images.contiguous(memory_format=torch.channels_last), *draw_mixup(STATE, BATCH)
+def mixup_case(batch, side, *, dtype=torch.float32, floating=False, parts=True, setting="") -> Case:
+    """A batch of uint8; or of float32, with the gradient to it. Without parts: normalised only."""
+    images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8)
+    images = images.contiguous(memory_format=torch.channels_last)
+    if floating:
+        images = (images / 255).requires_grad_()
+    partner, lam = draw_mixup(torch.tensor([1, 2, 0]), batch) if parts else (None, None)
+    options = dict(sigma=0.1 if parts else 0, mean=MEAN, std=STD, dtype=dtype)
 
+    def ours(images, partner, lam, mean, std, dtype):
+        return gaussian_mixup(images, partner, lam, next(STATES), **options)
 
-def composite(images, partner, lam):
-    """The same distribution by PyTorch's operations."""
-    x = images.float() / 255
-    x = lam.view(-1, 1, 1, 1) * x + (1 - lam).view(-1, 1, 1, 1) * x[partner]
-    spread = 0.1 * (lam**2 + (1 - lam) ** 2).sqrt().view(-1, 1, 1, 1)
-    return (x + spread * torch.randn_like(x) - MEAN) / STD
-
-
-def fused(images, partner, lam, **options):
-    return gaussian_mixup(
-        images,
-        partner,
-        lam,
-        STATE,
-        mean=MEAN.flatten().tolist(),
-        std=STD.flatten().tolist(),
-        **options,
+    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
+    reads = (2 if parts else 1) * images.element_size()
+    backward = images.numel() * (images.element_size() + 2 * dtype.itemsize) if floating else 0
+    return Case(
+        "gaussian_mixup",
+        f"{batch}×3×{side}×{side}",
+        WITH_BACKWARD if floating else FORWARD,
+        images.numel() * (reads + dtype.itemsize) + backward,
+        {"ours": ours, "eager": composites.gaussian_mixup},
+        (images, partner, lam, mean, std, dtype),
+        leaves=(images,),
+        setting=setting or f"{images.dtype} to {dtype}".replace("torch.", ""),
     )
 
 
-def test_sprout_fast(benchmark, batch):
-    benchmark(fused, *batch)
+@pytest.mark.parametrize("contestant", CONTESTANTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("batch, side", IMAGES)
+def test_fresh(measure, contestant, batch, side, dtype):
+    setting = f"to {dtype}, fresh".replace("torch.", "")
+    measure(mixup_case(batch, side, dtype=dtype, setting=setting), contestant, memory="fresh")
 
 
-def test_sprout_fast_bfloat16(benchmark, batch):
-    benchmark(fused, *batch, dtype=torch.bfloat16)
+@pytest.mark.parametrize("contestant", CONTESTANTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("batch, side", IMAGES)
+def test_warm(measure, contestant, batch, side, dtype):
+    setting = f"to {dtype}, warm".replace("torch.", "")
+    measure(mixup_case(batch, side, dtype=dtype, setting=setting), contestant, memory="warm")
 
 
-def test_sprout_fast_normalisation_only(benchmark, batch):
-    benchmark(lambda: fused(batch[0], None, None, sigma=0))
+@pytest.mark.parametrize("contestant", CONTESTANTS)
+@pytest.mark.parametrize("batch, side", IMAGES)
+def test_normalisation_only(measure, contestant, batch, side):
+    """Noise and Mixup off: what natural training has in its place."""
+    case = mixup_case(batch, side, parts=False, setting="to float32, fresh, normalised only")
+    measure(case, contestant, memory="fresh")
 
 
-def test_eager(benchmark, batch):
-    benchmark(composite, *batch)
-
-
-def test_compiled(benchmark, batch):
-    compiled = torch.compile(composite)
-    compiled(*batch)
-    benchmark(compiled, *batch)
-
-
-def test_copy_of_the_output(benchmark, batch):
-    """The memory floor in warm memory: as many bytes as the op writes, read and written."""
-    source = torch.zeros(BATCH, CHANNELS, SIZE, SIZE)
-    target = torch.zeros_like(source)
-    benchmark(target.copy_, source)
+@pytest.mark.parametrize("contestant", CONTESTANTS)
+@pytest.mark.parametrize("batch, side", IMAGES)
+def test_gradient_to_images(measure, contestant, batch, side):
+    measure(mixup_case(batch, side, floating=True, setting="from float32"), contestant)

@@ -1,64 +1,67 @@
-"""sprout_loss, forward and backward to logits and beta, against PyTorch's composite and against
-what
-natural training pays: hard-label cross entropy."""
+"""sprout_loss, with gradients to logits and beta, against PyTorch's samplers and gradients, and
+against what natural training pays: hard-label cross entropy."""
 
+from functools import partial
+
+import composites
 import pytest
 import torch
 import torch.nn.functional as F
+from harness import FORWARD, ROWS, STATES, WITH_BACKWARD, Case
 
 from sprout_fast import sprout_loss
 
-RECIPES = {"paper": (0.01, 1.0), "code": (1 / 11, 11.0)}
-SIZES = [(128, 10), (256, 1000)]
-STATE = torch.tensor([1, 2, 0])
+RECIPES = {"paper": (0.01, 1.0), "code": (1 / 11, 11.0)}  # alpha, scale
+OURS = {"ours, implicit": "implicit", "ours, expected": "expected"}
+OTHERS = ("eager", "compiled", "torch.distributions", "cross_entropy", "memcpy")
 
 
-def inputs(batch, classes):
-    logits = torch.randn(batch, classes, requires_grad=True)
+def loss_case(batch, classes, what, recipe, dtype=torch.float32) -> Case:
+    logits = torch.randn(batch, classes).to(dtype).requires_grad_()
+    labels = torch.randint(classes, (batch,))
     beta = torch.rand(classes, requires_grad=True)
-    return logits, torch.randint(classes, (batch,)), beta
-
-
-def step(benchmark, tensors, loss):
-    def run():
-        for tensor in tensors:
-            tensor.grad = None
-        loss().backward()
-
-    run()
-    benchmark(run)
-
-
-@pytest.mark.parametrize("batch, classes", SIZES)
-@pytest.mark.parametrize("recipe", RECIPES)
-@pytest.mark.parametrize("beta_grad", ["implicit", "expected"])
-def test_sprout_fast(benchmark, batch, classes, recipe, beta_grad):
-    logits, labels, beta = inputs(batch, classes)
+    one_hot = F.one_hot(labels, classes).float()
     alpha, scale = RECIPES[recipe]
-    options = dict(alpha=alpha, scale=scale, beta_grad=beta_grad)
-    step(
-        benchmark,
-        (logits, beta),
-        lambda: sprout_loss(logits, labels, None, None, beta, STATE, **options),
+
+    def ours(logits, one_hot, beta, alpha, scale, *, beta_grad="implicit"):
+        options = dict(alpha=alpha, scale=scale, beta_grad=beta_grad)
+        return sprout_loss(logits, labels, None, None, beta, next(STATES), **options)
+
+    functions = {name: partial(ours, beta_grad=beta_grad) for name, beta_grad in OURS.items()}
+    functions |= {
+        "ours": ours,
+        "eager": composites.sprout_loss_by_gammas,
+        "torch.distributions": composites.sprout_loss,
+        "cross_entropy": lambda logits, *_: F.cross_entropy(logits, labels),
+    }
+    return Case(
+        "sprout_loss",
+        f"{batch}×{classes}",
+        what,
+        (1 if what == FORWARD else 2) * logits.nbytes,  # the gradient can come with the loss
+        functions,
+        (logits, one_hot, beta, alpha, scale),
+        leaves=(logits, beta),
+        setting=f"{recipe}, {dtype}".replace("torch.", ""),
     )
 
 
-@pytest.mark.parametrize("batch, classes", SIZES)
+@pytest.mark.parametrize("contestant", ["ours", *OTHERS])
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_torch_distributions(benchmark, batch, classes, recipe):
-    logits, labels, beta = inputs(batch, classes)
-    alpha, scale = RECIPES[recipe]
-    one_hot = F.one_hot(labels, classes).float()
-
-    def loss():
-        concentration = scale * ((1 - alpha) * one_hot + alpha * beta)
-        z = torch.distributions.Dirichlet(concentration, validate_args=False).rsample()
-        return -(z * F.log_softmax(logits, 1)).sum(1).mean()
-
-    step(benchmark, (logits, beta), loss)
+@pytest.mark.parametrize("batch, classes", ROWS)
+def test_forward(measure, contestant, batch, classes, recipe):
+    measure(loss_case(batch, classes, FORWARD, recipe), contestant)
 
 
-@pytest.mark.parametrize("batch, classes", SIZES)
-def test_cross_entropy(benchmark, batch, classes):
-    logits, labels, _ = inputs(batch, classes)
-    step(benchmark, (logits,), lambda: F.cross_entropy(logits, labels))
+@pytest.mark.parametrize("contestant", [*OURS, *OTHERS])
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("batch, classes", ROWS)
+def test_with_gradients(measure, contestant, batch, classes, recipe):
+    measure(loss_case(batch, classes, WITH_BACKWARD, recipe), contestant)
+
+
+@pytest.mark.parametrize("contestant", [*OURS, *OTHERS])
+@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize("batch, classes", ROWS[:2])
+def test_with_gradients_bfloat16(measure, contestant, batch, classes, recipe):
+    measure(loss_case(batch, classes, WITH_BACKWARD, recipe, torch.bfloat16), contestant)

@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+import composites
 import torch
 import torch.nn.functional as F
+from composites import MEAN, STD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -37,8 +39,6 @@ from sprout_fast.methods import MethodSetting, build_method
 from sprout_fast.models import create_model
 from sprout_fast.training.optim import build_optimizer, build_scheduler
 from sprout_fast.training.step import OptimizeStep
-
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -175,12 +175,6 @@ def mixup_cases(batch: int, side: int, device: torch.device) -> Iterator[Case]:
     partner, lam = draw_mixup(state, batch)
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (MEAN, STD))
 
-    def composite(dtype: torch.dtype) -> Tensor:
-        x = images.float() / 255
-        x = lam * x + (1 - lam) * x[partner]
-        spread = 0.1 * (lam**2 + (1 - lam) ** 2).sqrt()
-        return ((x + spread * torch.randn_like(x) - mean) / std).to(dtype)
-
     size = f"{batch}x3x{side}x{side}"
     for dtype in (torch.bfloat16, torch.float32):
         yield Case(
@@ -188,27 +182,32 @@ def mixup_cases(batch: int, side: int, device: torch.device) -> Iterator[Case]:
             size,
             images.numel() * (2 + dtype.itemsize),
             partial(gaussian_mixup, images, partner, lam, state, mean=MEAN, std=STD, dtype=dtype),
-            partial(composite, dtype),
+            partial(composites.gaussian_mixup, images, partner, lam, mean, std, dtype),
         )
 
-    def draw() -> tuple[Tensor, Tensor]:
-        a = torch.full((2,), 0.2, device=device)
-        variates = torch._standard_gamma(a)
-        shift = torch.randint(1, max(batch, 2), (1,), device=device)
-        place = torch.arange(batch, device=device)
-        return (place + shift) % batch, variates[:1] / variates.sum()
-
-    yield Case("draw_mixup", str(batch), 0, partial(draw_mixup, state, batch), draw)
+    yield Case(
+        "draw_mixup",
+        str(batch),
+        0,
+        partial(draw_mixup, state, batch),
+        partial(
+            composites.draw_mixup,
+            torch.arange(batch, device=device),
+            torch.full((2,), 0.2, device=device),
+        ),
+    )
 
     x, grad = (torch.rand(images.shape, device=device) for _ in range(2))
     x_adv = x.clone()
 
-    def pgd() -> Tensor:
-        moved = x_adv + 2 / 255 * grad.sign()
-        return x_adv.copy_((x + (moved - x).clamp(-8 / 255, 8 / 255)).clamp(0, 1))
-
-    ours = partial(pgd_step_, x_adv, grad, x, step=2 / 255, eps=8 / 255)
-    yield Case("pgd_step_", size, 4 * x.nbytes, ours, pgd)
+    ball = dict(step=2 / 255, eps=8 / 255)
+    yield Case(
+        "pgd_step_",
+        size,
+        4 * x.nbytes,
+        partial(pgd_step_, x_adv, grad, x, **ball),
+        partial(composites.pgd_step_, x_adv, grad, x, **ball),
+    )
 
 
 def loss_cases(batch: int, classes: int, device: torch.device) -> Iterator[Case]:
@@ -220,11 +219,6 @@ def loss_cases(batch: int, classes: int, device: torch.device) -> Iterator[Case]
     one_hot = F.one_hot(labels, classes).float()
     size = f"{batch}x{classes}"
 
-    def sprout_composite() -> tuple[Tensor, ...]:
-        concentration = 0.99 * one_hot + 0.01 * beta
-        z = torch.distributions.Dirichlet(concentration, validate_args=False).rsample()
-        return gradients(-(z * F.log_softmax(logits, 1)).sum(1).mean(), logits, beta)
-
     for beta_grad in ("expected", "implicit"):
         yield Case(
             f"sprout_loss, {beta_grad}, with gradients",
@@ -235,7 +229,7 @@ def loss_cases(batch: int, classes: int, device: torch.device) -> Iterator[Case]
                 logits,
                 beta,
             ),
-            sprout_composite,
+            lambda: gradients(composites.sprout_loss(logits, one_hot, beta), logits, beta),
         )
     target = torch.softmax(torch.randn(batch, classes, device=device), 1)
     yield Case(
@@ -252,18 +246,15 @@ def loss_cases(batch: int, classes: int, device: torch.device) -> Iterator[Case]
         size,
         2 * a.nbytes,
         lambda: log_gamma(a.detach(), state),
-        lambda: torch._standard_gamma(a.detach()).log(),
+        lambda: composites.log_gamma(a.detach()),
     )
-
-    def sample() -> Tensor:
-        return torch.distributions.Dirichlet(a, validate_args=False).rsample()
 
     yield Case(
         "dirichlet, with gradient",
         size,
         6 * a.nbytes,
         lambda: torch.autograd.grad(dirichlet(a, state), a, grad),
-        lambda: torch.autograd.grad(sample(), a, grad),
+        lambda: torch.autograd.grad(composites.dirichlet_distribution(a), a, grad),
     )
 
 

@@ -1,0 +1,303 @@
+#!/usr/bin/env python
+"""The table, the floors and the plot of `make bench`, from pytest-benchmark's JSON.
+
+python tests/benchmarks/summary.py build/bench.json [--readme README.md]
+
+Prints the table; writes it beside the JSON as Markdown, and the plot as bench_scaling.png. A time
+is the median over turns of a turn's median, a ratio the median over turns of that within a turn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+OURS, MEMCPY, CROSS_ENTROPY = "ours", "memcpy", "cross_entropy"
+SLOWER = {"eager": "eager", "compiled": "compile", "torch.distributions": "distributions"}
+COLUMNS = ["op", "size", "what", "setting", "ms", *SLOWER.values(), "/ cross entropy", "/ memcpy"]
+EXPLANATION = (
+    "ms: ours, median. eager, (torch.)compile, (torch.)distributions: their time over ours. / cross"
+    " entropy: our time over that of hard-label F.cross_entropy; / memcpy: over that of a warm copy"
+    " of as many bytes as the op has to read and write."
+)
+
+Line = tuple[str, str, str, str]  # op, size, what, setting
+Turns = dict[int, float]  # seconds by turn
+
+
+def ratio(a: Turns, b: Turns) -> float:
+    """a over b, turn by turn."""
+    return statistics.median(a[turn] / b[turn] for turn in a)
+
+
+class Results:
+    """What a run measured.
+
+    Args:
+        report: pytest-benchmark's JSON.
+
+    Attributes:
+        lines: of the table: seconds by line, contestant and turn.
+        points: of the plot: by axis, (op, contestant) and value.
+    """
+
+    def __init__(self, report: dict) -> None:
+        self.machine = report["machine_info"]
+        self.date = report["datetime"][:10]
+        self.lines: dict[Line, dict[str, Turns]] = defaultdict(lambda: defaultdict(dict))
+        self.points: dict[str, dict[tuple[str, str], dict[int, Turns]]] = defaultdict(
+            lambda: defaultdict(lambda: defaultdict(dict))
+        )
+        for benchmark in report["benchmarks"]:
+            info, median = benchmark["extra_info"], benchmark["stats"]["median"]
+            if "axis" in info:
+                series = self.points[info["axis"]][info["op"], info["contestant"]]
+                series[info["value"]][info["turn"]] = median
+            else:
+                line = info["op"], info["size"], info["what"], info["setting"]
+                self.lines[line][info["contestant"]][info["turn"]] = median
+
+    def rows(self) -> Iterator[list[str]]:
+        """The table's cells."""
+        for (op, size, what, setting), found in self.lines.items():
+            for name in [name for name in found if name.startswith(OURS)]:
+                ours = found[name]
+                option = name.removeprefix(OURS).removeprefix(", ")
+                cells = [op, size, what, ", ".join(filter(None, (setting, option)))]
+                cells.append(f"{1e3 * statistics.median(ours.values()):.3g}")
+                cells += [digits(ratio(found[n], ours)) if n in found else "" for n in SLOWER]
+                cells += [
+                    digits(ratio(ours, found[n])) if n in found else ""
+                    for n in (CROSS_ENTROPY, MEMCPY)
+                ]
+                yield cells
+
+    def thread_rows(self) -> Iterator[list[str]]:
+        """Of each op: ms on 1 thread and on 2, and their ratio."""
+        for (op, _), series in self.points["threads"].items():
+            ms = [f"{1e3 * statistics.median(series[n].values()):.3g}" for n in (1, 2)]
+            yield [op, *ms, f"{ratio(series[1], series[2]):.2f}"]
+
+    def caption(self) -> str:
+        """When, where and with what."""
+        m = self.machine
+        return (
+            f"{self.date}, {m['cpu']['brand_raw']}, {m['cpu']['count']} cores ({m['cpu_isa']}),"
+            f" {m['threads']} threads, load average {m['load']:.1f} before the run;"
+            f" torch {m['torch']}, sprout_fast {m['sprout_fast']} by {m['compiler']},"
+            f" Python {m['python_version']}"
+        )
+
+
+def digits(value: float) -> str:
+    """Two significant digits, or whole from 10 on."""
+    return f"{value:.0f}" if value >= 9.95 else f"{value:.2g}" if value < 0.995 else f"{value:.1f}"
+
+
+MIXUP = "gaussian_mixup", "64×3×224×224", "forward"
+MIXUP_ELEMENTS = 64 * 3 * 224 * 224
+LOSS = "sprout_loss", "256×1000", "forward+backward"
+FRESH, PAPER, CODE = "to float32, fresh", "paper, float32", "code, float32"
+
+
+@dataclass
+class Floor:
+    """A line of DESIGN.md's table of speed floors.
+
+    Args:
+        name: what is measured.
+        above, below: (line, contestant) of the ratio; ``below`` None: the time, in ns an element.
+        at_least, at_most: the bound, one of the two.
+    """
+
+    name: str
+    above: tuple[Line, str]
+    below: tuple[Line, str] | None
+    at_least: float = 0
+    at_most: float = float("inf")
+
+    def measured(self, results: Results) -> float | None:
+        """None where the run did not measure it."""
+        times = [results.lines.get(at[0], {}).get(at[1]) for at in (self.above, self.below) if at]
+        if None in times:
+            return None
+        if self.below is None:
+            return 1e9 * statistics.median(times[0].values()) / MIXUP_ELEMENTS
+        return ratio(*times)
+
+    def row(self, results: Results) -> list[str]:
+        """Name, floor, measured, verdict."""
+        bound = f"≥ {self.at_least:g}" if self.at_least else f"≤ {self.at_most:g}"
+        value = self.measured(results)
+        if value is None:
+            return [self.name, bound, "", "not measured"]
+        reached = self.at_least <= value <= self.at_most
+        return [self.name, bound, f"{value:.3g}", "reached" if reached else "missed"]
+
+
+def floors() -> list[Floor]:
+    """DESIGN.md's, for the kernels."""
+    fresh = (*MIXUP, FRESH)
+    mixup = "gaussian_mixup to float32, fresh"
+    found = [
+        Floor(f"{mixup}: eager / ours", (fresh, "eager"), (fresh, OURS), at_least=25),
+        Floor(f"{mixup}: torch.compile / ours", (fresh, "compiled"), (fresh, OURS), at_least=12),
+        Floor(
+            f"{mixup}: ours / normalisation alone",
+            (fresh, OURS),
+            ((*MIXUP, f"{FRESH}, normalised only"), OURS),
+            at_most=3,
+        ),
+        Floor(
+            "gaussian_mixup to float32, warm: ns an element",
+            ((*MIXUP, "to float32, warm"), OURS),
+            None,
+            at_most=1.5,
+        ),
+    ]
+    for option in ("expected", "implicit"):
+        ours = f"{OURS}, {option}"
+        for recipe, setting, bound in (("paper", PAPER, 40), ("code", CODE, 20)):
+            line = (*LOSS, setting)
+            name = f"sprout_loss, {recipe}, {option}: torch.distributions / ours"
+            found.append(Floor(name, (line, "torch.distributions"), (line, ours), at_least=bound))
+        line = (*LOSS, PAPER)
+        name = f"sprout_loss, paper, {option}: ours / cross entropy"
+        found.append(Floor(name, (line, ours), (line, CROSS_ENTROPY), at_most=4))
+    return found
+
+
+FLOOR_COLUMNS = ["floor of the design, at ImageNet's size", "bound", "measured", ""]
+THREAD_COLUMNS = ["sprout_fast on threads", "1: ms", "2: ms", "1 / 2"]
+
+
+def console_table(columns: list[str], rows: Iterable[list[str]], left: int) -> Table:
+    """For people at a terminal; the first ``left`` columns are text."""
+    table = Table(box=None)
+    for number, name in enumerate(columns):
+        table.add_column(name, justify="left" if number < left else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def markdown_table(columns: list[str], rows: Iterable[list[str]], left: int) -> str:
+    """The same in Markdown."""
+    rules = ["---" if number < left else "---:" for number in range(len(columns))]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in [columns, rules, *rows])
+
+
+def markdown(results: Results) -> str:
+    """What the README takes: the floors in sight, the table folded."""
+    return (
+        f"`make bench`: {results.caption()}.\n\n"
+        + markdown_table(FLOOR_COLUMNS, [floor.row(results) for floor in floors()], left=1)
+        + "\n"
+        + markdown_table(THREAD_COLUMNS, results.thread_rows(), left=1)
+        + "\n<details><summary>Every op, size and contestant</summary>\n\n"
+        + f"{EXPLANATION}\n\n"
+        + markdown_table(COLUMNS, results.rows(), left=4)
+        + "\n</details>\n"
+    )
+
+
+def plot(results: Results, path: Path) -> None:
+    """Four panels: batch, classes, image side, threads."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, panels = pyplot.subplots(2, 2, figsize=(11, 8), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.1, w_pad=0.1)
+    titles = {
+        "batch": ("Batch: sprout_loss with gradients, K = 1000", "batch size B"),
+        "classes": ("Classes: with gradients, B = 16", "classes K"),
+        "side": ("Image side: gaussian_mixup to float32, B = 16", "side, pixels"),
+    }
+    who = {
+        OURS: "sprout_fast",
+        "eager": "eager PyTorch",
+        "torch.distributions": "torch.distributions",
+    }
+    colors = {"gaussian_mixup": "tab:blue", "sprout_loss": "tab:blue", "dirichlet": "tab:orange"}
+    for panel, (axis, (title, label)) in zip(panels.flat, titles.items(), strict=False):
+        for (op, contestant), series in results.points[axis].items():
+            values = sorted(series)
+            ms = [1e3 * statistics.median(series[value].values()) for value in values]
+            ours = contestant == OURS
+            panel.plot(
+                values,
+                ms,
+                color=colors[op],
+                linestyle="-" if ours else "--",
+                marker="o" if ours else "s",
+                markersize=5,
+                label=f"{op}: {who[contestant]}" if axis == "classes" else who[contestant],
+            )
+        panel.set(xscale="log", yscale="log", title=title, xlabel=label, ylabel="ms a call")
+        panel.set_xticks(values, [f"{value:,}" for value in values])
+        panel.yaxis.set_major_formatter("{x:g}")
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+        panel.legend(frameon=False)
+    panel = panels[1, 1]
+    for number, (_, one, two, speedup) in enumerate(results.thread_rows()):
+        panel.barh(number, float(speedup), color="lightsteelblue", height=0.6)
+        panel.text(0.04, number, f"{speedup}×   ({one} and {two} ms)", va="center")
+    panel.set_yticks(range(number + 1), [row[0] for row in results.thread_rows()])
+    panel.axvline(2, color="black", linewidth=1, linestyle=":")
+    panel.invert_yaxis()
+    panel.set(
+        title="Threads: sprout_fast, 64×3×224×224 and 256×1000",
+        xlabel="time on 1 thread over time on 2",
+        xlim=(0, 2.15),
+    )
+    figure.suptitle(f"sprout_fast on {results.machine['cpu']['brand_raw']}, {results.date}")
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)
+
+
+BEGIN, END = "<!-- make bench -->\n", "<!-- end of make bench -->"
+
+
+def replace_between_markers(text: str, new: str) -> str:
+    """The README's text with this run's tables."""
+    before, rest = text.split(BEGIN)
+    return before + BEGIN + new + END + rest.split(END)[1]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Prints and writes them all; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("json", type=Path, help="pytest-benchmark's")
+    parser.add_argument("--readme", type=Path, help="whose tables between the markers to replace")
+    options = parser.parse_args(argv)
+    results = Results(json.loads(options.json.read_text()))
+    console = Console(width=max(Console().width, 150))  # a terminal wraps, rich would cut
+    console.print(console_table(COLUMNS, results.rows(), left=4))
+    console.print(EXPLANATION, "\n", style="dim")
+    rows = [floor.row(results) for floor in floors()]
+    console.print(console_table(FLOOR_COLUMNS, rows, left=1))
+    console.print("")
+    console.print(console_table(THREAD_COLUMNS, results.thread_rows(), left=1))
+    console.print("\n" + results.caption())
+    options.json.with_suffix(".md").write_text(markdown(results))
+    plot(results, options.json.with_name("bench_scaling.png"))
+    if options.readme:
+        text = options.readme.read_text()
+        options.readme.write_text(replace_between_markers(text, markdown(results)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
