@@ -18,8 +18,8 @@ class Contract:
             what the same block has touched before.
         turns: that a thread makes on large data, where the launch fixes them; None: as many as the
             data asks for.
-        samples: whether loops inside a turn run once an element (a sampler's attempt, a series).
-            The data decide how often exactly.
+        samples: whether loops inside a turn are counted once an element (a series; a sampler's
+            attempt, although it serves a pair). The data decide how often exactly.
     """
 
     moved: int
