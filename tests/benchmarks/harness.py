@@ -94,6 +94,8 @@ def set_memory(kind: str) -> Callable[[], None] | None:
     for parameter, value in _SETTINGS[kind].items():
         if libc.mallopt(parameter, value) != 1:
             raise RuntimeError(f"mallopt({parameter}, {value}) was refused")
+    if kind == "warm":
+        torch.ones(2**16 if TINY else 2**26)  # 256 MiB, written and given back to the heap
 
     def release() -> None:
         libc.malloc_trim(0)
