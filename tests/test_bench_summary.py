@@ -6,8 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import composites
 import pytest
 import summary
+import torch
+import torch.nn.functional as F
+
+from sprout_fast import dirichlet, log_gamma, sprout_loss
 
 BENCHMARKS = Path(summary.__file__).parent
 
@@ -90,3 +95,30 @@ def test_ratios_are_within_a_turn():
     ]  # fmt: skip
     assert verdicts["sprout_loss, paper, expected: ours / cross entropy"] == ["≤ 4", "8", "missed"]
     assert verdicts["sprout_loss, paper, implicit: ours / cross entropy"][2] == "not measured"
+
+
+def test_composites_draw_from_the_ops_distributions():
+    """Means and spreads of 20,000 rows: a baseline of another distribution is none."""
+    torch.manual_seed(0)
+    state, rows = torch.tensor([1, 2, 0]), 20_000
+    a = torch.tensor([0.3, 1.0, 4.0]).expand(rows, 3)
+    near = dict(rtol=0.05, atol=0.01)
+    for op, baselines in (
+        (log_gamma, (composites.log_gamma, composites.log_gamma_distribution)),
+        (dirichlet, (composites.dirichlet, composites.dirichlet_distribution)),
+    ):
+        for baseline in baselines:
+            for moment in (torch.mean, torch.std):
+                found, expected = moment(baseline(a), 0), moment(op(a, state), 0)
+                torch.testing.assert_close(found, expected, **near)
+    labels, beta = torch.randint(3, (rows,)), torch.tensor([0.2, 1.0, 0.5])
+    logits, one_hot = torch.randn(rows, 3), F.one_hot(labels, 3).float()
+    ours = sprout_loss(logits, labels, None, None, beta, state, alpha=1 / 11, scale=11.0)
+    for baseline in (composites.sprout_loss, composites.sprout_loss_by_gammas):
+        found = baseline(logits, one_hot, beta, 1 / 11, 11.0)
+        assert found.item() == pytest.approx(ours.item(), rel=0.01)
+    arguments = torch.arange(4), torch.full((2,), 0.2)
+    for baseline in (composites.draw_mixup, composites.draw_mixup_distribution):
+        lam = torch.cat([baseline(*arguments)[1] for _ in range(2000)])
+        assert lam.mean().item() == pytest.approx(0.5, abs=0.05)
+        assert lam.var().item() == pytest.approx(0.25 / 1.4, rel=0.1)  # of Beta(0.2, 0.2)

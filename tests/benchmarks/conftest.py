@@ -8,6 +8,8 @@ on one of them alone. Inputs, compilation and a first call come before the clock
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 from timeit import timeit
 
 import pytest
@@ -19,7 +21,6 @@ from sprout_fast import build_info
 TURNS = 1 if TINY else 2
 SECONDS = 0 if TINY else 0.2  # for a contestant in a turn
 SLOW = 0.5  # seconds; such a call is warmed up once, faster ones twice
-LOAD = os.getloadavg()[0]  # of others: nothing of ours runs yet
 
 
 def pytest_benchmark_update_machine_info(machine_info):
@@ -30,8 +31,24 @@ def pytest_benchmark_update_machine_info(machine_info):
         "compiler": info["compiler"],
         "cpu_isa": info["cpu_isa"],
         "threads": torch.get_num_threads(),
-        "load": LOAD,
     }
+
+
+def busy_seconds() -> tuple[float, float]:
+    """Of all cores since boot, and of this process and its children."""
+    user, nice, system, _, _, irq, softirq, *_ = Path("/proc/stat").read_text().split()[1:11]
+    ticks = sum(map(int, (user, nice, system, irq, softirq)))
+    return ticks / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
+
+
+BUSY, START = busy_seconds(), time.perf_counter()
+
+
+def pytest_benchmark_update_json(output_json):
+    """How much of the machine others used: with them, threads wait for each other a time slice."""
+    everyone, us = (end - start for end, start in zip(busy_seconds(), BUSY, strict=True))
+    available = os.cpu_count() * (time.perf_counter() - START)
+    output_json["machine_info"]["others"] = max(everyone - us, 0) / available
 
 
 @pytest.fixture(scope="session", params=range(TURNS))
@@ -65,7 +82,7 @@ def measure(benchmark, turn):
         once = timeit(call, number=1)
         if once < SLOW or contestant == "compiled":
             once = timeit(call, number=1)
-        rounds = min(max(int(SECONDS / once), 1), 500)
+        rounds = min(max(int(SECONDS / once), 3 if once < SLOW else 1), 500)
         benchmark.pedantic(call, setup=before_each, rounds=rounds)
 
     yield measure

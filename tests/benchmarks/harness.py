@@ -13,6 +13,7 @@ from functools import cache, partial
 from itertools import cycle
 
 import torch
+import torch._inductor.config
 from torch import Tensor
 
 TINY = os.environ.get("SPROUT_FAST_BENCH") == "tiny"
@@ -72,6 +73,7 @@ class Case:
 def compiled(function: Callable[..., object]) -> Callable[..., object]:
     """Every size compiled for itself; in the tiny run by Dynamo alone, without a C++ compiler."""
     torch._dynamo.config.recompile_limit = 64
+    torch._inductor.config.compile_threads = 1  # no pool of workers beside what is timed
     return torch.compile(function, dynamic=False, backend="eager" if TINY else "inductor")
 
 
@@ -94,6 +96,8 @@ def set_memory(kind: str) -> Callable[[], None] | None:
     for parameter, value in _SETTINGS[kind].items():
         if libc.mallopt(parameter, value) != 1:
             raise RuntimeError(f"mallopt({parameter}, {value}) was refused")
+    if kind == "warm":
+        torch.ones(2**16 if TINY else 2**26)  # 256 MiB, written and given back to the heap
 
     def release() -> None:
         libc.malloc_trim(0)

@@ -92,7 +92,7 @@ class Results:
         m = self.machine
         return (
             f"{self.date}, {m['cpu']['brand_raw']}, {m['cpu']['count']} cores ({m['cpu_isa']}),"
-            f" {m['threads']} threads, load average {m['load']:.1f} before the run;"
+            f" {m['threads']} threads, others used {100 * m['others']:.0f} % of the cores' time;"
             f" torch {m['torch']}, sprout_fast {m['sprout_fast']} by {m['compiler']},"
             f" Python {m['python_version']}"
         )
@@ -283,7 +283,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, help="whose tables between the markers to replace")
     options = parser.parse_args(argv)
     results = Results(json.loads(options.json.read_text()))
-    console = Console(width=max(Console().width, 150))  # a terminal wraps, rich would cut
+    console = Console(width=max(Console().width, 180))  # a terminal wraps, rich would cut
     console.print(console_table(COLUMNS, results.rows(), left=4))
     console.print(EXPLANATION, "\n", style="dim")
     rows = [floor.row(results) for floor in floors()]
