@@ -90,9 +90,12 @@ class Results:
     def caption(self) -> str:
         """When, where and with what."""
         m = self.machine
+        # A thread whose core is taken costs a barrier a time slice of 4 ms.
+        warning = " (too much: measure again on a quiet machine)" if m["others"] > 0.1 else ""
         return (
             f"{self.date}, {m['cpu']['brand_raw']}, {m['cpu']['count']} cores ({m['cpu_isa']}),"
-            f" {m['threads']} threads, others used {100 * m['others']:.0f} % of the cores' time;"
+            f" {m['threads']} threads, others used {100 * m['others']:.0f} % of the cores' time"
+            f"{warning};"
             f" torch {m['torch']}, sprout_fast {m['sprout_fast']} by {m['compiler']},"
             f" Python {m['python_version']}"
         )
