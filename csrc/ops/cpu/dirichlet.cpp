@@ -12,8 +12,8 @@
 namespace sprout_fast {
 namespace {
 
-// Rows that are worth a thread: some hundred variates.
-int64_t grain(int64_t classes) { return std::max<int64_t>(1, 256 / classes); }
+// Rows that are worth a thread: some thousand variates.
+int64_t grain(int64_t classes) { return std::max<int64_t>(1, 4096 / classes); }
 
 std::tuple<Tensor, Tensor> dirichlet_cpu(const Tensor& concentration, const Tensor& rng_state) {
   const DirichletCall call = prepare_dirichlet(concentration, rng_state);

@@ -34,7 +34,9 @@ std::vector<T> run_rows(const SproutLossCall& call, RowsKernel kernel) {
   const int64_t groups =
       wants_beta ? std::clamp<int64_t>(fifth, 1, 64) : std::max<int64_t>(args.batch, 1);
   std::vector<T> partial(wants_beta ? groups * K : 0, T(0));
-  torch::stable::parallel_for(0, groups, 1, [&](int64_t begin, int64_t end) {
+  // Groups that are worth a thread: some thousand variates.
+  const int64_t grain = std::max<int64_t>(1, 4096 * groups / std::max<int64_t>(1, args.batch * K));
+  torch::stable::parallel_for(0, groups, grain, [&](int64_t begin, int64_t end) {
     std::vector<T> scratch(sprout_loss_scratch(K));
     for (int64_t group = begin; group < end; ++group) {
       kernel(args, group * args.batch / groups, (group + 1) * args.batch / groups, base.data(),
