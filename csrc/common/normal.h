@@ -36,11 +36,15 @@ SPROUT_HOST_DEVICE T log_uniform_as(uint32_t w) {
 
 // Two independent standard normals from two words (Box and Muller, 1958); tails to 6.8 sigma.
 template <typename T>
+SPROUT_HOST_DEVICE T normal_radius(uint32_t word) {
+  return std::sqrt(T(-2) * log_uniform_as<T>(word));
+}
+template <typename T>
 SPROUT_HOST_DEVICE void normal_pair(uint32_t radius_word, uint32_t angle_word, T* first,
                                     T* second) {
   T sine, cosine;
   sincos_turns(angle_word, &sine, &cosine);
-  const T radius = std::sqrt(T(-2) * log_uniform_as<T>(radius_word));
+  const T radius = normal_radius<T>(radius_word);
   *first = radius * cosine;
   *second = radius * sine;
 }

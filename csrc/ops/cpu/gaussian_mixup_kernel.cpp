@@ -12,25 +12,45 @@ namespace {
 
 constexpr int64_t kMaxChunk = kMixupChunkPixels * kMaxChannels;
 
-// Standard normals of elements [first, first + count), first a multiple of 4: the four words of one
-// Philox block, addressed by the first element of its group, serve four elements. Writes whole
-// groups of 4 x kPhiloxLanes, so `out` needs that much room behind its end.
-template <typename T>
-void fill_normals(const PhiloxBlocks& call, int64_t first, int64_t count, T* out) {
-  for (int64_t i = 0; i < count; i += 4 * kPhiloxLanes) {
+// Standard normals of kGroups groups of four elements from `first` on, a multiple of 4: the four
+// words of one Philox block, addressed by the first element of its group, serve four elements. In
+// loops of their own: together, the polynomials need more registers than there are.
+template <int64_t kGroups, typename T>
+void group_normals(const PhiloxBlocks& call, int64_t first, T* out) {
+  uint32_t words[4][kGroups];
+  for (int64_t g = 0; g < kGroups; g += kPhiloxLanes) {
     int64_t elements[kPhiloxLanes];
-    uint32_t w[4][kPhiloxLanes];
-    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) elements[lane] = first + i + 4 * lane;
-    philox_block(call, Stream::kImageNoise, elements, 0, w);
-    T n[4][kPhiloxLanes];
-    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
-      normal_pair(w[0][lane], w[1][lane], &n[0][lane], &n[1][lane]);
-      normal_pair(w[2][lane], w[3][lane], &n[2][lane], &n[3][lane]);
-    }
-    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
-      for (int64_t j = 0; j < 4; ++j) out[i + 4 * lane + j] = n[j][lane];
+    uint32_t block[4][kPhiloxLanes];
+    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) elements[lane] = first + 4 * (g + lane);
+    philox_block(call, Stream::kImageNoise, elements, 0, block);
+    for (int64_t j = 0; j < 4; ++j) {
+      for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) words[j][g + lane] = block[j][lane];
     }
   }
+  T normal[4][kGroups];
+  for (int64_t pair = 0; pair < 4; pair += 2) {
+    T radius[kGroups];
+    for (int64_t g = 0; g < kGroups; ++g) radius[g] = normal_radius<T>(words[pair][g]);
+    for (int64_t g = 0; g < kGroups; ++g) {
+      T sine, cosine;
+      sincos_turns(words[pair + 1][g], &sine, &cosine);
+      normal[pair][g] = radius[g] * cosine;
+      normal[pair + 1][g] = radius[g] * sine;
+    }
+  }
+  for (int64_t g = 0; g < kGroups; ++g) {
+    for (int64_t j = 0; j < 4; ++j) out[4 * g + j] = normal[j][g];
+  }
+}
+
+// Of elements [first, first + count). Writes whole groups of 4 x kPhiloxLanes, so `out` needs that
+// much room behind its end.
+template <typename T>
+void fill_normals(const PhiloxBlocks& call, int64_t first, int64_t count, T* out) {
+  constexpr int64_t kMany = 8 * kPhiloxLanes;
+  int64_t i = 0;
+  for (; i + 4 * kMany <= count; i += 4 * kMany) group_normals<kMany>(call, first + i, out + i);
+  for (; i < count; i += 4 * kPhiloxLanes) group_normals<kPhiloxLanes>(call, first + i, out + i);
 }
 
 // Pixels [first, first + count) of one image as [count, C] of T, whatever their layout.
