@@ -135,7 +135,8 @@ def test_a_mistake_is_told_once_under_torchrun(tmp_path: Path) -> None:
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if line.startswith("tool.py: error:")]
     assert lines == ["tool.py: error: --data photos: no such folder"]
-    assert done.stderr.count("exitcode  : 2") == 2  # torchrun's own report
+    # torchrun's own report: of one process or both, since it stops the other once one has failed.
+    assert "exitcode  : 2" in done.stderr
 
 
 def test_alone_without_torchrun() -> None:
