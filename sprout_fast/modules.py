@@ -147,6 +147,9 @@ class SproutLoss(nn.Module):
     Args:
         num_classes: K.
         alpha, scale, labels_from: see :func:`sprout_fast.sprout_loss`.
+        label_draws: ``"one"``: a label for the mixed pair; ``"each"``: one for each of the two, the
+            losses mixed by lam, which has to be one for the batch: the authors' code.
+        beta_init: beta_0 in every class; None draws it, see above.
         beta_grad: ``"implicit"``, ``"expected"`` or ``"none"``; None: implicit below 100 classes,
             expected from there on, where the implicit gradient's noise swamps its mean.
         beta_lr: gamma_beta, the ascent's step size; None: 0.05 x 10/K, in proportion to beta_0.
@@ -155,6 +158,7 @@ class SproutLoss(nn.Module):
         mass_floor: keep the expected mass on the true class at least here, in (0, 1), by scaling
             beta down after a step; None: no floor, as in the paper.
         accumulation_steps: forward passes to an ascent step, whose gradients are averaged.
+        self_progressing: False leaves beta's steps to :meth:`ascend`.
         seed, first_row, device: of the random state, see :class:`PhiloxState`. beta_0 depends on
             the seed alone, so it is the same on every rank.
 
@@ -178,12 +182,15 @@ class SproutLoss(nn.Module):
         alpha: float = 0.01,
         scale: float = 1.0,
         labels_from: str = "dirichlet",
+        label_draws: str = "one",
+        beta_init: float | None = None,
         beta_grad: str | None = None,
         beta_lr: float | None = None,
         beta_momentum: float = 0.0,
         beta_weight_decay: float = 0.0,
         mass_floor: float | None = None,
         accumulation_steps: int = 1,
+        self_progressing: bool = True,
         seed: int = 0,
         first_row: int = 0,
         device: torch.device | str | None = None,
@@ -197,12 +204,24 @@ class SproutLoss(nn.Module):
             raise ValueError(
                 f"beta_grad must be 'implicit', 'expected', 'none' or None, got {beta_grad!r}"
             )
+        if label_draws not in ("one", "each"):
+            raise ValueError(f"label_draws must be 'one' or 'each', got {label_draws!r}")
+        if beta_init is not None and not 0 <= beta_init < math.inf:
+            raise ValueError(f"beta_init must be a number from 0 up or None, got {beta_init}")
+        for name, value in (
+            ("beta_lr", 0 if beta_lr is None else beta_lr),
+            ("beta_momentum", beta_momentum),
+            ("beta_weight_decay", beta_weight_decay),
+        ):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{name} must be a number from 0 up, got {value}")
         if accumulation_steps < 1:
             raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
         if mass_floor is not None and not 0 < mass_floor < 1:
             raise ValueError(f"mass_floor must be in (0, 1) or None, got {mass_floor}")
         self.num_classes, self.alpha, self.scale = num_classes, alpha, scale
-        self.labels_from = labels_from
+        self.labels_from, self.label_draws = labels_from, label_draws
+        self.self_progressing = self_progressing
         self.beta_grad = beta_grad or ("implicit" if num_classes < 100 else "expected")
         self.beta_lr = 0.5 / num_classes if beta_lr is None else beta_lr
         self.beta_momentum, self.beta_weight_decay = beta_momentum, beta_weight_decay
@@ -210,7 +229,8 @@ class SproutLoss(nn.Module):
         self.beta_min = 1e-3 / num_classes
         self.rng = PhiloxState(seed, device, first_row)
         beta = torch.rand(num_classes, generator=torch.Generator().manual_seed(seed))
-        self.register_buffer("beta", (beta * 10 / num_classes).clamp(min=self.beta_min).to(device))
+        beta = beta * 10 / num_classes if beta_init is None else torch.full_like(beta, beta_init)
+        self.register_buffer("beta", beta.clamp(min=self.beta_min).to(device))
         # float32 [K]: the momentum, and the gradients summed since the last step.
         self.register_buffer("beta_velocity", torch.zeros_like(self.beta))
         self.register_buffer("beta_grad_sum", torch.zeros_like(self.beta))
@@ -233,22 +253,45 @@ class SproutLoss(nn.Module):
         Returns:
             The mean loss, a float32 scalar (float64 for float64 logits).
         """
-        if isinstance(target, Tensor):
-            target = SproutTarget(target)
-        progresses = self.training and self.beta_grad != "none"
-        loss, grad_beta = sprout_loss_and_grad_beta(
-            logits,
-            *target,
-            self.beta.clone(),  # backward needs it as it is now, and the step below changes it
-            self.rng.next() if self.training else self.rng.state,
-            alpha=self.alpha,
-            scale=self.scale,
-            labels_from=self.labels_from,
-            beta_grad=self.beta_grad if progresses else "none",
-        )
+        progresses = self.training and self.self_progressing and self.beta_grad != "none"
+        loss, grad_beta = self._loss_and_grad_beta(logits, target, progresses)
         if progresses:
             self._ascend(grad_beta.detach())
         return loss
+
+    @torch.no_grad()
+    def ascend(self, logits: Tensor, target: SproutTarget | Tensor) -> None:
+        """A step of beta on logits [B, K] of its own, for ``self_progressing=False``."""
+        if self.beta_grad != "none":
+            self._ascend(self._loss_and_grad_beta(logits, target, True)[1])
+
+    def _loss_and_grad_beta(
+        self, logits: Tensor, target: SproutTarget | Tensor, wants_grad: bool
+    ) -> tuple[Tensor, Tensor]:
+        if isinstance(target, Tensor):
+            target = SproutTarget(target)
+        options = {
+            "alpha": self.alpha,
+            "scale": self.scale,
+            "labels_from": self.labels_from,
+            "beta_grad": self.beta_grad if wants_grad else "none",
+        }
+        beta = self.beta.clone()  # backward needs it as it is now, and a step changes it
+
+        def drawn(*target: Tensor | None) -> tuple[Tensor, Tensor]:
+            rng_state = self.rng.next() if self.training else self.rng.state
+            return sprout_loss_and_grad_beta(logits, *target, beta, rng_state, **options)
+
+        if self.label_draws == "one" or target.lam is None:
+            return drawn(*target)
+        if target.lam.numel() != 1:
+            raise ValueError(
+                f"label_draws='each' takes one lam for the batch, got {target.lam.numel()}"
+            )
+        lam = target.lam.squeeze()
+        own = drawn(target.labels, None, None)
+        partners = drawn(target.partner_labels, None, None)
+        return tuple(lam * a + (1 - lam) * b for a, b in zip(own, partners, strict=True))
 
     @torch.no_grad()
     def _ascend(self, grad_beta: Tensor) -> None:

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sprout_fast.models import read_checkpoint
 from sprout_fast.training.cli import parse, run_tool
 from sprout_fast.training.config import TrainConfig
-from sprout_fast.training.imagenet import train
+from sprout_fast.training.run import train
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -68,22 +70,61 @@ def pgd_linf(
     ):
         # Clones: an inference tensor, as a caller's inference_mode makes, cannot enter a graph.
         images, labels = images.detach().clone(), labels.clone()
-        adversarial = images.clone()
+        start = images.clone()
         if random_start:
             if generator is None:
                 generator = torch.Generator(images.device).manual_seed(seed)
-            start = torch.rand(
-                images.shape, generator=generator, device=generator.device, dtype=images.dtype
-            )
-            adversarial += start.mul_(2 * eps).sub_(eps).to(images.device)
-            pgd_step_(adversarial, start.to(images.device), images, step=0, eps=eps)  # projects
-        for _ in range(steps):
-            adversarial.requires_grad_()
+            start = uniform_start(images, eps, generator)
+
+        def objective(logits: Tensor) -> Tensor:
             # A sum: one image's gradient does not shrink with the batch that it is in.
-            loss = F.cross_entropy(model(adversarial), labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, adversarial)
-            adversarial = pgd_step_(adversarial.detach(), gradient, images, step=step_size, eps=eps)
-        return adversarial
+            return F.cross_entropy(logits, labels, reduction="sum")
+
+        return ascend_linf(
+            model, images, start, objective, eps=eps, step_size=step_size, steps=steps
+        )
+
+
+def uniform_start(images: Tensor, eps: float, generator: torch.Generator | None = None) -> Tensor:
+    """A uniform point of the ball of ``eps`` around each of ``images``, within [0,1].
+
+    Drawn on the generator's device; None takes torch's own on the images' device.
+    """
+    drawn_on = images.device if generator is None else generator.device
+    noise = torch.rand(images.shape, generator=generator, device=drawn_on, dtype=images.dtype)
+    noise = noise.mul_(2 * eps).sub_(eps).to(images.device)
+    return pgd_step_(images + noise, noise, images, step=0, eps=eps)  # projects
+
+
+def ascend_linf(
+    network: Callable[[Tensor], Tensor],
+    images: Tensor,
+    start: Tensor,
+    objective: Callable[[Tensor], Tensor],
+    *,
+    eps: float,
+    step_size: float,
+    steps: int,
+) -> Tensor:
+    """Sign-gradient ascent of ``objective(network(x))`` from ``start``, in the ball and [0,1].
+
+    What `pgd_linf` and the attacks within training are made of; it checks nothing.
+
+    Args:
+        network: images -> logits.
+        images, start: float32 or float64 [B,C,H,W]; the ball is around ``images``.
+        objective: logits -> a scalar, to be raised.
+        eps, step_size, steps: see `pgd_linf`.
+
+    Returns:
+        the last iterate, without a graph.
+    """
+    adversarial = start
+    for _ in range(steps):
+        adversarial = adversarial.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(objective(network(adversarial)), adversarial)
+        adversarial = pgd_step_(adversarial.detach(), gradient, images, step=step_size, eps=eps)
+    return adversarial
 
 
 def _check(images: Tensor, labels: Tensor, eps: float, step_size: float, steps: int) -> None:

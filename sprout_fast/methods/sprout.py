@@ -2,75 +2,128 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor
 
-from sprout_fast import SproutLoss, SproutMixup
-from sprout_fast.methods.base import Method, MethodSetting
+from sprout_fast import SproutLoss
+from sprout_fast.methods.base import Method, MethodSetting, Optimize
+from sprout_fast.methods.losses import MixedCrossEntropy
 
 # Under this expected mass on the true class, labels and logits flatten, and flat logits look robust
 # under PGD without being so (METHOD.md, "beta's drift").
 LOW_MASS = 0.5
 
+MODULES = ("ga", "mixup", "dirichlet", "ls")
 
-class Sprout(Method):
-    """Gaussian noise, Mixup, and Dirichlet labels whose parameter beta ascends the same loss.
+
+class Sprout(Method, name="sprout"):
+    """SPROUT: x̃ and ỹ mix N(x_i, sigma²) and N(x_j, sigma²) and their labels by λ ~ Beta(a, a), g =
+    I, h = Dirichlet(scale ((1 - alpha) y + alpha beta)), and beta ascends the same loss.
 
     Args:
         setting: see `MethodSetting`.
-        sigma: standard deviation of the noise, on [0,1] images; >= 0.
+        modules: which of its parts are on, for ablations: any of ga, mixup, and dirichlet or ls
+            (uniform label smoothing by alpha in its place), with commas between.
+        sigma: standard deviation of the noise, on images in [0,1].
         a: Mixup's weight is drawn from Beta(a, a); 0 turns Mixup off.
-        alpha, scale: the labels' concentration is scale * ((1-alpha) y + alpha beta).
-        labels_from: "dirichlet", or "mean" as the control.
-        beta_lr: step of beta's ascent; None chooses by the number of classes.
-        beta_grad: "implicit", "expected", "none"; None chooses by the number of classes.
-        mass_floor: rescale beta to keep this expected mass on the true class; None leaves it.
+        alpha: beta's share in the labels' concentration (1-alpha) y + alpha beta.
+        scale: factor on that concentration. The authors' code: 11, with alpha 1/11.
+        labels_from: labels drawn from the Dirichlet, or its mean as a control.
+        label_draws: one label for the mixed pair, or one for each of the two, whose losses are
+            mixed, as in the authors' code.
+        beta_init: beta's first value in every class; by default drawn from U(0, 10/K).
+        beta_lr: step size of beta's ascent; by default 0.5/K. lr follows the weights' learning
+            rate.
+        beta_momentum: momentum of the ascent.
+        beta_weight_decay: weight decay of beta.
+        beta_grad: beta's gradient through the drawn label, in expectation, or none; by default
+            implicit under 100 classes, expected from there.
+        beta_batch: beta ascends on the mixed batch of the weights' own step, or on the clean batch
+            in a forward pass of its own after them, as in the authors' code.
+        weight_steps: optimizer steps on each batch, with fresh noise and Mixup. The authors' code:
+            3.
+        mass_floor: rescale beta to keep this expected mass on the true class; by default off.
     """
 
     def __init__(
         self,
         setting: MethodSetting,
         *,
+        modules: str = "ga,mixup,dirichlet",
         sigma: float = 0.1,
         a: float = 0.2,
         alpha: float = 0.01,
         scale: float = 1.0,
-        labels_from: str = "dirichlet",
-        beta_lr: float | None = None,
-        beta_grad: str | None = None,
+        labels_from: Literal["dirichlet", "mean"] = "dirichlet",
+        label_draws: Literal["one", "each"] = "one",
+        beta_init: float | None = None,
+        beta_lr: float | Literal["lr"] | None = None,
+        beta_momentum: float = 0.0,
+        beta_weight_decay: float = 0.0,
+        beta_grad: Literal["implicit", "expected", "none"] | None = None,
+        beta_batch: Literal["mixed", "clean"] = "mixed",
+        weight_steps: int = 1,
         mass_floor: float | None = None,
     ) -> None:
-        mixer = SproutMixup(
-            sigma,
-            a,
-            mean=setting.mean,
-            std=setting.std,
-            dtype=setting.dtype,
-            seed=setting.seed,
-            first_row=setting.first_row,
-            device=setting.device,
-        )
-        loss = SproutLoss(
-            setting.num_classes,
-            alpha=alpha,
-            scale=scale,
-            labels_from=labels_from,
-            beta_lr=beta_lr,
-            beta_grad=beta_grad,
-            mass_floor=mass_floor,
-            accumulation_steps=setting.accumulation_steps,
-            seed=setting.seed,
-            first_row=setting.first_row,
-            device=setting.device,
-        )
+        on = _modules(modules)
+        mixer = setting.mixer(sigma if "ga" in on else 0.0, a if "mixup" in on else 0.0)
+        learns_labels = "dirichlet" in on
+        if not learns_labels:
+            smoothing = alpha if "ls" in on else 0.0
+            loss = MixedCrossEntropy(setting.num_classes, smoothing, setting.device)
+        else:
+            loss = SproutLoss(
+                setting.num_classes,
+                alpha=alpha,
+                scale=scale,
+                labels_from=labels_from,
+                label_draws=label_draws,
+                beta_init=beta_init,
+                beta_lr=0.0 if beta_lr == "lr" else beta_lr,
+                beta_momentum=beta_momentum,
+                beta_weight_decay=beta_weight_decay,
+                beta_grad=beta_grad,
+                mass_floor=mass_floor,
+                accumulation_steps=setting.accumulation_steps,
+                seed=setting.seed,
+                first_row=setting.first_row,
+                device=setting.device,
+            )
         super().__init__(mixer, loss)
+        self.learns_labels = learns_labels
+        if weight_steps < 1:
+            raise ValueError(f"weight_steps must be at least 1, got {weight_steps}")
+        self.passes = weight_steps
+        if beta_batch not in ("mixed", "clean"):
+            raise ValueError(f"beta_batch must be 'mixed' or 'clean', got {beta_batch!r}")
+        self.clean = None
+        if learns_labels and beta_batch == "clean":
+            loss.self_progressing = False
+            self.clean = setting.mixer()
+        self.beta_follows_lr = beta_lr == "lr"
+
+    def training_step(self, optimize: Optimize, images: Tensor, labels: Tensor) -> None:
+        if self.beta_follows_lr and self.learns_labels:
+            self.loss.beta_lr = optimize.lr
+        for _ in range(self.passes):
+            inputs, target = self.mixer(images, labels)
+            optimize(inputs, target, self.loss)
+        if self.clean is not None:
+            # The authors' code also goes backward through the network here; beta's gradient needs
+            # the logits alone.
+            inputs, target = self.clean(images, labels)
+            self.loss.ascend(optimize.logits(inputs), target)
 
     @property
-    def beta(self) -> Tensor:
+    def beta(self) -> Tensor | None:
         """float32 [K], the class weights that progress by themselves."""
-        return self.loss.beta
+        return self.loss.beta if self.learns_labels else None
 
     def statistics(self) -> dict[str, float]:
         """The expected mass on the true class and beta's range."""
+        if not self.learns_labels:
+            return {}
         return {
             "true_class_mass": self.loss.expected_true_mass().item(),
             "beta_min": self.beta.min().item(),
@@ -80,10 +133,20 @@ class Sprout(Method):
 
     def warning(self) -> str | None:
         """Beta has drifted so far that the labels hardly name the true class any more."""
-        mass = self.loss.expected_true_mass().item()
+        mass = self.loss.expected_true_mass().item() if self.learns_labels else 1.0
         if mass >= LOW_MASS:
             return None
         return (
             f"the labels' expected mass on the true class is {mass:.2f}, under {LOW_MASS}: logits"
             " flatten, which looks robust under PGD alone (--mass-floor keeps it up)"
         )
+
+
+def _modules(listed: str) -> set[str]:
+    """The names in ``"ga,mixup"``, checked."""
+    on = {name.strip() for name in listed.split(",") if name.strip()}
+    if unknown := on - set(MODULES):
+        raise ValueError(f"modules takes any of {', '.join(MODULES)}, got {', '.join(unknown)}")
+    if {"dirichlet", "ls"} <= on:
+        raise ValueError("modules takes dirichlet or ls, not both: each says what the labels are")
+    return on

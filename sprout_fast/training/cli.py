@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import difflib
 import errno
+import importlib.resources
 import io
 import re
 import sys
@@ -61,10 +62,10 @@ def parse(
     description: str,
     read_checkpoint: Callable[[Path], dict[str, Any]],
 ) -> tuple[ConfigT, dict[str, Any] | None]:
-    """Read the command line; ``--config`` and ``--resume`` give defaults that it overrides.
+    """Read the command line; ``--recipe``, ``--resume`` and ``--config`` give defaults to it.
 
-    The YAML file and the checkpoint's options are put *before* the command line as if they had been
-    typed, so that one parser checks all three and the last word wins.
+    The recipe's, the checkpoint's and the YAML file's options are put *before* the command line as
+    if they had been typed, so that one parser checks all four and the last word wins.
 
     Returns:
         the options, and the content of the checkpoint that ``--resume`` names, or None.
@@ -73,7 +74,7 @@ def parse(
         UserError: an unknown option, key or choice, or a value of the wrong type.
     """
     given = parse_options(config_type, argv, prog, description)
-    defaults: list[str] = []
+    defaults = [] if given.recipe is None else _as_arguments(read_recipe(given.recipe))
     checkpoint = None
     if given.resume is not None:
         checkpoint = read_checkpoint(given.resume)
@@ -158,6 +159,16 @@ def _one_line(box: str) -> str:
         name, metavar, got = kind.groups()
         return f"{name} {got}: takes {metavar}"
     return re.sub(r"^Error parsing (\S+):", r"\1:", joined).rstrip(".")
+
+
+def read_recipe(name: str) -> dict[str, Any]:
+    """The options of ``recipes/NAME.yaml``.
+
+    >>> read_recipe("paper")["sigma"]
+    0.1
+    """
+    file = importlib.resources.files("sprout_fast.training") / "recipes" / f"{name}.yaml"
+    return yaml.safe_load(file.read_text())
 
 
 def _read_yaml(path: Path, config_type: type[TrainConfig]) -> dict[str, Any]:

@@ -137,6 +137,7 @@ class Trainer:
             meter.read()  # raises for a loss that must not be saved
             self._save(loader_state)
             return stopped
+        self.method.epoch_finished(self.optimize)
         train = self._summed(meter)
         interrupt.held = False
         try:
@@ -163,7 +164,7 @@ class Trainer:
                     "val_top1": validation.clean.top1,
                     "val_top5": validation.top5.top1,
                     "val_loss": validation.loss,
-                    "lr": self.optimize.lr,
+                    "lr": self.optimize.last_lr,
                     "images_per_s": train.images_per_second,
                     "data_wait": train.data_wait,
                     **statistics,
@@ -234,7 +235,7 @@ class Trainer:
         if not now.images:
             return
         statistics = self.method.statistics()
-        lr = self.optimize.lr
+        lr = self.optimize.last_lr
         mass = statistics.get("true_class_mass")
         self.display.step(step_in_epoch, describe(now, meter.mean(), lr, mass))
         if log is not None:
@@ -253,7 +254,7 @@ class Trainer:
 
     def _validate(self) -> Evaluation:
         # Each process has batch norm statistics of its own; the checkpoint holds the first one's.
-        self.world.share_buffers(self.model)
+        self.world.share_buffers(self.evaluated)
         validation = evaluate_accuracy(
             self.evaluated,
             self.display.watched("validation", self.loaders.val),
@@ -270,10 +271,10 @@ class Trainer:
     def _save(self, loader_state: dict[str, Any], is_best: bool = False) -> None:
         if self.out is None:
             return
-        beta = self.method.beta
+        beta, ema = self.method.beta, self.optimize.ema
         content = {
             "model": self.model.state_dict(),
-            "ema": None,
+            "ema": None if ema is None else ema.module.state_dict(),
             "beta": None if beta is None else beta.detach().clone(),
             "optimizer": self.optimize.optimizer.state_dict(),
             "scheduler": self.optimize.scheduler.state_dict(),

@@ -1,4 +1,4 @@
-"""Training on image folders: puts model, data, method and loop together as the options say."""
+"""A training run: puts model, data, method and loop together as the options say."""
 
 from __future__ import annotations
 
@@ -19,9 +19,16 @@ from sprout_fast.data import Loaders, build_loaders, default_loader
 from sprout_fast.data.sample_set import make_sample_set
 from sprout_fast.errors import UserError
 from sprout_fast.methods import MethodSetting, build_method
-from sprout_fast.models import Normalized, create_model, default_normalization, load_weights
+from sprout_fast.models import (
+    Normalized,
+    create_model,
+    default_normalization,
+    list_archs,
+    load_weights,
+)
 from sprout_fast.training.config import TrainConfig
 from sprout_fast.training.distributed import World, joined_world
+from sprout_fast.training.ema import averaged
 from sprout_fast.training.final import STEPS, default_images, describe_final, evaluate_final
 from sprout_fast.training.initialization import zero_init_residual
 from sprout_fast.training.loop import Outcome, Trainer, steps_per_epoch
@@ -31,17 +38,6 @@ from sprout_fast.training.progress import Display
 from sprout_fast.training.step import OptimizeStep
 
 AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-# What is chosen where the user chose nothing: for a data set of one's own, and for the sample set,
-# whose schedule is to end within five minutes for ResNet-152 on two CPU cores.
-DEFAULTS = {"epochs": 90, "batch_size": 64, "image_size": 224, "warmup_epochs": None, "lr": None}
-SAMPLE_DEFAULTS = {
-    "epochs": 3,
-    "batch_size": 16,
-    "image_size": 32,
-    "warmup_epochs": 0.2,
-    "lr": 0.01,
-}
 
 
 def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> int:
@@ -92,25 +88,23 @@ def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> i
 
 def resolve(config: TrainConfig, world: World) -> TrainConfig:
     """``config`` with a value in the place of every None that stands for "chosen for you"."""
-    chosen = SAMPLE_DEFAULTS if config.data is None else DEFAULTS
     new = dataclasses.replace(config)
-    for name in ("epochs", "batch_size", "image_size"):
+    for name, value in config.chosen().items():
         if getattr(new, name) is None:
-            setattr(new, name, chosen[name])
+            setattr(new, name, value)
     if new.warmup_epochs is None:
-        new.warmup_epochs = chosen["warmup_epochs"]
-        if new.warmup_epochs is None:
-            new.warmup_epochs = min(5.0, new.epochs / 10)
+        new.warmup_epochs = min(5.0, new.epochs / 10)
     if new.lr is None:
         images_a_step = new.batch_size * new.accumulation_steps * world.size
-        new.lr = chosen["lr"] or 0.1 * images_a_step / 256
-        new.lr *= 0.1 if new.weights is not None else 1
+        new.lr = new.lr_per_image * images_a_step * (0.1 if new.weights is not None else 1)
     new.loader = new.loader or default_loader()
     if new.workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
         new.workers = max(1, min(8, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     new.amp = new.amp or ("bf16" if world.device.type == "cuda" else "none")
     new.device = world.device.type if world.size > 1 else str(world.device)
+    if new.arch_prefix + new.arch in list_archs():
+        new.arch = new.arch_prefix + new.arch
     if new.out is None:
         new.out = _free_folder(Path("runs") / f"{new.arch}-{new.method}")
     return new
@@ -125,6 +119,8 @@ def build(
     """The trainer for a resolved ``config``; it writes the run's folder last of all."""
     torch.manual_seed(config.seed)
     mean, std = default_normalization(config.arch)
+    if config.normalization == "none":
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     amp_dtype = AMP_DTYPES[config.amp]
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     # A wrong option of the method is told before minutes go into a large data set's listing.
@@ -158,6 +154,7 @@ def build(
         lr=config.lr,
         momentum=config.momentum,
         weight_decay=config.weight_decay,
+        norm_decay=config.norm_decay,
     )
     steps = steps_per_epoch(len(loaders.train), config.accumulation_steps, method.passes)
     if steps == 0:
@@ -167,19 +164,24 @@ def build(
         )
     scheduler = build_scheduler(
         optimizer,
+        config.schedule,
         warmup_steps=round(config.warmup_epochs * steps),
         total_steps=config.epochs * steps,
     )
+    ema = None if config.ema is None else averaged(model, config.ema)
+    wrapped, network = _wrapped(model, config, world)
     optimize = OptimizeStep(
-        _wrapped(model, config, world),
+        wrapped,
+        Normalized(network, mean, std).to(world.device),
         optimizer,
         scheduler,
         GradScaler(world.device.type, enabled=config.amp == "fp16"),
         accumulation_steps=config.accumulation_steps,
         amp_dtype=amp_dtype,
         memory_format=memory_format,
+        ema=ema,
     )
-    evaluated = Normalized(model, mean, std).to(world.device)
+    evaluated = Normalized(model if ema is None else ema.module, mean, std).to(world.device)
     record = config.stored() | {
         "num_classes": len(loaders.classes),
         "classes": list(loaders.classes),
@@ -219,26 +221,39 @@ def _load_data(config: TrainConfig, world: World, display: Display) -> Loaders:
                 " schedule"
             )
         world.barrier()
-    loaders = build_loaders(
-        data,
-        loader=config.loader,
-        batch_size=config.batch_size,
-        image_size=config.image_size,
-        device=world.device,
-        seed=config.seed,
-        workers=config.workers,
-        shard_id=world.rank,
-        num_shards=world.size,
-    )
+    share = {
+        "batch_size": config.batch_size,
+        "device": world.device,
+        "seed": config.seed,
+        "shard_id": world.rank,
+        "num_shards": world.size,
+    }
+    if config.loader == "memory":
+        from sprout_fast.data.cifar import build_memory_loaders
+
+        loaders = build_memory_loaders(data, limit_train=config.limit_train, **share)
+    else:
+        loaders = build_loaders(
+            data,
+            loader=config.loader,
+            image_size=config.image_size,
+            workers=config.workers,
+            **share,
+        )
     display.line(loaders.description)
     return loaders
 
 
-def _wrapped(model: nn.Module, config: TrainConfig, world: World) -> nn.Module:
-    if world.size > 1:
-        ids = [world.device.index] if world.device.type == "cuda" else None
-        model = DistributedDataParallel(model, device_ids=ids)
-    return torch.compile(model) if config.compile else model
+def _wrapped(model: nn.Module, config: TrainConfig, world: World) -> tuple[nn.Module, nn.Module]:
+    """The model as it is trained, and as attacks of the method see it."""
+    network = torch.compile(model) if config.compile else model
+    if world.size == 1:
+        return network, network
+    ids = [world.device.index] if world.device.type == "cuda" else None
+    # Each process keeps batch norm statistics of its own until validation: a broadcast before every
+    # forward pass would write into what the first of two passes saved for backward.
+    shared = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+    return torch.compile(shared) if config.compile else shared, network
 
 
 def _check_same_run(config: TrainConfig, stored: Mapping[str, Any]) -> None:

@@ -1,0 +1,85 @@
+"""Bilateral adversarial training (Wang & Zhang 2019)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from sprout_fast import generalized_cross_entropy
+from sprout_fast.methods.base import Method, MethodSetting, Optimize
+from sprout_fast.methods.linf import LinfAttack, unit_images
+from sprout_fast.methods.losses import CrossEntropy
+
+# Keeps the most confusing class's share of the adversarial label above 0 (gamma in the paper).
+_GAMMA = 0.01
+
+
+class BilateralAdversarialTraining(Method, name="bilateral"):
+    """Bilateral adversarial training (Wang & Zhang 2019): image and label are both perturbed.
+
+    x̃ = a targeted attack from a uniform point of the ball towards the most confusing class, the
+    likeliest wrong one there; ỹ = y, g = I, and h gives the true class 1 - e and wrong class k its
+    share of e in proportion to v_k - min v + gamma, with v_k = -log f_k the loss's gradient to the
+    label at the attack's start. Table 1 writes h as (1 - alpha) y + alpha PGD_eps'(y); this is the
+    original's closed form of it, with e such that the true class keeps ``label_margin`` times the
+    largest wrong share.
+
+    Args:
+        setting: see `MethodSetting`.
+        eps: radius of the l-inf ball, on images in [0,1].
+        step_size: of the attack's steps, on images in [0,1].
+        attack_steps: 1 or 2 in the paper.
+        label_margin: the true class's label over the largest wrong one's; the paper takes 9.
+    """
+
+    def __init__(
+        self,
+        setting: MethodSetting,
+        *,
+        eps: float = 8 / 255,
+        step_size: float = 8 / 255,
+        attack_steps: int = 1,
+        label_margin: float = 9.0,
+    ) -> None:
+        super().__init__(setting.mixer(), CrossEntropy())
+        if not 1 <= label_margin < float("inf"):
+            raise ValueError(f"label_margin must be a number from 1 up, got {label_margin}")
+        self.attack = LinfAttack(eps, step_size, attack_steps, training_mode=True)
+        self.label_margin = label_margin
+
+    def training_step(self, optimize: Optimize, images: Tensor, labels: Tensor) -> None:
+        first_logits: list[Tensor] = []
+
+        def towards_most_confusing(logits: Tensor) -> Tensor:
+            first_logits[:] = first_logits or [logits.detach().float()]
+            own = F.one_hot(labels, logits.shape[1]).bool()
+            confusing = first_logits[0].masked_fill(own, -torch.inf).argmax(1)
+            return -F.cross_entropy(logits.float(), confusing, reduction="sum")
+
+        adversarial = self.attack(optimize.network, unit_images(images), towards_most_confusing)
+        label = adversarial_label(first_logits[0], labels, self.label_margin)
+        inputs, target = self.mixer(adversarial, labels)
+        optimize(inputs, target, lambda logits, _: generalized_cross_entropy(logits, label))
+
+
+def adversarial_label(logits: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """The label that the gradient -log f moves away from ``labels``.
+
+    Args:
+        logits: float32 [B,K], K >= 2. labels: int64 [B].
+        margin: >= 1, the true class's probability over the largest wrong one's.
+
+    Returns:
+        float32 [B,K], rows adding up to 1.
+
+    >>> adversarial_label(torch.zeros(1, 10), torch.tensor([0]), 9.0)[0, :2]
+    tensor([0.5000, 0.0556])
+    """
+    own = F.one_hot(labels, logits.shape[1]).bool()
+    gradient = -logits.log_softmax(1)
+    least = gradient.masked_fill(own, torch.inf).amin(1, keepdim=True)
+    wrong = (gradient - least + _GAMMA).masked_fill(own, 0)
+    wrong = wrong / wrong.sum(1, keepdim=True)
+    moved = 1 / (1 + margin * wrong.amax(1, keepdim=True))  # so 1 - moved = margin x the largest
+    return torch.where(own, 1 - moved, moved * wrong)

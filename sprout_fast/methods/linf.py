@@ -1,0 +1,80 @@
+"""What the attack-based rows share: images on [0,1] and sign-gradient ascent in the l-inf ball."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sprout_fast.attacks.pgd import ascend_linf, uniform_start
+from sprout_fast.models import evaluation_mode, frozen_parameters
+
+
+def unit_images(images: Tensor) -> Tensor:
+    """Images as attacks take them: float32 in [0,1]; uint8 is divided by 255."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images.float()
+
+
+@dataclass(frozen=True)
+class LinfAttack:
+    """Attack within a training step: ``steps`` of ``step_size`` in the ball of ``eps`` and [0,1].
+
+    Args:
+        eps, step_size: in [0,1] units, >= 0.
+        steps: >= 1.
+        training_mode: with batch statistics, as the network is while it trains, or in eval mode
+            with the running ones. A forward pass in training mode also moves the running ones.
+
+    Raises:
+        ValueError: a number outside its range.
+    """
+
+    eps: float
+    step_size: float
+    steps: int
+    training_mode: bool
+
+    def __post_init__(self) -> None:
+        for name in ("eps", "step_size"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} must be a number from 0 up, got {getattr(self, name)}")
+        if self.steps < 1:
+            raise ValueError(f"attack_steps must be at least 1, got {self.steps}")
+
+    def __call__(
+        self,
+        network: nn.Module,
+        images: Tensor,
+        objective: Callable[[Tensor], Tensor],
+        start: Tensor | None = None,
+    ) -> Tensor:
+        """Images in the ball around ``images`` that raise ``objective(logits)``, a sum over rows.
+
+        ``start`` is where the ascent begins; None takes a uniform point of the ball, from torch's
+        own generator.
+        """
+        if start is None:
+            start = uniform_start(images, self.eps)
+        mode = contextlib.nullcontext() if self.training_mode else evaluation_mode(network)
+        with mode, frozen_parameters(network):
+            return ascend_linf(
+                network,
+                images,
+                start,
+                objective,
+                eps=self.eps,
+                step_size=self.step_size,
+                steps=self.steps,
+            )
+
+
+def cross_entropy_of(labels: Tensor) -> Callable[[Tensor], Tensor]:
+    """The untargeted objective: the summed cross entropy of ``labels``.
+
+    A sum, so that one image's gradient does not shrink with the batch that it is in.
+    """
+    return lambda logits: F.cross_entropy(logits.float(), labels, reduction="sum")

@@ -1,0 +1,57 @@
+"""The losses that rows of Table 1 share: eq. (4) with g = I and different h."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from sprout_fast import SproutTarget, sprout_loss
+
+
+class CrossEntropy(nn.Module):
+    """Eq. (4) on the batch's own labels: h = I, or h(y) = (1 - smoothing) y + smoothing u.
+
+    Args:
+        smoothing: share of the uniform label u = 1/K, in [0,1].
+    """
+
+    def __init__(self, smoothing: float = 0.0) -> None:
+        super().__init__()
+        _check(smoothing)
+        self.smoothing = smoothing
+
+    def forward(self, logits: Tensor, target: SproutTarget) -> Tensor:
+        return F.cross_entropy(logits.float(), target.labels, label_smoothing=self.smoothing)
+
+
+class MixedCrossEntropy(nn.Module):
+    """Eq. (4) on labels that Mixup has mixed, smoothed or not, without a label matrix.
+
+    The mean of SPROUT's Dirichlet at beta = u, (1 - smoothing) y + smoothing u, is that label.
+    """
+
+    def __init__(self, num_classes: int, smoothing: float = 0.0, device=None) -> None:
+        super().__init__()
+        _check(smoothing)
+        self.smoothing = smoothing
+        uniform = torch.full((num_classes,), 1 / num_classes, device=device)
+        self.register_buffer("uniform", uniform, persistent=False)
+        undrawn = torch.zeros(3, dtype=torch.int64, device=device)  # a mean draws no numbers
+        self.register_buffer("undrawn", undrawn, persistent=False)
+
+    def forward(self, logits: Tensor, target: SproutTarget) -> Tensor:
+        return sprout_loss(
+            logits,
+            *target,
+            self.uniform,
+            self.undrawn,
+            alpha=self.smoothing,
+            labels_from="mean",
+            beta_grad="none",
+        )
+
+
+def _check(smoothing: float) -> None:
+    if not 0 <= smoothing <= 1:
+        raise ValueError(f"alpha must be in [0, 1], got {smoothing}")

@@ -1,0 +1,19 @@
+"""Mixup (Zhang et al. 2018)."""
+
+from __future__ import annotations
+
+from sprout_fast.methods.base import Method, MethodSetting
+from sprout_fast.methods.losses import MixedCrossEntropy
+
+
+class Mixup(Method, name="mixup"):
+    """Mixup (Zhang et al. 2018): x̃ = λ x_i + (1-λ) x_j, ỹ = λ y_i + (1-λ) y_j, g = h = I.
+
+    Args:
+        setting: see `MethodSetting`.
+        a: Mixup's weight is drawn from Beta(a, a); 0 turns Mixup off.
+    """
+
+    def __init__(self, setting: MethodSetting, *, a: float = 0.2) -> None:
+        loss = MixedCrossEntropy(setting.num_classes, device=setting.device)
+        super().__init__(setting.mixer(a=a), loss)

@@ -1,0 +1,32 @@
+"""An exponential moving average of the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """Averages of ``model``'s weights and buffers, in ``.module``; ``update_parameters(model)``
+    after each step.
+
+    The n-th update decays by min(decay, (1 + n) / (10 + n)), so that the random first weights are
+    forgotten within a short run too (Abadi et al. 2016, TensorFlow's ``num_updates``).
+
+    >>> import torch
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> ema = averaged(model, decay=0.99)
+    >>> for value in (0.0, 0.0, 1.0):
+    ...     _ = nn.init.constant_(model.weight, value)
+    ...     ema.update_parameters(model)
+    >>> round(ema.module.weight.item(), 3)  # after two updates: 1 - (1 + 2) / (10 + 2)
+    0.75
+    """
+
+    def update(averages: Sequence[Tensor], values: Sequence[Tensor], count: Tensor | int) -> None:
+        now = min(decay, (1 + int(count)) / (10 + int(count)))
+        get_ema_multi_avg_fn(now)(averages, values, count)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
