@@ -50,7 +50,7 @@ class Recorder(OptimizeStep):
         model.register_forward_pre_hook(lambda module, _: self.modes.append(module.training))
         optimizer = SGD(model.parameters(), lr=lr)
         network = Normalized(model, MEAN, STD)
-        scheduler = build_scheduler(optimizer, warmup_steps=0, total_steps=1000)
+        scheduler = build_scheduler(optimizer, warmup_steps=0, total_steps=10**9)
         super().__init__(model, network, optimizer, scheduler, GradScaler("cpu", enabled=False))
         self.seen: list[tuple[Any, Any]] = []
         self.losses: list[float] = []
@@ -363,7 +363,7 @@ def test_reference_code_takes_three_steps_and_then_one_of_beta_on_the_clean_batc
         beta = beta + method.loss.beta_lr * velocity
         torch.testing.assert_close(method.beta.double(), beta, rtol=1e-4, atol=1e-6)
     assert not torch.equal(*(inputs for inputs, _ in recorder.seen[:2]))  # fresh noise each time
-    assert method.loss.beta_lr == pytest.approx(0.05, rel=1e-3)
+    assert method.loss.beta_lr == pytest.approx(0.05, rel=1e-6)
 
 
 def test_each_draws_mix_two_losses() -> None:
