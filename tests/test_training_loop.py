@@ -17,11 +17,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from sprout_fast import reference
 from sprout_fast.data import Loaders
-from sprout_fast.methods import Method, MethodSetting, build_method
+from sprout_fast.methods import METHODS, Method, MethodSetting, build_method
 from sprout_fast.models import Normalized, read_checkpoint
 from sprout_fast.training.distributed import World
+from sprout_fast.training.ema import averaged
 from sprout_fast.training.errors import FatalError
-from sprout_fast.training.loop import Outcome, Trainer, steps_per_epoch
+from sprout_fast.training.loop import Outcome, Position, Trainer, steps_per_epoch
 from sprout_fast.training.metrics import COLUMNS, MetricsLog
 from sprout_fast.training.optim import (
     build_optimizer,
@@ -33,6 +34,7 @@ from sprout_fast.training.step import OptimizeStep
 
 CLASSES, SIZE, BATCH = 5, 8, 6
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+SPROUT_COLUMNS = ("true_class_mass", "beta_min", "beta_mean", "beta_max")
 WORLD = World(0, 1, torch.device("cpu"))
 
 
@@ -96,9 +98,11 @@ def make_trainer(
     lr: float = 0.2,
     amp_dtype: torch.dtype | None = None,
     fp16: bool = False,
+    ema: float | None = None,
     **options: Any,
 ) -> Trainer:
     model = model or tiny_model()
+    averages = None if ema is None else averaged(model, ema)
     if isinstance(method, str):
         dtype = amp_dtype or torch.float32
         method = build_method(
@@ -106,17 +110,23 @@ def make_trainer(
         )
     steps = steps_per_epoch(batches, accumulation_steps, method.passes)
     optimizer = build_optimizer("sgd", model, lr=lr, momentum=0.9, weight_decay=0.01)
+
+    def metrics(at: Position) -> MetricsLog:
+        return MetricsLog(out, method.statistics(), at.epoch, at.step)
+
     return Trainer(
         model=model,
-        evaluated=Normalized(model, MEAN, STD),
+        evaluated=Normalized(model if averages is None else averages.module, MEAN, STD),
         method=method,
         optimize=OptimizeStep(
             model,
+            Normalized(model, MEAN, STD),
             optimizer,
             build_scheduler(optimizer, warmup_steps=2, total_steps=epochs * steps),
             GradScaler("cpu", enabled=fp16),
             accumulation_steps=accumulation_steps,
             amp_dtype=amp_dtype,
+            ema=averages,
         ),
         loaders=Loaders(
             FakeLoader(batches), FakeLoader(1, seed=9, train=False), list("abcde"), "fake"
@@ -126,7 +136,7 @@ def make_trainer(
         out=out,
         record={"arch": "tiny"},
         display=Display(live=False),
-        metrics=None if out is None else lambda at: MetricsLog(out, at.epoch, at.step),
+        metrics=None if out is None else metrics,
     )
 
 
@@ -235,24 +245,43 @@ def test_every_training_step_goes_through_the_compiled_ops() -> None:
         assert ops.calls.get("sprout_fast::sprout_loss_backward", 0) <= 4
 
 
-@pytest.mark.parametrize("method", ["sprout", "natural"])
-def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(method: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("sprout", {}),
+        ("sprout", {"ema": 0.9}),
+        ("sprout", {"weight_steps": 3, "beta_batch": "clean", "beta_lr": "lr"}),
+        ("natural", {}),
+        ("pgd_at", {"attack_steps": 2}),
+        ("trades", {"attack_steps": 2}),
+        ("free_at", {"replays": 2}),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    method: str, options: dict[str, Any], tmp_path: Path
+) -> None:
     whole, half = tmp_path / "whole", tmp_path / "half"
     whole.mkdir(), half.mkdir()
-    full = make_trainer(whole, method=method, epochs=3)
+
+    def trainer_in(folder: Path) -> Trainer:
+        return make_trainer(folder, method=method, epochs=3, **options)
+
+    full = trainer_in(whole)
+    passes = full.method.passes
     assert full.fit() is Outcome.FINISHED
     for stop in (4, 3, 2):  # at an epoch's end, then twice within an epoch
-        trainer = make_trainer(half, method=method, epochs=3)
+        trainer = trainer_in(half)
         if (half / "last.pt").exists():
             trainer.restore(read_checkpoint(half / "last.pt"))
-        assert trainer.fit(max_steps=stop) is Outcome.MAX_STEPS
-    resumed = make_trainer(half, method=method, epochs=3)
+        assert trainer.fit(max_steps=stop * passes) is Outcome.MAX_STEPS
+    resumed = trainer_in(half)
     resumed.restore(read_checkpoint(half / "last.pt"))
-    assert resumed.position.step == 9
+    assert resumed.position.step == 9 * passes
     assert resumed.fit() is Outcome.FINISHED
     one, two = (read_checkpoint(folder / "last.pt") for folder in (whole, half))
     assert_same(one, two)
-    compared = ("epoch", "step", "val_top1", "val_top5", "val_loss", "lr", "beta_mean")
+    compared = ("epoch", "step", "val_top1", "val_top5", "val_loss", "lr")
+    compared += ("beta_mean",) * (method == "sprout")
     rows = [
         [[row[column] for column in compared] for row in read_rows(folder)]
         for folder in (whole, half)
@@ -298,9 +327,12 @@ def test_checkpoint_has_the_designs_keys_and_best_is_the_best(tmp_path: Path) ->
 def test_metrics_rows_and_events(tmp_path: Path) -> None:
     make_trainer(tmp_path, epochs=2).fit()
     rows = read_rows(tmp_path)
-    assert tuple(rows[0]) == COLUMNS and [row["epoch"] for row in rows] == ["1", "2"]
+    assert tuple(rows[0]) == (*COLUMNS, *SPROUT_COLUMNS) and [row["epoch"] for row in rows] == [
+        "1",
+        "2",
+    ]
     for row in rows:
-        assert all(row[column] != "" for column in COLUMNS)
+        assert all(row[column] != "" for column in rows[0])
         assert 0 <= float(row["train_acc"]) <= 1 and 0 < float(row["true_class_mass"]) <= 1
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -310,10 +342,10 @@ def test_metrics_rows_and_events(tmp_path: Path) -> None:
     assert recorded == pytest.approx([float(row["val_top1"]) for row in rows], abs=1e-5)
 
 
-def test_natural_training_leaves_sprouts_columns_empty(tmp_path: Path) -> None:
+def test_natural_training_has_no_columns_of_sprouts(tmp_path: Path) -> None:
     make_trainer(tmp_path, method="natural", epochs=1).fit()
     (row,) = read_rows(tmp_path)
-    assert row["beta_mean"] == row["true_class_mass"] == "" != row["val_loss"]
+    assert tuple(row) == COLUMNS and row["val_loss"] != ""
     assert read_checkpoint(tmp_path / "last.pt")["beta"] is None
 
 
@@ -326,7 +358,7 @@ def test_accumulation_leaves_out_an_incomplete_group_but_reads_it() -> None:
 
 
 def test_a_method_may_run_over_a_batch_several_times() -> None:
-    class Thrice(Method):
+    class Thrice(Method, name="thrice"):
         passes = 3
 
         def training_step(self, optimize, images, labels):
@@ -334,6 +366,7 @@ def test_a_method_may_run_over_a_batch_several_times() -> None:
                 inputs, target = self.mixer(images, labels)
                 optimize(inputs, target, self.loss)
 
+    METHODS.pop("thrice")
     sprout = build_method("sprout", setting())
     trainer = make_trainer(method=Thrice(sprout.mixer, sprout.loss), epochs=2)
     assert trainer.steps_per_epoch == 12

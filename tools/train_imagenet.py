@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train an image classifier by SPROUT, or naturally, on ImageNet or any image folder.
+"""Train an image classifier by any method of Table 1 on ImageNet or any image folder.
 
 python tools/train_imagenet.py                                    # sample set, a few minutes
 python tools/train_imagenet.py --arch resnet50 --data /imagenet --weights resnet50.pth

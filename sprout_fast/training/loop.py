@@ -49,16 +49,14 @@ class Position:
 
 
 def steps_per_epoch(batches: int, accumulation_steps: int, passes: int) -> int:
-    """Whole optimizer steps in an epoch; batches left over at its end are not trained on.
+    """Optimizer steps in an epoch; batches left over at its end are not trained on.
+
+    A method that takes several steps (``passes``) on each batch does not accumulate over batches.
 
     >>> steps_per_epoch(10, accumulation_steps=4, passes=1)
     2
     """
-    return _batches_used(batches, accumulation_steps, passes) * passes // accumulation_steps
-
-
-def _batches_used(batches: int, accumulation_steps: int, passes: int) -> int:
-    return batches - batches % (accumulation_steps // math.gcd(accumulation_steps, passes))
+    return batches // accumulation_steps * passes
 
 
 class Trainer:
@@ -104,9 +102,9 @@ class Trainer:
         self.display = display
         self.metrics = metrics
         self.position = Position()
-        counts = (len(loaders.train), optimize.accumulation_steps, method.passes)
-        self.batches = _batches_used(*counts)
-        self.steps_per_epoch = steps_per_epoch(*counts)
+        batches, every = len(loaders.train), optimize.accumulation_steps
+        self.batches = batches - batches % every
+        self.steps_per_epoch = steps_per_epoch(batches, every, method.passes)
 
     def fit(self, max_steps: int | None = None) -> Outcome:
         """Run the epochs that are left, or ``max_steps`` optimizer steps of them.
@@ -131,7 +129,7 @@ class Trainer:
         start = time.perf_counter()
         # Checkpoints written within an epoch hold the loader's state at its beginning.
         loader_state = self.loaders.train.state_dict()
-        meter = Meter(self.world.device, self.world.size)
+        meter = Meter(self.world.device, self.world.size, self.method.passes)
         stopped = self._train(meter, log, interrupt, stop_at)
         if stopped is not None:
             meter.read()  # raises for a loss that must not be saved
@@ -167,10 +165,12 @@ class Trainer:
                     "lr": self.optimize.last_lr,
                     "images_per_s": train.images_per_second,
                     "data_wait": train.data_wait,
-                    **statistics,
                     "seconds": seconds,
+                    **statistics,
                 }
             )
+            if self.method.beta is not None:
+                log.histogram(self.position.step, "epoch/beta", self.method.beta)
         self.display.line(
             f"epoch {self.position.epoch}/{self.epochs} in {seconds:.1f} s:"
             f" train loss {train.loss:.3f}, acc {100 * train.accuracy:.1f} %,"

@@ -32,10 +32,11 @@ class Meter:
     Args:
         device: of the logits.
         processes: of the run; images a second are counted for all.
+        passes: over each batch; images a second count it once.
     """
 
-    def __init__(self, device: torch.device, processes: int = 1) -> None:
-        self._processes = processes
+    def __init__(self, device: torch.device, processes: int = 1, passes: int = 1) -> None:
+        self._speed = processes / passes
         self._window = torch.zeros(2, device=device)  # [loss, hits], since the last reading
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self._images = 0
@@ -101,6 +102,6 @@ class Meter:
             loss / images,
             hits / images,
             images,
-            self._processes * images / seconds,
+            self._speed * images / seconds,
             wait / seconds,
         )

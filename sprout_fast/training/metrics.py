@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 COLUMNS = (
@@ -19,10 +20,6 @@ COLUMNS = (
     "lr",
     "images_per_s",
     "data_wait",
-    "true_class_mass",
-    "beta_min",
-    "beta_mean",
-    "beta_max",
     "seconds",
 )
 
@@ -30,20 +27,24 @@ COLUMNS = (
 class MetricsLog:
     """Writes ``metrics.csv`` and event files into a run's folder.
 
-    Accuracies, data wait and mass are shares in [0,1]; losses in nats; a cell is empty where a
-    method has no such number.
+    Accuracies, data wait and mass are shares in [0,1]; losses in nats.
 
     Args:
         out: the folder.
+        statistics: names of the method's own columns, after the common ones.
         epoch, step: where the run goes on; later rows and events, of a run that was broken off
             after its last checkpoint, are dropped.
     """
 
-    def __init__(self, out: Path, epoch: int = 0, step: int = 0) -> None:
+    def __init__(
+        self, out: Path, statistics: Iterable[str] = (), epoch: int = 0, step: int = 0
+    ) -> None:
         self._path = out / "metrics.csv"
+        self._columns = (*COLUMNS, *statistics)
         kept = [row for row in self._read() if int(row["epoch"]) <= epoch]
         with open(self._path, "w", newline="") as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            # A run that goes on with other options of its method may have other columns.
+            writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(kept)
         self._events = SummaryWriter(str(out), purge_step=step + 1 if step else None)
@@ -60,13 +61,19 @@ class MetricsLog:
             self._events.add_scalar(f"train/{name}", value, step)
 
     def epoch(self, values: Mapping[str, float]) -> None:
-        """A row of metrics.csv; keys out of COLUMNS."""
+        """A row of metrics.csv; keys are COLUMNS and the method's."""
         with open(self._path, "a", newline="") as file:
-            csv.DictWriter(file, COLUMNS).writerow({k: _rounded(v) for k, v in values.items()})
+            csv.DictWriter(file, self._columns).writerow(
+                {name: _rounded(value) for name, value in values.items()}
+            )
         for name, value in values.items():
             if name not in ("epoch", "step"):
                 self._events.add_scalar(f"epoch/{name}", value, int(values["step"]))
         self._events.flush()
+
+    def histogram(self, step: int, name: str, values: Tensor) -> None:
+        """The distribution of ``values``, to TensorBoard."""
+        self._events.add_histogram(name, values, step)
 
     def close(self) -> None:
         self._events.close()

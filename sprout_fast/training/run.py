@@ -29,9 +29,10 @@ from sprout_fast.models import (
 from sprout_fast.training.config import TrainConfig
 from sprout_fast.training.distributed import World, joined_world
 from sprout_fast.training.ema import averaged
+from sprout_fast.training.figures import plot_beta
 from sprout_fast.training.final import STEPS, default_images, describe_final, evaluate_final
 from sprout_fast.training.initialization import zero_init_residual
-from sprout_fast.training.loop import Outcome, Trainer, steps_per_epoch
+from sprout_fast.training.loop import Outcome, Position, Trainer, steps_per_epoch
 from sprout_fast.training.metrics import MetricsLog
 from sprout_fast.training.optim import build_optimizer, build_scheduler
 from sprout_fast.training.progress import Display
@@ -79,6 +80,8 @@ def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> i
                 f" go on with --resume {last}"
             )
         try:
+            if world.is_main and trainer.method.beta is not None and trainer.position.epoch:
+                plot_beta(config.out / "metrics.csv", config.out / "beta.png")
             _report(config, trainer, display)
         except KeyboardInterrupt:
             display.line(f"interrupted before the final accuracy; the run is saved in {last}")
@@ -191,6 +194,10 @@ def build(
     if world.is_main:
         _prepare_out(config, display)
     world.barrier()
+
+    def metrics(at: Position) -> MetricsLog:
+        return MetricsLog(config.out, method.statistics(), at.epoch, at.step)
+
     trainer = Trainer(
         model=model,
         evaluated=evaluated,
@@ -202,7 +209,7 @@ def build(
         out=config.out if world.is_main else None,
         record=record,
         display=display,
-        metrics=(lambda at: MetricsLog(config.out, at.epoch, at.step)) if world.is_main else None,
+        metrics=metrics if world.is_main else None,
     )
     if checkpoint is not None:
         trainer.restore(checkpoint)

@@ -1,0 +1,39 @@
+#!/usr/bin/env python
+"""Train an image classifier by any method of Table 1 on CIFAR-10 or another set of small images.
+
+python tools/train_cifar.py --data cifar10_images.tar --arch resnet20 --method trades
+python tools/train_cifar.py --data /cifar --arch vgg16 --recipe paper --weights natural/best.pt
+python tools/train_cifar.py --data /cifar --arch resnet18 --modules ga,mixup --epochs 20
+python tools/train_cifar.py --data /cifar --resume run/last.pt
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# A checkout runs without being installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from sprout_fast.models import read_checkpoint
+from sprout_fast.training.cli import parse, run_tool
+from sprout_fast.training.config import CifarConfig
+from sprout_fast.training.run import train
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit status (0 done, 2 the user's mistake, 1 anything else)."""
+    argv = sys.argv[1:] if argv is None else argv
+
+    def body() -> int:
+        config, checkpoint = parse(CifarConfig, argv, PROG, __doc__, read_checkpoint)
+        return train(config, checkpoint)
+
+    return run_tool(PROG, body)
+
+
+PROG = "train_cifar.py"
+
+if __name__ == "__main__":
+    sys.exit(main())
