@@ -1,6 +1,7 @@
 """Image data sets and their loaders.
 
     build_loaders(data, loader="dali" | "torch", ...) -> Loaders
+    build_memory_loaders(data, ...) -> Loaders            of small images, whole in memory
 
 Batches are `(images, labels)`: images uint8 [B, 3, H, W], a channels-last view of NHWC memory,
 never normalised; labels int64 [B].
@@ -18,13 +19,13 @@ import torch
 from torch import Tensor
 
 from sprout_fast.data.folder import scan_folder
-from sprout_fast.data.listing import FileSplit, Listing
+from sprout_fast.data.listing import FileSplit, Listing, check_shares
 from sprout_fast.data.webdataset import find_tars, scan_tars
 from sprout_fast.errors import UserError
 
 
 class Loader(Protocol):
-    """What both loaders are; their docstrings say the details."""
+    """What all loaders are; their docstrings say the details."""
 
     batch_size: int
     num_images: int
@@ -97,15 +98,9 @@ def build_loaders(
             "`pip install nvidia-dali-cuda130` gets it, or take --loader torch"
         )
     listing = scan(data)
-    share = len(listing.train) // num_shards
-    if share < batch_size:
-        ranks = f" for each of {num_shards} ranks" if num_shards > 1 else ""
-        raise UserError(
-            f"--batch-size {batch_size}: larger than the training set of {data}, "
-            f"which has {share} images{ranks}"
-        )
-    if len(listing.val) < num_shards:
-        raise UserError(f"{data}: {len(listing.val)} validation images for {num_shards} ranks")
+    check_shares(
+        data, len(listing.train), len(listing.val), batch_size=batch_size, num_shards=num_shards
+    )
 
     if loader == "dali":
         from sprout_fast.data.dali import DaliLoader as Kind
@@ -129,6 +124,60 @@ def build_loaders(
         description=(
             f"{listing.layout}: {len(listing.train):,} training and {len(listing.val):,} "
             f"validation images of {len(listing.classes)} classes, loader {loader}"
+        ),
+    )
+
+
+def build_memory_loaders(
+    data: Path,
+    *,
+    batch_size: int,
+    device: torch.device,
+    seed: int,
+    limit_train: int | None = None,
+    shard_id: int = 0,
+    num_shards: int = 1,
+) -> Loaders:
+    """Make the loaders of a data set of small images, held on `device` whole, as uint8.
+
+    Args:
+        data: CIFAR-10 or CIFAR-100 in torchvision's format, an image folder, or a tar of one.
+        batch_size: images in a batch, on this rank.
+        device: where the images are held and the batches are made.
+        seed: of the order of the images, their crops and their flips, and of what `limit_train`
+            leaves.
+        limit_train: take so many of the training images, equally many of each class as far as
+            there are; all where it is None.
+        shard_id: this rank, in [0, num_shards).
+        num_shards: how many ranks share the data set.
+
+    Raises:
+        UserError: the data set is missing, empty or inconsistent, a file cannot be decoded or has
+            another size than the others, or a rank's share is smaller than a batch.
+    """
+    from sprout_fast.data.decoded import read_decoded
+    from sprout_fast.data.memory import MemoryLoader
+
+    decoded = read_decoded(Path(data), limit_train=limit_train, seed=seed)
+    train, val = decoded.train, decoded.val
+    check_shares(data, len(train), len(val), batch_size=batch_size, num_shards=num_shards)
+    common = {
+        "batch_size": batch_size,
+        "device": torch.device(device),
+        "seed": seed,
+        "shard_id": shard_id,
+        "num_shards": num_shards,
+    }
+    distinct = {id(split.images): split.images.nbytes for split in (train, val)}
+    limited = "" if limit_train is None else f" (--limit-train {limit_train})"
+    return Loaders(
+        train=MemoryLoader(train.images, train.labels, train=True, **common),
+        val=MemoryLoader(val.images, val.labels, train=False, **common),
+        classes=decoded.classes,
+        description=(
+            f"{decoded.layout}: {len(train):,} training{limited} and {len(val):,} validation "
+            f"images of {len(decoded.classes)} classes, in memory, uint8, "
+            f"{sum(distinct.values()) / 1e6:.0f} MB"
         ),
     )
 

@@ -65,3 +65,18 @@ def check_val_classes(val: Counter[str], train: Counter[str], where: str) -> Non
             f"{where}: class {named} in val has no training images; "
             "val's classes must be among train's"
         )
+
+
+def check_shares(
+    data: object, num_train: int, num_val: int, *, batch_size: int, num_shards: int
+) -> None:
+    """Raise `UserError` where a rank would get no batch of the images of `data`."""
+    share = num_train // num_shards
+    if share < batch_size:
+        ranks = f" for each of {num_shards} ranks" if num_shards > 1 else ""
+        raise UserError(
+            f"--batch-size {batch_size}: larger than the training set of {data}, "
+            f"which has {share} images{ranks}"
+        )
+    if num_val < num_shards:
+        raise UserError(f"{data}: {num_val} validation images for {num_shards} ranks")

@@ -15,6 +15,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from sprout_fast.data import augmentation
 from sprout_fast.data.listing import FileSplit
+from sprout_fast.data.order import shard_order
 from sprout_fast.data.state import check_state
 from sprout_fast.errors import UserError
 
@@ -98,20 +99,24 @@ class _Order(Sampler):
     """Keys of one shard's images: a new permutation each epoch in training, else each in turn."""
 
     def __init__(self, num_images: int, train: bool, seed: int, shard_id: int, num_shards: int):
-        self._num_images, self._train, self._seed = num_images, train, seed
-        self._shard_id, self._num_shards = shard_id, num_shards
+        self._settings = {
+            "num_images": num_images,
+            "train": train,
+            "seed": seed,
+            "shard_id": shard_id,
+            "num_shards": num_shards,
+        }
         self.epoch = 0
+        self._length = len(self._indices())  # the same in each epoch
+
+    def _indices(self) -> np.ndarray:
+        return shard_order(**self._settings, epoch=self.epoch)
 
     def __len__(self) -> int:
-        if self._train:  # the same for every shard
-            return self._num_images // self._num_shards
-        return len(range(self._shard_id, self._num_images, self._num_shards))
+        return self._length
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        order = np.arange(self._num_images)
-        if self._train:
-            order = np.random.default_rng([self._seed, self.epoch]).permutation(order)
-        for index in order[self._shard_id :: self._num_shards][: len(self)]:
+        for index in self._indices():
             yield self.epoch, int(index)
 
 

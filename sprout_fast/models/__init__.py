@@ -1,7 +1,7 @@
-"""Models that take images in [0,1]: torchvision's architectures, their weights, our checkpoints.
+"""Models that take images in [0,1]: architectures by name, their weights, our checkpoints.
 
-`import sprout_fast.models` needs torch alone; `create_model`, `default_normalization` and
-`load_model` need torchvision when they are called.
+`import sprout_fast.models` needs torch alone; torchvision is needed when one of its architectures,
+or one that builds on them, is asked for. A new architecture is a new file in `families`.
 """
 
 from sprout_fast.models.checkpoint import CHECKPOINT_FORMAT, load_model, read_checkpoint

@@ -1,73 +1,45 @@
-"""torchvision's classification architectures by name."""
+"""Architectures by name."""
 
 from __future__ import annotations
 
 import difflib
-import functools
-from types import ModuleType
-from typing import Any
 
 from torch import nn
 
 from sprout_fast.errors import UserError
-
-# Families whose parameters depend on the image size.
-_VIT, _MAXVIT = "vit_", "maxvit_"
+from sprout_fast.models.families import Architecture, Channels, families
 
 
-@functools.cache
-def _torchvision_models() -> ModuleType:
-    try:
-        from torchvision import models
-    except ImportError as error:
-        raise UserError(
-            f"models come from torchvision, which cannot be imported ({error}): "
-            "pip install torchvision"
-        ) from error
-    return models
-
-
-@functools.cache
 def list_archs() -> tuple[str, ...]:
-    """The names that `create_model` takes.
+    """The names that `create_model` takes; of cifar_resnetD and cifar_wrnD_K the published ones.
 
-    >>> "resnet152" in list_archs(), "fasterrcnn_resnet50_fpn" in list_archs()
-    (True, False)
+    >>> "resnet152" in list_archs(), "cifar_wrn34_10" in list_archs()
+    (True, True)
+    >>> "fasterrcnn_resnet50_fpn" in list_archs()
+    False
     """
-    models = _torchvision_models()
-    # The models of the top module alone: detection, segmentation, video, optical flow and
-    # quantized models are registered from submodules.
-    return tuple(models.list_models(module=models))
+    return tuple(name for family in families() for name in family.listed())
 
 
-def _check_arch(arch: str) -> None:
-    if arch in list_archs():
-        return
-    nearest = difflib.get_close_matches(str(arch).lower(), list_archs(), n=3, cutoff=0.5)
+def _find(arch: str) -> Architecture:
+    for family in families():
+        found = family.find(arch) if isinstance(arch, str) else None
+        if found is not None:
+            return found
+    wanted, names = str(arch).lower(), list_archs()
+    nearest = [name for name in names if name.endswith(f"_{wanted}")]
+    nearest = nearest or difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(nearest)}?" if nearest else "for example resnet50"
-    raise UserError(
-        f"arch: got {arch!r}, takes one of torchvision's {len(list_archs())} "
-        f"classification models; {hint}"
-    )
-
-
-def _check_image_size(arch: str, image_size: int | None) -> None:
-    # For the two families with an image size of their own, the constructor knows what it takes.
-    if image_size is None or arch.startswith((_VIT, _MAXVIT)):
-        return
-    weights = _torchvision_models().get_model_weights(arch).DEFAULT
-    smallest = max(weights.meta["min_size"])
-    if image_size < smallest:
-        raise UserError(
-            f"arch {arch}: got image size {image_size}, takes {smallest} pixels and more"
-        )
+    taken = ", ".join(family.TAKEN for family in families())
+    raise UserError(f"arch: got {arch!r}, takes {taken}; {hint}")
 
 
 def create_model(arch: str, num_classes: int, *, image_size: int | None = None) -> nn.Module:
-    """A torchvision classification model with fresh weights, in training mode.
+    """A classification model with fresh weights, in training mode.
 
     Args:
-        arch: a name out of `list_archs()`.
+        arch: a name out of `list_archs()`, or any cifar_resnetD with D = 6n+2 and cifar_wrnD_K
+            with D = 6n+4, K >= 1.
         num_classes: outputs of the classifier, >= 2.
         image_size: side of the square input in pixels, checked against what the architecture can
             take. The parameters of vit_* and maxvit_t depend on it (224 where it is None).
@@ -82,25 +54,19 @@ def create_model(arch: str, num_classes: int, *, image_size: int | None = None) 
         UserError: unknown arch, num_classes that is not an int >= 2, an image size that the
             architecture cannot take.
 
-    >>> model = create_model("squeezenet1_1", 10)
+    >>> model = create_model("cifar_resnet20", 10)
     >>> sum(parameter.numel() for parameter in model.parameters())
-    727626
+    269722
     """
-    _check_arch(arch)
+    found = _find(arch)
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
         raise UserError(f"num_classes: got {num_classes!r}, takes an int >= 2")
-    _check_image_size(arch, image_size)
-    options: dict[str, Any] = {}
-    if arch in ("googlenet", "inception_v3"):
-        options = {"aux_logits": False, "transform_input": True, "init_weights": True}
-    elif image_size is not None and arch.startswith(_VIT):
-        options = {"image_size": image_size}
-    elif image_size is not None and arch.startswith(_MAXVIT):
-        options = {"input_size": (image_size, image_size)}
-    try:
-        return _torchvision_models().get_model(
-            arch, weights=None, num_classes=num_classes, **options
+    if image_size is not None and found.smallest is not None and image_size < found.smallest:
+        raise UserError(
+            f"arch {arch}: got image size {image_size}, takes {found.smallest} pixels and more"
         )
+    try:
+        return found.build(num_classes, image_size)
     except (AssertionError, ValueError) as error:
         if image_size is None:
             raise
@@ -108,16 +74,14 @@ def create_model(arch: str, num_classes: int, *, image_size: int | None = None) 
         raise UserError(f"arch {arch}: does not take image size {image_size}: {message}") from error
 
 
-def default_normalization(
-    arch: str,
-) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
-    """(mean, std) a channel, in [0,1] units, of the arch's default torchvision weights.
+def default_normalization(arch: str) -> tuple[Channels, Channels]:
+    """(mean, std) a channel, in [0,1] units.
 
+    Of a cifar_* arch CIFAR-10's; of the others those of its default torchvision weights, which are
     ImageNet's for all but efficientnet_v2_l, whose published weights were trained with 0.5, 0.5.
 
     >>> default_normalization("resnet152")
     ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     """
-    _check_arch(arch)
-    transforms = _torchvision_models().get_model_weights(arch).DEFAULT.transforms()
-    return tuple(transforms.mean), tuple(transforms.std)
+    found = _find(arch)
+    return found.mean, found.std
