@@ -80,6 +80,7 @@ class MemoryLoader:
     ) -> None:
         self.batch_size = batch_size
         self.num_images = len(images)
+        self.image_size = tuple(images.shape[1:3])  # height, width
         self._images, self._labels = images.to(device), labels.to(device)
         self._train = train
         self._shard = {

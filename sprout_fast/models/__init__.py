@@ -5,7 +5,7 @@ or one that builds on them, is asked for. A new architecture is a new file in `f
 """
 
 from sprout_fast.models.checkpoint import CHECKPOINT_FORMAT, load_model, read_checkpoint
-from sprout_fast.models.factory import create_model, default_normalization, list_archs
+from sprout_fast.models.factory import create_model, default_normalization, is_arch, list_archs
 from sprout_fast.models.mode import evaluation_mode, frozen_parameters
 from sprout_fast.models.normalized import Normalized
 from sprout_fast.models.weights import load_weights
@@ -17,6 +17,7 @@ __all__ = [
     "default_normalization",
     "evaluation_mode",
     "frozen_parameters",
+    "is_arch",
     "list_archs",
     "load_model",
     "load_weights",

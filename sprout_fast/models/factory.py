@@ -21,6 +21,15 @@ def list_archs() -> tuple[str, ...]:
     return tuple(name for family in families() for name in family.listed())
 
 
+def is_arch(name: str) -> bool:
+    """Whether `create_model` takes ``name``.
+
+    >>> is_arch("cifar_wrn34_7"), is_arch("wrn34_7")
+    (True, False)
+    """
+    return any(family.find(name) is not None for family in families())
+
+
 def _find(arch: str) -> Architecture:
     for family in families():
         found = family.find(arch) if isinstance(arch, str) else None

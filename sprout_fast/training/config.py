@@ -240,6 +240,16 @@ class CifarConfig(TrainConfig):
     def chosen(self) -> Mapping[str, Any]:
         return CIFAR_DEFAULTS
 
+    def check(self) -> None:
+        super().check()
+        if self.data is None:
+            raise UserError("--data: needs a folder or a tar of images, for example CIFAR-10's")
+        if self.limit_train is not None:
+            if self.limit_train < 2:
+                raise UserError(f"--limit-train {self.limit_train}: must be a number from 2 up")
+            if self.loader not in (None, "memory"):
+                raise UserError(f"--limit-train: not with --loader {self.loader}, takes memory")
+
 
 CIFAR_DEFAULTS = {
     "epochs": 200,

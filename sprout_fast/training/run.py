@@ -15,7 +15,7 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from sprout_fast.data import Loaders, build_loaders, default_loader
+from sprout_fast.data import Loaders, build_loaders, build_memory_loaders, default_loader
 from sprout_fast.data.sample_set import make_sample_set
 from sprout_fast.errors import UserError
 from sprout_fast.methods import MethodSetting, build_method
@@ -23,7 +23,7 @@ from sprout_fast.models import (
     Normalized,
     create_model,
     default_normalization,
-    list_archs,
+    is_arch,
     load_weights,
 )
 from sprout_fast.training.config import TrainConfig
@@ -106,7 +106,7 @@ def resolve(config: TrainConfig, world: World) -> TrainConfig:
         new.workers = max(1, min(8, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     new.amp = new.amp or ("bf16" if world.device.type == "cuda" else "none")
     new.device = world.device.type if world.size > 1 else str(world.device)
-    if new.arch_prefix + new.arch in list_archs():
+    if is_arch(new.arch_prefix + new.arch):
         new.arch = new.arch_prefix + new.arch
     if new.out is None:
         new.out = _free_folder(Path("runs") / f"{new.arch}-{new.method}")
@@ -236,9 +236,13 @@ def _load_data(config: TrainConfig, world: World, display: Display) -> Loaders:
         "num_shards": world.size,
     }
     if config.loader == "memory":
-        from sprout_fast.data.cifar import build_memory_loaders
-
         loaders = build_memory_loaders(data, limit_train=config.limit_train, **share)
+        side = loaders.train.image_size
+        if side != (config.image_size,) * 2:
+            raise UserError(
+                f"--image-size {config.image_size}: --loader memory takes the images as they are,"
+                f" and {data} has {side[1]} x {side[0]} pixels"
+            )
     else:
         loaders = build_loaders(
             data,
