@@ -253,7 +253,7 @@ def option(*argv: str) -> Callable[[Path, Path], list[str]]:
         (option("--method", "sprot"), ["sprot", "did you mean sprout?"]),
         (option("--method", "natural", "--sigma", "0.2"), ["--sigma", "natural"]),
         (option("--alpha", "2"), ["alpha", "2"]),
-        (option("--sigma", "-1"), ["--sigma -1"]),
+        (option("--sigma", "-1"), ["sigma", "-1"]),
         (option("--device", "cuda:9"), ["--device cuda:9"]),
         (option("--device", "tpu"), ["--device tpu"]),
         (option("--arch", "inception_v3"), ["image size 32", "inception_v3"]),

@@ -20,7 +20,7 @@ from sprout_fast.errors import UserError
 from sprout_fast.methods import build_method
 from sprout_fast.models import Normalized, read_checkpoint
 from sprout_fast.training.distributed import World, joined_world, pick_device
-from sprout_fast.training.loop import Outcome, Trainer
+from sprout_fast.training.loop import Outcome, Position, Trainer
 from sprout_fast.training.metrics import MetricsLog
 from sprout_fast.training.optim import build_optimizer, build_scheduler
 from sprout_fast.training.progress import Display
@@ -55,12 +55,17 @@ def train(world: World, out: Path) -> Trainer:
     )
     optimizer = build_optimizer("sgd", model, lr=0.2, momentum=0.9, weight_decay=0.01)
     wrapped = DistributedDataParallel(model) if world.size > 1 else model
+
+    def metrics(at: Position) -> MetricsLog:
+        return MetricsLog(out, method.statistics(), at.epoch, at.step)
+
     trainer = Trainer(
         model=model,
         evaluated=Normalized(model, MEAN, STD),
         method=method,
         optimize=OptimizeStep(
             wrapped,
+            Normalized(model, MEAN, STD),
             optimizer,
             build_scheduler(optimizer, warmup_steps=1, total_steps=4),
             GradScaler("cpu", enabled=False),
@@ -72,7 +77,7 @@ def train(world: World, out: Path) -> Trainer:
         out=out if world.is_main else None,
         record={},
         display=Display(enabled=False),
-        metrics=(lambda at: MetricsLog(out, at.epoch, at.step)) if world.is_main else None,
+        metrics=metrics if world.is_main else None,
     )
     assert trainer.fit() is Outcome.FINISHED
     return trainer

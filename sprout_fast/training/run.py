@@ -312,7 +312,7 @@ def _announce(config: TrainConfig, world: World, display: Display, trainer: Trai
     accumulated = f" x {config.accumulation_steps} steps" if config.accumulation_steps > 1 else ""
     display.line(
         f"{config.arch} by {config.method} on {world.device}, amp {config.amp}:"
-        f" {config.epochs} epochs of {trainer.steps_per_epoch} steps,"
+        f" {config.epochs} epoch{'s'[: config.epochs > 1]} of {trainer.steps_per_epoch} steps,"
         f" batch {config.batch_size}{processes}{accumulated}, {config.image_size} pixels,"
         f" lr {config.lr:.4g}; writing to {config.out}"
     )
