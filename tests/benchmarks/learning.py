@@ -1,0 +1,139 @@
+#!/usr/bin/env python
+"""What each method learns from a few epochs of real images: clean and PGD-20 accuracy.
+
+python tests/benchmarks/learning.py --data cifar10_images.tar          # 10,000 images, about 40 min
+python tests/benchmarks/learning.py --data cifar10_images.tar --methods natural,pgd_at --epochs 8
+
+Each row is a run of tools/train_cifar.py's own trainer. The attack is the paper's, PGD with steps
+of eps/5 at eps = 0.03, on the last weights and on test images spread over the classes: a weak
+attack, which tells what has learnt from what has not, and nothing of robustness.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+import tyro
+
+from sprout_fast import load_model
+from sprout_fast.attacks import Attack
+from sprout_fast.data import build_memory_loaders
+from sprout_fast.evaluation import Accuracy, evaluate_accuracy
+from sprout_fast.methods import METHODS
+from sprout_fast.models import read_checkpoint
+from sprout_fast.training.cli import read_recipe
+from sprout_fast.training.config import CifarConfig
+from sprout_fast.training.final import Spread
+from sprout_fast.training.run import train
+
+EPS, STEPS = 0.03, 20
+RECIPES = ("paper", "expected", "reference-code")
+
+
+@dataclass
+class Options:
+    """What is trained and how it is judged."""
+
+    data: Path
+    methods: str = "all"
+    """Methods with commas between, and recipes of SPROUT as sprout:paper."""
+    arch: str = "resnet8"
+    epochs: int = 4
+    """Passes over the images; of free_at, which replays each batch, a quarter of them."""
+    limit_train: int = 10_000
+    test_images: Annotated[int, tyro.conf.arg(help="Test images that are attacked.")] = 500
+    lr: float = 0.1
+    seed: int = 0
+    out: Path = Path("runs/learning")
+
+
+def rows(chosen: str) -> list[str]:
+    """Names of what is to be trained, natural training first."""
+    others = [name for name in METHODS if name not in ("natural", "sprout")]
+    everything = ["natural", *others, *(f"sprout:{recipe}" for recipe in RECIPES)]
+    return everything if chosen == "all" else chosen.split(",")
+
+
+def run(name: str, options: Options) -> dict:
+    """Train one row and attack it."""
+    method, _, recipe = name.partition(":")
+    values = read_recipe(recipe) if recipe else {"method": method}
+    # All rows share the schedule, so that they differ by their method alone.
+    shared = {"epochs", "lr", "schedule", "batch_size", "warmup_epochs", "weight_decay"}
+    values = {key: value for key, value in values.items() if key not in shared}
+    epochs = max(1, options.epochs // 4) if method == "free_at" else options.epochs
+    out = options.out / name.replace(":", "-")
+    config = CifarConfig(
+        arch=options.arch,
+        data=options.data,
+        epochs=epochs,
+        lr=options.lr,
+        warmup_epochs=0.5,
+        limit_train=options.limit_train,
+        seed=options.seed,
+        final_attack_images=0,
+        out=out,
+        **values,
+    )
+    start = time.perf_counter()
+    if status := train(config):
+        sys.exit(status)
+    seconds = time.perf_counter() - start
+    model, beta = load_model(out / "last.pt"), read_checkpoint(out / "last.pt")["beta"]
+    device = torch.device("cpu")
+    test = build_memory_loaders(
+        options.data, batch_size=250, device=device, seed=0, limit_train=250
+    ).val
+    attack = Attack("pgd", model, eps=EPS, step_size=EPS / 5, steps=STEPS)
+    spread = Spread(test, test.num_images, options.test_images)
+    result = evaluate_accuracy(model, spread, device=device, attack=attack)
+    clean = evaluate_accuracy(model, test, device=device).clean
+    return {
+        "name": name,
+        "epochs": epochs,
+        "seconds": seconds,
+        "clean": [clean.correct, clean.total],
+        "pgd": [result.attacked.correct, result.attacked.total],
+        "beta": None if beta is None else [beta.min().item(), beta.max().item()],
+    }
+
+
+def line(row: dict) -> str:
+    def percent(counts: list[int]) -> str:
+        accuracy = Accuracy(*counts)
+        low, high = accuracy.interval
+        return f"{100 * accuracy.top1:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+
+    beta = "" if row["beta"] is None else "{:.2f} to {:.2f}".format(*row["beta"])
+    return (
+        f"| {row['name']} | {row['epochs']} | {percent(row['clean'])} | {percent(row['pgd'])}"
+        f" | {beta} | {row['seconds']:.0f} |"
+    )
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__)
+    table = [
+        f"| method | epochs | clean | PGD-{STEPS}, eps {EPS} | beta | seconds |",
+        "| --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    done = []
+    for name in rows(options.methods):
+        done.append(run(name, options))
+        table.append(line(done[-1]))
+        print(table[-1], flush=True)
+        (options.out / "learning.json").write_text(json.dumps(done, indent=1))
+        (options.out / "learning.md").write_text("\n".join(table) + "\n")
+    print("\n".join(table))
+
+
+if __name__ == "__main__":
+    main()
