@@ -71,10 +71,10 @@ def _open(tar: Path) -> tuple[np.ndarray, tarfile.TarFile]:
     with tar.open("rb") as file:
         is_gzip = file.read(len(_GZIP)) == _GZIP
     if is_gzip:
-        unpacked = bytearray(gzip.decompress(tar.read_bytes()))
+        unpacked = gzip.decompress(tar.read_bytes())
         return np.frombuffer(unpacked, np.uint8), tarfile.open(fileobj=io.BytesIO(unpacked))
-    # Private pages, as torch.from_numpy warns of memory that it must not write to.
-    return np.memmap(tar, np.uint8, mode="c"), tarfile.open(tar, "r:")
+    # As a plain array, whose slices take a tenth of the time of a memmap's.
+    return np.asarray(np.memmap(tar, np.uint8, mode="r")), tarfile.open(tar, "r:")
 
 
 def _is_wrapped(paths) -> bool:
