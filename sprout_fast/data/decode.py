@@ -1,7 +1,7 @@
 """Decode many small images of one size: by DALI where it is installed, else by PIL.
 
-DALI takes a sixth of PIL's time on CIFAR-10's files and gives the same bits. (torchvision.io would
-be as fast as DALI, but is deprecated and to be removed.)
+DALI takes a quarter of PIL's time on CIFAR-10's files and gives the same bits. (torchvision.io,
+about as fast, is deprecated and to be removed.)
 """
 
 from __future__ import annotations
