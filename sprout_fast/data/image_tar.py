@@ -35,6 +35,9 @@ def scan_image_tar(tar: Path) -> tuple[Listing, Callable[[str], np.ndarray]]:
                 for member in archive
                 if member.isfile() and member.name.lower().endswith(EXTENSIONS)
             }
+            # tarfile takes a cut within a header for the end, which a block of zeros marks.
+            if archive.offset + tarfile.BLOCKSIZE > len(content):
+                raise tarfile.ReadError("it is cut off")
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
         raise UserError(f"{tar}: not a readable tar file ({error})") from error
     # macOS puts a ._NAME beside each file.
