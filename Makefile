@@ -15,7 +15,7 @@ test: build lint
 
 # The table goes to build/bench.md, and with README=README.md into that file too.
 bench: build
-	$(BIN)/python -m pytest $(filter-out %/bench_data_loader.py,$(wildcard tests/benchmarks/bench_*.py)) \
+	$(BIN)/python -m pytest $(filter-out $(wildcard tests/benchmarks/bench_data_*.py),$(wildcard tests/benchmarks/bench_*.py)) \
 		--benchmark-quiet --benchmark-json=build/bench.json
 	$(BIN)/python tests/benchmarks/summary.py build/bench.json $(if $(README),--readme $(README))
 

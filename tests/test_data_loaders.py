@@ -1,4 +1,7 @@
-"""Both loaders: what their batches hold, in which order, and what they refuse."""
+"""All loaders: what their batches hold, in which order, and what they refuse.
+
+What the one for small images in memory does besides: test_data_memory.py, test_data_decoded.py.
+"""
 
 import io
 from collections import Counter
@@ -10,15 +13,19 @@ from data_images import noise_image, numbers, plain_image, write_folder
 from PIL import Image
 
 import sprout_fast.data
-from sprout_fast.data import build_loaders, default_loader
+from sprout_fast.data import build_loaders, build_memory_loaders, default_loader
 from sprout_fast.errors import UserError
 
 CPU = torch.device("cpu")
 needs_dali = pytest.mark.skipif(default_loader() != "dali", reason="DALI is not installed")
-both = pytest.mark.parametrize("loader", [pytest.param("dali", marks=needs_dali), "torch"])
+BOTH = [pytest.param("dali", marks=needs_dali), "torch"]
+both = pytest.mark.parametrize("loader", BOTH)
+every = pytest.mark.parametrize("loader", [*BOTH, "memory"])
 
 
 def build(data, loader, **options):
+    if loader == "memory":
+        return build_memory_loaders(data, **({"batch_size": 4, "device": CPU, "seed": 0} | options))
     options = {"batch_size": 4, "image_size": 24, "device": CPU, "seed": 0, "workers": 1} | options
     return build_loaders(data, loader=loader, **options)
 
@@ -49,7 +56,7 @@ def label_of(number):
     return 0 if number < 9 else 1 if number < 16 else 2
 
 
-@both
+@every
 def test_batches_are_uint8_channels_last(plain, loader):
     loaders = build(plain, loader)
     assert loaders.classes == ["a", "b", "c"]
@@ -57,14 +64,14 @@ def test_batches_are_uint8_channels_last(plain, loader):
     assert "22 training and 11 validation images of 3 classes" in loaders.description
     for split in (loaders.train, loaders.val):
         images, labels = next(iter(split))
-        assert images.shape == (4, 3, 24, 24)
+        assert images.shape == (4, 3, *((32, 40) if loader == "memory" else (24, 24)))
         assert images.dtype == torch.uint8
         assert images.permute(0, 2, 3, 1).is_contiguous()
         assert labels.shape == (4,)
         assert labels.dtype == torch.int64
 
 
-@both
+@every
 def test_training_epoch_holds_each_image_once_with_its_label(plain, loader):
     train = build(plain, loader).train
     assert (len(train), train.num_images, train.batch_size) == (5, 22, 4)
@@ -81,14 +88,14 @@ def test_training_epoch_holds_each_image_once_with_its_label(plain, loader):
     assert len({number for seen in orders for number in seen}) > 20
 
 
-@both
+@every
 def test_seed_fixes_the_order(plain, loader):
     first, same, other = (order(build(plain, loader, seed=seed).train) for seed in (5, 5, 6))
     assert first == same
     assert first != other
 
 
-@both
+@every
 @pytest.mark.parametrize("batch_size", [4, 11, 16])
 def test_validation_counts_each_image_once(plain, loader, batch_size):
     val = build(plain, loader, batch_size=batch_size).val
@@ -99,7 +106,7 @@ def test_validation_counts_each_image_once(plain, loader, batch_size):
         assert len(batches) == len(val) == -(-11 // batch_size)
 
 
-@both
+@every
 @pytest.mark.parametrize("num_shards", [2, 3])
 def test_training_shards_are_disjoint_and_equally_long(plain, loader, num_shards):
     shards = [
@@ -114,7 +121,7 @@ def test_training_shards_are_disjoint_and_equally_long(plain, loader, num_shards
         assert [len(shard) for shard in shards] == [22 // num_shards // 3] * num_shards
 
 
-@both
+@every
 @pytest.mark.parametrize("num_shards", [2, 3, 11])
 def test_validation_shards_cover_each_image_once(plain, loader, num_shards):
     shards = [
@@ -142,7 +149,7 @@ def assert_same(first, second):
         assert torch.equal(labels, other_labels)
 
 
-@both
+@every
 @pytest.mark.parametrize("finished", [0, 1, 2])
 def test_resumed_run_sees_the_same_images(noise, loader, finished):
     """Order, crops and flips of epochs that are run after a resume are those of one long run."""
@@ -159,7 +166,7 @@ def test_resumed_run_sees_the_same_images(noise, loader, finished):
         assert_same(list(after), epochs[number])
 
 
-@both
+@every
 def test_state_of_one_rank_serves_all(noise, loader):
     def shard(shard_id):
         return build(noise, loader, batch_size=2, shard_id=shard_id, num_shards=2).train
@@ -175,7 +182,7 @@ def test_state_of_one_rank_serves_all(noise, loader):
     assert_same(list(resumed), expected)
 
 
-@both
+@every
 def test_a_broken_off_epoch_begins_again(noise, loader):
     train = build(noise, loader).train
     list(train)
@@ -191,7 +198,7 @@ def test_a_broken_off_epoch_begins_again(noise, loader):
     assert sum(len(labels) for _, labels in val) == 7
 
 
-@both
+@every
 @pytest.mark.parametrize("change", [{"batch_size": 3}, {"seed": 1}, {"num_shards": 2}])
 def test_state_of_another_setting_is_refused(noise, loader, change):
     state = build(noise, loader).train.state_dict()
@@ -200,14 +207,15 @@ def test_state_of_another_setting_is_refused(noise, loader, change):
         build(noise, loader, **change).train.load_state_dict(state)
 
 
-@needs_dali
-def test_state_of_the_other_loader_is_refused(noise):
-    state = build(noise, "torch").train.state_dict()
-    with pytest.raises(UserError, match="loader was 'torch' .* is 'dali' now"):
-        build(noise, "dali").train.load_state_dict(state)
+@every
+def test_state_of_another_loader_is_refused(noise, loader):
+    other = "memory" if loader == "torch" else "torch"
+    state = build(noise, other).train.state_dict()
+    with pytest.raises(UserError, match=f"loader was '{other}' .* is '{loader}' now"):
+        build(noise, loader).train.load_state_dict(state)
 
 
-@both
+@every
 def test_batches_stay_as_they_were(noise, loader):
     """No later batch is written into the memory of one that is still held."""
     train = build(noise, loader, batch_size=2).train
@@ -369,7 +377,7 @@ def test_file_that_vanished_is_named(tmp_path, loader):
         list(loaders.val)
 
 
-@both
+@every
 def test_batch_larger_than_the_training_set(plain, loader):
     with pytest.raises(UserError, match="--batch-size 23: larger .* which has 22 images$"):
         build(plain, loader, batch_size=23)
@@ -377,7 +385,7 @@ def test_batch_larger_than_the_training_set(plain, loader):
         build(plain, loader, batch_size=12, num_shards=2)
 
 
-@both
+@every
 def test_more_ranks_than_validation_images(plain, loader):
     with pytest.raises(UserError, match="11 validation images for 12 ranks"):
         build(plain, loader, batch_size=1, num_shards=12)
@@ -395,7 +403,7 @@ def test_dali_that_is_not_installed(plain, monkeypatch):
         build(plain, "dali")
 
 
-@both
+@every
 def test_folder_that_serves_both(tmp_path, loader):
     write_folder(tmp_path, {".": {"a": 4, "b": 3}})
     loaders = build(tmp_path, loader, batch_size=2)

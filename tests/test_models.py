@@ -148,20 +148,23 @@ def test_a_borrowed_model_comes_back_as_it_was():
     assert [p.requires_grad for p in model.parameters()] == [False, True, True, True]
 
 
-def test_torchvision_is_needed_only_to_build_a_model():
+def test_torchvision_is_needed_only_to_build_a_model_of_its():
     code = """
         import sys
         sys.modules["torchvision"] = None  # importing it fails
         import sprout_fast.attacks, sprout_fast.evaluation
         from sprout_fast.errors import UserError
-        from sprout_fast.models import Normalized, create_model
-        try:
-            create_model("resnet18", 10)
-        except UserError as error:
-            print(error)
+        from sprout_fast.models import Normalized, create_model, default_normalization
+        for arch in ("cifar_vgg16", "cifar_resnet8", "cifar_wrn10_1"):
+            create_model(arch, 10), default_normalization(arch)
+        for arch in ("resnet18", "cifar_resnet18"):
+            try:
+                create_model(arch, 10)
+            except UserError as error:
+                print(error)
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "pip install torchvision" in done.stdout
+    assert done.stdout.count("pip install torchvision") == 2

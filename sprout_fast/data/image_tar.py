@@ -35,6 +35,9 @@ def scan_image_tar(tar: Path) -> tuple[Listing, Callable[[str], np.ndarray]]:
                 for member in archive
                 if member.isfile() and member.name.lower().endswith(EXTENSIONS)
             }
+            # tarfile takes a cut within a header for the end, which a block of zeros marks.
+            if archive.offset + tarfile.BLOCKSIZE > len(content):
+                raise tarfile.ReadError("it is cut off")
     except (OSError, EOFError, ValueError, tarfile.TarError) as error:
         raise UserError(f"{tar}: not a readable tar file ({error})") from error
     # macOS puts a ._NAME beside each file.
@@ -71,10 +74,10 @@ def _open(tar: Path) -> tuple[np.ndarray, tarfile.TarFile]:
     with tar.open("rb") as file:
         is_gzip = file.read(len(_GZIP)) == _GZIP
     if is_gzip:
-        unpacked = bytearray(gzip.decompress(tar.read_bytes()))
+        unpacked = gzip.decompress(tar.read_bytes())
         return np.frombuffer(unpacked, np.uint8), tarfile.open(fileobj=io.BytesIO(unpacked))
-    # Private pages, as torch.from_numpy warns of memory that it must not write to.
-    return np.memmap(tar, np.uint8, mode="c"), tarfile.open(tar, "r:")
+    # As a plain array, whose slices take a tenth of the time of a memmap's.
+    return np.asarray(np.memmap(tar, np.uint8, mode="r")), tarfile.open(tar, "r:")
 
 
 def _is_wrapped(paths) -> bool:

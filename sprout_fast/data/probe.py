@@ -17,7 +17,8 @@ _BATCH = 64
 
 
 @pipeline_def(batch_size=_BATCH, device_id=None, prefetch_queue_depth=1)
-def _decoder(whole: bool):
+def decoder(whole: bool):
+    """Encoded images, fed as "encoded", to uint8 [H, W, 3]; or to their shapes, by header alone."""
     encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
     if whole:
         return fn.decoders.image(encoded, output_type=types.RGB, adjust_orientation=False)
@@ -38,11 +39,11 @@ def find_undecodable(
     samples = iter(samples)
     pipeline = None
     while batch := list(islice(samples, _BATCH)):
-        pipeline = pipeline or _decoder(whole, num_threads=num_threads)
+        pipeline = pipeline or decoder(whole, num_threads=num_threads)
         if not _decodes(pipeline, batch):
             pipeline = None  # a failure leaves a pipeline unusable
             for sample in batch:
-                if not _decodes(_decoder(whole, num_threads=1), [sample]):
+                if not _decodes(decoder(whole, num_threads=1), [sample]):
                     yield sample[0]
 
 
