@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -445,29 +448,20 @@ def test_statistics_and_warning_follow_beta() -> None:
     assert build_method("natural", SETTING).statistics() == {}
 
 
-def test_a_new_method_is_one_class() -> None:
+def test_the_readmes_method_is_one_class_and_trains() -> None:
+    section = (Path(__file__).parents[1] / "README.md").read_text().split("## Methods")[1]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    body = code[code.index("class ") :]
+    assert len([line for line in body.splitlines() if line.strip()]) <= 20
     try:
-
-        class Brighter(METHODS["natural"], name="brighter"):
-            """Natural training on brighter images.
-
-            Args:
-                setting: see `MethodSetting`.
-                gain: factor on the images.
-            """
-
-            def __init__(self, setting: MethodSetting, *, gain: float = 1.5) -> None:
-                super().__init__(setting)
-                self.gain = gain
-
-            def training_step(self, optimize, images: Tensor, labels: Tensor) -> None:
-                brighter = (images / 255 * self.gain).clamp(0, 1)
-                optimize(*self.mixer(brighter, labels), self.loss)
-
-        _, recorder = step("brighter", gain=2.0)
-        torch.testing.assert_close(recorder.images(), (batch()[0] / 255 * 2).clamp(0, 1))
+        exec(compile(code, "README.md", "exec"), {})
+        _, recorder = step("sign_noise", eps=0.05)
+        images = batch()[0] / 255
+        inside = (images > 0.05) & (images < 0.95)
+        moved = (recorder.images() - images).abs()[inside]
+        torch.testing.assert_close(moved, torch.full_like(moved, 0.05), atol=1e-5, rtol=0)
     finally:
-        METHODS.pop("brighter", None)
+        METHODS.pop("sign_noise", None)
 
 
 def test_options_reach_the_mixer_and_the_loss() -> None:
@@ -483,7 +477,7 @@ def test_the_command_line_has_every_option_of_every_method() -> None:
     config = TrainConfig(method="trades", kl_weight=2.0, eps=0.1)
     assert config.method_options() == {"kl_weight": 2.0, "eps": 0.1}
     for method in METHODS.values():
-        for option in list(__import__("inspect").signature(method).parameters)[1:]:
+        for option in list(inspect.signature(method).parameters)[1:]:
             assert hasattr(config, option), option
 
 
