@@ -79,3 +79,10 @@ def test_val_class_that_train_lacks(tmp_path):
     write_folder(tmp_path, {"train": {"a": 1}, "val": {"a": 1, "zebra": 1}})
     with pytest.raises(UserError, match="class zebra in val has no training images"):
         scan_folder(tmp_path)
+
+
+def test_test_serves_where_there_is_no_val(tmp_path):
+    write_folder(tmp_path, {"train": {"a": 1}, "test": {"a": 2}})
+    assert len(scan_folder(tmp_path).val) == 2
+    write_folder(tmp_path, {"val": {"a": 3}})
+    assert len(scan_folder(tmp_path).val) == 3
