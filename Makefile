@@ -5,7 +5,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc cmake -type f)
 CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train test asan fuzz bench gpu-check build lint format clean
+.PHONY: train test asan fuzz bench learn gpu-check build lint format clean
 
 train: build
 	$(BIN)/python tools/train_imagenet.py --arch resnet152
@@ -18,6 +18,10 @@ bench: build
 	$(BIN)/python -m pytest $(filter-out $(wildcard tests/benchmarks/bench_data_*.py),$(wildcard tests/benchmarks/bench_*.py)) \
 		--benchmark-quiet --benchmark-json=build/bench.json
 	$(BIN)/python tests/benchmarks/summary.py build/bench.json $(if $(README),--readme $(README))
+
+# Every method on 10,000 images of CIFAR-10: make learn DATA=cifar10_images.tar
+learn: build
+	$(BIN)/python tests/benchmarks/learning.py --data $(or $(DATA),$(error learn: give DATA=cifar10_images.tar))
 
 # `make test` runs these in part. All op tests on a CPU library with ASan and UBSan; the fuzz test on
 # fresh examples, 100 times as many.
