@@ -173,10 +173,19 @@ def test_any_subset_of_the_modules_is_on(modules: str) -> None:
         )
 
 
-@pytest.mark.parametrize("modules", ["gaussian", "dirichlet,ls"])
-def test_modules_that_cannot_be_are_named(modules: str) -> None:
-    with pytest.raises(UserError, match="--method sprout: modules takes"):
-        build_method("sprout", SETTING, modules=modules)
+def test_dirichlet_with_ls_draws_around_the_uniform_label() -> None:
+    method, recorder = step("sprout", modules="dirichlet,ls", alpha=0.2, scale=1e5)
+    assert torch.equal(method.beta, torch.full((K,), 1 / K))  # it has not moved
+    logits = torch.randn(B, K, generator=torch.Generator().manual_seed(0))
+    target = recorder.seen[0][1]
+    expected = equation_4(logits, 0.8 * onehot(target.labels) + 0.2 / K)
+    # At a scale of 1e5 a draw is its mean within about 1 / sqrt(1e5).
+    torch.testing.assert_close(method.loss(logits, target).double(), expected, rtol=0.01, atol=0)
+
+
+def test_a_module_that_is_none_is_named() -> None:
+    with pytest.raises(UserError, match="--method sprout: modules takes any of .* got gaussian"):
+        build_method("sprout", SETTING, modules="gaussian,mixup")
 
 
 # ---------------------------------------------------------------- attacks in training

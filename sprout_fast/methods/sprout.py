@@ -23,8 +23,9 @@ class Sprout(Method, name="sprout"):
 
     Args:
         setting: see `MethodSetting`.
-        modules: which of its parts are on, for ablations: any of ga, mixup, and dirichlet or ls
-            (uniform label smoothing by alpha in its place), with commas between.
+        modules: which of its parts are on, for ablations: any of ga, mixup, dirichlet and ls, with
+            commas between. ls is label smoothing by alpha towards u = 1/K; with dirichlet, a draw
+            around that label, beta staying at u.
         sigma: standard deviation of the noise, on images in [0,1].
         a: Mixup's weight is drawn from Beta(a, a); 0 turns Mixup off.
         alpha: beta's share in the labels' concentration (1-alpha) y + alpha beta.
@@ -79,11 +80,11 @@ class Sprout(Method, name="sprout"):
                 scale=scale,
                 labels_from=labels_from,
                 label_draws=label_draws,
-                beta_init=beta_init,
+                beta_init=1 / setting.num_classes if "ls" in on else beta_init,
                 beta_lr=0.0 if beta_lr == "lr" else beta_lr,
                 beta_momentum=beta_momentum,
                 beta_weight_decay=beta_weight_decay,
-                beta_grad=beta_grad,
+                beta_grad="none" if "ls" in on else beta_grad,
                 mass_floor=mass_floor,
                 accumulation_steps=setting.accumulation_steps,
                 seed=setting.seed,
@@ -147,6 +148,4 @@ def _modules(listed: str) -> set[str]:
     on = {name.strip() for name in listed.split(",") if name.strip()}
     if unknown := on - set(MODULES):
         raise ValueError(f"modules takes any of {', '.join(MODULES)}, got {', '.join(unknown)}")
-    if {"dirichlet", "ls"} <= on:
-        raise ValueError("modules takes dirichlet or ls, not both: each says what the labels are")
     return on
