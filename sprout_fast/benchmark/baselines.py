@@ -22,10 +22,11 @@ class Unavailable(Exception):
 
 
 class Baseline:
-    """A row of the table. ``row`` is its name there, ``note`` what else is to know."""
+    """A row of the table: its name there, the method that it is one more version of, a note."""
 
     row: ClassVar[str]
-    note: ClassVar[str]
+    family: ClassVar[str]
+    note: str
 
     def __init__(self, trainee: Trainee) -> None:
         self.trainee = trainee
@@ -50,7 +51,7 @@ class Baseline:
 class TorchvisionNatural(Baseline):
     """torchvision's references/classification/train.py: its normalisation, loss, SGD and order."""
 
-    row = "natural (torchvision)"
+    row, family = "natural (torchvision)", "natural"
     note = "loop of torchvision's references"
 
     def __init__(self, trainee: Trainee) -> None:
@@ -77,7 +78,7 @@ class TimmNatural(Baseline):
         Unavailable: timm is not installed.
     """
 
-    row = "natural (timm)"
+    row, family = "natural (timm)", "natural"
     note = "timm's network, optimizer and loop"
 
     def __init__(self, trainee: Trainee) -> None:
@@ -152,7 +153,7 @@ class AuthorsSprout(PlainSprout):
     options, clamped at 0. Images in [0,1], not normalised.
     """
 
-    row = "sprout (authors)"
+    row, family = "sprout (authors)", "sprout"
     note = "3 optimizer steps on each batch, and a pass for u"
     weight_steps = 3
 
@@ -180,7 +181,7 @@ class TwoPassSprout(PlainSprout):
     """The paper's Algorithm 1 with a forward and backward pass for beta of its own, as the paper
     times it: a step of the weights, then beta's ascent on the same mixed batch."""
 
-    row = "sprout, two passes"
+    row, family = "sprout, two passes", "sprout"
     note = "a second forward and backward pass for beta"
     alpha = 0.01
 

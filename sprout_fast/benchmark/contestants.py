@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -47,26 +46,21 @@ def build_contestants(
         methods: of `build_methods`.
         baselines: keys of `BASELINES`.
     """
-    contestants = [
-        Contestant(name, partial(method.training_step, trainee.optimize), describe(method))
-        for name, method in methods.items()
-    ]
-    unavailable = {}
-    for name in baselines:
-        kind = BASELINES[name]
-        try:
-            baseline = kind(trainee)
-        except Unavailable as error:
-            unavailable[kind.row] = str(error)
-        else:
-            contestants.append(Contestant(kind.row, baseline, baseline.note))
-    first = ("natural", "sprout")
-    family = {name: rank for rank, name in enumerate(first)}
-
-    def rank(contestant: Contestant) -> int:
-        return family.get(re.split(r"[ ,]", contestant.name)[0], len(first))
-
-    return sorted(contestants, key=rank), unavailable
+    contestants, unavailable = [], {}
+    for family in dict.fromkeys(["natural", "sprout", *methods]):
+        if family in methods:
+            step = partial(methods[family].training_step, trainee.optimize)
+            contestants.append(Contestant(family, step, describe(methods[family])))
+        for kind in (BASELINES[name] for name in baselines):
+            if kind.family != family:
+                continue
+            try:
+                baseline = kind(trainee)
+            except Unavailable as error:
+                unavailable[kind.row] = str(error)
+            else:
+                contestants.append(Contestant(kind.row, baseline, baseline.note))
+    return contestants, unavailable
 
 
 def describe(method: Method) -> str:
