@@ -153,7 +153,9 @@ def benchmark(options: Options, argv: Sequence[str]) -> int:
 
     messages = Console(stderr=True)
     others = OthersUse()
-    with messages.status("") as status:  # shows nothing where stderr is no terminal
+    with messages.status("") as status:
+        # Where stderr is no terminal, the status shows nothing, and lines say how far it is.
+        say = status.update if messages.is_terminal else messages.print
         timings = measure(
             contestants,
             batches,
@@ -162,15 +164,15 @@ def benchmark(options: Options, argv: Sequence[str]) -> int:
             rounds=options.rounds,
             steps=options.steps,
             budget=0.8 * options.budget,  # the rest is for what follows
-            say=status.update,
+            say=say,
         )
-        status.update("taking steps apart")
+        say("taking steps apart")
         apart = {name: methods[name] for name in taken_apart}
         parts = measure_parts(
             apart, trainee.optimize, batches, device,
             _steps_within(0.12 * options.budget, [timings.of(name) for name in apart]),
         )  # fmt: skip
-        status.update("timing what SPROUT adds")
+        say("timing what SPROUT adds")
         added = {}
         if SPROUT in methods:
             pair = {name: methods[name] for name in (NATURAL, SPROUT)}
