@@ -392,7 +392,7 @@ def test_batches_of_a_data_set(tmp_path, capsys):
                 save_image(torch.rand(3, 8, 8), folder / f"{number}.png")
     out = tmp_path / "table.json"
     argv = "--arch cifar_resnet20 --image-size 8 --batch-size 4 --rounds 1 --steps 1 --budget 1"
-    argv += f" --methods natural --baselines none --parts natural --json {out}"
+    argv += f" --methods natural --baselines none --json {out}"
     assert benchmark_training.main([*argv.split(), "--data", str(tmp_path / "data")]) == 0
     assert "12 training" in capsys.readouterr().out
     found = json.loads(out.read_text())
@@ -405,7 +405,7 @@ def test_batches_of_a_data_set(tmp_path, capsys):
         ("--arch resnet999", "resnet999"),
         ("--methods natural,trade", "--methods trade: takes natural, .*did you mean trades"),
         ("--baselines tim", "--baselines tim: takes torchvision, timm.*did you mean timm"),
-        ("--parts trades --methods natural", "--parts trades: is not among --methods natural"),
+        ("--parts trades --methods sprout", "--parts trades: takes natural, sprout"),
         ("--rounds 0", "--rounds 0: must be a number from 1 up"),
         ("--budget nan", "--budget nan: must be"),
         ("--batch-size 1", "--batch-size 1: must be a number from 2 up"),

@@ -17,15 +17,15 @@ from rich.console import Console
 
 from sprout_fast.benchmark.added import measure_added
 from sprout_fast.benchmark.baselines import BASELINES
-from sprout_fast.benchmark.contestants import build_contestants, build_methods
+from sprout_fast.benchmark.contestants import Contestant, build_contestants, build_methods
 from sprout_fast.benchmark.machine import OthersUse, machine_info
 from sprout_fast.benchmark.parts import measure_parts
 from sprout_fast.benchmark.report import NATURAL, SPROUT, Report
-from sprout_fast.benchmark.rounds import measure
-from sprout_fast.benchmark.trainee import Batches, build_trainee, synthetic_batches
+from sprout_fast.benchmark.rounds import Timings, measure
+from sprout_fast.benchmark.trainee import Batches, Trainee, build_trainee, synthetic_batches
 from sprout_fast.data import Loaders, build_loaders, build_memory_loaders, default_loader
 from sprout_fast.errors import UserError
-from sprout_fast.methods import METHODS
+from sprout_fast.methods import METHODS, Method
 from sprout_fast.training.cli import nearest
 from sprout_fast.training.config import Auto, flag
 from sprout_fast.training.distributed import pick_device
@@ -51,8 +51,9 @@ class Options:
     baselines: str = "all"
     """Others' code: any of torchvision, timm, two-passes, authors with commas between, all or
     none."""
-    parts: str = "natural,sprout"
-    """Of these methods a step is also taken apart; or none."""
+    parts: Auto[str] = None
+    """Of these methods a step is also taken apart; or none. Default: natural, and sprout where it
+    is measured."""
     rounds: int = 20
     """Turns of each row, at most; slow rows get fewer, as --budget allows."""
     steps: Auto[int] = None
@@ -123,7 +124,11 @@ def benchmark(options: Options, argv: Sequence[str]) -> int:
     known = [NATURAL, *(name for name in METHODS if name != NATURAL)]
     method_names = listed("--methods", options.methods, known)
     baselines = listed("--baselines", options.baselines, list(BASELINES))
-    taken_apart = listed("--parts", options.parts, known)
+    names = [name for name in known if name == NATURAL or name in method_names]
+    if options.parts is None:
+        taken_apart = [name for name in (NATURAL, SPROUT) if name in names]
+    else:
+        taken_apart = listed("--parts", options.parts, names)
     device = pick_device(options.device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -144,39 +149,12 @@ def benchmark(options: Options, argv: Sequence[str]) -> int:
         channels_last=options.channels_last,
         device=device,
     )
-    methods = build_methods(trainee, [n for n in known if n == NATURAL or n in method_names])
-    for name in taken_apart:
-        if name not in methods:
-            raise UserError(f"--parts {name}: is not among --methods {options.methods}")
+    methods = build_methods(trainee, names)
     contestants, unavailable = build_contestants(trainee, methods, baselines)
     batches = _endless(loaders) if loaders else synthetic_batches(trainee, batch_size)
 
-    messages = Console(stderr=True)
     others = OthersUse()
-    with messages.status("") as status:
-        # Where stderr is no terminal, the status shows nothing, and lines say how far it is.
-        say = status.update if messages.is_terminal else messages.print
-        timings = measure(
-            contestants,
-            batches,
-            device,
-            base=NATURAL,
-            rounds=options.rounds,
-            steps=options.steps,
-            budget=0.8 * options.budget,  # the rest is for what follows
-            say=say,
-        )
-        say("taking steps apart")
-        apart = {name: methods[name] for name in taken_apart}
-        parts = measure_parts(
-            apart, trainee.optimize, batches, device,
-            _steps_within(0.12 * options.budget, [timings.of(name) for name in apart]),
-        )  # fmt: skip
-        say("timing what SPROUT adds")
-        added = {}
-        if SPROUT in methods:
-            pair = {name: methods[name] for name in (NATURAL, SPROUT)}
-            added = measure_added(trainee, pair, *next(batches), min(5.0, 0.08 * options.budget))
+    timings, parts, added = _measured(trainee, contestants, methods, batches, taken_apart, options)
     per_epoch = loaders.train.num_images if loaders else _CIFAR if is_small else _IMAGENET
     report = Report(
         machine=machine_info(device) | {"others": others()},
@@ -200,6 +178,41 @@ def benchmark(options: Options, argv: Sequence[str]) -> int:
     if options.markdown is not None:
         options.markdown.write_text(report.markdown())
     return 0
+
+
+def _measured(
+    trainee: Trainee,
+    contestants: Sequence[Contestant],
+    methods: dict[str, Method],
+    batches: Batches,
+    taken_apart: Sequence[str],
+    options: Options,
+) -> tuple[Timings, dict[str, list[dict[str, float]]], dict[str, list[float]]]:
+    """Whole steps, some taken apart, and what SPROUT adds: together about ``--budget`` seconds."""
+    device, budget, messages = trainee.device, options.budget, Console(stderr=True)
+    with messages.status("") as status:
+        # Where stderr is no terminal, the status shows nothing, and lines say how far it is.
+        say = status.update if messages.is_terminal else messages.print
+        timings = measure(
+            contestants,
+            batches,
+            device,
+            base=NATURAL,
+            rounds=options.rounds,
+            steps=options.steps,
+            budget=0.8 * budget,
+            say=say,
+        )
+        say("taking steps apart")
+        apart = {name: methods[name] for name in taken_apart}
+        steps = _steps_within(0.12 * budget, [timings.of(name) for name in apart])
+        parts = measure_parts(apart, trainee.optimize, batches, device, steps)
+        added = {}
+        if SPROUT in methods:
+            say("timing what SPROUT adds")
+            pair = {name: methods[name] for name in (NATURAL, SPROUT)}
+            added = measure_added(trainee, pair, *next(batches), min(5.0, 0.08 * budget))
+    return timings, parts, added
 
 
 def _load(
