@@ -130,6 +130,8 @@ def benchmark(options: Options, argv: Sequence[str]) -> int:
     else:
         taken_apart = listed("--parts", options.parts, names)
     device = pick_device(options.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     torch.manual_seed(0)
