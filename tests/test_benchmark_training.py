@@ -335,7 +335,10 @@ def test_floors_of_the_design():
     """Added: 3 ms, 3 ms, 3.5 ms of 2 s; the whole step: .8, 1, 1 of torchvision's."""
     added, whole = report().floor_rows()
     assert added[1:] == ["≤ 0.2%", "0.150% (3e+03 µs)", "reached"]
-    assert whole[1:] == ["≤ 1.00", "1.00 [0.90, 1.00]", "reached"]
+    assert whole[1:] == ["≤ 1.00", "1.00 [0.90, 1.00]", "too few rounds"]
+    seconds = {"natural": 1.0, "sprout": 1.1, "natural (torchvision)": 1.0}
+    timings = Timings(1, {name: dict.fromkeys(range(5), one) for name, one in seconds.items()})
+    assert list(report(timings=timings).floor_rows())[1][-1] == "missed"
     slower = {"natural": [1e-3], "sprout": [6e-3]}
     assert next(report(added=slower).floor_rows())[-1] == "missed"
     assert next(report(arch="resnet18").floor_rows())[1::2] == ["none", ""]

@@ -35,6 +35,7 @@ _ADDED_AT_MOST = {
     ("cifar_resnet20", 32): 0.005,
 }
 _WHOLE_STEP_AT_MOST = 1.0
+_FEWEST_ROUNDS = 5  # for a verdict on a ratio near 1
 
 
 @dataclass
@@ -102,7 +103,7 @@ class Report:
                 " natural's step, quickest of each",
                 "none" if most is None else f"≤ {most:.1%}",
                 f"{difference / natural:.3%} ({1e6 * difference:.3g} µs)",
-                "" if most is None else verdict([difference / natural], most),
+                "" if most is None else verdict(difference / natural, most),
             ]
         measured = self.timings.seconds.keys()
         for kind in (TorchvisionNatural, TimmNatural):
@@ -112,7 +113,7 @@ class Report:
                     f"sprout's step / {kind.row}'s",
                     f"≤ {_WHOLE_STEP_AT_MOST:.2f}",
                     spread(ratios, 3),
-                    verdict(ratios, _WHOLE_STEP_AT_MOST),
+                    verdict_of_rounds(ratios, _WHOLE_STEP_AT_MOST),
                 ]
 
     def added_seconds(self) -> float:
@@ -189,19 +190,28 @@ def spread(values: Sequence[float], significant: int) -> str:
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float]:
-    """The first and the third; of one value itself."""
-    if len(values) == 1:
-        return values[0], values[0]
+    """The first and the third, of two values or more."""
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, high
 
 
-def verdict(values: Sequence[float], at_most: float) -> str:
-    """Of a floor: the median's, and whether the measurement is fine enough for it.
+def verdict(value: float, at_most: float) -> str:
+    """Of a floor."""
+    return "reached" if value <= at_most else "missed"
 
-    >>> verdict([0.9, 0.95, 1.0], 1.0), verdict([0.9, 1.1, 1.2], 1.0)
-    ('reached', 'missed, within the spread')
+
+def verdict_of_rounds(ratios: Sequence[float], at_most: float) -> str:
+    """Of a floor that the median has to keep, and whether the measurement is fine enough to say.
+
+    >>> verdict_of_rounds([0.9, 0.9, 0.9, 1.0, 1.1], 1.0)
+    'reached'
+    >>> verdict_of_rounds([0.9, 0.9, 1.1, 1.2, 1.2], 1.0)
+    'missed, within the spread'
+    >>> verdict_of_rounds([0.9, 0.9], 1.0)
+    'too few rounds'
     """
-    low, high = quartiles(values)
-    found = "reached" if statistics.median(values) <= at_most else "missed"
-    return found + (", within the spread" if low <= at_most < high else "")
+    if len(ratios) < _FEWEST_ROUNDS:
+        return "too few rounds"
+    low, high = quartiles(ratios)
+    within = ", within the spread" if low <= at_most < high else ""
+    return verdict(statistics.median(ratios), at_most) + within
