@@ -1,10 +1,12 @@
 """tools/benchmark_training.py: others' steps are what they claim, and the clock is fair."""
 
+import itertools
 import json
 import re
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -209,7 +211,7 @@ class FakeTime:
     def contestant(self, name, seconds):
         def step(images, labels):
             self.log.append(name)
-            self.now += seconds
+            self.now += next(seconds) if isinstance(seconds, Iterator) else seconds
 
         return Contestant(name, step)
 
@@ -246,6 +248,16 @@ def test_everybody_has_a_turn_whatever_the_budget(monkeypatch):
         "free_at": 1,
     }
     assert timings.of("free_at") == pytest.approx([0.08])
+
+
+def test_natural_is_in_every_round_though_steps_grow_slower(monkeypatch):
+    clock = FakeTime(monkeypatch)
+    seconds = itertools.chain([1.0] * 3, itertools.repeat(1.7))  # the warm-up, and from then on
+    contestants = [clock.contestant(name, seconds) for name in ("natural", "ga", "mixup")]
+    timings = clock.measure(contestants, rounds=20, steps=1, budget=11)
+    # By the warm-up, two of them and natural would still fit into the second round.
+    assert [list(found) for found in timings.seconds.values()] == [[0, 1], [0, 1], [0]]
+    assert clock.now < 12
 
 
 def test_parts_follow_the_step(linear, batch):
