@@ -7,16 +7,14 @@ on one of them alone. Inputs, compilation and a first call come before the clock
 
 from __future__ import annotations
 
-import os
-import time
-from pathlib import Path
 from timeit import timeit
 
 import pytest
 import torch
-from harness import TINY, Case, set_memory
+from harness import TINY, Case
 
-from sprout_fast import build_info
+from sprout_fast.benchmark import machine
+from sprout_fast.benchmark.memory import set_memory
 
 TURNS = 1 if TINY else 2
 SECONDS = 0 if TINY else 0.2  # for a contestant in a turn
@@ -24,31 +22,15 @@ SLOW = 0.5  # seconds; such a call is warmed up once, faster ones twice
 
 
 def pytest_benchmark_update_machine_info(machine_info):
-    info = build_info()
-    machine_info |= {
-        "torch": torch.__version__,
-        "sprout_fast": info["version"],
-        "compiler": info["compiler"],
-        "cpu_isa": info["cpu_isa"],
-        "threads": torch.get_num_threads(),
-    }
+    machine_info |= machine.machine_info()
 
 
-def busy_seconds() -> tuple[float, float]:
-    """Of all cores since boot, and of this process and its children."""
-    user, nice, system, _, _, irq, softirq, *_ = Path("/proc/stat").read_text().split()[1:11]
-    ticks = sum(map(int, (user, nice, system, irq, softirq)))
-    return ticks / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
-
-
-BUSY, START = busy_seconds(), time.perf_counter()
+OTHERS = machine.OthersUse()
 
 
 def pytest_benchmark_update_json(output_json):
     """How much of the machine others used: with them, threads wait for each other a time slice."""
-    everyone, us = (end - start for end, start in zip(busy_seconds(), BUSY, strict=True))
-    available = os.cpu_count() * (time.perf_counter() - START)
-    output_json["machine_info"]["others"] = max(everyone - us, 0) / available
+    output_json["machine_info"]["others"] = OTHERS()
 
 
 @pytest.fixture(scope="session", params=range(TURNS))
@@ -77,7 +59,7 @@ def measure(benchmark, turn):
             turn=turn,
             **case.extra,
         )
-        before_each = set_memory(memory)
+        before_each = set_memory(memory, 2**18 if TINY else 2**28)
         call = case.call(contestant)
         once = timeit(call, number=1)
         if once < SLOW or contestant == "compiled":

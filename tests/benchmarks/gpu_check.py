@@ -35,10 +35,8 @@ from sprout_fast import (
     pgd_step_,
     sprout_loss,
 )
-from sprout_fast.methods import MethodSetting, build_method
-from sprout_fast.models import create_model
-from sprout_fast.training.optim import build_optimizer, build_scheduler
-from sprout_fast.training.step import OptimizeStep
+from sprout_fast.benchmark.contestants import build_methods
+from sprout_fast.benchmark.trainee import build_trainee, synthetic_batches
 
 
 @dataclass(frozen=True)
@@ -258,31 +256,16 @@ def loss_cases(batch: int, classes: int, device: torch.device) -> Iterator[Case]
     )
 
 
-def training_step(method: str, sizes: Sizes, device: torch.device) -> Callable[[], None]:
-    """One step of the trainer's: mixer, forward, loss, backward, SGD, with bf16 autocast."""
-    batch, side = sizes.step
-    setting = MethodSetting(sizes.classes, MEAN, STD, dtype=torch.bfloat16, device=device)
-    model = create_model(sizes.arch, sizes.classes)
-    model.to(device, memory_format=torch.channels_last)
-    optimizer = build_optimizer("sgd", model, lr=0.01, momentum=0.9, weight_decay=1e-4)
-    optimize = OptimizeStep(
-        model,
-        optimizer,
-        build_scheduler(optimizer, warmup_steps=0, total_steps=1_000_000),
-        torch.amp.GradScaler(device.type, enabled=False),
-        amp_dtype=torch.bfloat16,
-    )
-    images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, device=device)
-    images = images.contiguous(memory_format=torch.channels_last)
-    labels = torch.randint(sizes.classes, (batch,), device=device)
-    trained = build_method(method, setting)
-    return partial(trained.training_step, optimize, images, labels)
-
-
 def step_case(sizes: Sizes, device: torch.device) -> Result:
     """A SPROUT step as "ours" and a natural step as "eager", both launched as in training."""
     batch, side = sizes.step
-    ours, natural = (training_step(method, sizes, device) for method in ("sprout", "natural"))
+    trainee = build_trainee(sizes.arch, sizes.classes, image_size=side, amp="bf16", device=device)
+    images, labels = next(synthetic_batches(trainee, batch))
+    methods = build_methods(trainee, ["sprout", "natural"])
+    ours, natural = (
+        partial(method.training_step, trainee.optimize, images, labels)
+        for method in methods.values()
+    )
     for _ in range(3):  # cuDNN and the allocator settle
         ours(), natural()
     case = Case(

@@ -1,11 +1,10 @@
-"""What all of bench_*.py share: sizes, what a line of the table is, and where malloc takes memory.
+"""What all of bench_*.py share: sizes, and what a line of the table is.
 
 SPROUT_FAST_BENCH=tiny shrinks everything, to see that it runs (tests/test_bench_summary.py).
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -75,31 +74,3 @@ def compiled(function: Callable[..., object]) -> Callable[..., object]:
     torch._dynamo.config.recompile_limit = 64
     torch._inductor.config.compile_threads = 1  # no pool of workers beside what is timed
     return torch.compile(function, dynamic=False, backend="eager" if TINY else "inductor")
-
-
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -3, -4  # malloc.h
-_SETTINGS = {
-    "fresh": {M_MMAP_MAX: 2**16, M_MMAP_THRESHOLD: 2**17, M_TRIM_THRESHOLD: 2**17},
-    "warm": {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1},
-    "glibc": {M_MMAP_MAX: 2**16, M_MMAP_THRESHOLD: 2**25, M_TRIM_THRESHOLD: 2**26},
-}
-
-
-def set_memory(kind: str) -> Callable[[], None] | None:
-    """Decides what glibc's malloc, and so ATen, gives to large tensors.
-
-    "fresh": pages from the kernel, whose faults the call pays, if what this returns is run before
-    it. "warm": memory that an earlier call has written. "glibc": as malloc's own adaptation leaves
-    it in a long run: fresh from 32 MiB on.
-    """
-    libc = ctypes.CDLL(None)
-    for parameter, value in _SETTINGS[kind].items():
-        if libc.mallopt(parameter, value) != 1:
-            raise RuntimeError(f"mallopt({parameter}, {value}) was refused")
-    if kind == "warm":
-        torch.ones(2**16 if TINY else 2**26)  # 256 MiB, written and given back to the heap
-
-    def release() -> None:
-        libc.malloc_trim(0)
-
-    return release if kind == "fresh" else None

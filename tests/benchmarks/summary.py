@@ -14,12 +14,14 @@ import json
 import statistics
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+
+from sprout_fast.benchmark.machine import caption
+from sprout_fast.benchmark.tables import console_table, digits, markdown_table
 
 OURS, MEMCPY, CROSS_ENTROPY = "ours", "memcpy", "cross_entropy"
 SLOWER = {"eager": "eager", "compiled": "compile", "torch.distributions": "distributions"}
@@ -89,21 +91,7 @@ class Results:
 
     def caption(self) -> str:
         """When, where and with what."""
-        m = self.machine
-        # A thread whose core is taken costs a barrier a time slice of 4 ms.
-        warning = " (too much: measure again on a quiet machine)" if m["others"] > 0.1 else ""
-        return (
-            f"{self.date}, {m['cpu']['brand_raw']}, {m['cpu']['count']} cores ({m['cpu_isa']}),"
-            f" {m['threads']} threads, others used {100 * m['others']:.0f} % of the cores' time"
-            f"{warning};"
-            f" torch {m['torch']}, sprout_fast {m['sprout_fast']} by {m['compiler']},"
-            f" Python {m['python_version']}"
-        )
-
-
-def digits(value: float) -> str:
-    """Two significant digits, or whole from 10 on."""
-    return f"{value:.0f}" if value >= 9.95 else f"{value:.2g}" if value < 0.995 else f"{value:.1f}"
+        return caption(self.machine, self.date)
 
 
 MIXUP = "gaussian_mixup", "64×3×224×224", "forward"
@@ -183,22 +171,6 @@ FLOOR_COLUMNS = ["floor of the design, at ImageNet's size", "bound", "measured",
 THREAD_COLUMNS = ["sprout_fast on threads", "1: ms", "2: ms", "1 / 2"]
 
 
-def console_table(columns: list[str], rows: Iterable[list[str]], left: int) -> Table:
-    """For people at a terminal; the first ``left`` columns are text."""
-    table = Table(box=None)
-    for number, name in enumerate(columns):
-        table.add_column(name, justify="left" if number < left else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def markdown_table(columns: list[str], rows: Iterable[list[str]], left: int) -> str:
-    """The same in Markdown."""
-    rules = ["---" if number < left else "---:" for number in range(len(columns))]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in [columns, rules, *rows])
-
-
 def markdown(results: Results) -> str:
     """What the README takes: the floors in sight, the table folded."""
     return (
@@ -265,7 +237,7 @@ def plot(results: Results, path: Path) -> None:
         xlabel="time on 1 thread over time on 2",
         xlim=(0, 2.15),
     )
-    figure.suptitle(f"sprout_fast on {results.machine['cpu']['brand_raw']}, {results.date}")
+    figure.suptitle(f"sprout_fast on {results.machine['processor']}, {results.date}")
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
 

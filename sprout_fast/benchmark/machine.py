@@ -1,0 +1,74 @@
+"""What was measured on, and how much of it others used meanwhile."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sprout_fast import build_info
+
+
+def machine_info(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Processor, cores, threads and versions, for `caption` and for JSON.
+
+    >>> machine_info()["threads"] == torch.get_num_threads()
+    True
+    """
+    device, build = torch.device(device), build_info()
+    is_cuda = device.type == "cuda"
+    return {
+        "gpu": torch.cuda.get_device_name(device) if is_cuda else None,
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "cpu_isa": build["cpu_isa"],
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "sprout_fast": build["version"],
+        "compiler": build["compiler"],
+        "python": platform.python_version(),
+    }
+
+
+def caption(machine: Mapping[str, Any], date: str) -> str:
+    """When, where and with what: `machine_info` with ``others``, `OthersUse`'s share."""
+    # A thread whose core is taken costs a barrier a time slice of 4 ms.
+    others = machine["others"]
+    warning = " (too much: measure again on a quiet machine)" if others > 0.1 else ""
+    gpu = f"{machine['gpu']}, " if machine["gpu"] else ""
+    return (
+        f"{date}, {gpu}{machine['processor']}, {machine['cores']} cores ({machine['cpu_isa']}),"
+        f" {machine['threads']} threads, others used {100 * others:.0f} % of the cores'"
+        f" time{warning}; torch {machine['torch']}, sprout_fast {machine['sprout_fast']} by"
+        f" {machine['compiler']}, Python {machine['python']}"
+    )
+
+
+class OthersUse:
+    """From here on, the share of the cores' time that other processes take: call it at the end."""
+
+    def __init__(self) -> None:
+        self._busy, self._start = _busy_seconds(), time.perf_counter()
+
+    def __call__(self) -> float:
+        everyone, us = (end - start for end, start in zip(_busy_seconds(), self._busy, strict=True))
+        available = (os.cpu_count() or 1) * (time.perf_counter() - self._start)
+        return max(everyone - us, 0.0) / available
+
+
+def _busy_seconds() -> tuple[float, float]:
+    """Of all cores since boot, and of this process and its children."""
+    user, nice, system, _, _, irq, softirq, *_ = Path("/proc/stat").read_text().split()[1:11]
+    ticks = sum(map(int, (user, nice, system, irq, softirq)))
+    return ticks / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
+
+
+def _processor() -> str:
+    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    return found.group(1) if found else platform.machine()
