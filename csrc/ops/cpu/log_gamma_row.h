@@ -156,7 +156,7 @@ int64_t attempt_pairs(const PhiloxBlocks& call, int64_t first, int64_t count, ui
       if ((done[i] & 2) != 0) log_g[offset[i] + 1] = variate[2 * i + 1];
     }
   }
-  return compact(left, waits, 1, elements / 2, rejected);
+  return compact(waits, 1, elements / 2, Compacted{left, rejected});
 }
 
 // log_g[k] = log of element (first + k)'s variate, for k in [0, count). Those surely under `floor`
@@ -209,7 +209,7 @@ void log_gamma_row(const PhiloxBlocks& call, int64_t first, int64_t count, const
       pair[i] = static_cast<int32_t>(4 * (k0 + 2 * i + 1)) + which;
       waits[i] = which != 0 ? 1 : 0;
     }
-    waiting += compact(pair, waits, 1, kGroup / 2, pending + waiting);
+    waiting += compact(waits, 1, kGroup / 2, Compacted{pair, pending + waiting});
   }
   // 2. Rounds of attempts at those that matter; the rejected wait for the next round.
   for (uint32_t draw = 0; draw < kMaxGammaDraws && waiting > 0; ++draw) {
@@ -244,41 +244,59 @@ inline void log_gamma_gradient_row(int64_t count, const double* a, const double*
 inline void log_gamma_gradient_row(int64_t count, const float* a, const float* log_g, float floor,
                                    float* w) {
   constexpr int64_t kChunk = 1024, kLanes = 32;
-  constexpr int kLists = 4;  // the regions, the power series' in two: many and few terms
+  constexpr int32_t kFewTerms = 3, kLists = 4;  // the regions, the power series' in two
+  struct Elements {
+    int32_t index[kChunk + kLanes];
+    float a[kChunk + kLanes], log_g[kChunk + kLanes], g[kChunk + kLanes];
+  };
   const float lowest = std::numeric_limits<float>::lowest();
   floor = floor < lowest ? lowest : floor;
   for (int64_t k0 = 0; k0 < count; k0 += kChunk, a += kChunk, log_g += kChunk, w += kChunk) {
-    // Sort those that are wanted by region, then work through each region.
+    // Those that are wanted, then sorted by region, then each region's.
     const int64_t chunk = count - k0 < kChunk ? count - k0 : kChunk;
-    float g[kChunk];
-    int32_t list_of[kChunk], index[kChunk];
+    int32_t key[kChunk + 8], index[kChunk];
+    Elements wanted, list;
     for (int64_t i = 0; i < kChunk; ++i) index[i] = static_cast<int32_t>(i);
-    for (int64_t i = 0; i < chunk; ++i) {
-      g[i] = fast_exp(log_g[i]);
-      const int32_t region = gamma_region(a[i], g[i]);
-      const int32_t list = (region == kPowerSeries) & (g[i] < 0.1f) ? 3 : region;
-      list_of[i] = log_g[i] < floor ? kLists : list;
-    }
-    for (int64_t i = chunk; i % 8 != 0; ++i) list_of[i] = kLists;
+    for (int64_t i = 0; i < chunk; ++i) key[i] = log_g[i] < floor ? 0 : 1;
     for (int64_t i = 0; i < chunk; ++i) w[i] = 0.0f;
-    int32_t lists[kLists][kChunk + kLanes];
-    int64_t lengths[kLists];
-    for (int list = 0; list < kLists; ++list) {
-      lengths[list] = compact(index, list_of, list, (chunk + 7) / 8 * 8, lists[list]);
+    const int64_t whole = chunk / 8 * 8;
+    int64_t n = compact(key, 1, whole, Compacted{index, wanted.index}, Compacted{a, wanted.a},
+                        Compacted{log_g, wanted.log_g});
+    for (int64_t i = whole; i < chunk; ++i) {
+      wanted.index[n] = index[i];
+      wanted.a[n] = a[i];
+      wanted.log_g[n] = log_g[i];
+      n += key[i];
     }
-    for (int list = 0; list < kLists; ++list) {
-      const int64_t length = lengths[list];
-      if (length == 0) continue;
-      for (int64_t j = 0; j < kLanes; ++j) lists[list][length + j] = lists[list][length - 1];
-      for (int64_t n = 0; n < length; n += kLanes) {
-        const int32_t* i = lists[list] + n;
+    int32_t present = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const float g = fast_exp(wanted.log_g[i]);
+      const int32_t region = gamma_region(wanted.a[i], g);
+      wanted.g[i] = g;
+      key[i] = (region == kPowerSeries) & (g < 0.1f) ? kFewTerms : region;
+      present |= 1 << key[i];
+    }
+    for (int64_t i = n; i % 8 != 0; ++i) key[i] = kLists;
+    for (int32_t which = 0; which < kLists; ++which) {
+      if ((present >> which) % 2 == 0) continue;
+      const int64_t length =
+          compact(key, which, (n + 7) / 8 * 8, Compacted{wanted.index, list.index},
+                  Compacted{wanted.a, list.a}, Compacted{wanted.log_g, list.log_g},
+                  Compacted{wanted.g, list.g});
+      for (int64_t j = length; j % kLanes != 0; ++j) {
+        list.index[j] = list.index[length - 1];
+        list.a[j] = list.a[length - 1];
+        list.log_g[j] = list.log_g[length - 1];
+        list.g[j] = list.g[length - 1];
+      }
+      for (int64_t i = 0; i < length; i += kLanes) {
         float lane_a[kLanes], lane_log_g[kLanes], lane_g[kLanes], excess[kLanes], result[kLanes];
         for (int64_t j = 0; j < kLanes; ++j) {
-          lane_a[j] = a[i[j]];
-          lane_log_g[j] = log_g[i[j]];
-          lane_g[j] = g[i[j]];
+          lane_a[j] = list.a[i + j];
+          lane_log_g[j] = list.log_g[i + j];
+          lane_g[j] = list.g[i + j];
         }
-        if (list == kAsymptotic) {
+        if (which == kAsymptotic) {
           for (int64_t j = 0; j < kLanes; ++j) {
             result[j] = log_gamma_gradient_by_asymptotic_series(
                 lane_a[j], lane_log_g[j] - fast_log(lane_a[j]));
@@ -287,13 +305,13 @@ inline void log_gamma_gradient_row(int64_t count, const float* a, const float* l
           for (int64_t j = 0; j < kLanes; ++j) {
             excess[j] = digamma_of_next_minus(lane_a[j], lane_log_g[j]);
           }
-          if (list == kContinuedFraction) {
+          if (which == kContinuedFraction) {
             log_gamma_gradient_by_continued_fraction(lane_a, lane_g, excess, result);
           } else {
             log_gamma_gradient_by_power_series(lane_a, lane_g, excess, result);
           }
         }
-        for (int64_t j = 0; j < kLanes; ++j) w[i[j]] = result[j];
+        for (int64_t j = 0; j < kLanes; ++j) w[list.index[i + j]] = result[j];
       }
     }
   }
