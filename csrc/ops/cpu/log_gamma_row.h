@@ -88,15 +88,18 @@ int64_t attempt_pairs(const PhiloxBlocks& call, int64_t first, int64_t count, ui
     log_d = row.log_d + begin;
     boost = boost_word + begin;
   } else {
+    int32_t inside[kBlock];  // half a pair may lie outside the row
+    for (int64_t i = 0; i < elements / 2; ++i) {
+      const int32_t next = offset[i] + 1;
+      inside[2 * i] = offset[i] < 0 ? 0 : offset[i];
+      inside[2 * i + 1] = next < count ? next : offset[i];
+    }
     for (int64_t i = 0; i < elements; ++i) {
-      // Half a pair may lie outside the row.
-      const int64_t k = offset[i / 2] + i % 2;
-      const int64_t inside = k < 0 ? 0 : (k < count ? k : count - 1);
-      gathered[0][i] = row.a[inside];
-      gathered[1][i] = row.d[inside];
-      gathered[2][i] = row.c[inside];
-      gathered[3][i] = row.log_d[inside];
-      gathered_word[i] = boost_word[inside];
+      gathered[0][i] = row.a[inside[i]];
+      gathered[1][i] = row.d[inside[i]];
+      gathered[2][i] = row.c[inside[i]];
+      gathered[3][i] = row.log_d[inside[i]];
+      gathered_word[i] = boost_word[inside[i]];
     }
     a = gathered[0];
     d = gathered[1];
@@ -151,9 +154,13 @@ int64_t attempt_pairs(const PhiloxBlocks& call, int64_t first, int64_t count, ui
       out[2 * i + 1] = (done[i] & 2) != 0 ? variate[2 * i + 1] : odd;
     }
   } else {
+    // Without branches, which nobody could predict.
+    T nowhere;
+    T* const target[2] = {&nowhere, log_g};
     for (int64_t i = 0; i < pairs; ++i) {
-      if ((done[i] & 1) != 0) log_g[offset[i]] = variate[2 * i];
-      if ((done[i] & 2) != 0) log_g[offset[i] + 1] = variate[2 * i + 1];
+      const int32_t even = done[i] & 1, odd = done[i] >> 1;
+      target[even][even * offset[i]] = variate[2 * i];
+      target[odd][odd * (offset[i] + 1)] = variate[2 * i + 1];
     }
   }
   return compact(waits, 1, elements / 2, Compacted{left, rejected});
