@@ -280,7 +280,7 @@ inline void log_gamma_gradient_row(int64_t count, const float* a, const float* l
       const float g = fast_exp(wanted.log_g[i]);
       const int32_t region = gamma_region(wanted.a[i], g);
       wanted.g[i] = g;
-      key[i] = (region == kPowerSeries) & (g < 0.1f) ? kFewTerms : region;
+      key[i] = (region == kPowerSeries) & (g < 0.3f) ? kFewTerms : region;
       present |= 1 << key[i];
     }
     for (int64_t i = n; i % 8 != 0; ++i) key[i] = kLists;
