@@ -88,12 +88,16 @@ def test_the_ball_is_exact(eps, dtype):
     assert (lower <= images).all() and (images <= upper).all()
     if dtype == torch.float64:  # where differences round, so the widest bound has no short name
         return
-    # As wide as it can be: two representable numbers further is outside the ball, or [0,1].
+    # As wide as it can be: two representable numbers further is outside the ball, whose eps is
+    # rounded down to the dtype, or outside [0,1].
+    radius = torch.tensor(eps, dtype=dtype)
+    if radius.item() > eps:
+        radius = torch.nextafter(radius, torch.tensor(0, dtype=dtype))
     for bound, outwards in ((lower, -1.0), (upper, 2.0)):
         outside = bound
         for _ in range(2):
             outside = torch.nextafter(outside, torch.full_like(outside, outwards))
-        beyond = (outside.double() - images.double()).abs() > eps
+        beyond = (outside.double() - images.double()).abs() > radius.double()
         assert (beyond | (outside < 0) | (outside > 1)).all()
 
 

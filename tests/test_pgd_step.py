@@ -58,6 +58,17 @@ def test_is_the_step_of_pgd_linf(dtype):
     assert torch.equal(pgd_step_(x_adv, grad, x, step=STEP, eps=EPS), expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_exactly_within_eps_at_any_magnitude(dtype):
+    """Where the centre, eps and the bound between them round in different places."""
+    sign, grad, _ = inputs((50_000,), dtype)
+    x = (sign - 0.5) * 2.0 ** torch.linspace(-60, 40, len(grad), dtype=dtype)
+    for eps in (8 / 255, 0.03125, 1e-6, 1e-40):
+        for x_adv in (x + 2 * eps * grad, x + 1.0001 * eps * grad.sign(), x * 1.1):
+            check(x_adv, grad, x, step=eps, eps=eps, lower=-torch.inf, upper=torch.inf)
+            assert (x_adv.double() - x.double()).abs().max() <= eps
+
+
 def test_other_ranges():
     x_adv, grad, x = inputs((1000,))
     check(4 * x_adv - 2, grad, 4 * x - 2, lower=-2.0, upper=2.0)

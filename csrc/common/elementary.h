@@ -75,7 +75,8 @@ SPROUT_HOST_DEVICE double fast_log1p(double t) { return std::log1p(t); }
 
 // exp x; 0 below -87 (where float's normal numbers end), 2.4e38 above 88.37; NaN stays NaN.
 SPROUT_HOST_DEVICE float fast_exp(float x) {
-  const float clamped = x < -87.0f ? -87.0f : (x > 88.37f ? 88.37f : x);
+  const float above = x < -87.0f ? -87.0f : x;  // one by one: a maximum and a minimum
+  const float clamped = above > 88.37f ? 88.37f : above;
   const float shifted =
       clamped * 1.44269504088896f + 12582912.0f;  // 1.5 2^23: rounds to an integer
   const int32_t n = float_to_bits(shifted) - 0x4B400000;

@@ -106,8 +106,8 @@ SPROUT_HOST_DEVICE void log_gamma_gradient_by_power_series(const float (&a)[N], 
     term[i] = 1.0f / a[i];
     w[i] = term[i] * excess[i];
   }
-  bool more = true;
-  for (int n = 1; more && n < 64; n += 4) {
+  int32_t more = 1;  // not a bool, of which GCC 12 makes no vector
+  for (int n = 1; more != 0 && n < 64; n += 4) {
     for (int m = n; m < n + 4; ++m) {
       for (int i = 0; i < N; ++i) {
         const float factor = 1.0f / (a[i] + static_cast<float>(m));
@@ -116,8 +116,8 @@ SPROUT_HOST_DEVICE void log_gamma_gradient_by_power_series(const float (&a)[N], 
         w[i] += term[i] * psi_minus_log[i];
       }
     }
-    more = false;
-    for (int i = 0; i < N; ++i) more |= term[i] > 1e-8f * w[i];
+    more = 0;
+    for (int i = 0; i < N; ++i) more |= term[i] > 1e-8f * w[i] ? 1 : 0;
   }
 }
 

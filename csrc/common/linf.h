@@ -3,49 +3,57 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "macros.h"
 
 namespace sprout_fast {
 
-// The number next to `v` in the direction of `up`; v finite.
-SPROUT_HOST_DEVICE float next_number(float v, bool up) {
-  int32_t bits;
-  memcpy(&bits, &v, sizeof bits);
-  // Away from zero the bits grow; from zero the smallest number of the direction's sign.
-  const bool away = (v > 0.0f) == up;
-  bits = v == 0.0f ? (up ? 1 : static_cast<int32_t>(0x80000001u)) : (away ? bits + 1 : bits - 1);
-  memcpy(&v, &bits, sizeof v);
-  return v;
+template <typename To, typename From>
+SPROUT_HOST_DEVICE To same_bits(From value) {
+  To result;
+  static_assert(sizeof result == sizeof value);
+  memcpy(&result, &value, sizeof result);
+  return result;
 }
-SPROUT_HOST_DEVICE double next_number(double v, bool up) {
-  int64_t bits;
-  memcpy(&bits, &v, sizeof bits);
-  const bool away = (v > 0.0) == up;
-  bits = v == 0.0 ? (up ? 1 : static_cast<int64_t>(0x8000000000000001u))
-                  : (away ? bits + 1 : bits - 1);
-  memcpy(&v, &bits, sizeof v);
-  return v;
+
+template <typename T>
+using BitsOf = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;
+
+// The largest number of T that is at most `value`, which is finite and at least 0.
+template <typename T>
+SPROUT_HOST_DEVICE T rounded_down(double value) {
+  const T nearest = static_cast<T>(value);
+  const BitsOf<T> above = static_cast<double>(nearest) > value ? 1 : 0;
+  return same_bits<T>(same_bits<BitsOf<T>>(nearest) - above);
 }
 
 // clip(x_adv + step sign(gradient), x - eps, x + eps), then clip to [lower, upper]. The ball's
-// bounds are the outermost numbers of T within eps of x, the difference taken in double: where
-// rounding x -+ eps to T fell outside, they are one number further in. So the result is within eps
-// exactly, unless x itself is outside of [lower, upper], which has the last word. The sign of 0 and
-// of NaN is 0. NaN in x_adv or x stays NaN.
+// bounds are the outermost numbers of T within eps of x: where rounding x -+ eps fell outside, they
+// are one number further in. So the result is within eps exactly, unless x itself is outside of
+// [lower, upper], which has the last word. The sign of 0 and of NaN is 0. NaN in x_adv or x stays
+// NaN. All in T: double would cost a float kernel twice the time.
 template <typename T, typename Gradient>
-SPROUT_HOST_DEVICE T linf_step(T x_adv, Gradient gradient, T x, T step, double eps, T lower,
-                               T upper) {
-  T moved = x_adv + (gradient > 0.0f ? step : (gradient < 0.0f ? -step : T(0)));
-  const double exact = static_cast<double>(x);
-  T low = static_cast<T>(exact - eps), high = static_cast<T>(exact + eps);
-  low = exact - static_cast<double>(low) > eps ? next_number(low, true) : low;
-  high = static_cast<double>(high) - exact > eps ? next_number(high, false) : high;
-  moved = moved < low ? low : moved;
-  moved = moved > high ? high : moved;
-  moved = moved < lower ? lower : moved;
-  moved = moved > upper ? upper : moved;
-  return x == x ? moved : x;
+SPROUT_HOST_DEVICE T linf_step(T x_adv, Gradient gradient, T x, T step, T eps, T lower, T upper) {
+  using Bits = BitsOf<T>;
+  constexpr int kSignShift = 8 * sizeof(T) - 1;
+  const T moved = x_adv + (gradient > 0.0f ? step : (gradient < 0.0f ? -step : T(0)));
+  // Mirrored where it moved downwards, so that one bound remains.
+  const Bits mirror = moved < x ? same_bits<Bits>(T(-0.0)) : 0;
+  const T center = same_bits<T>(same_bits<Bits>(x) ^ mirror);
+  const T image = same_bits<T>(same_bits<Bits>(moved) ^ mirror);
+  // center + eps = bound + error exactly (Knuth's TwoSum).
+  T bound = center + eps;
+  const T part = bound - center;
+  const T error = (center - (bound - part)) + (eps - part);
+  // One number down where it is outside: towards 0 the bits shrink. A bound of 0 has no error.
+  const Bits bits = same_bits<Bits>(bound);
+  bound = same_bits<T>(bits - (error < T(0) ? (bits >> kSignShift) | 1 : 0));
+  const T clipped = image > bound ? bound : image;
+  T result = same_bits<T>(same_bits<Bits>(clipped) ^ mirror);
+  result = result < lower ? lower : result;
+  result = result > upper ? upper : result;
+  return x == x ? result : x;
 }
 
 }  // namespace sprout_fast

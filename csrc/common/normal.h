@@ -14,11 +14,13 @@ SPROUT_HOST_DEVICE T uniform_as(uint32_t w) {
 // log U for U = (w + 1/2) / 2^32, accurate at both ends: U is never 0 or 1, and near 1 the small
 // number 1 - U is formed first, which float would lose in U.
 SPROUT_HOST_DEVICE float log_uniform(uint32_t w) {
-  const bool near_one = w >= 0xB504F334u;  // U >= sqrt(1/2)
-  const float v = uniform_as<float>(near_one ? ~w : w);
-  const int32_t bits = float_to_bits(v);
-  const int32_t e = near_one ? 0 : (bits - 0x3f3504f3) >> 23;
-  const float f = near_one ? -v : bits_to_float(bits - e * (1 << 23)) - 1.0f;
+  const int32_t upper_half = static_cast<int32_t>(w) >> 31;       // all ones where U > 1/2
+  const int32_t distance = static_cast<int32_t>(w) ^ upper_half;  // to the nearer end
+  const float v = static_cast<float>(distance) * 2.3283064365386963e-10f + 1.1641532182693481e-10f;
+  const float u = upper_half != 0 ? 1.0f - v : v;
+  const int32_t bits = float_to_bits(u);
+  const int32_t e = (bits - 0x3f3504f3) >> 23;  // as in log_parts
+  const float f = e == 0 ? -v : bits_to_float(bits - e * (1 << 23)) - 1.0f;
   const float k = static_cast<float>(e);
   return k * 0.693359375f + (log1p_reduced(f) - k * 2.12194440e-4f);
 }

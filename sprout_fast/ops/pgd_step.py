@@ -21,8 +21,8 @@ def pgd_step_(
     """``x_adv <- clip(x + clip(x_adv + step sign(grad) - x, -eps, eps), lower, upper)``, in place.
 
     One iteration of PGD (Madry et al., 2018, eq. 1) in one pass over memory. Afterwards
-    ``|x_adv - x| <= eps`` holds exactly, as computed in float64, wherever x is in [lower, upper]:
-    the ball's bounds are rounded inwards to numbers of the dtype.
+    ``|x_adv - x| <= eps`` holds exactly wherever x is in [lower, upper]: eps and the ball's bounds
+    are rounded inwards to numbers of the dtype.
 
     Args:
         x_adv: float32 or float64, any shape and strides that do not overlap; may be a leaf that
@@ -30,7 +30,7 @@ def pgd_step_(
         grad: of x_adv's shape; float64, float32, bfloat16 or float16. The sign of 0 is 0, and so is
             that of NaN: such an element only is projected.
         x: of x_adv's shape and dtype, the ball's centre; may be expanded.
-        step, eps: finite, >= 0, rounded to x_adv's dtype (step) or taken as they are (eps).
+        step, eps: finite, >= 0, rounded to x_adv's dtype, eps down.
         lower, upper: the range of images, rounded to x_adv's dtype. Infinite: no bound.
 
     Returns:

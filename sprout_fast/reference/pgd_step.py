@@ -6,19 +6,28 @@ import torch
 from torch import Tensor
 
 
+def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """a + b, rounded, and what rounding took from it (Knuth's TwoSum)."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
 def linf_bounds(
     x: Tensor, eps: float, lower: float = 0.0, upper: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """The lowest and highest images of the l-infinity ball around x within [lower, upper].
 
-    Both lie inside it: every floating image between them satisfies |image - x| <= eps in float64
-    arithmetic. Where rounding x ± eps to x's dtype fell outside, the bound is moved one
-    representable number inwards.
+    Both lie inside it exactly: eps is rounded down to x's dtype, and where rounding x ± eps fell
+    outside, the bound is moved one representable number inwards.
     """
-    exact = x.double()
-    low, high = (exact - eps).to(x.dtype), (exact + eps).to(x.dtype)
-    low = torch.where(exact - low.double() > eps, torch.nextafter(low, x), low)
-    high = torch.where(high.double() - exact > eps, torch.nextafter(high, x), high)
+    radius = torch.tensor(eps, dtype=x.dtype)
+    if radius.item() > eps:
+        radius = torch.nextafter(radius, torch.zeros_like(radius))
+    low, low_error = _two_sum(x, -radius)
+    high, high_error = _two_sum(x, radius)
+    low = torch.where(low_error > 0, torch.nextafter(low, x), low)
+    high = torch.where(high_error < 0, torch.nextafter(high, x), high)
     return low.clamp(lower, upper), high.clamp(lower, upper)
 
 

@@ -19,10 +19,8 @@ template <int64_t kGroups, typename T>
 void group_normals(const PhiloxBlocks& call, int64_t first, T* out) {
   uint32_t words[4][kGroups];
   for (int64_t g = 0; g < kGroups; g += kPhiloxLanes) {
-    int64_t elements[kPhiloxLanes];
     uint32_t block[4][kPhiloxLanes];
-    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) elements[lane] = first + 4 * (g + lane);
-    philox_block(call, Stream::kImageNoise, elements, 0, block);
+    philox_block(call, Stream::kImageNoise, first + 4 * g, kEveryFourth, 0, block);
     for (int64_t j = 0; j < 4; ++j) {
       for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) words[j][g + lane] = block[j][lane];
     }

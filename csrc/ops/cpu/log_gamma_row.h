@@ -41,9 +41,8 @@ constexpr int64_t gamma_row_scratch(int64_t count) { return count / 2 + 2 * kPhi
 // Whether a uniform word lies under e^x, x <= 0, for `lanes` of each: by 1 + x <= e^x <= 1 + x +
 // x^2/2 where that is enough.
 template <int64_t lanes, typename T>
-inline __attribute__((always_inline)) void uniform_below_exp(const uint32_t (&word)[lanes],
-                                                             const T (&x)[lanes],
-                                                             int32_t (&below)[lanes]) {
+inline __attribute__((always_inline)) void uniform_below_exp(const uint32_t* word, const T* x,
+                                                             int32_t* below) {
   constexpr T kRounding = T(2e-7);
   int32_t unsure = 0;
   for (int64_t i = 0; i < lanes; ++i) {
@@ -57,15 +56,124 @@ inline __attribute__((always_inline)) void uniform_below_exp(const uint32_t (&wo
   for (int64_t i = 0; i < lanes; ++i) below[i] = log_uniform_as<T>(word[i]) < x[i] ? 1 : 0;
 }
 
+// Attempts are made at this many pairs at a time, stage by stage: each stage is a chain of
+// dependent instructions, and only beside those of other pairs is the processor busy.
+constexpr int64_t kGammaPairs = 4 * kPhiloxLanes;
+
+// Attempt number `draw` at each of `pairs` pairs, at most kGammaPairs, waiting as log_gamma_row has
+// them. Accepted variates go to log_g; writes the pairs that still wait to `rejected`, with room
+// for kGammaPairs, and returns how many they are.
+template <typename T>
+int64_t attempt_pairs(const PhiloxBlocks& call, int64_t first, int64_t count, uint32_t draw,
+                      const GammaRow<T>& row, const uint32_t* boost_word, const int32_t* waiting,
+                      int64_t pairs, T* log_g, int32_t* rejected) {
+  constexpr int64_t kBlock = 2 * kGammaPairs, kLanes = 2 * kPhiloxLanes;  // elements
+  int32_t pair[kGammaPairs], offset[kGammaPairs];
+  for (int64_t i = 0; i < kGammaPairs; ++i) pair[i] = 4;  // nobody
+  for (int64_t i = 0; i < pairs; ++i) pair[i] = waiting[i];
+  for (int64_t i = 0; i < kGammaPairs; ++i) offset[i] = (pair[i] >> 2) - 1;
+  const int64_t elements = (pairs + kPhiloxLanes - 1) / kPhiloxLanes * kLanes;
+
+  T gathered[4][kBlock];
+  uint32_t gathered_word[kBlock];
+  const T *a, *d, *c, *log_d;
+  const uint32_t* boost;
+  const int64_t begin = offset[0];
+  const bool together = begin >= 0 && begin + kBlock <= count && pairs == kGammaPairs &&
+                        offset[kGammaPairs - 1] == begin + kBlock - 2;
+  if (together) {
+    a = row.a + begin;
+    d = row.d + begin;
+    c = row.c + begin;
+    log_d = row.log_d + begin;
+    boost = boost_word + begin;
+  } else {
+    int32_t inside[kBlock];  // half a pair may lie outside the row
+    for (int64_t i = 0; i < elements / 2; ++i) {
+      const int32_t next = offset[i] + 1;
+      inside[2 * i] = offset[i] < 0 ? 0 : offset[i];
+      inside[2 * i + 1] = next < count ? next : offset[i];
+    }
+    for (int64_t i = 0; i < elements; ++i) {
+      gathered[0][i] = row.a[inside[i]];
+      gathered[1][i] = row.d[inside[i]];
+      gathered[2][i] = row.c[inside[i]];
+      gathered[3][i] = row.log_d[inside[i]];
+      gathered_word[i] = boost_word[inside[i]];
+    }
+    a = gathered[0];
+    d = gathered[1];
+    c = gathered[2];
+    log_d = gathered[3];
+    boost = gathered_word;
+  }
+
+  uint32_t radius_word[kGammaPairs], angle_word[kGammaPairs], word[kBlock];
+  for (int64_t i = 0; i < elements; i += kLanes) {
+    uint32_t words[4][kPhiloxLanes];
+    philox_block(call, Stream::kGamma, first, offset + i / 2, draw, words);
+    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) radius_word[i / 2 + lane] = words[0][lane];
+    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) angle_word[i / 2 + lane] = words[1][lane];
+    interleave_pairs(words[2], words[3], word + i);
+  }
+  T normal[kBlock], variate[kBlock], log_acceptance[kBlock];
+  T radius[kGammaPairs];
+  for (int64_t i = 0; i < elements / 2; ++i) radius[i] = normal_radius<T>(radius_word[i]);
+  for (int64_t i = 0; i < elements / 2; ++i) {
+    T sine, cosine;
+    sincos_turns(angle_word[i], &sine, &cosine);
+    normal[2 * i] = radius[i] * cosine;
+    normal[2 * i + 1] = radius[i] * sine;
+  }
+  for (int64_t i = 0; i < elements; ++i) {
+    const GammaProposal<T> proposal = gamma_proposal<T>({d[i], c[i], log_d[i]}, normal[i]);
+    log_acceptance[i] = proposal.log_acceptance;
+    variate[i] = proposal.log_g;
+  }
+  // From a = 1 on a boost of (minus) 0.
+  for (int64_t i = 0; i < elements; ++i) {
+    variate[i] +=
+        log_uniform_as<T>(boost[i]) / (a[i] < T(1) ? a[i] : std::numeric_limits<T>::infinity());
+  }
+  int32_t accepted[kBlock] = {};
+  for (int64_t i = 0; i < elements; i += kLanes) {
+    uniform_below_exp<kLanes>(word + i, log_acceptance + i, accepted + i);
+  }
+
+  int32_t done[kGammaPairs], left[kGammaPairs], waits[kGammaPairs];
+  for (int64_t i = 0; i < kGammaPairs; ++i) {
+    done[i] = pair[i] & (accepted[2 * i] + 2 * accepted[2 * i + 1]);
+    left[i] = pair[i] - done[i];
+    waits[i] = left[i] % 4 != 0 ? 1 : 0;
+  }
+  if (together) {
+    T* out = log_g + begin;
+    for (int64_t i = 0; i < kGammaPairs; ++i) {
+      const T even = out[2 * i], odd = out[2 * i + 1];
+      out[2 * i] = (done[i] & 1) != 0 ? variate[2 * i] : even;
+      out[2 * i + 1] = (done[i] & 2) != 0 ? variate[2 * i + 1] : odd;
+    }
+  } else {
+    // Without branches, which nobody could predict.
+    T nowhere;
+    T* const target[2] = {&nowhere, log_g};
+    for (int64_t i = 0; i < pairs; ++i) {
+      const int32_t even = done[i] & 1, odd = done[i] >> 1;
+      target[even][even * offset[i]] = variate[2 * i];
+      target[odd][odd * (offset[i] + 1)] = variate[2 * i + 1];
+    }
+  }
+  return compact(waits, 1, elements / 2, Compacted{left, rejected});
+}
+
 // log_g[k] = log of element (first + k)'s variate, for k in [0, count). Those surely under `floor`
 // (-inf: none) become -inf, at the cost of a word. Concentrations must be finite and at least 0.
 template <typename T>
 void log_gamma_row(const PhiloxBlocks& call, int64_t first, int64_t count, const GammaRow<T>& row,
                    T floor, T* log_g, int32_t* scratch) {
-  constexpr int64_t kBlock = 2 * kPhiloxLanes;  // elements
   const T infinity = std::numeric_limits<T>::infinity();
   int32_t* pending = scratch;
-  uint32_t* boost_word = reinterpret_cast<uint32_t*>(scratch) + count / 2 + kBlock;
+  uint32_t* boost_word = reinterpret_cast<uint32_t*>(scratch) + count / 2 + 2 * kPhiloxLanes;
   // 1. The boosts' words: four neighbours share a Philox block, and a word tells for most of a row
   // of small concentrations that they do not matter: log U / a < t where 1 - U > -a t. A pair waits
   // as (its even element's k + 1) in the upper bits, and which of the two wait in the lower two.
@@ -73,118 +181,50 @@ void log_gamma_row(const PhiloxBlocks& call, int64_t first, int64_t count, const
   // over e^44, would leave them all out.
   const T below_floor = floor - T(kLogGammaHeadroom);
   const T threshold = below_floor < T(0) ? below_floor : T(-1);
+  constexpr int64_t kGroup = 4 * kPhiloxLanes;
   int64_t waiting = 0;
-  for (int64_t k0 = -(first & 3); k0 < count; k0 += 4 * kPhiloxLanes) {
-    int64_t elements[kPhiloxLanes];
-    uint32_t words[4][kPhiloxLanes];
-    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) elements[lane] = first + k0 + 4 * lane;
-    philox_block(call, Stream::kGamma, elements, kGammaBoostDraw, words);
-    uint32_t word[4 * kPhiloxLanes];
-    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
-      for (int64_t j = 0; j < 4; ++j) word[4 * lane + j] = words[j][lane];
-    }
-    T a[4 * kPhiloxLanes];
-    if (k0 >= 0 && k0 + 4 * kPhiloxLanes <= count) {
-      for (int64_t i = 0; i < 4 * kPhiloxLanes; ++i) {
+  for (int64_t k0 = -(first & 3); k0 < count; k0 += kGroup) {
+    uint32_t words[4][kPhiloxLanes], word[kGroup];
+    philox_block(call, Stream::kGamma, first + k0, kEveryFourth, kGammaBoostDraw, words);
+    interleave(words, word);
+    T a[kGroup];
+    if (k0 >= 0 && k0 + kGroup <= count) {
+      for (int64_t i = 0; i < kGroup; ++i) {
         a[i] = row.a[k0 + i];
         boost_word[k0 + i] = word[i];
         log_g[k0 + i] = -infinity;
       }
     } else {  // the row's ends: outside, a = 0, which wants nothing
       const int64_t begin = k0 < 0 ? -k0 : 0;
-      const int64_t end = count - k0 < 4 * kPhiloxLanes ? count - k0 : 4 * kPhiloxLanes;
-      for (int64_t i = 0; i < 4 * kPhiloxLanes; ++i) a[i] = T(0);
+      const int64_t end = count - k0 < kGroup ? count - k0 : kGroup;
+      for (int64_t i = 0; i < kGroup; ++i) a[i] = T(0);
       for (int64_t i = begin; i < end; ++i) {
         a[i] = row.a[k0 + i];
         boost_word[k0 + i] = word[i];
         log_g[k0 + i] = -infinity;
       }
     }
-    int32_t wanted[4 * kPhiloxLanes];
-    for (int64_t i = 0; i < 4 * kPhiloxLanes; ++i) {
+    int32_t wanted[kGroup];
+    for (int64_t i = 0; i < kGroup; ++i) {
       const T limit = a[i] * -threshold;  // NaN, so nothing is below it, for 0 x inf
       const int32_t below_one = a[i] < T(1) ? 1 : 0;
       wanted[i] = (below_one & (uniform_as<T>(~word[i]) < limit ? 1 : 0)) | (1 - below_one);
     }
-    int32_t pair[kBlock], waits[kBlock];
-    for (int64_t i = 0; i < kBlock; ++i) {
+    int32_t pair[kGroup / 2], waits[kGroup / 2];
+    for (int64_t i = 0; i < kGroup / 2; ++i) {
       const int32_t which = wanted[2 * i] + 2 * wanted[2 * i + 1];
       pair[i] = static_cast<int32_t>(4 * (k0 + 2 * i + 1)) + which;
       waits[i] = which != 0 ? 1 : 0;
     }
-    waiting += compact(pair, waits, 1, kBlock, pending + waiting);
+    waiting += compact(waits, 1, kGroup / 2, Compacted{pair, pending + waiting});
   }
   // 2. Rounds of attempts at those that matter; the rejected wait for the next round.
   for (uint32_t draw = 0; draw < kMaxGammaDraws && waiting > 0; ++draw) {
-    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) pending[waiting + lane] = 4;  // nobody
     int64_t rejected = 0;
-    for (int64_t n = 0; n < waiting; n += kPhiloxLanes) {
-      int64_t elements[kPhiloxLanes];
-      int32_t index[kBlock];
-      T a[kBlock], d[kBlock], c[kBlock], log_d[kBlock];
-      uint32_t boost[kBlock];
-      const int64_t begin = (pending[n] >> 2) - 1;
-      const bool together = (pending[n + kPhiloxLanes - 1] >> 2) - 1 == begin + kBlock - 2 &&
-                            begin >= 0 && begin + kBlock <= count;
-      for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
-        elements[lane] = first + (pending[n + lane] >> 2) - 1;
-      }
-      if (together) {
-        for (int64_t i = 0; i < kBlock; ++i) {
-          index[i] = static_cast<int32_t>(begin + i);
-          a[i] = row.a[begin + i];
-          d[i] = row.d[begin + i];
-          c[i] = row.c[begin + i];
-          log_d[i] = row.log_d[begin + i];
-          boost[i] = boost_word[begin + i];
-        }
-      } else {
-        for (int64_t i = 0; i < kBlock; ++i) {
-          // Half a pair may lie outside the row.
-          const int64_t k = (pending[n + i / 2] >> 2) - 1 + i % 2;
-          const int64_t inside = k < 0 ? 0 : (k < count ? k : count - 1);
-          index[i] = static_cast<int32_t>(inside);
-          a[i] = row.a[inside];
-          d[i] = row.d[inside];
-          c[i] = row.c[inside];
-          log_d[i] = row.log_d[inside];
-          boost[i] = boost_word[inside];
-        }
-      }
-      uint32_t words[4][kPhiloxLanes];
-      philox_block(call, Stream::kGamma, elements, draw, words);
-      T even[kPhiloxLanes], odd[kPhiloxLanes], normal[kBlock];
-      for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
-        normal_pair(words[0][lane], words[1][lane], &even[lane], &odd[lane]);
-      }
-      uint32_t word[kBlock];
-      for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
-        normal[2 * lane] = even[lane];
-        normal[2 * lane + 1] = odd[lane];
-        word[2 * lane] = words[2][lane];
-        word[2 * lane + 1] = words[3][lane];
-      }
-      T variate[kBlock], log_acceptance[kBlock];
-      for (int64_t i = 0; i < kBlock; ++i) {
-        const GammaProposal<T> proposal = gamma_proposal<T>({d[i], c[i], log_d[i]}, normal[i]);
-        log_acceptance[i] = proposal.log_acceptance;
-        // From a = 1 on a boost of (minus) 0.
-        variate[i] = proposal.log_g + log_uniform_as<T>(boost[i]) / (a[i] < T(1) ? a[i] : infinity);
-      }
-      int32_t accepted[kBlock];
-      uniform_below_exp(word, log_acceptance, accepted);
-      int32_t left[kPhiloxLanes], waits[kPhiloxLanes];
-      for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
-        const int32_t pair = pending[n + lane];
-        const int32_t done = pair & (accepted[2 * lane] + 2 * accepted[2 * lane + 1]);
-        for (int64_t j = 0; j < 2; ++j) {
-          T* out = log_g + index[2 * lane + j];
-          *out = ((done >> j) & 1) != 0 ? variate[2 * lane + j] : *out;
-        }
-        left[lane] = pair - done;
-        waits[lane] = left[lane] % 4 != 0 ? 1 : 0;
-      }
-      rejected += compact(left, waits, 1, kPhiloxLanes, pending + rejected);  // behind those read
+    for (int64_t n = 0; n < waiting; n += kGammaPairs) {
+      const int64_t pairs = waiting - n < kGammaPairs ? waiting - n : kGammaPairs;
+      rejected += attempt_pairs(call, first, count, draw, row, boost_word, pending + n, pairs,
+                                log_g, pending + rejected);  // behind those read
     }
     waiting = rejected;
   }
@@ -211,41 +251,59 @@ inline void log_gamma_gradient_row(int64_t count, const double* a, const double*
 inline void log_gamma_gradient_row(int64_t count, const float* a, const float* log_g, float floor,
                                    float* w) {
   constexpr int64_t kChunk = 1024, kLanes = 32;
-  constexpr int kLists = 4;  // the regions, the power series' in two: many and few terms
+  constexpr int32_t kFewTerms = 3, kLists = 4;  // the regions, the power series' in two
+  struct Elements {
+    int32_t index[kChunk + kLanes];
+    float a[kChunk + kLanes], log_g[kChunk + kLanes], g[kChunk + kLanes];
+  };
   const float lowest = std::numeric_limits<float>::lowest();
   floor = floor < lowest ? lowest : floor;
   for (int64_t k0 = 0; k0 < count; k0 += kChunk, a += kChunk, log_g += kChunk, w += kChunk) {
-    // Sort those that are wanted by region, then work through each region.
+    // Those that are wanted, then sorted by region, then each region's.
     const int64_t chunk = count - k0 < kChunk ? count - k0 : kChunk;
-    float g[kChunk];
-    int32_t list_of[kChunk], index[kChunk];
+    int32_t key[kChunk + 8], index[kChunk];
+    Elements wanted, list;
     for (int64_t i = 0; i < kChunk; ++i) index[i] = static_cast<int32_t>(i);
-    for (int64_t i = 0; i < chunk; ++i) {
-      g[i] = fast_exp(log_g[i]);
-      const int32_t region = gamma_region(a[i], g[i]);
-      const int32_t list = (region == kPowerSeries) & (g[i] < 0.1f) ? 3 : region;
-      list_of[i] = log_g[i] < floor ? kLists : list;
-    }
-    for (int64_t i = chunk; i % 8 != 0; ++i) list_of[i] = kLists;
+    for (int64_t i = 0; i < chunk; ++i) key[i] = log_g[i] < floor ? 0 : 1;
     for (int64_t i = 0; i < chunk; ++i) w[i] = 0.0f;
-    int32_t lists[kLists][kChunk + kLanes];
-    int64_t lengths[kLists];
-    for (int list = 0; list < kLists; ++list) {
-      lengths[list] = compact(index, list_of, list, (chunk + 7) / 8 * 8, lists[list]);
+    const int64_t whole = chunk / 8 * 8;
+    int64_t n = compact(key, 1, whole, Compacted{index, wanted.index}, Compacted{a, wanted.a},
+                        Compacted{log_g, wanted.log_g});
+    for (int64_t i = whole; i < chunk; ++i) {
+      wanted.index[n] = index[i];
+      wanted.a[n] = a[i];
+      wanted.log_g[n] = log_g[i];
+      n += key[i];
     }
-    for (int list = 0; list < kLists; ++list) {
-      const int64_t length = lengths[list];
-      if (length == 0) continue;
-      for (int64_t j = 0; j < kLanes; ++j) lists[list][length + j] = lists[list][length - 1];
-      for (int64_t n = 0; n < length; n += kLanes) {
-        const int32_t* i = lists[list] + n;
+    int32_t present = 0;
+    for (int64_t i = 0; i < n; ++i) {
+      const float g = fast_exp(wanted.log_g[i]);
+      const int32_t region = gamma_region(wanted.a[i], g);
+      wanted.g[i] = g;
+      key[i] = (region == kPowerSeries) & (g < 0.3f) ? kFewTerms : region;
+      present |= 1 << key[i];
+    }
+    for (int64_t i = n; i % 8 != 0; ++i) key[i] = kLists;
+    for (int32_t which = 0; which < kLists; ++which) {
+      if ((present >> which) % 2 == 0) continue;
+      const int64_t length =
+          compact(key, which, (n + 7) / 8 * 8, Compacted{wanted.index, list.index},
+                  Compacted{wanted.a, list.a}, Compacted{wanted.log_g, list.log_g},
+                  Compacted{wanted.g, list.g});
+      for (int64_t j = length; j % kLanes != 0; ++j) {
+        list.index[j] = list.index[length - 1];
+        list.a[j] = list.a[length - 1];
+        list.log_g[j] = list.log_g[length - 1];
+        list.g[j] = list.g[length - 1];
+      }
+      for (int64_t i = 0; i < length; i += kLanes) {
         float lane_a[kLanes], lane_log_g[kLanes], lane_g[kLanes], excess[kLanes], result[kLanes];
         for (int64_t j = 0; j < kLanes; ++j) {
-          lane_a[j] = a[i[j]];
-          lane_log_g[j] = log_g[i[j]];
-          lane_g[j] = g[i[j]];
+          lane_a[j] = list.a[i + j];
+          lane_log_g[j] = list.log_g[i + j];
+          lane_g[j] = list.g[i + j];
         }
-        if (list == kAsymptotic) {
+        if (which == kAsymptotic) {
           for (int64_t j = 0; j < kLanes; ++j) {
             result[j] = log_gamma_gradient_by_asymptotic_series(
                 lane_a[j], lane_log_g[j] - fast_log(lane_a[j]));
@@ -254,13 +312,13 @@ inline void log_gamma_gradient_row(int64_t count, const float* a, const float* l
           for (int64_t j = 0; j < kLanes; ++j) {
             excess[j] = digamma_of_next_minus(lane_a[j], lane_log_g[j]);
           }
-          if (list == kContinuedFraction) {
+          if (which == kContinuedFraction) {
             log_gamma_gradient_by_continued_fraction(lane_a, lane_g, excess, result);
           } else {
             log_gamma_gradient_by_power_series(lane_a, lane_g, excess, result);
           }
         }
-        for (int64_t j = 0; j < kLanes; ++j) w[i[j]] = result[j];
+        for (int64_t j = 0; j < kLanes; ++j) w[list.index[i + j]] = result[j];
       }
     }
   }

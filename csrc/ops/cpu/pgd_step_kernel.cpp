@@ -6,9 +6,8 @@ namespace {
 
 template <typename T, typename Grad>
 void step_elements(const PgdStepArgs& args, int64_t begin, int64_t end) {
-  const T step = static_cast<T>(args.step);
+  const T step = static_cast<T>(args.step), eps = rounded_down<T>(args.eps);
   const T lower = static_cast<T>(args.lower), upper = static_cast<T>(args.upper);
-  const double eps = args.eps;
   const int last = args.dims - 1;
   const int64_t inner = args.size[last];
   const int64_t s0 = args.stride[0][last], s1 = args.stride[1][last], s2 = args.stride[2][last];

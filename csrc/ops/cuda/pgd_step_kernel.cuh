@@ -13,7 +13,7 @@ constexpr int kPgdElements = 8;  // neighbours in a thread's hands: 128 bits of 
 template <typename T, typename Grad, typename Wide>
 __device__ __forceinline__ void pgd_step_thread(const PgdStepArgs& args, int64_t first) {
   constexpr int N = kPgdElements;
-  const T step = static_cast<T>(args.step);
+  const T step = static_cast<T>(args.step), eps = rounded_down<T>(args.eps);
   const T lower = static_cast<T>(args.lower), upper = static_cast<T>(args.upper);
   T* x_adv = static_cast<T*>(args.x_adv);
   const Grad* grad = static_cast<const Grad*>(args.grad);
@@ -26,7 +26,7 @@ __device__ __forceinline__ void pgd_step_thread(const PgdStepArgs& args, int64_t
     load_packet(x, first, 0, args.numel, T(0), center);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      moved[j] = linf_step(moved[j], gradient[j], center[j], step, args.eps, lower, upper);
+      moved[j] = linf_step(moved[j], gradient[j], center[j], step, eps, lower, upper);
     }
     store_packet(moved, first, 0, args.numel, x_adv);
     return;
@@ -40,8 +40,8 @@ __device__ __forceinline__ void pgd_step_thread(const PgdStepArgs& args, int64_t
       offset1 += index * args.stride[1][d];
       offset2 += index * args.stride[2][d];
     }
-    x_adv[offset0] = linf_step(x_adv[offset0], load_as<Wide>(grad[offset1]), x[offset2], step,
-                               args.eps, lower, upper);
+    x_adv[offset0] = linf_step(x_adv[offset0], load_as<Wide>(grad[offset1]), x[offset2], step, eps,
+                               lower, upper);
   }
 }
 
