@@ -263,7 +263,7 @@ inline void log_gamma_gradient_row(int64_t count, const float* a, const float* l
     const int64_t chunk = count - k0 < kChunk ? count - k0 : kChunk;
     int32_t key[kChunk + 8], index[kChunk];
     Elements wanted, list;
-    for (int64_t i = 0; i < kChunk; ++i) index[i] = static_cast<int32_t>(i);
+    for (int64_t i = 0; i < chunk; ++i) index[i] = static_cast<int32_t>(i);
     for (int64_t i = 0; i < chunk; ++i) key[i] = log_g[i] < floor ? 0 : 1;
     for (int64_t i = 0; i < chunk; ++i) w[i] = 0.0f;
     const int64_t whole = chunk / 8 * 8;
