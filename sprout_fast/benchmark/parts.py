@@ -23,7 +23,8 @@ from sprout_fast.training.step import OptimizeStep
 
 #: In a step's order. "mixer" is normalisation, noise and Mixup; "loss" has SPROUT's beta in it;
 #: "backward" is the loss's too; "optimizer" is followed by zeroing gradients, the learning rate's
-#: schedule and the log's sums; "attack" is what the method does besides.
+#: schedule and the log's sums; "attack" is what the method does besides. Where no
+#: attack is, it is what malloc takes to give the batch's memory back.
 PARTS = ("loader", "attack", "mixer", "forward", "loss", "backward", "optimizer")
 
 

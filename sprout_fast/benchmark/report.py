@@ -24,7 +24,7 @@ EXPLANATION = (
 )
 PARTS_EXPLANATION = (
     "ms of a step, median, and its share of the sum. loss: with beta's ascent; optimizer: with"
-    " gradients zeroed, schedule and log; attack: all else that the method does."
+    " gradients zeroed, schedule and log; attack: all else, freeing the batch included."
 )
 
 # DESIGN.md's floors: what SPROUT adds, as a share of natural's step, by (arch, side).
