@@ -294,31 +294,35 @@ class SproutLoss(nn.Module):
         return tuple(lam * a + (1 - lam) * b for a, b in zip(own, partners, strict=True))
 
     @torch.no_grad()
-    def _ascend(self, grad_beta: Tensor) -> None:
-        self.beta_grad_sum += grad_beta
-        self.micro_steps += 1
-        if self.micro_steps < self.accumulation_steps:
-            return
-        self.micro_steps = 0
-        grad = self.beta_grad_sum / self.accumulation_steps
-        self.beta_grad_sum.zero_()
+    def _ascend(self, grad: Tensor) -> None:
+        if self.accumulation_steps > 1:
+            self.beta_grad_sum += grad
+            self.micro_steps = (self.micro_steps + 1) % self.accumulation_steps
+            if self.micro_steps:
+                return
+            grad = self.beta_grad_sum / self.accumulation_steps
+            self.beta_grad_sum.zero_()
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+            grad = grad.clone()
             dist.all_reduce(grad)
             grad /= dist.get_world_size()
         # Chosen on the device: looking at the gradient here would stall the stream.
         finite = grad.isfinite().all()
-        step = grad - self.beta_weight_decay * self.beta
-        velocity = self.beta_momentum * self.beta_velocity + step
-        beta = (self.beta + self.beta_lr * velocity).clamp(min=self.beta_min)
+        if self.beta_weight_decay:
+            grad = grad - self.beta_weight_decay * self.beta
+        if self.beta_momentum:
+            velocity = self.beta_momentum * self.beta_velocity + grad
+            self.beta_velocity.copy_(torch.where(finite, velocity, self.beta_velocity))
+            grad = velocity
+        self.beta.add_(torch.where(finite, grad, 0.0), alpha=self.beta_lr)
+        self.beta.clamp_(min=self.beta_min)
         if self.mass_floor is not None:
             # Mean true-class mass m = (1 - alpha + alpha s / K) / (1 - alpha + alpha s), s = sum of
             # beta: solved for the s at which m is the floor.
             rest, k = 1 - self.alpha, self.num_classes
             slope = self.alpha * (self.mass_floor - 1 / k)
             largest = rest * (1 - self.mass_floor) / slope if slope > 0 else math.inf
-            beta = (beta * (largest / beta.sum()).clamp(max=1)).clamp(min=self.beta_min)
-        self.beta_velocity.copy_(torch.where(finite, velocity, self.beta_velocity))
-        self.beta.copy_(torch.where(finite, beta, self.beta))
+            self.beta.mul_((largest / self.beta.sum()).clamp(max=1)).clamp_(min=self.beta_min)
 
     @torch.no_grad()
     def expected_true_mass(self) -> Tensor:
