@@ -71,8 +71,8 @@ class SproutMixup(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        if a < 0:
-            raise ValueError(f"a must be at least 0 (0: no Mixup), got {a}")
+        if not 0 <= a <= 1e5:
+            raise ValueError(f"a must be in [0, 1e5] (0: no Mixup), got {a}")
         self.sigma, self.a, self.mean, self.std = sigma, a, mean, std
         self.per_sample, self.noise, self.dtype = per_sample, noise, dtype
         if input_normalized_by is not None:
@@ -206,8 +206,10 @@ class SproutLoss(nn.Module):
             )
         if label_draws not in ("one", "each"):
             raise ValueError(f"label_draws must be 'one' or 'each', got {label_draws!r}")
-        if beta_init is not None and not 0 <= beta_init < math.inf:
-            raise ValueError(f"beta_init must be a number from 0 up or None, got {beta_init}")
+        if not 1e-30 <= scale <= 1e30:
+            raise ValueError(f"scale must be in [1e-30, 1e30], got {scale}")
+        if beta_init is not None and not 0 <= beta_init <= 1e6:
+            raise ValueError(f"beta_init must be in [0, 1e6] or None, got {beta_init}")
         for name, value in (
             ("beta_lr", 0 if beta_lr is None else beta_lr),
             ("beta_momentum", beta_momentum),
@@ -217,8 +219,11 @@ class SproutLoss(nn.Module):
                 raise ValueError(f"{name} must be a number from 0 up, got {value}")
         if accumulation_steps < 1:
             raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
-        if mass_floor is not None and not 0 < mass_floor < 1:
-            raise ValueError(f"mass_floor must be in (0, 1) or None, got {mass_floor}")
+        if mass_floor is not None and not 1 / num_classes < mass_floor < 1:
+            raise ValueError(
+                f"mass_floor must be in (1/{num_classes}, 1) or None, got {mass_floor}:"
+                " a label that says nothing leaves each class 1/K"
+            )
         self.num_classes, self.alpha, self.scale = num_classes, alpha, scale
         self.labels_from, self.label_draws = labels_from, label_draws
         self.self_progressing = self_progressing

@@ -18,6 +18,7 @@ from sprout_fast import SproutTarget
 from sprout_fast.errors import UserError
 from sprout_fast.methods import METHODS, Method, MethodSetting, build_method
 from sprout_fast.methods.bilateral import adversarial_label
+from sprout_fast.methods.linf import LinfAttack, cross_entropy_of
 from sprout_fast.models import Normalized
 from sprout_fast.training.config import TrainConfig
 from sprout_fast.training.optim import build_scheduler
@@ -204,7 +205,7 @@ def test_attacked_images_are_in_the_ball_and_in_the_unit_cube(name: str) -> None
 
 @pytest.mark.parametrize(
     ("name", "attacking", "passes"),
-    [("pgd_at", True, 7), ("fast_at", True, 1), ("bilateral", True, 1), ("trades", False, 11)],
+    [("pgd_at", True, 7), ("fast_at", True, 1), ("bilateral", False, 2), ("trades", False, 11)],
 )
 def test_attacks_see_the_network_in_the_mode_of_their_papers(
     name: str, attacking: bool, passes: int
@@ -220,17 +221,46 @@ def test_pgd_raises_the_loss_that_training_lowers() -> None:
     assert attacked.losses[0] > natural.losses[0] + 0.05
 
 
+def check_gradients(objective, expected_of, logits: Tensor) -> None:
+    """Value and gradient to both passes' logits, against the formula in float64."""
+    mine, theirs = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    value, expected = objective((mine[0], mine[1])), expected_of(theirs)
+    torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=0)
+    value.backward(), expected.backward()
+    torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["pgd_at", "fast_at", "bilateral"])
+def test_attacks_start_anywhere_in_the_ball(name: str) -> None:
+    eps = 0.05
+    _, recorder = step(name, eps=eps, step_size=0.0)
+    images = batch()[0] / 255
+    inside = (images > eps) & (images < 1 - eps)
+    start = ((recorder.images() - images) / eps)[inside]
+    assert start.std().item() == pytest.approx(3**-0.5, rel=0.1) and start.abs().max() < 1 + 1e-4
+
+
+def test_an_attack_leaves_its_start_as_it_was() -> None:
+    images = batch()[0] / 255
+    before = images.clone()
+    attack = LinfAttack(0.05, 0.02, 3, training_mode=False)
+    attacked = attack(Recorder().network, images, cross_entropy_of(batch()[1]), start=images)
+    assert torch.equal(images, before) and not torch.equal(attacked, images)
+
+
 def test_trades_trains_the_originals_two_terms() -> None:
     method, recorder = step("trades", kl_weight=3.0)
     (((clean, attacked), target),) = recorder.seen
     torch.testing.assert_close(clean, normalized(batch()[0] / 255))
     assert not torch.allclose(clean, attacked)
     logits = torch.randn(2, B, K, generator=torch.Generator().manual_seed(0))
-    p, q = logits.double().softmax(2)
-    kl = (p * (p.log() - q.log())).sum(1).mean()
-    expected = equation_4(logits[0], onehot(target.labels)) + 3.0 * kl
-    loss = method._objective((logits[0], logits[1]), target)
-    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+
+    def expected_of(pair: Tensor) -> Tensor:
+        p, q = pair.softmax(2)
+        kl = (p * (p.log() - q.log())).sum(1).mean()
+        return equation_4(pair[0], onehot(target.labels)) + 3.0 * kl
+
+    check_gradients(lambda pair: method._objective(pair, target), expected_of, logits)
 
 
 def test_trades_attack_raises_the_divergence() -> None:
@@ -256,18 +286,20 @@ def test_stability_training_holds_the_noisy_answer_to_the_clean_one() -> None:
     torch.testing.assert_close(clean, normalized(batch()[0] / 255))
     assert not torch.allclose(clean, noisy)
     logits = torch.randn(2, B, K, generator=torch.Generator().manual_seed(0))
-    p = logits[0].double().softmax(1)
-    expected = equation_4(logits[0], onehot(target.labels)) + 0.5 * equation_4(logits[1], p)
-    loss = method._objective((logits[0], logits[1]), target)
-    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=0)
+
+    def expected_of(pair: Tensor) -> Tensor:
+        own = equation_4(pair[0], onehot(target.labels))
+        return own + 0.5 * equation_4(pair[1], pair[0].softmax(1))
+
+    check_gradients(lambda pair: method._objective(pair, target), expected_of, logits)
 
 
 def test_bilateral_goes_towards_the_most_confusing_class() -> None:
-    torch.manual_seed(0)
     fresh = Recorder()
+    fresh.model.eval()
     images, labels = batch()
     _, recorder = step("bilateral", eps=0.1, step_size=0.1)
-    with torch.no_grad():  # in training mode, as the attack saw it
+    with torch.no_grad():
         before, after = fresh.model(normalized(images / 255)), fresh.model(recorder.seen[0][0])
     wrong = before.masked_fill(onehot(labels).bool(), -torch.inf).argmax(1)
     moved = (after.log_softmax(1) - before.log_softmax(1)).gather(1, wrong[:, None])
@@ -306,13 +338,14 @@ def test_free_training_is_the_papers_loop() -> None:
     delta = torch.zeros(images.shape)
     for x, y in batches:
         for _ in range(replays):
-            perturbed = (x / 255 + delta).clamp(0, 1).requires_grad_()
+            delta.requires_grad_()
+            perturbed = (x / 255 + delta).clamp(0, 1)
             loss = F.cross_entropy(plain.model(normalized(perturbed)), y)
             plain.optimizer.zero_grad()
             loss.backward()
             plain.optimizer.step()
             plain.scheduler.step()
-            delta = (delta + eps * perturbed.grad.sign()).clamp(-eps, eps)
+            delta = (delta.detach() + eps * delta.grad.sign()).clamp(-eps, eps)
     torch.testing.assert_close(method.delta, delta)
     for mine, theirs in zip(recorder.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
@@ -391,6 +424,20 @@ def test_each_draws_mix_two_losses() -> None:
     # At a scale of 1e5 a draw is its mean within about 1 / sqrt(1e5).
     expected = lam * equation_4(logits, own) + (1 - lam) * equation_4(logits, partner)
     torch.testing.assert_close(method.loss(logits, target).double(), expected, rtol=0.01, atol=0.01)
+    # Beta's gradient is that of both: at lam = 0.3, of the expected loss of each.
+    method.training = method.loss.training = True
+    method.loss.beta_grad, method.loss.beta_lr = "expected", 1.0
+    before = method.beta.clone()
+    target = target._replace(lam=torch.tensor([0.3]))
+    method.loss.ascend(logits, target)
+    leaf = before.double().requires_grad_()
+    a = 0.01 * leaf
+    own, partner = (
+        (0.99 * onehot(labels) + a) / (0.99 + a.sum())
+        for labels in (target.labels, target.partner_labels)
+    )
+    (0.3 * equation_4(logits, own) + 0.7 * equation_4(logits, partner)).backward()
+    torch.testing.assert_close((method.beta - before).double(), leaf.grad, rtol=0.02, atol=1e-6)
     per_sample = SproutTarget(target.labels, target.partner_labels, torch.full((B,), 0.5))
     with pytest.raises(ValueError, match="one lam for the batch, got 6"):
         method.loss(logits, per_sample)
@@ -512,6 +559,15 @@ def test_an_option_of_another_method_is_not_ignored() -> None:
         ("sprout", "beta_lr", float("nan")),
         ("sprout", "weight_steps", 0),
         ("sprout", "beta_init", -1.0),
+        ("sprout", "beta_init", 1e30),
+        ("sprout", "scale", -1.0),
+        ("sprout", "scale", float("nan")),
+        ("sprout", "a", float("nan")),
+        ("sprout", "mass_floor", 0.25),
+        ("mixup", "a", float("inf")),
+        ("pgd_at", "eps", 8.0),
+        ("trades", "step_size", 2.0),
+        ("free_at", "eps", 8.0),
         ("ls", "alpha", 1.5),
         ("ga", "sigma", float("nan")),
         ("pgd_at", "eps", -1.0),

@@ -289,6 +289,31 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert len(rows[0]) == 3 and rows[0] == rows[1]
 
 
+def test_max_steps_within_a_batch_of_several_ends_with_the_batch() -> None:
+    trainer = make_trainer(method="free_at", replays=3, epochs=2)
+    assert trainer.fit(max_steps=4) is Outcome.MAX_STEPS
+    assert trainer.position.step == 6
+
+
+def test_averages_follow_the_weights() -> None:
+    trainer = make_trainer(ema=0.5, epochs=1)
+    values = []
+    step = trainer.optimize.scheduler.step
+
+    def noted() -> None:
+        values.append(trainer.model[0].weight.detach().clone())
+        step()
+
+    trainer.optimize.scheduler.step = noted
+    trainer.fit()
+    expected = values[0]
+    for count, value in enumerate(values[1:], start=1):
+        decay = min(0.5, (1 + count) / (10 + count))
+        expected = decay * expected + (1 - decay) * value
+    torch.testing.assert_close(trainer.optimize.ema.module[0].weight, expected)
+    assert not torch.allclose(expected, values[-1]) and len(values) == 4
+
+
 def read_rows(folder: Path) -> list[dict[str, str]]:
     with open(folder / "metrics.csv") as file:
         return list(csv.DictReader(file))

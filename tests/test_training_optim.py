@@ -101,6 +101,13 @@ def stand_in_apex(monkeypatch: pytest.MonkeyPatch, works: bool = True) -> list[d
     return calls
 
 
+def test_norms_and_biases_decay_where_asked(model: nn.Module) -> None:
+    options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
+    for norm_decay, decays in ((False, [5e-4, 0.0]), (True, [5e-4, 5e-4])):
+        optimizer = build_optimizer("sgd", model, norm_decay=norm_decay, **options)
+        assert [group["weight_decay"] for group in optimizer.param_groups] == decays
+
+
 def test_apex_is_what_runs_where_it_is_installed(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:

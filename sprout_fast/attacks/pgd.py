@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from sprout_fast.models.mode import evaluation_mode, frozen_parameters
 from sprout_fast.ops import pgd_step_
 
+# Of the objective: only the gradient's sign counts, and under autocast to float16 small gradients
+# would be rounded to 0. A power of 2, which changes nothing else.
+_SCALE = 1024.0
+
 
 def pgd_linf(
     model: nn.Module,
@@ -119,10 +123,11 @@ def ascend_linf(
     Returns:
         the last iterate, without a graph.
     """
-    adversarial = start
+    adversarial = start.clone()  # the steps below are in place
     for _ in range(steps):
         adversarial = adversarial.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(objective(network(adversarial)), adversarial)
+        raised = _SCALE * objective(network(adversarial))
+        (gradient,) = torch.autograd.grad(raised, adversarial)
         adversarial = pgd_step_(adversarial.detach(), gradient, images, step=step_size, eps=eps)
     return adversarial
 

@@ -86,7 +86,8 @@ class Optimize(Protocol):
 
 
 class Method(nn.Module):
-    """A row of Table 1. Its whole state (beta, random states) is in its ``state_dict``.
+    """A row of Table 1. Its state (beta, random states) is in its ``state_dict``; what attacks
+    draw comes from torch's own generator, as dropout's numbers do.
 
     ``class Mixup(Method, name="mixup")`` enters a method into ``METHODS``.
 

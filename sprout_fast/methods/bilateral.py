@@ -8,8 +8,9 @@ from torch import Tensor
 
 from sprout_fast import generalized_cross_entropy
 from sprout_fast.methods.base import Method, MethodSetting, Optimize
-from sprout_fast.methods.linf import LinfAttack, unit_images
+from sprout_fast.methods.linf import LinfAttack, cross_entropy_of, unit_images
 from sprout_fast.methods.losses import CrossEntropy
+from sprout_fast.models import evaluation_mode
 
 # Keeps the most confusing class's share of the adversarial label above 0 (gamma in the paper).
 _GAMMA = 0.01
@@ -19,11 +20,12 @@ class BilateralAdversarialTraining(Method, name="bilateral"):
     """Bilateral adversarial training (Wang & Zhang 2019): image and label are both perturbed.
 
     x̃ = a targeted attack from a uniform point of the ball towards the most confusing class, the
-    likeliest wrong one there; ỹ = y, g = I, and h gives the true class 1 - e and wrong class k its
-    share of e in proportion to v_k - min v + gamma, with v_k = -log f_k the loss's gradient to the
-    label at the attack's start. Table 1 writes h as (1 - alpha) y + alpha PGD_eps'(y); this is the
-    original's closed form of it, with e such that the true class keeps ``label_margin`` times the
-    largest wrong share.
+    likeliest wrong one; ỹ = y, g = I, and h gives the true class 1 - e and wrong class k its share
+    of e in proportion to v_k - min v + gamma, v_k = -log f_k the loss's gradient to the label.
+    Table 1 writes h as (1 - alpha) y + alpha PGD_eps'(y); this is the original's closed form of it,
+    with e such that the true class keeps ``label_margin`` times the largest wrong share. Confusing
+    class, label and attack are of the network in eval mode, the first two on the image itself, as
+    in the authors' code.
 
     Args:
         setting: see `MethodSetting`.
@@ -45,20 +47,18 @@ class BilateralAdversarialTraining(Method, name="bilateral"):
         super().__init__(setting.mixer(), CrossEntropy())
         if not 1 <= label_margin < float("inf"):
             raise ValueError(f"label_margin must be a number from 1 up, got {label_margin}")
-        self.attack = LinfAttack(eps, step_size, attack_steps, training_mode=True)
+        self.attack = LinfAttack(eps, step_size, attack_steps, training_mode=False)
         self.label_margin = label_margin
 
     def training_step(self, optimize: Optimize, images: Tensor, labels: Tensor) -> None:
-        first_logits: list[Tensor] = []
-
-        def towards_most_confusing(logits: Tensor) -> Tensor:
-            first_logits[:] = first_logits or [logits.detach().float()]
-            own = F.one_hot(labels, logits.shape[1]).bool()
-            confusing = first_logits[0].masked_fill(own, -torch.inf).argmax(1)
-            return -F.cross_entropy(logits.float(), confusing, reduction="sum")
-
-        adversarial = self.attack(optimize.network, unit_images(images), towards_most_confusing)
-        label = adversarial_label(first_logits[0], labels, self.label_margin)
+        images = unit_images(images)
+        with torch.no_grad(), evaluation_mode(optimize.network):
+            logits = optimize.network(images).float()
+        own = F.one_hot(labels, logits.shape[1]).bool()
+        confusing = logits.masked_fill(own, -torch.inf).argmax(1)
+        away = cross_entropy_of(confusing)
+        adversarial = self.attack(optimize.network, images, lambda attacked: -away(attacked))
+        label = adversarial_label(logits, labels, self.label_margin)
         inputs, target = self.mixer(adversarial, labels)
         optimize(inputs, target, lambda logits, _: generalized_cross_entropy(logits, label))
 

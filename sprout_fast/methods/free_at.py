@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sprout_fast import pgd_step_
 from sprout_fast.methods.base import Method, MethodSetting, Optimize
-from sprout_fast.methods.linf import unit_images
+from sprout_fast.methods.linf import check_unit, unit_images
 from sprout_fast.methods.losses import CrossEntropy
 
 
@@ -20,13 +20,13 @@ class FreeAdversarialTraining(Method, name="free_at"):
     Args:
         setting: see `MethodSetting`.
         eps: radius of the l-inf ball, on images in [0,1].
-        replays: optimizer steps on each batch (m of the paper, which takes 8 on CIFAR-10).
+        replays: optimizer steps on each batch (m of the paper, which takes 8 on CIFAR-10, and
+            divides the number of epochs by it; here --epochs counts passes over the data).
     """
 
     def __init__(self, setting: MethodSetting, *, eps: float = 8 / 255, replays: int = 8) -> None:
         super().__init__(setting.mixer(), CrossEntropy())
-        if not 0 <= eps < float("inf"):
-            raise ValueError(f"eps must be a number from 0 up, got {eps}")
+        check_unit("eps", eps)
         if replays < 1:
             raise ValueError(f"replays must be at least 1, got {replays}")
         self.eps = eps
@@ -47,11 +47,12 @@ class FreeAdversarialTraining(Method, name="free_at"):
         self.delta = self.delta.to(images.device)
         centre = torch.zeros_like(images)
         for _ in range(self.passes):
-            perturbed = (images + self.delta).clamp_(0, 1).requires_grad_()
-            optimize(*self.mixer(perturbed, labels), self.loss)
+            delta = self.delta.requires_grad_()
+            optimize(*self.mixer((images + delta).clamp(0, 1), labels), self.loss)
+            self.delta = delta.detach()
             pgd_step_(
                 self.delta,
-                perturbed.grad,
+                delta.grad,
                 centre,
                 step=self.eps,
                 eps=self.eps,

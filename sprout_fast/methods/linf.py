@@ -19,12 +19,20 @@ def unit_images(images: Tensor) -> Tensor:
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
+def check_unit(name: str, value: float) -> None:
+    """Raise ``ValueError`` for a length that is not in [0,1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(
+            f"{name} must be in [0, 1], where images are (8/255 = 0.0314), got {value}"
+        )
+
+
 @dataclass(frozen=True)
 class LinfAttack:
     """Attack within a training step: ``steps`` of ``step_size`` in the ball of ``eps`` and [0,1].
 
     Args:
-        eps, step_size: in [0,1] units, >= 0.
+        eps, step_size: in [0,1].
         steps: >= 1.
         training_mode: with batch statistics, as the network is while it trains, or in eval mode
             with the running ones. A forward pass in training mode also moves the running ones.
@@ -40,8 +48,7 @@ class LinfAttack:
 
     def __post_init__(self) -> None:
         for name in ("eps", "step_size"):
-            if not 0 <= getattr(self, name) < float("inf"):
-                raise ValueError(f"{name} must be a number from 0 up, got {getattr(self, name)}")
+            check_unit(name, getattr(self, name))
         if self.steps < 1:
             raise ValueError(f"attack_steps must be at least 1, got {self.steps}")
 

@@ -25,7 +25,7 @@ class Sprout(Method, name="sprout"):
         setting: see `MethodSetting`.
         modules: which of its parts are on, for ablations: any of ga, mixup, dirichlet and ls, with
             commas between. ls is label smoothing by alpha towards u = 1/K; with dirichlet, a draw
-            around that label, beta staying at u.
+            around that label, beta staying at u. Options of a part that is off have no effect.
         sigma: standard deviation of the noise, on images in [0,1].
         a: Mixup's weight is drawn from Beta(a, a); 0 turns Mixup off.
         alpha: beta's share in the labels' concentration (1-alpha) y + alpha beta.

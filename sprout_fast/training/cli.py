@@ -74,7 +74,17 @@ def parse(
         UserError: an unknown option, key or choice, or a value of the wrong type.
     """
     given = parse_options(config_type, argv, prog, description)
-    defaults = [] if given.recipe is None else _as_arguments(read_recipe(given.recipe))
+    typed: list[str] = []
+    recipe = given.recipe
+    if given.config is not None:
+        typed = _as_arguments(_read_yaml(given.config, config_type))
+        try:
+            recipe = recipe or parse_options(config_type, typed, prog, description).recipe
+        except UserError as error:
+            raise UserError(f"{given.config}: {error}") from None
+    if given.resume is not None and recipe is not None:
+        raise UserError(f"--recipe {recipe}: not together with --resume, whose run has its options")
+    defaults = [] if recipe is None else _as_arguments(read_recipe(recipe))
     checkpoint = None
     if given.resume is not None:
         checkpoint = read_checkpoint(given.resume)
@@ -84,16 +94,12 @@ def parse(
         stored |= {"out": str(given.resume.parent), "weights": None, "reset_head": False}
         known = {field.name for field in dataclasses.fields(config_type)}
         defaults += _as_arguments({key: stored[key] for key in stored if key in known})
-    if given.config is not None:
-        typed = _as_arguments(_read_yaml(given.config, config_type))
-        try:
-            parse_options(config_type, typed, prog, description)
-        except UserError as error:
-            raise UserError(f"{given.config}: {error}") from None
-        defaults += typed
+    defaults += typed
     config = (
         parse_options(config_type, [*defaults, *argv], prog, description) if defaults else given
     )
+    if recipe is not None and config.method != (its := read_recipe(recipe)["method"]):
+        raise UserError(f"--recipe {recipe}: is one of --method {its}, not {config.method}")
     return config, checkpoint
 
 

@@ -26,7 +26,9 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """
 
     def update(averages: Sequence[Tensor], values: Sequence[Tensor], count: Tensor | int) -> None:
-        now = min(decay, (1 + int(count)) / (10 + int(count)))
-        get_ema_multi_avg_fn(now)(averages, values, count)
+        # The count handed in is on the weights' device, where reading it would stall the stream.
+        done = int(average.n_averaged)
+        get_ema_multi_avg_fn(min(decay, (1 + done) / (10 + done)))(averages, values, count)
 
-    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    return average

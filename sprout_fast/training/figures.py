@@ -19,6 +19,8 @@ def plot_beta(metrics: Path, path: Path) -> None:
 
     with open(metrics, newline="") as file:
         rows = list(csv.DictReader(file))
+    if not rows:  # a run that goes on in another folder has finished no epoch there
+        return
     epochs = [int(row["epoch"]) for row in rows]
 
     def column(name: str) -> list[float]:

@@ -220,7 +220,8 @@ class Trainer:
                     if interrupt.requested:
                         return Outcome.INTERRUPTED
                     epoch_done = self.position.step - first_step == self.steps_per_epoch
-                    if self.position.step == stop_at and not epoch_done:
+                    reached = stop_at is not None and self.position.step >= stop_at
+                    if reached and not epoch_done:
                         self._show(meter, log, self.position.step - first_step)
                         return Outcome.MAX_STEPS
             waiting_since = time.perf_counter()

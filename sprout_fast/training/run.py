@@ -268,8 +268,9 @@ def _wrapped(model: nn.Module, config: TrainConfig, world: World) -> tuple[nn.Mo
 
 
 def _check_same_run(config: TrainConfig, stored: Mapping[str, Any]) -> None:
-    for name in ("arch", "method", "image_size"):
-        now, before = getattr(config, name), stored[name]
+    # What weights and the method's state are made of.
+    for name in ("arch", "method", "image_size", "normalization", "modules", "beta_batch"):
+        now, before = getattr(config, name), stored.get(name, getattr(config, name))
         if now != before:
             raise UserError(
                 f"--resume {config.resume}: is a run with {name} {before}, not {now}; to start"
@@ -296,7 +297,7 @@ def _prepare_out(config: TrainConfig, display: Display) -> None:
         if (out / "last.pt").exists() and not goes_on_here:
             aside = _free_folder(out / "earlier")
             aside.mkdir()
-            for pattern in ("*.pt", "config.yaml", "metrics.csv", "events.out.tfevents.*"):
+            for pattern in ("*.pt", "config.yaml", "metrics.csv", "*.png", "events.out.tfevents.*"):
                 for file in out.glob(pattern):
                     file.rename(aside / file.name)
             display.line(f"{out} held another run: its files are in {aside} now")
