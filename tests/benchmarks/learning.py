@@ -117,8 +117,8 @@ def line(row: dict) -> str:
 
     beta = "" if row["beta"] is None else "{:.2f} to {:.2f}".format(*row["beta"])
     return (
-        f"| {row['name']} | {row['epochs']} | {row['steps']} | {percent(row['clean'])} | {percent(row['pgd'])}"
-        f" | {beta} | {row['seconds']:.0f} |"
+        f"| {row['name']} | {row['epochs']} | {row['steps']} | {percent(row['clean'])}"
+        f" | {percent(row['pgd'])} | {beta} | {row['seconds']:.0f} |"
     )
 
 
