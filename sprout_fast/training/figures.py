@@ -26,21 +26,21 @@ def plot_beta(metrics: Path, path: Path) -> None:
     def column(name: str) -> list[float]:
         return [float(row[name]) for row in rows]
 
-    figure = Figure(figsize=(7, 5), layout="constrained")
+    figure = Figure(figsize=(7, 6), layout="constrained")
     above, below = figure.subplots(2, sharex=True)
     above.fill_between(epochs, column("beta_min"), column("beta_max"), alpha=0.25, lw=0)
     above.plot(epochs, column("beta_mean"), marker="o" if len(rows) < 30 else None)
-    above.set(ylabel="β: mean, and range over classes", ylim=(0, None))
+    above.set(ylabel="β: mean and range of classes", ylim=(0, None))
     below.plot(epochs, column("true_class_mass"), marker="o" if len(rows) < 30 else None)
     below.axhline(LOW_MASS, color="tab:red", ls="--", lw=1)
     below.annotate(
-        "warning below: labels hardly name the class",
+        "warning below: the labels hardly name the class",
         (epochs[0], LOW_MASS),
         (0, 3),
         textcoords="offset points",
         color="tab:red",
         fontsize="small",
     )
-    below.set(xlabel="epoch", ylabel="expected mass on the true class", ylim=(0, 1.02))
+    below.set(xlabel="epoch", ylabel="mass on the true class", ylim=(0, 1.02))
     below.xaxis.get_major_locator().set_params(integer=True)
     figure.savefig(path, dpi=120)
