@@ -299,11 +299,11 @@ def test_parts_add_up_to_the_step_and_find_what_is_slow(linear, batch):
 
 def test_added_times_mixer_and_loss_alone(linear, batch, monkeypatch):
     methods = build_methods(linear, ["natural", "sprout"])
-    methods["sprout"].mixer.register_forward_pre_hook(lambda *_: time.sleep(0.01))
+    methods["sprout"].mixer.register_forward_pre_hook(lambda *_: time.sleep(0.05))
     beta, weights = methods["sprout"].beta.clone(), linear.model[1].weight.detach().clone()
     found = measure_added(linear, methods, *batch, seconds=0)
     assert len(found["natural"]) == len(found["sprout"]) == 3
-    assert all(s - n > 0.01 for s, n in zip(found["sprout"], found["natural"], strict=True))
+    assert min(found["natural"]) < 0.05 <= min(found["sprout"])
     assert (methods["sprout"].beta != beta).any()  # its ascent is part of it
     assert torch.equal(linear.model[1].weight, weights)
 
