@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What each method learns from a few epochs of real images: clean and PGD-20 accuracy.
 
-python tests/benchmarks/learning.py --data cifar10_images.tar          # 10,000 images, about 40 min
+python tests/benchmarks/learning.py --data cifar10_images.tar          # 10,000 images, an hour or so
 python tests/benchmarks/learning.py --data cifar10_images.tar --methods natural,pgd_at --epochs 8
 
 Each row is a run of tools/train_cifar.py's own trainer. The attack is the paper's, PGD with steps
@@ -46,7 +46,7 @@ class Options:
     methods: str = "all"
     """Methods with commas between, and recipes of SPROUT as sprout:paper."""
     arch: str = "resnet8"
-    epochs: int = 4
+    epochs: int = 3
     """Passes over the images; of free_at, which replays each batch, a quarter of them."""
     limit_train: int = 10_000
     test_images: Annotated[int, tyro.conf.arg(help="Test images that are attacked.")] = 500
