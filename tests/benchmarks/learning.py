@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """What each method learns from a few epochs of real images: clean and PGD-20 accuracy.
 
-python tests/benchmarks/learning.py --data cifar10_images.tar          # 10,000 images, an hour or so
+python tests/benchmarks/learning.py --data cifar10_images.tar   # 10,000 images, an hour or so
 python tests/benchmarks/learning.py --data cifar10_images.tar --methods natural,pgd_at --epochs 8
 
 Each row is a run of tools/train_cifar.py's own trainer. The attack is the paper's, PGD with steps
