@@ -205,7 +205,8 @@ def _measured(
             budget=0.8 * budget,
             say=say,
         )
-        say("taking steps apart")
+        if taken_apart:
+            say("taking steps apart")
         apart = {name: methods[name] for name in taken_apart}
         steps = _steps_within(0.12 * budget, [timings.of(name) for name in apart])
         parts = measure_parts(apart, trainee.optimize, batches, device, steps)
