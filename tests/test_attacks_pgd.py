@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from sprout_fast.attacks import ATTACKS, Attack, pgd_linf
+from sprout_fast.attacks import ATTACKS, Attack
+from sprout_fast.attacks.pgd import pgd_linf
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation import evaluate_accuracy
 from sprout_fast.models import Normalized

@@ -1,25 +1,26 @@
 """Attacks on models that take images in [0,1].
 
 Each attack is a function in a file of its own, `attack(model, images, labels, *, generator,
-**options) -> images`, and a row of `ATTACKS`. `Attack` binds one to a model and its options.
+**options) -> images`, which ``@register("name")`` enters into `ATTACKS`; a new one is a new file.
+`Attack` binds one to a model and its options.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
 import inspect
-from collections.abc import Callable
+import pkgutil
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sprout_fast.attacks.pgd import pgd_linf
+from sprout_fast.attacks.base import ATTACKS
 from sprout_fast.errors import UserError
 
-ATTACKS: dict[str, Callable[..., Tensor]] = {
-    "pgd": pgd_linf,
-}
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 
 class Attack:
@@ -79,4 +80,4 @@ def _unknown(what: str, got: str, taken: list[str]) -> str:
     return f"{what}: got {got!r}, takes one of {', '.join(taken)}{hint}"
 
 
-__all__ = ["ATTACKS", "Attack", "pgd_linf"]
+__all__ = ["ATTACKS", "Attack"]

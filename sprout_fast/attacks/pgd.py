@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sprout_fast.models.mode import evaluation_mode, frozen_parameters
+from sprout_fast.attacks.base import borrowed, check_count, check_number, register
 from sprout_fast.ops import pgd_step_
 
 # Of the objective: only the gradient's sign counts, and under autocast to float16 small gradients
@@ -16,6 +16,7 @@ from sprout_fast.ops import pgd_step_
 _SCALE = 1024.0
 
 
+@register("pgd")
 def pgd_linf(
     model: nn.Module,
     images: Tensor,
@@ -63,21 +64,12 @@ def pgd_linf(
     tensor([[0.2500, 0.7500],
             [0.7500, 0.2500]])
     """
-    _check(images, labels, eps, step_size, steps)
-    device_type = images.device.type
-    with (
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        torch.autocast(device_type, enabled=False),
-        evaluation_mode(model),
-        frozen_parameters(model),
-    ):
-        # Clones: an inference tensor, as a caller's inference_mode makes, cannot enter a graph.
-        images, labels = images.detach().clone(), labels.clone()
+    check_number("pgd", "eps", eps)
+    check_number("pgd", "step_size", step_size)
+    check_count("pgd", "steps", steps)
+    with borrowed("pgd", model, images, labels, generator, seed) as (images, labels, generator):
         start = images.clone()
         if random_start:
-            if generator is None:
-                generator = torch.Generator(images.device).manual_seed(seed)
             start = uniform_start(images, eps, generator)
 
         def objective(logits: Tensor) -> Tensor:
@@ -130,28 +122,3 @@ def ascend_linf(
         (gradient,) = torch.autograd.grad(raised, adversarial)
         adversarial = pgd_step_(adversarial.detach(), gradient, images, step=step_size, eps=eps)
     return adversarial
-
-
-def _check(images: Tensor, labels: Tensor, eps: float, step_size: float, steps: int) -> None:
-    if images.dtype not in (torch.float32, torch.float64):
-        raise TypeError(
-            f"pgd_linf: got {images.dtype} images, takes float32 or float64 in [0,1] "
-            "(uint8 images: images.float() / 255)"
-        )
-    if images.ndim != 4 or labels.shape != images.shape[:1]:
-        raise ValueError(
-            f"pgd_linf: got images {list(images.shape)} and labels {list(labels.shape)}, "
-            "takes [B,C,H,W] and [B]"
-        )
-    for name, value in (("eps", eps), ("step_size", step_size)):
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"pgd_linf: {name}: got {value}, takes a finite number >= 0")
-    if steps < 0:
-        raise ValueError(f"pgd_linf: steps: got {steps}, takes an int >= 0")
-    if images.numel() > 0:
-        low, high = torch.stack(torch.aminmax(images)).tolist()
-        if not (low >= 0 and high <= 1):  # also NaN
-            raise ValueError(
-                f"pgd_linf: got images between {low:.4g} and {high:.4g}, takes [0,1] "
-                "(attacks see images before normalisation)"
-            )

@@ -1,0 +1,49 @@
+"""Which images of a batch still stand, so that an attack spends nothing on those that fell."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class Standing:
+    """A batch under attack: images leave it with the point at which the model erred.
+
+    Args:
+        images: [B,C,H,W], what an image that never falls starts from.
+        labels: int64 [B].
+
+    Attributes:
+        adversarial: [B,C,H,W], of each image the point at which it fell, or the last one kept.
+        rows: int64 [S], which of the batch still stand; an attack's own state has S rows too.
+        labels: int64 [S], theirs.
+    """
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.adversarial = images.clone()
+        self.rows = torch.arange(len(images), device=images.device)
+        self.labels = labels
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def keep(self, points: Tensor) -> None:
+        """Take ``points`` [S,C,H,W] as those of the images that stand."""
+        self.adversarial[self.rows] = points.detach()
+
+    def drop(self, points: Tensor, logits: Tensor) -> Tensor:
+        """Let the images go whose label ``logits`` [S,K] at ``points`` [S,C,H,W] miss.
+
+        Returns:
+            int64 [S'], the rows of S that still stand, with which to index the attack's own state.
+        """
+        fallen = is_fallen(logits, self.labels)
+        self.adversarial[self.rows[fallen]] = points.detach()[fallen]
+        still = (~fallen).nonzero().flatten()
+        self.rows, self.labels = self.rows[still], self.labels[still]
+        return still
+
+
+def is_fallen(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether the label is not the largest logit: bool [B]. A row with NaN has fallen."""
+    return (logits.argmax(1) != labels) | logits.isnan().any(1)
