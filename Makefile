@@ -43,7 +43,7 @@ build: .venv/.built
 
 .venv/.installed: requirements.lock
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	touch $@
 
 .venv/.built: .venv/.installed CMakeLists.txt setup.py pyproject.toml $(NATIVE)
