@@ -1,0 +1,56 @@
+"""What the audit's checks look at (`sprout_fast.evaluation.audit`)."""
+
+from __future__ import annotations
+
+from sprout_fast.evaluation.measurements import AttackMeasurement, Clean, Gradients, Measurement
+from sprout_fast.evaluation.protocols.base import Setting, register
+
+# Times the eps of the verdict.
+EPS_FACTORS = (0.25, 0.5, 2.0, 4.0)
+
+
+@register("audit")
+def audit(setting: Setting) -> list[Measurement]:
+    """Signs of gradient masking (Athalye et al. 2018; Carlini et al. 2019, section 5; Croce & Hein
+    2020)."""
+
+    def attack(name: str, attack: str, factor: float = 1.0, **options) -> AttackMeasurement:
+        return AttackMeasurement(
+            name=f"audit: {name}",
+            attack=attack,
+            norm=setting.norm,
+            eps=setting.eps * factor,
+            options=options,
+        )
+
+    def pgd(name: str, steps: int, factor: float = 1.0, **options) -> AttackMeasurement:
+        scaled = setting.scaled(steps, 5)
+        options = {"steps": scaled, "step_size": setting.eps * factor / 4} | options
+        return attack(name, "pgd", factor, **options)
+
+    elements = 3 * setting.image_size**2
+    largest = 0.5 if setting.norm == "linf" else 0.5 * elements**0.5
+    return [
+        Clean(),
+        Gradients(),
+        attack("noise", "noise", draws=setting.scaled(100, 5)),
+        attack("one step", "pgd", steps=1, step_size=setting.eps, random_start=False),
+        pgd("PGD-20", 20),
+        pgd("PGD-200", 200),
+        pgd("10x PGD-20", 20, restarts=setting.scaled(10, 2)),
+        pgd("PGD-20 margin", 20, loss="margin"),
+        pgd("PGD-20 rescaled", 20, loss="rescaled_ce"),
+        *(pgd(f"PGD-20 at {factor:g} eps", 20, factor) for factor in EPS_FACTORS),
+        pgd("PGD-200 at the largest eps", 200, largest / setting.eps if setting.eps > 0 else 0),
+        attack("APGD-CE", "apgd_ce", steps=setting.scaled(100, 5)),
+        attack("APGD-T", "apgd_t", steps=setting.scaled(100, 5), target_classes=9),
+        attack("Square", "square", queries=setting.scaled(5000, 50)),
+        attack(
+            "transfer",
+            "transfer",
+            attack="pgd",
+            steps=setting.scaled(100, 5),
+            step_size=setting.eps / 4,
+            drop_fallen=False,
+        ),
+    ]
