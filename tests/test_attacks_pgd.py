@@ -339,7 +339,7 @@ def test_bound_attacks_repeat_from_their_seed():
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
     assert not torch.equal(first[0], first[1]) and not torch.equal(first[0], other[0])
     assert torch.equal(first[0], last_iterate(model, images, labels, steps=2, seed=1))
-    assert str(Attack("pgd", model, eps=8 / 255, steps=10)) == "last_iterate(eps=0.03137, steps=10)"
+    assert str(Attack("pgd", model, eps=8 / 255, steps=10)) == "pgd(eps=0.03137, steps=10)"
 
 
 def test_unknown_attacks_and_options():
