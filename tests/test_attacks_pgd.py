@@ -1,16 +1,21 @@
 """PGD against a plain loop, its exact projection, and the model that it borrows."""
 
+from functools import partial
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from sprout_fast.attacks import ATTACKS, Attack
-from sprout_fast.attacks.pgd import pgd_linf
+from sprout_fast.attacks.pgd import pgd
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation import evaluate_accuracy
 from sprout_fast.models import Normalized
 from sprout_fast.reference.pgd_step import linf_bounds
+
+# What the literature calls PGD: no image leaves early, also where the model errs from the start.
+last_iterate = partial(pgd, drop_fallen=False)
 
 
 def make_model(seed=0):
@@ -61,10 +66,10 @@ def test_equals_a_plain_loop_in_float64(eps, step_size, steps, random_start):
     model = make_model().double()
     images, labels = make_images(dtype=torch.float64)
     options = {"eps": eps, "step_size": step_size, "random_start": random_start, "seed": 3}
-    start = pgd_linf(model, images, labels, steps=0, **options)
+    start = last_iterate(model, images, labels, steps=0, **options)
     assert torch.equal(start, images) != random_start
     expected = obvious_pgd(model, start, images, labels, eps, step_size, steps)
-    got = pgd_linf(model, images, labels, steps=steps, **options)
+    got = last_iterate(model, images, labels, steps=steps, **options)
     assert got.dtype == torch.float64
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-14)
 
@@ -106,7 +111,7 @@ def test_the_ball_is_exact(eps, dtype):
 def test_float32_results_stay_in_the_ball_and_the_box(eps):
     model = make_model()
     images, labels = make_images(16)
-    got = pgd_linf(model, images, labels, eps=eps, step_size=eps / 3, steps=4)
+    got = last_iterate(model, images, labels, eps=eps, step_size=eps / 3, steps=4)
     assert got.dtype == torch.float32 and not got.requires_grad
     distance = (got.double() - images.double()).abs()
     assert distance.max().item() <= eps
@@ -120,7 +125,7 @@ def test_a_linear_model_is_taken_to_its_worst_corner():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     images, labels = make_images()
     labels %= 2
-    got = pgd_linf(model, images, labels, eps=0.05, step_size=0.03, steps=4)
+    got = last_iterate(model, images, labels, eps=0.05, step_size=0.03, steps=4)
     towards = model[1].weight[1 - labels] - model[1].weight[labels]
     lower, upper = linf_bounds(images, 0.05)
     worst = torch.where(towards.view_as(images) > 0, upper, lower)
@@ -146,11 +151,11 @@ def test_the_model_comes_back_as_it_was():
         for key, value in model.state_dict().items():  # BatchNorm's statistics too
             assert torch.equal(value, state[key]), key
 
-    got = pgd_linf(model, images, labels, steps=2)
+    got = last_iterate(model, images, labels, steps=2)
     assert got.grad_fn is None and not got.requires_grad
     look()
     with pytest.raises(RuntimeError):  # a failing model is given back all the same
-        pgd_linf(model, images.detach()[:, :, :0], labels, steps=2)
+        last_iterate(model, images.detach()[:, :, :0], labels, steps=2)
     look()
 
 
@@ -163,14 +168,14 @@ def test_it_works_in_eval_mode_without_parameter_gradients():
 
     model.model[3].register_forward_hook(look)
     images, labels = make_images()
-    first = pgd_linf(model.train(), images, labels, steps=2)
-    assert torch.equal(first, pgd_linf(model.eval(), images, labels, steps=2))
+    first = last_iterate(model.train(), images, labels, steps=2)
+    assert torch.equal(first, last_iterate(model.eval(), images, labels, steps=2))
     assert modes and not any(modes)
 
 
 def test_no_steps_and_no_random_start_return_the_images():
     images, labels = make_images()
-    got = pgd_linf(make_model(), images, labels, steps=0, random_start=False)
+    got = last_iterate(make_model(), images, labels, steps=0, random_start=False)
     assert torch.equal(got, images)
     got.zero_()
     assert images.max() == 1  # a copy
@@ -179,9 +184,11 @@ def test_no_steps_and_no_random_start_return_the_images():
 def test_images_do_not_influence_each_other():
     model = make_model()
     images, labels = make_images()
-    together = pgd_linf(model, images, labels, steps=3, random_start=False)
+    together = last_iterate(model, images, labels, steps=3, random_start=False)
     for i in range(len(images)):
-        alone = pgd_linf(model, images[i : i + 1], labels[i : i + 1], steps=3, random_start=False)
+        alone = last_iterate(
+            model, images[i : i + 1], labels[i : i + 1], steps=3, random_start=False
+        )
         # A sign may turn only where the gradient is all but zero.
         assert (alone != together[i : i + 1]).float().mean() < 0.02
 
@@ -192,7 +199,7 @@ def test_random_numbers_are_an_argument():
     before = torch.random.get_rng_state()
 
     def attack(**options):
-        return pgd_linf(model, images, labels, steps=2, **options)
+        return last_iterate(model, images, labels, steps=2, **options)
 
     assert torch.equal(attack(seed=5), attack(seed=5))
     assert not torch.equal(attack(seed=5), attack(seed=6))
@@ -206,7 +213,7 @@ def test_random_numbers_are_an_argument():
 def test_the_random_start_is_uniform_in_the_ball():
     images = torch.full((8, 3, 32, 32), 0.5)
     labels = torch.zeros(8, dtype=torch.int64)
-    start = pgd_linf(nn.Flatten(), images, labels, eps=0.1, steps=0) - images
+    start = last_iterate(nn.Flatten(), images, labels, eps=0.1, steps=0) - images
     expected = torch.linspace(-0.1, 0.1, start.numel())
     # Kolmogorov-Smirnov: 0.02 * 0.2 of 24,576 draws has a false alarm rate under 1e-8.
     assert (start.flatten().sort().values - expected).abs().max() < 0.02 * 0.2
@@ -216,7 +223,7 @@ def test_the_random_start_is_uniform_in_the_ball():
 def test_a_callers_context_changes_nothing(context):
     model = make_model()
     images, labels = make_images()
-    expected = pgd_linf(model, images, labels, steps=3)
+    expected = last_iterate(model, images, labels, steps=3)
     contexts = {
         "no_grad": torch.no_grad(),
         "inference_mode": torch.inference_mode(),
@@ -224,17 +231,17 @@ def test_a_callers_context_changes_nothing(context):
     }
     with contexts[context]:
         inside_images, inside_labels = make_images()
-        got = pgd_linf(model, inside_images, inside_labels, steps=3)
+        got = last_iterate(model, inside_images, inside_labels, steps=3)
     assert torch.equal(got, expected)
 
 
 def test_memory_format_is_kept():
     images, labels = make_images()
     model = make_model()
-    got = pgd_linf(model, images.to(memory_format=torch.channels_last), labels, steps=2)
+    got = last_iterate(model, images.to(memory_format=torch.channels_last), labels, steps=2)
     assert got.is_contiguous(memory_format=torch.channels_last)
     # The start is the same; the steps may differ where a gradient is all but zero.
-    plain = pgd_linf(model, images, labels, steps=2)
+    plain = last_iterate(model, images, labels, steps=2)
     assert (got != plain).float().mean() < 0.02
 
 
@@ -249,13 +256,13 @@ def test_pixels_without_a_gradient_stay():
     images, labels = make_images()
     labels %= 3
     for model.finite in (True, False):
-        got = pgd_linf(model, images, labels, steps=2, random_start=False)
+        got = last_iterate(model, images, labels, steps=2, random_start=False)
         assert torch.isfinite(got).all() and got.min() >= 0 and got.max() <= 1
     assert torch.equal(got, images)  # a NaN loss moves nothing
 
 
 def test_empty_batch():
-    got = pgd_linf(make_model(), torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.int64))
+    got = last_iterate(make_model(), torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.int64))
     assert got.shape == (0, 3, 8, 8)
 
 
@@ -277,7 +284,7 @@ def test_empty_batch():
 def test_wrong_arguments(change, error, says):
     arguments = {"images": torch.zeros(2, 3, 8, 8), "labels": torch.zeros(2, dtype=torch.int64)}
     with pytest.raises(error, match=says):
-        pgd_linf(make_model(), **(arguments | change))
+        last_iterate(make_model(), **(arguments | change))
 
 
 def trained_model():
@@ -325,18 +332,18 @@ def test_bound_attacks_repeat_from_their_seed():
     images, labels = make_images()
 
     def twice(seed):
-        attack = Attack("pgd", model, seed=seed, steps=2)
+        attack = Attack("pgd", model, seed=seed, steps=2, drop_fallen=False)
         return attack(images, labels), attack(images, labels)
 
     first, again, other = twice(1), twice(1), twice(2)
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
     assert not torch.equal(first[0], first[1]) and not torch.equal(first[0], other[0])
-    assert torch.equal(first[0], pgd_linf(model, images, labels, steps=2, seed=1))
+    assert torch.equal(first[0], last_iterate(model, images, labels, steps=2, seed=1))
     assert str(Attack("pgd", model, eps=8 / 255, steps=10)) == "pgd(eps=0.03137, steps=10)"
 
 
 def test_unknown_attacks_and_options():
-    assert ATTACKS["pgd"] is pgd_linf
+    assert ATTACKS["pgd"] is pgd
     with pytest.raises(UserError, match="did you mean pgd"):
         Attack("pdg", make_model())
     with pytest.raises(UserError, match="option of attack pgd.*did you mean step_size"):

@@ -63,7 +63,10 @@ class Linf:
 
 
 class L2:
-    """Euclidean length of the difference <= eps (1 + 1e-6)."""
+    """Euclidean length of the difference <= eps, exactly, of what float64 makes of the images.
+
+    What rounding could add is taken off the radius first: 2e-6 for float32 images of 3x32x32.
+    """
 
     name = "l2"
 
@@ -72,21 +75,30 @@ class L2:
 
     def project(self, images: Tensor, centre: Tensor, eps: float) -> Tensor:
         # [0,1] first: it only shortens, and scaling towards a centre in [0,1] stays in it.
-        difference = images.clamp(0, 1) - centre
-        scale = (eps / _length(difference)).nan_to_num(nan=1).clamp(max=1)
-        return (centre + scale * difference).clamp(0, 1)
+        images = images.clamp(0, 1)
+        difference = images - centre
+        length = torch.linalg.vector_norm(
+            difference, dim=(1, 2, 3), keepdim=True, dtype=torch.float64
+        )
+        unit = torch.finfo(images.dtype).eps
+        # Each pixel in [0,1] is rounded by unit/4 at most, the rest is relative to eps.
+        reached = eps - centre[:1].numel() ** 0.5 * unit * (0.25 + 3 * eps)
+        scale = (max(reached, 0) / length).to(images.dtype)
+        # What is inside stays to the bit. The difference's own rounding counts as outside.
+        inside = length <= eps * (1 - unit)
+        return torch.where(inside, images, (centre + scale * difference).clamp(0, 1))
 
     def uniform(self, centre: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
-        direction = _draw(torch.randn, centre, generator)
+        direction = _direction(_draw(torch.randn, centre, generator))
         length = _draw(torch.rand, centre[:, :1, :1, :1], generator)
         length = eps * length ** (1 / max(centre[0].numel(), 1)) if len(centre) else length
-        return self.project(centre + length * direction / _length(direction), centre, eps)
+        return self.project(centre + length * direction, centre, eps)
 
     def step(
         self, images: Tensor, gradient: Tensor, centre: Tensor, *, step_size: float, eps: float
     ) -> Tensor:
-        direction = (gradient / _length(gradient)).nan_to_num(nan=0)
-        return self.project(images + step_size * direction.to(images.dtype), centre, eps)
+        moved = images + step_size * _direction(gradient).to(images.dtype)
+        return self.project(moved, centre, eps)
 
 
 BALLS: dict[str, Ball] = {ball.name: ball for ball in (Linf(), L2())}
@@ -99,8 +111,13 @@ def ball_of(norm: str) -> Ball:
     return BALLS[norm]
 
 
-def _length(images: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(images, dim=(1, 2, 3), keepdim=True)
+def _direction(gradient: Tensor) -> Tensor:
+    """Each image's gradient over its length; where it is 0 or NaN, 0."""
+    gradient = gradient.nan_to_num(nan=0)  # infinities become the largest numbers
+    # By the largest first: the squares of small gradients would be 0, of large ones infinite.
+    gradient = gradient / gradient.abs().amax((1, 2, 3), keepdim=True)
+    length = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
+    return (gradient / length).nan_to_num(nan=0)
 
 
 def _draw(function, like: Tensor, generator: torch.Generator | None) -> Tensor:

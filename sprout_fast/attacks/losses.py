@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sprout_fast.errors import UserError
+
 LOSSES: dict[str, Callable[..., Tensor]] = {}
 
 
@@ -64,3 +66,10 @@ def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor
     largest = logits.topk(needed, dim=1).values
     spread = largest[:, 0] - largest[:, 2:].mean(1)
     return margin(logits, labels, targets) / (spread + 1e-12)
+
+
+def loss_of(name: str) -> Callable[..., Tensor]:
+    """``LOSSES[name]``, or a UserError that names what is taken."""
+    if name not in LOSSES:
+        raise UserError(f"loss: got {name!r}, takes one of {', '.join(LOSSES)}")
+    return LOSSES[name]
