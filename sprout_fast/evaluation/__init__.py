@@ -1,8 +1,8 @@
 """What a trained model is worth: exact counts, clean and attacked, and whether to believe them.
 
-    results = evaluate(model, images, labels, protocol="strong", eps=8 / 255)
-    print(results)
-    results.save("report")
+results = evaluate(model, images, labels, protocol="strong", eps=8 / 255)
+print(results)
+results.save("report")
 """
 
 from sprout_fast.evaluation.accuracy import Accuracy, Evaluation, evaluate_accuracy

@@ -241,7 +241,11 @@ def gradients_are_there(results: Results) -> Outcome:
         "images with most elements 0": dead.double().mean().item(),
     }
     share = numbers["images with most elements 0"]
-    return share <= LUCK, numbers, f"at {100 * share:.1f} % of the images most of it is 0 or not finite"
+    return (
+        share <= LUCK,
+        numbers,
+        f"at {100 * share:.1f} % of the images most of it is 0 or not finite",
+    )
 
 
 @check("Does the model answer the same twice?", f"{ATHALYE}; {CROCE}")
@@ -293,7 +297,11 @@ def logits_are_not_saturated(results: Results) -> Outcome:
     saturated = margin > 16.6  # nats: 1 - p is then under float32's rounding of 1
     share = saturated.double().mean().item()
     numbers = {"median margin": margin.median().item(), "images over 16.6": share}
-    return share <= LITTLE, numbers, f"{100 * share:.1f} % of the images have a margin over 16.6 nats"
+    return (
+        share <= LITTLE,
+        numbers,
+        f"{100 * share:.1f} % of the images have a margin over 16.6 nats",
+    )
 
 
 @check("Do targeted and untargeted attacks agree?", CROCE)
@@ -304,7 +312,9 @@ def targeted_agrees(results: Results) -> Outcome:
     return apart <= LITTLE, numbers, f"APGD-CE and APGD-T are {_points(apart)} apart"
 
 
-@check("Does the label that SPROUT trained on still name the true class?", "METHOD.md, beta's drift")
+@check(
+    "Does the label that SPROUT trained on still name the true class?", "METHOD.md, beta's drift"
+)
 def beta_leaves_the_label(results: Results) -> Outcome:
     beta = results.subject.beta
     if beta is None:
@@ -316,4 +326,3 @@ def beta_leaves_the_label(results: Results) -> Outcome:
         "largest beta": float(beta.max()),
     }
     return mass >= LOW_MASS, numbers, f"{100 * mass:.0f} % of the label's mass is the true class's"
-

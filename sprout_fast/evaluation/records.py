@@ -178,7 +178,9 @@ class Recorder:
         try:
             content = torch.load(path, weights_only=True)
         except Exception as error:  # torch.load raises many kinds for a damaged file
-            raise UserError(f"{path}: cannot be read ({error}); remove it to measure again") from None
+            raise UserError(
+                f"{path}: cannot be read ({error}); remove it to measure again"
+            ) from None
         return content["parts"] if content["key"] == self._key(measurement) else []
 
     def _write(self, path: Path, measurement: Measurement, parts: list[dict[str, Any]]) -> None:

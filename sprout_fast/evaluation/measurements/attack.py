@@ -58,9 +58,7 @@ class AttackMeasurement(Measurement):
         )
         adversarial = attack(batch.images, batch.labels)
         logits = subject.logits(adversarial)
-        distances = {
-            name: ball.distance(adversarial, batch.images) for name, ball in BALLS.items()
-        }
+        distances = {name: ball.distance(adversarial, batch.images) for name, ball in BALLS.items()}
         within = within_ball(distances[self.norm], self.eps)
         return {
             "fallen": is_fallen(logits, batch.labels) & within,

@@ -36,9 +36,11 @@ class Gradients(Measurement):
 
 def input_gradient(subject: Subject, batch: Batch, loss: str) -> Tensor:
     """Gradient to each image of ``LOSSES[loss]``, [B,C,H,W]; 0 where the model has no graph."""
-    with borrowed(
-        "gradients", subject.model, batch.images, batch.labels, None, batch.seed
-    ) as (images, labels, _):
+    with borrowed("gradients", subject.model, batch.images, batch.labels, None, batch.seed) as (
+        images,
+        labels,
+        _,
+    ):
         raised = LOSSES[loss](subject.model(images.requires_grad_()), labels).sum()
         if not raised.requires_grad:
             return torch.zeros_like(images)

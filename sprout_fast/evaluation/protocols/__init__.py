@@ -1,6 +1,6 @@
 """Protocols: which measurements answer a question. A new one is a file here with ``@register``.
 
-    protocol_of("strong")(Setting(norm="linf", eps=8 / 255)) -> measurements in order
+protocol_of("strong")(Setting(norm="linf", eps=8 / 255)) -> measurements in order
 """
 
 from __future__ import annotations
