@@ -284,7 +284,7 @@ def logits_are_not_flat(results: Results) -> Outcome:
     ratio = (confidence - chance) / (accuracy - chance)
     numbers["of accuracy, both above chance"] = ratio
     return (
-        0.25 <= ratio,
+        ratio >= 0.25,
         numbers,
         f"confidence above chance is {ratio:.2f} times accuracy above chance; flat logits flatten "
         "the loss that attacks climb",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sprout_fast.attacks.balls import ball_of
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation.protocols import Setting, protocol_of
-from sprout_fast.evaluation.records import Recorder
+from sprout_fast.evaluation.records import Record, Recorder
 from sprout_fast.evaluation.results import Results
 from sprout_fast.evaluation.subject import Subject
 
@@ -29,7 +29,7 @@ def evaluate(
     seed: int = 0,
     scale: float = 1.0,
     folder: str | Path | None = None,
-    told: Callable[[str, int, int], None] | None = None,
+    told: Callable[[Record, int, int], None] | None = None,
 ) -> Results:
     """How accurate a classifier stays under attack, and whether that number can be believed.
 
@@ -48,7 +48,7 @@ def evaluate(
         scale: in (0,1], multiplies steps, restarts and queries of all attacks: a trial.
         folder: keeps each batch's answers in ``folder/parts``, so that the same call goes on
             where it was stopped.
-        told: called with (measurement, images done, images in all) after each batch.
+        told: called with (record, images done, images in all) after each batch and at its end.
 
     Returns:
         a `Results`: ``clean_accuracy``, ``robust_accuracy`` (smallest over all attacks, image by

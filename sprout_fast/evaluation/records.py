@@ -74,7 +74,8 @@ class Recorder:
         folder: where the answers are kept, so that the same call goes on where it was stopped;
             None keeps them in memory alone.
         gallery: so many of the images keep their attacked versions.
-        told: called with (measurement's name, images done, images in all) after each batch.
+        told: called with (record, images done, images in all) after each batch, and once more when
+            the record is complete, with as many done as there are in all.
     """
 
     def __init__(
@@ -87,7 +88,7 @@ class Recorder:
         seed: int = 0,
         folder: Path | None = None,
         gallery: int = 8,
-        told: Callable[[str, int, int], None] | None = None,
+        told: Callable[[Record, int, int], None] | None = None,
     ) -> None:
         self.subject, self.images, self.labels = subject, images, labels
         self._batch_size, self._seed, self._gallery = batch_size, seed, gallery
@@ -107,7 +108,8 @@ class Recorder:
         for measurement in measurements:
             known = self.records.get(measurement.name)
             if known is None:
-                self.records[measurement.name] = self._measure(measurement)
+                record = self.records[measurement.name] = self._measure(measurement)
+                self._tell(record, len(record.rows), len(record.rows))
             elif known.parameters != measurement.parameters():
                 raise ValueError(f"two different measurements are called {measurement.name!r}")
 
@@ -134,8 +136,9 @@ class Recorder:
             parts.append(part | {"rows": part_rows, "seconds": time.perf_counter() - start})
             if path is not None:
                 self._write(path, measurement, parts)
-            if self._told is not None:
-                self._told(measurement.name, min(first + self._batch_size, len(rows)), len(rows))
+            done = first + len(part_rows)
+            if done < len(rows):
+                self._tell(record, done, len(rows))
         record.rows = rows
         record.seconds = sum(part["seconds"] for part in parts)
         if parts:
@@ -146,6 +149,10 @@ class Recorder:
         if "fallen" in record.columns or len(rows) == 0:
             record.fallen = fallen
         return record
+
+    def _tell(self, record: Record, done: int, total: int) -> None:
+        if self._told is not None:
+            self._told(record, done, total)
 
     def _measure_batch(
         self, measurement: Measurement, rows: Tensor, first: int

@@ -117,6 +117,7 @@ class Results:
                 "seed": self.seed,
                 "batch_size": self.batch_size,
                 "scale": self.scale,
+                "device": str(self.subject.device),
                 "training": dict(self.subject.config),
                 "transfer_from": self.subject.source_name or None,
             },
@@ -164,7 +165,6 @@ def versions() -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }
 
 

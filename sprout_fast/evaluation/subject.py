@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,16 +64,3 @@ def fingerprint(subject: Subject, *tensors: Tensor) -> str:
 def _update(digest: Any, tensor: Tensor) -> None:
     digest.update(f"{tensor.dtype}{list(tensor.shape)}".encode())
     digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
-
-
-def subject_of_checkpoint(path: Path, content: Mapping[str, Any], model: nn.Module) -> Subject:
-    """A checkpoint of ours as a subject: its beta and its run's options come along."""
-    config = content["config"]
-    return Subject(
-        model=model,
-        name=f"{config['arch']} by {config.get('method', 'an unknown method')} ({path})",
-        num_classes=config["num_classes"],
-        beta=content.get("beta"),
-        alpha=config.get("alpha") or Subject.alpha,
-        config=config,
-    )

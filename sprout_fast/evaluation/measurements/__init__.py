@@ -1,4 +1,4 @@
-"""What can be measured of a model, image by image; a new kind is a new file with a `Measurement`."""
+"""What can be measured of a model, image by image; a new kind is a file with a `Measurement`."""
 
 from sprout_fast.evaluation.measurements.attack import AttackMeasurement
 from sprout_fast.evaluation.measurements.base import Batch, Measurement
