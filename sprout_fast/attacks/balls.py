@@ -34,10 +34,14 @@ class Ball(Protocol):
         """
         ...
 
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Of steepest ascent, of length 1; 0 where the gradient is 0 or NaN."""
+        ...
+
     def step(
         self, images: Tensor, gradient: Tensor, centre: Tensor, *, step_size: float, eps: float
     ) -> Tensor:
-        """Steepest ascent by ``step_size``, and `project`. An image whose gradient is 0 stays."""
+        """``step_size`` along `direction`, and `project`."""
         ...
 
 
@@ -55,6 +59,9 @@ class Linf:
     def uniform(self, centre: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
         noise = _draw(torch.rand, centre, generator).mul_(2 * eps).sub_(eps)
         return self.project(centre + noise, centre, eps)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        return gradient.sign()
 
     def step(
         self, images: Tensor, gradient: Tensor, centre: Tensor, *, step_size: float, eps: float
@@ -82,11 +89,16 @@ class L2:
         length = eps * length ** (1 / max(centre[0].numel(), 1)) if len(centre) else length
         return self.project(centre + length * direction / _length(direction), centre, eps)
 
+    def direction(self, gradient: Tensor) -> Tensor:
+        # By the largest entry first: the squares of a small gradient's entries would underflow.
+        gradient = gradient / gradient.abs().amax((1, 2, 3), keepdim=True)
+        return (gradient / _length(gradient)).nan_to_num(nan=0)
+
     def step(
         self, images: Tensor, gradient: Tensor, centre: Tensor, *, step_size: float, eps: float
     ) -> Tensor:
-        direction = (gradient / _length(gradient)).nan_to_num(nan=0)
-        return self.project(images + step_size * direction.to(images.dtype), centre, eps)
+        direction = self.direction(gradient).to(images.dtype)
+        return self.project(images + step_size * direction, centre, eps)
 
 
 BALLS: dict[str, Ball] = {ball.name: ball for ball in (Linf(), L2())}

@@ -64,3 +64,12 @@ def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor
     largest = logits.topk(needed, dim=1).values
     spread = largest[:, 0] - largest[:, 2:].mean(1)
     return margin(logits, labels, targets) / (spread + 1e-12)
+
+
+def likeliest_wrong(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    """The ``count`` largest logits' classes but for the label, largest first: int64 [B,T].
+
+    T is ``count``, or K - 1 where there are no more.
+    """
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return others.topk(min(count, logits.shape[1] - 1), dim=1).indices
