@@ -141,7 +141,7 @@ def _minimise(
     steps: int,
     step_size: float,
 ) -> Tensor:
-    """One search, of the images ``rows`` by their ``constant`` [R]: bool [B], where it succeeded."""
+    """One search, of the images ``rows`` by their ``constant`` [R]: bool [B], where it hit."""
     hit = torch.zeros_like(nearest.labels, dtype=torch.bool)
     w = _unbounded(nearest.images[rows])
     first, second = torch.zeros_like(w), torch.zeros_like(w)  # Adam's moments
