@@ -51,6 +51,5 @@ def audit(setting: Setting) -> list[Measurement]:
             attack="pgd",
             steps=setting.scaled(100, 5),
             step_size=setting.eps / 4,
-            drop_fallen=False,
         ),
     ]
