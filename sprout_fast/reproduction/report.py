@@ -13,6 +13,7 @@ from rich.console import Console
 
 from sprout_fast.benchmark.tables import console_table, markdown_table
 from sprout_fast.evaluation.results import versions
+from sprout_fast.reproduction.datasets import IMAGENET
 from sprout_fast.reproduction.exhibits.base import Exhibit, Value
 from sprout_fast.reproduction.findings import Findings
 from sprout_fast.reproduction.store import Store, write_json
@@ -88,14 +89,16 @@ class Report:
         ]
 
     def _notes(self) -> dict[str, list[str]]:
-        exhibit = self.exhibit
+        exhibit, scale = self.exhibit, self.exhibit.scale
         found = {
-            "scaled down": exhibit.scale.lines(exhibit.dataset, exhibit.networks),
+            "scaled down": scale.lines(exhibit.dataset, exhibit.networks),
             "left open by the paper, and what was done": exhibit.chosen,
             "on the paper's numbers": exhibit.footnotes,
         }
         if exhibit.measured():
-            found["measured on"] = [self.store.images(exhibit.dataset).description]
+            count = len(self.store.images(exhibit.dataset).labels)
+            whole = scale.imagenet if exhibit.dataset is IMAGENET else scale.data
+            found["measured on"] = [f"{count:,} test images of {whole}"]
         return {title: lines for title, lines in found.items() if lines}
 
     def _markdown(self) -> str:

@@ -32,10 +32,11 @@ class Options:
     figure: Auto[int] = None
     """A figure of the paper, 1 to 7."""
     data: Auto[Path] = None
-    """CIFAR-10 as torchvision downloads it, or a folder or tar of CLASS folders in train/ and
-    test/. For all but Tables 4, 6 and 10."""
+    """CIFAR-10 as torchvision downloads it, or a folder or tar with train/CLASS and test/CLASS.
+    For all but Tables 4, 6 and 10."""
     imagenet: Auto[Path] = None
-    """ImageNet, train/CLASS/*.JPEG and val/CLASS/*.JPEG. For Tables 4 and 10."""
+    """ImageNet, train/CLASS/*.JPEG and val/CLASS/*.JPEG.
+    For Tables 4 and 10."""
     scale: float = 0.001
     """In (0,1], by the rules above; 1 is the paper's size."""
     out: Path = Path("runs/paper")

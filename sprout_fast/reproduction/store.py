@@ -22,7 +22,7 @@ from sprout_fast.evaluation.records import Record, Recorder
 from sprout_fast.evaluation.subject import Subject
 from sprout_fast.models import load_model, read_checkpoint
 from sprout_fast.reproduction.datasets import CIFAR, DataSet
-from sprout_fast.reproduction.part import linked_part
+from sprout_fast.reproduction.part import part_of
 from sprout_fast.reproduction.scale import Scale
 from sprout_fast.reproduction.training import Training
 from sprout_fast.training.run import train
@@ -163,26 +163,16 @@ class Store:
                 self._data(of),
                 loader="memory" if of is CIFAR else default_loader(),
                 image_size=self.scale.image_size(of),
-                limit=self.scale.test_images(of),
             )
         return self._images[of]
 
     def _data(self, of: DataSet) -> Path:
-        """The folder to read; CIFAR-10 is read whole, and the trainer takes a part of it."""
-        if of is CIFAR:
-            return self.scale.data
-        whole = self.scale.imagenet
+        """The folder to read: the data set, or its part at this scale."""
+        whole = self.scale.data if of is CIFAR else self.scale.imagenet
         if self.scale.is_full:
             return whole
-        key = hashlib.sha256(f"{whole.resolve()} {self.scale.seed}".encode()).hexdigest()[:12]
-        train, val = self.scale.train_images(of), self.scale.test_images(of)
-        return linked_part(
-            whole,
-            self.out / f"imagenet-{train}-{val}-{key}",
-            train=train,
-            val=val,
-            seed=self.scale.seed,
-        )
+        train, test = self.scale.train_images(of), self.scale.test_images(of)
+        return part_of(whole, of, self.out, train=train, test=test, seed=self.scale.seed)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -22,7 +22,7 @@ class Training:
     Args:
         dataset: what it trains on.
         options: (name, value) pairs of the run's options, sorted by name.
-        limit: train on this many images; None is all.
+        limit: it trains on this many images, which are a folder of their own; None is all.
         start: the run whose last weights it begins from; None is fresh weights.
     """
 
@@ -75,9 +75,7 @@ class Training:
             "device": device,
             "final_attack_images": 0,
         }
-        if self.dataset is CIFAR:
-            return CifarConfig(limit_train=self.limit, **values)
-        return TrainConfig(**values)
+        return (CifarConfig if self.dataset is CIFAR else TrainConfig)(**values)
 
     @cached_property
     def passes(self) -> int:

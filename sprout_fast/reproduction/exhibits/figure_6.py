@@ -41,8 +41,8 @@ def figure_6(scale: Scale) -> Exhibit:
         chosen=[
             *TRAINING_CHOSEN,
             *BASELINES_CHOSEN,
-            "the attack is PGD on C&W's margin, 100 steps of eps/5; network, steps and values of eps"
-            " are open",
+            "the attack is PGD on C&W's margin, 100 steps of eps/5; network, steps and eps are"
+            " open",
         ],
         draw=draw_curves("eps"),
     )

@@ -45,6 +45,6 @@ def table_3(scale: Scale) -> Exhibit:
             *TRAINING_CHOSEN,
             *BASELINES_CHOSEN,
             "the attack is PGD-100 of steps of eps/5 on the natural model of the same network,"
-            " whose images stay in the attack after it errs at them; SPROUT starts from that very model",
+            " whose images stay in the attack after it errs at them; SPROUT starts from that model",
         ],
     )
