@@ -198,6 +198,9 @@ class MadeUp:
     def folder(self, training) -> Path:
         return self.out / training.name
 
+    def described(self, of) -> str:
+        return "made up"
+
     def images(self, of):
         return store.Images(torch.zeros(20, 3, 2, 2), torch.zeros(20), CLASSES, 20, "made up")
 
@@ -311,6 +314,7 @@ def test_tables_7_and_2_run_and_what_is_done_is_not_repeated(
     shown = capsys.readouterr().out
     assert shown.startswith("Table 7 SCALED DOWN (--scale 1e-06): these numbers are not comparable")
     assert "to do: 0 trainings" in shown and "resnet8 stands for VGG-16" in shown
+    assert f"- 64 training and 10 test images of {images}" in shown
     content = json.loads((tmp_path / "table_7.json").read_text())
     assert len(content["cells"]) == 16
     assert calls["train"] == before["train"] and calls["step"] == before["step"]

@@ -13,7 +13,6 @@ from rich.console import Console
 
 from sprout_fast.benchmark.tables import console_table, markdown_table
 from sprout_fast.evaluation.results import versions
-from sprout_fast.reproduction.datasets import IMAGENET
 from sprout_fast.reproduction.exhibits.base import Exhibit, Value
 from sprout_fast.reproduction.findings import Findings
 from sprout_fast.reproduction.store import Store, write_json
@@ -96,9 +95,7 @@ class Report:
             "on the paper's numbers": exhibit.footnotes,
         }
         if exhibit.measured():
-            count = len(self.store.images(exhibit.dataset).labels)
-            whole = scale.imagenet if exhibit.dataset is IMAGENET else scale.data
-            found["measured on"] = [f"{count:,} test images of {whole}"]
+            found["images"] = [self.store.described(exhibit.dataset)]
         return {title: lines for title, lines in found.items() if lines}
 
     def _markdown(self) -> str:

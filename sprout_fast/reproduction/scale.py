@@ -127,12 +127,12 @@ class Scale:
         """The network's name in the table, with what stands for it.
 
         >>> Scale(1).label("vgg16"), Scale(0.001).label("vgg16")
-        ('VGG-16', 'VGG-16 [resnet8]')
+        ('VGG-16', 'VGG-16 (resnet8)')
         """
         name, arch = network_name(network), self.arch(network)
         if arch.removeprefix("cifar_") == network:
             return name
-        return f"{name} [{arch.removeprefix('cifar_')}]"
+        return f"{name} ({arch.removeprefix('cifar_')})"
 
     def train(
         self,

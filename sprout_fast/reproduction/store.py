@@ -166,9 +166,20 @@ class Store:
             )
         return self._images[of]
 
+    def described(self, of: DataSet) -> str:
+        """How many images there really are, in one line."""
+        test = f"{len(self.images(of).labels):,} test images of {self._whole(of)}"
+        if self.scale.is_full:
+            return test
+        train = sum(1 for _ in self._data(of).glob("train/*/*"))
+        return f"{train:,} training and {test}, evenly over the classes, by seed {self.scale.seed}"
+
+    def _whole(self, of: DataSet) -> Path:
+        return self.scale.data if of is CIFAR else self.scale.imagenet
+
     def _data(self, of: DataSet) -> Path:
         """The folder to read: the data set, or its part at this scale."""
-        whole = self.scale.data if of is CIFAR else self.scale.imagenet
+        whole = self._whole(of)
         if self.scale.is_full:
             return whole
         train, test = self.scale.train_images(of), self.scale.test_images(of)
