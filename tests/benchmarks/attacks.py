@@ -131,15 +131,13 @@ def measure(model: nn.Module, images: Tensor, labels: Tensor, options: Options) 
     rows = []
     for name in names:
         own = "bare, of those standing" if name == "ours" else "bare, of all"
-        rows.append(
-            f"| {name} | {sum(seconds[name]):.1f} |"
-            f" {'' if name.startswith('bare') else ratio(name, own)} |"
-            f" {ratio(name, 'foolbox')} | {ratio(name, 'torchattacks')} |"
-            f" {100 * wrong[name] / len(images):.1f} % |"
-            if name in attacks
-            else f"| {name} | {sum(seconds[name]):.1f} | | {ratio(name, 'foolbox')} |"
-            f" {ratio(name, 'torchattacks')} | |"
-        )
+        cells = [
+            name,
+            f"{sum(seconds[name]):.1f}",
+            *(ratio(name, other) for other in (own, "foolbox", "torchattacks")),
+            f"{100 * wrong[name] / len(images):.1f} %" if name in attacks else "",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
     return rows
 
 
