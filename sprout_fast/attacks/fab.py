@@ -19,7 +19,10 @@ from sprout_fast.attacks.base import (
 from sprout_fast.attacks.losses import LOSSES, likeliest_wrong
 from sprout_fast.attacks.standing import Standing, is_fallen
 
-_FINAL_STEPS = 3  # of the final search, as in the paper
+# Of the final search: its steps, as in the paper, and how much of what lies beyond the point that
+# it aims at it adds, because on a boundary that is straight the point itself is not adversarial.
+_FINAL_STEPS = 3
+_BEYOND = 0.02
 
 
 @register("fab_t")
@@ -162,7 +165,7 @@ class _Search:
         """The final search, on the segment from each image to the nearest point found.
 
         The margin is taken to be linear between the outermost point at which the model did not err
-        and the innermost at which it did; where that line is 0 is the next point.
+        and the innermost at which it did; a little beyond that line's zero is the next point.
         """
         standing = self.standing
         rows = standing.rows
@@ -172,7 +175,8 @@ class _Search:
             if len(standing) == 0:
                 return
             part = inner_margin / (inner_margin - outer_margin)
-            part = part.nan_to_num(nan=1).clamp(0, 1)[:, None, None, None]  # NaN: nothing found
+            part = part.nan_to_num(nan=1).clamp(0, 1)  # NaN: nothing found
+            part = (part + _BEYOND * (1 - part))[:, None, None, None]
             points = (inner + part * (outer - inner)).clamp(0, 1)
             logits = self.model(points)
             margin = LOSSES["margin"](logits, standing.labels)
