@@ -183,7 +183,7 @@ def _record_dict(record: Record) -> dict[str, Any]:
     means = {
         name: column.double().mean().item()
         for name, column in record.columns.items()
-        if name not in ("fallen", "adversarial", "predicted") and len(column) > 0
+        if name not in ("fallen", "predicted") and len(column) > 0
     }
     finite = {name: mean for name, mean in means.items() if abs(mean) < float("inf")}
     if finite:
