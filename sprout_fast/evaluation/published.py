@@ -309,9 +309,11 @@ def dataset_like(results: Results) -> str:
 
 
 def network_like(results: Results) -> str:
-    """The paper's network on CIFAR-10 that compares."""
-    arch = str(results.subject.config.get("arch") or results.subject.name)
-    return VGG if "vgg" in arch.lower() else WRN
+    """The paper's network that compares, on the data set that does."""
+    arch = str(results.subject.config.get("arch") or results.subject.name).lower()
+    if dataset_like(results) == IMAGENET:
+        return "ResNet-152" if "152" in arch else "ResNet-50"
+    return VGG if "vgg" in arch else WRN
 
 
 @dataclass(frozen=True)
