@@ -38,6 +38,8 @@ class Standing:
             int64 [S'], the rows of S that still stand, with which to index the attack's own state.
         """
         fallen = is_fallen(logits, self.labels)
+        if not fallen.any():  # in most steps; saves the rest
+            return torch.arange(len(self), device=self.rows.device)
         self.adversarial[self.rows[fallen]] = points.detach()[fallen]
         still = (~fallen).nonzero().flatten()
         self.rows, self.labels = self.rows[still], self.labels[still]

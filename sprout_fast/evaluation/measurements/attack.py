@@ -15,6 +15,9 @@ from sprout_fast.attacks.standing import is_fallen
 from sprout_fast.evaluation.measurements.base import Batch, Measurement
 from sprout_fast.evaluation.subject import Subject
 
+# Attacks that know one norm alone and have no option of that name.
+OF_ONE_NORM = ("cw_l2",)
+
 
 @dataclass(frozen=True)
 class AttackMeasurement(Measurement):
@@ -50,12 +53,12 @@ class AttackMeasurement(Measurement):
         return None
 
     def measure(self, subject: Subject, batch: Batch) -> Mapping[str, Tensor]:
-        options = dict(self.options)
+        options = {"eps": self.eps, **self.options}
+        if self.attack not in OF_ONE_NORM:
+            options["norm"] = self.norm
         if self.attack == "transfer":
             options["source"] = subject.source
-        attack = Attack(
-            self.attack, subject.model, seed=batch.seed, eps=self.eps, norm=self.norm, **options
-        )
+        attack = Attack(self.attack, subject.model, seed=batch.seed, **options)
         adversarial = attack(batch.images, batch.labels)
         logits = subject.logits(adversarial)
         distances = {name: ball.distance(adversarial, batch.images) for name, ball in BALLS.items()}

@@ -14,7 +14,7 @@ def audit(setting: Setting) -> list[Measurement]:
     """Signs of gradient masking (Athalye et al. 2018; Carlini et al. 2019, section 5; Croce & Hein
     2020)."""
 
-    def attack(name: str, attack: str, factor: float = 1.0, **options) -> AttackMeasurement:
+    def by(name: str, attack: str, factor: float = 1.0, /, **options) -> AttackMeasurement:
         return AttackMeasurement(
             name=f"audit: {name}",
             attack=attack,
@@ -23,18 +23,18 @@ def audit(setting: Setting) -> list[Measurement]:
             options=options,
         )
 
-    def pgd(name: str, steps: int, factor: float = 1.0, **options) -> AttackMeasurement:
+    def pgd(name: str, steps: int, factor: float = 1.0, /, **options) -> AttackMeasurement:
         scaled = setting.scaled(steps, 5)
         options = {"steps": scaled, "step_size": setting.eps * factor / 4} | options
-        return attack(name, "pgd", factor, **options)
+        return by(name, "pgd", factor, **options)
 
     elements = 3 * setting.image_size**2
     largest = 0.5 if setting.norm == "linf" else 0.5 * elements**0.5
     return [
         Clean(),
         Gradients(),
-        attack("noise", "noise", draws=setting.scaled(100, 5)),
-        attack("one step", "pgd", steps=1, step_size=setting.eps, random_start=False),
+        by("noise", "noise", draws=setting.scaled(100, 5)),
+        by("one step", "pgd", steps=1, step_size=setting.eps, random_start=False),
         pgd("PGD-20", 20),
         pgd("PGD-200", 200),
         pgd("10x PGD-20", 20, restarts=setting.scaled(10, 2)),
@@ -42,15 +42,14 @@ def audit(setting: Setting) -> list[Measurement]:
         pgd("PGD-20 rescaled", 20, loss="rescaled_ce"),
         *(pgd(f"PGD-20 at {factor:g} eps", 20, factor) for factor in EPS_FACTORS),
         pgd("PGD-200 at the largest eps", 200, largest / setting.eps if setting.eps > 0 else 0),
-        attack("APGD-CE", "apgd_ce", steps=setting.scaled(100, 5)),
-        attack("APGD-T", "apgd_t", steps=setting.scaled(100, 5), target_classes=9),
-        attack("Square", "square", queries=setting.scaled(5000, 50)),
-        attack(
+        by("APGD-CE", "apgd_ce", steps=setting.scaled(100, 5)),
+        by("APGD-T", "apgd_t", steps=setting.scaled(100, 5), target_classes=9),
+        by("Square", "square", queries=setting.scaled(5000, 50)),
+        by(
             "transfer",
             "transfer",
             attack="pgd",
             steps=setting.scaled(100, 5),
             step_size=setting.eps / 4,
-            drop_fallen=False,
         ),
     ]

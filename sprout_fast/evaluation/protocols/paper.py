@@ -60,7 +60,6 @@ def paper(setting: Setting) -> list[Measurement]:
                 "attack": "pgd",
                 "steps": setting.scaled(100, 3),
                 "step_size": EPS / STEP_SHARE,
-                "drop_fallen": False,  # where the source errs says nothing of this model
             },
         )
     )
