@@ -34,13 +34,13 @@ STYLE = {
 
 # Okabe & Ito's colours, which the colour-blind tell apart; each has a marker too.
 OURS = {"color": "#0072B2", "marker": "o"}
-ALSO_OURS = {"color": "#56B4E9", "marker": "s"}
+ALSO_OURS = {"color": "#56B4E9", "marker": "<"}
 METHODS = {
     "natural": {"color": "#777777", "marker": "v"},
     "pgd_at": {"color": "#E69F00", "marker": "^"},
     "trades": {"color": "#009E73", "marker": "D"},
     "free_at": {"color": "#CC79A7", "marker": "P"},
-    "sprout": {"color": "#D55E00", "marker": "X"},
+    "sprout": {"color": "#D55E00", "marker": "s"},
 }
 
 
@@ -114,8 +114,17 @@ def new_axes(height: float = HEIGHT, **options) -> tuple[Figure, Axes]:
 
 
 def legend_below(figure: Figure, columns: int = 2) -> None:
-    """Under the axes, where it covers nothing."""
-    figure.legend(loc="outside lower center", ncols=columns, fontsize=8, handlelength=1.5)
+    """Under the axes, where it covers nothing; the paper's rows last."""
+    handles, labels = figure.axes[0].get_legend_handles_labels()
+    entries = sorted(zip(labels, handles, strict=True), key=lambda one: one[0].startswith("paper"))
+    figure.legend(
+        [handle for _, handle in entries],
+        [label for label, _ in entries],
+        loc="outside lower center",
+        ncols=columns,
+        fontsize=8,
+        handlelength=1.5,
+    )
 
 
 def accuracy_axis(axes: Axes) -> None:
@@ -172,6 +181,5 @@ def eps_label(norm: str, what: str = "eps") -> str:
 
 def series(xs: Iterable[float], accuracies: Iterable[Accuracy]) -> str:
     """For an alternative text: ``31.0 % at 20, 30.5 % at 100``."""
-    return ", ".join(
-        f"{100 * accuracy.top1:.1f} % at {x:g}" for x, accuracy in zip(xs, accuracies, strict=True)
-    )
+    points = sorted(zip(xs, accuracies, strict=True), key=lambda point: point[0])
+    return ", ".join(f"{100 * accuracy.top1:.1f} % at {x:.3g}" for x, accuracy in points)
