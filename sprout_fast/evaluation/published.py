@@ -90,7 +90,7 @@ TABLES = (
         },
         notes=(
             "SPROUT's PGD-20 is 62.24 here and 62.64 in the paper's Table 7.",
-            "Adversarial training stands better under ten restarts of PGD-100 (36.8) than under "
+            "adversarial training stands better under ten restarts of PGD-100 (36.8) than under "
             "one (36.29).",
         ),
     ),
@@ -108,7 +108,7 @@ TABLES = (
         },
         notes=(
             "SPROUT's 10x PGD-100 is 64.32 here and 61.18 in the paper's text.",
-            'The paper calls the network "Wide-ResNet 20", its Fig. 3 has widths of ResNet-34, '
+            'the paper calls the network "Wide-ResNet 20", its Fig. 3 has widths of ResNet-34, '
             "and the authors' code WRN-34-10.",
         ),
     ),
@@ -242,8 +242,9 @@ TABLES = (
             "sprout": (90.56, 58.93, 72.7, 86.98, 271.7),
         },
         notes=(
-            "The paper heads it VGG-16, but the clean and the contrast columns are the Wide "
-            "ResNet's (Tables 2 and 5), and adversarial training's 84.92 is TRADES's there.",
+            "The paper heads it VGG-16, but natural's and SPROUT's clean accuracy and the whole "
+            "contrast column are the Wide ResNet's (Tables 2 and 5); adversarial training's 84.92 "
+            "is TRADES's there, and TRADES's 88.6 in neither table.",
         ),
     ),
     PublishedTable(

@@ -73,5 +73,9 @@ def _beside(results: Results, group: list[PublishedTable]) -> Beside:
             )
             for table in group
         ],
-        notes=[f"{table.network}: {note}" for table in group for note in table.notes],
+        notes=[
+            f"{table.network}: {note}" if len(group) > 1 else note
+            for table in group
+            for note in table.notes
+        ],
     )
