@@ -44,7 +44,7 @@ def accuracy_against_steps(results: Results) -> Drawing | None:
             paper_points(axes, method, (20, 100, 200), values)
     accuracy_axis(axes)
     axes.set_xscale("log")
-    axes.set_xticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)], fontsize=8)
+    axes.set_xticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)], fontsize=9)
     axes.minorticks_off()
     axes.set_xlabel("steps (logarithmic)")
     legend_below(figure)

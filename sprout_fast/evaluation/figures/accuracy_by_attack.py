@@ -24,7 +24,7 @@ def accuracy_by_attack(results: Results) -> Drawing | None:
         for name, record in records.items()
     ]
     accuracies = [record.accuracy for record in records.values()]
-    figure, axes = new_axes(0.9 + 0.19 * len(names))
+    figure, axes = new_axes(0.9 + 0.18 * len(names))
     below, above = zip(*map(errors, accuracies), strict=True)
     values = [100 * accuracy.top1 for accuracy in accuracies]
     axes.barh(
@@ -40,7 +40,7 @@ def accuracy_by_attack(results: Results) -> Drawing | None:
     axes.invert_yaxis()
     axes.margins(y=0.01)
     axes.grid(axis="y", visible=False)
-    axes.tick_params(axis="y", labelsize=8)
+    axes.tick_params(axis="y", labelsize=9)
     axes.set_xlim(0, 100)
     axes.set_xlabel("accuracy (%)")
     said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(names, values, strict=True))

@@ -17,10 +17,10 @@ from sprout_fast.evaluation.records import Record
 from sprout_fast.evaluation.results import Results
 
 # Legible at 368 pixels, a phone's page less its margins, where a point is a little over a pixel.
-WIDTH, HEIGHT = 4.8, 3.4  # inches
+WIDTH, HEIGHT = 4.4, 3.3  # inches
 DPI = 200
 STYLE = {
-    "font.size": 9,
+    "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
@@ -122,8 +122,9 @@ def legend_below(figure: Figure, columns: int = 2) -> None:
         [label for label, _ in entries],
         loc="outside lower center",
         ncols=columns,
-        fontsize=8,
-        handlelength=1.5,
+        fontsize=9,
+        handlelength=1.4,
+        columnspacing=1,
     )
 
 

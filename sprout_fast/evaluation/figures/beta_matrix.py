@@ -26,8 +26,8 @@ def beta_matrix(results: Results) -> Drawing | None:
     figure.colorbar(shown, ax=axes, label="beta_s · beta_t", shrink=0.85)
     names = results.subject.class_names or [str(k) for k in range(len(beta))]
     if len(beta) <= _NAMED:
-        axes.set_xticks(range(len(beta)), names, rotation=90, fontsize=8)
-        axes.set_yticks(range(len(beta)), names, fontsize=8)
+        axes.set_xticks(range(len(beta)), names, rotation=90, fontsize=9)
+        axes.set_yticks(range(len(beta)), names, fontsize=9)
     axes.set_xlabel("class t")
     axes.set_ylabel("class s")
     low, high = int(beta.argmin()), int(beta.argmax())

@@ -43,7 +43,7 @@ def perturbation_sizes(results: Results) -> Drawing | None:
         bins = np.linspace(0, 1.05 * max(sizes.max(), eps), 31)
         axes.hist(sizes, bins, color=style["color"])
         axes.axvline(eps, color="black", linestyle="--", linewidth=1)
-        axes.set_title(f"{record.name}: {len(sizes)} errors in {len(record.rows)} images", size=9)
+        axes.set_title(f"{record.name}: {len(sizes)} errors in {len(record.rows)} images", size=10)
         axes.set_xlabel(eps_label(norm, "length"))
         axes.set_ylabel("images")
         said.append(

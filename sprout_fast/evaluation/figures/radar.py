@@ -71,7 +71,7 @@ def radar(results: Results) -> Drawing | None:
     axes.fill(angles, values, color=OURS["color"], alpha=0.15)
     axes.set_theta_offset(math.pi / 2)
     axes.set_ylim(0, 100)
-    axes.set_yticks([25, 50, 75, 100], ["25", "50", "75", "100 %"], fontsize=7, color="#555555")
+    axes.set_yticks([25, 50, 75, 100], ["25", "50", "75", "100 %"], fontsize=8, color="#555555")
     axes.set_rlabel_position(180 / len(axis_names))
     axes.set_xticks(angles, [_NAMES[name] for name in axis_names])
     axes.tick_params(axis="x", pad=8)
