@@ -19,6 +19,8 @@ from sprout_fast.evaluation.protocols.paper import EPS, STEPS
 from sprout_fast.evaluation.published import CIFAR10, dataset_like, network_like, published
 from sprout_fast.evaluation.results import Results
 
+_TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
+
 
 @register(
     place=3,
@@ -35,16 +37,15 @@ def accuracy_against_steps(results: Results) -> Drawing | None:
     steps = [option(record, "steps") for record in records]
     accuracies = [record.accuracy for record in records]
     accuracy_line(axes, steps, accuracies, "this model", **OURS)
-    ticks = set(steps)
     if dataset_like(results) == CIFAR10:
         table = published(2, network_like(results))
-        ticks |= {20, 100, 200}
         for method in table.rows:
             values = [table.column(f"PGD-{count}")[method] for count in (20, 100, 200)]
             paper_points(axes, method, (20, 100, 200), values)
     accuracy_axis(axes)
     axes.set_xscale("log")
-    axes.set_xticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)], fontsize=9)
+    ticks = [tick for tick in _TICKS if min(steps) / 2 < tick]
+    axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
     axes.set_xlabel("steps (logarithmic)")
     legend_below(figure)

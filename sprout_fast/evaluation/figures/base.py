@@ -170,6 +170,20 @@ def attacks_of(results: Results, kind: str, names: Iterable[str]) -> list[Record
     return [one for one in found if one is not None and one.parameters["attack"] == kind]
 
 
+def strongest_of_each_kind(results: Results) -> list[Record]:
+    """Of each attack the record that found most errors, most first; in the verdict's norm only
+    those with at most its eps, since a larger ball says nothing of it."""
+    best: dict[str, tuple[int, Record]] = {}
+    for record in results.attacks.values():
+        kind, norm, eps = (record.parameters[key] for key in ("attack", "norm", "eps"))
+        if norm == results.norm and eps > results.eps * (1 + 1e-6):
+            continue
+        errors_found = int(record.columns["fallen"].sum()) if len(record.rows) > 0 else 0
+        if kind not in best or errors_found > best[kind][0]:
+            best[kind] = (errors_found, record)
+    return [record for _, record in sorted(best.values(), key=lambda one: -one[0])]
+
+
 def option(record: Record, name: str, default: int = 1) -> int:
     """An option of an attack as it was run, which a scale may have cut."""
     return record.parameters["options"].get(name, default)

@@ -22,8 +22,8 @@ def beta_matrix(results: Results) -> Drawing | None:
     beta = beta.double().cpu()
     figure, axes = new_axes(4.2)
     axes.grid(False)
-    shown = axes.imshow(beta.outer(beta), cmap="cividis", interpolation="nearest")
-    figure.colorbar(shown, ax=axes, label="beta_s · beta_t", shrink=0.85)
+    shown = axes.imshow(beta.outer(beta).numpy(), cmap="cividis", interpolation="nearest")
+    figure.colorbar(shown, ax=axes, label="beta_s · beta_t", shrink=0.75)
     names = results.subject.class_names or [str(k) for k in range(len(beta))]
     if len(beta) <= _NAMED:
         axes.set_xticks(range(len(beta)), names, rotation=90, fontsize=9)

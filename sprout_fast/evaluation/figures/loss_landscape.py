@@ -32,7 +32,7 @@ def loss_landscape(results: Results) -> Drawing | None:
     low, high = mean.min(), max(mean.max(), mean.min() + 1e-6)
     filled = axes.contourf(lengths, lengths, mean.T, np.linspace(low, high, 13), cmap="cividis")
     axes.contour(filled, levels=filled.levels[::2], colors="white", linewidths=0.5)
-    figure.colorbar(filled, ax=axes, label="cross entropy (nats)", format="%.3g")
+    figure.colorbar(filled, ax=axes, label="cross entropy (nats)", format="%.3g", shrink=0.8)
     axes.axvline(results.eps, color="white", linestyle=":", linewidth=1)
     axes.set_aspect("equal")
     axes.set_xlabel("along the gradient's sign (images in [0,1])")

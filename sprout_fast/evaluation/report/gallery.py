@@ -9,7 +9,7 @@ import matplotlib.image
 import torch
 from torch import Tensor
 
-from sprout_fast.evaluation.records import Record
+from sprout_fast.evaluation.figures.base import strongest_of_each_kind
 from sprout_fast.evaluation.report.words import in_words
 from sprout_fast.evaluation.results import Results
 
@@ -53,25 +53,12 @@ class Gallery:
 
 
 def gallery_of(results: Results) -> Gallery | None:
-    """Up to four attacks, each of another kind, in the verdict's ball or in another norm: of each
-    kind the one that changed most of the gallery's answers. None where no image can be shown."""
+    """Up to four attacks, each of another kind. None where no image can be shown."""
     if results.images.shape[1] not in (1, 3):
         return None
-    best: dict[str, tuple[int, Record]] = {}
-    for record in results.attacks.values():
-        larger = record.parameters["eps"] > results.eps * (1 + 1e-6)
-        if record.adversarial is None or len(record.gallery) == 0:
-            continue
-        if larger and record.parameters["norm"] == results.norm:
-            continue
-        fell = int(record.fallen[record.gallery].sum())
-        kind = record.parameters["attack"]
-        if kind not in best or fell > best[kind][0]:
-            best[kind] = (fell, record)
-    ranked = sorted(best.values(), key=lambda one: -one[0])[:_ATTACKS]
-    if not ranked:
+    records = [one for one in strongest_of_each_kind(results) if len(one.gallery) > 0][:_ATTACKS]
+    if not records:
         return None
-    records = [record for _, record in ranked]
     shown = sorted({row for record in records for row in record.gallery.tolist()})
     clean = {row: _unit(results.images[row]) for row in shown}
     names = results.subject.class_names
