@@ -1,4 +1,4 @@
-"""Small networks of ten classes to attack, trained in a second, and images like those they learnt."""
+"""Small networks of ten classes to attack, and images like those that they learnt from."""
 
 from __future__ import annotations
 
