@@ -70,7 +70,8 @@ def evaluate(
     if isinstance(model, Subject):
         subject = model
     else:
-        subject = Subject(model, type(model).__name__, 0, source, type(source).__name__)
+        source_name = "" if source is None else type(source).__name__
+        subject = Subject(model, type(model).__name__, 0, source, source_name)
     subject.num_classes = subject.num_classes or _num_classes(subject, images)
     if int(labels.max()) >= subject.num_classes or int(labels.min()) < 0:
         raise UserError(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sprout_fast import __version__
 from sprout_fast.attacks.base import full_float32
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation.accuracy import Accuracy
@@ -31,7 +32,9 @@ class Record:
         parameters: of the measurement, plain values.
         total: N, the images of the evaluation.
         rows: int64 [R], which of them were measured.
-        columns: by name, tensors of R rows (``adversarial``: of the gallery's images alone).
+        columns: by name, tensors of R rows.
+        gallery: int64 [G], those of the rows whose attacked images are kept.
+        adversarial: [G,C,H,W], what an attack made of them; None where it is no attack.
         fallen: bool [N], the images that the model gets wrong by itself, under the measurements
             that this one comes after, or under this one; None where it tells nothing of that.
         seconds: that it took.
@@ -43,6 +46,8 @@ class Record:
     total: int
     rows: Tensor
     columns: dict[str, Tensor] = field(default_factory=dict)
+    gallery: Tensor = field(default_factory=lambda: torch.arange(0))
+    adversarial: Tensor | None = None
     fallen: Tensor | None = None
     seconds: float = 0.0
     unavailable: str | None = None
@@ -73,7 +78,8 @@ class Recorder:
         seed: of everything drawn; a batch's numbers depend on it, the measurement and the batch.
         folder: where the answers are kept, so that the same call goes on where it was stopped;
             None keeps them in memory alone.
-        gallery: so many of the images keep their attacked versions.
+        gallery: so many of the images keep their attacked versions: the first that the model gets
+            right by itself, so that they are not chosen by what an attack does to them.
         told: called with (record, images done, images in all) after each batch, and once more when
             the record is complete, with as many done as there are in all.
     """
@@ -97,6 +103,7 @@ class Recorder:
         self.records: dict[str, Record] = {}
         self._identity = {
             "fingerprint": fingerprint(subject, images, labels),
+            "version": __version__,
             "batch_size": batch_size,
             "seed": seed,
         }
@@ -144,6 +151,9 @@ class Recorder:
         if parts:
             names = [name for name in parts[0] if name not in ("rows", "seconds")]
             record.columns = {name: torch.cat([part[name] for part in parts]) for name in names}
+        if "adversarial" in record.columns:
+            record.adversarial = record.columns.pop("adversarial")
+            record.gallery = rows[self._in_gallery(rows)]
         if "fallen" in record.columns:
             fallen[rows] = record.columns["fallen"]
         if "fallen" in record.columns or len(rows) == 0:
@@ -167,8 +177,12 @@ class Recorder:
             columns = measurement.measure(self.subject, batch)
         columns = {name: column.detach().cpu() for name, column in columns.items()}
         if "adversarial" in columns:
-            columns["adversarial"] = columns["adversarial"][rows < self._gallery]
+            columns["adversarial"] = columns["adversarial"][self._in_gallery(rows)]
         return columns
+
+    def _in_gallery(self, rows: Tensor) -> Tensor:
+        right = (~self.records["clean"].fallen).nonzero().flatten()
+        return torch.isin(rows, right[: self._gallery])
 
     def _path(self, measurement: Measurement) -> Path | None:
         if self._folder is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -100,7 +101,7 @@ class Results:
     def to_dict(self) -> dict[str, Any]:
         """All of it in plain values: every parameter, seed, version, and each image's answers."""
         low, high = self.robust.interval
-        return {
+        content = {
             "model": self.subject.name,
             "verdict": {
                 "clean_accuracy": self.clean_accuracy,
@@ -134,6 +135,7 @@ class Results:
             },
             "notes": self.notes,
         }
+        return _plain(content)
 
     def save(self, folder: str | Path) -> Path:
         """Write ``results.json``, the figures and ``report.html`` into ``folder``.
@@ -171,7 +173,7 @@ def versions() -> dict[str, str]:
 def _record_dict(record: Record) -> dict[str, Any]:
     values: dict[str, Any] = {
         "name": record.name,
-        "parameters": _plain(record.parameters),
+        "parameters": record.parameters,
         "images": len(record.rows),
         "seconds": round(record.seconds, 3),
     }
@@ -183,19 +185,21 @@ def _record_dict(record: Record) -> dict[str, Any]:
     means = {
         name: column.double().mean().item()
         for name, column in record.columns.items()
-        if name not in ("fallen", "adversarial", "predicted") and len(column) > 0
+        if name not in ("fallen", "predicted") and len(column) > 0
     }
-    finite = {name: mean for name, mean in means.items() if abs(mean) < float("inf")}
-    if finite:
-        values["means"] = finite
+    if means:
+        values["means"] = means
     return values
 
 
 def _plain(value: Any) -> Any:
+    """What JSON can hold; numbers that it cannot, as ``nan``, in words."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, Tensor):
-        return value.tolist()
+        return _plain(value.tolist())
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)

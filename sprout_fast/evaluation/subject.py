@@ -24,6 +24,8 @@ class Subject:
         source_name: what the report calls it.
         config: the training run's options, where they are known.
         class_names: K names, for the gallery.
+        time_over_natural: its training's time over natural training's of the same network on the
+            same machine, where that was measured.
     """
 
     model: nn.Module
@@ -35,6 +37,7 @@ class Subject:
     alpha: float = 0.01
     config: Mapping[str, Any] = field(default_factory=dict)
     class_names: list[str] | None = None
+    time_over_natural: float | None = None
 
     @property
     def device(self) -> torch.device:

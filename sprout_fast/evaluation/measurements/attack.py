@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -9,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from sprout_fast.attacks import Attack
+from sprout_fast.attacks import ATTACKS, Attack
 from sprout_fast.attacks.balls import BALLS
 from sprout_fast.attacks.standing import is_fallen
 from sprout_fast.evaluation.measurements.base import Batch, Measurement
@@ -42,6 +43,19 @@ class AttackMeasurement(Measurement):
     cascade: tuple[str, ...] = ()
 
     of_wrong: ClassVar[bool] = False
+
+    def parameters(self) -> dict[str, Any]:
+        """Also ``defaults``: the attack's other options, as they are when nobody names them."""
+        taken = inspect.signature(ATTACKS[self.attack]).parameters.values()
+        chosen = {"norm", "eps", "generator", "seed", *self.options}
+        defaults = {
+            one.name: one.default
+            for one in taken
+            if one.kind is one.KEYWORD_ONLY
+            and one.name not in chosen
+            and one.default is not one.empty
+        }
+        return super().parameters() | {"defaults": defaults}
 
     @property
     def after(self) -> tuple[str, ...]:
