@@ -8,11 +8,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import torch
 from rich.console import Console
 from rich.measure import Measurement
 
 from sprout_fast.benchmark.tables import console_table, markdown_table
+from sprout_fast.evaluation.figures.base import STYLE
 from sprout_fast.evaluation.results import versions
 from sprout_fast.reproduction.exhibits.base import Exhibit, Value
 from sprout_fast.reproduction.findings import Findings
@@ -71,14 +73,13 @@ class Report:
         write_json(paths[1], self._json())
         if self.exhibit.draw is None:
             return paths[:2]
-        figure = self.exhibit.draw(self.findings)
-        figure.suptitle(
-            self.exhibit.name
-            if self.exhibit.scale.is_full
-            else f"{self.exhibit.name}, scaled down: not comparable to the paper's",
-            fontsize="medium",
-        )
-        figure.savefig(paths[2], dpi=120)
+        title = self.exhibit.name
+        if not self.exhibit.scale.is_full:
+            title += ", scaled down: not comparable to the paper's"
+        with matplotlib.rc_context(STYLE):
+            figure = self.exhibit.draw(self.findings)
+            figure.suptitle(title, fontsize="medium")
+            figure.savefig(paths[2], dpi=120)
         return paths
 
     def _legend(self) -> str:
