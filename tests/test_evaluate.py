@@ -193,7 +193,7 @@ def test_every_protocol_says_all_that_it_measures(protocol):
 
 
 def test_the_papers_protocol_is_whole():
-    names = {m.name: m.parameters() for m in PROTOCOLS["paper"](Setting(num_classes=1000))}
+    names = {m.name: m.parameters() for m in PROTOCOLS["paper"](Setting(image_size=224))}
     for steps in (20, 100, 200, 500):
         options = names[f"PGD-{steps} at 0.03"]["options"]
         assert (options["steps"], options["step_size"]) == (steps, 0.03 / 5)
