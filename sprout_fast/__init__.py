@@ -28,6 +28,7 @@ __all__ = [
     "cmake_prefix_path",
     "dirichlet",
     "draw_mixup",
+    "evaluate",
     "gaussian_mixup",
     "generalized_cross_entropy",
     "load_model",
@@ -39,8 +40,13 @@ __version__ = str(build_info()["version"])
 
 
 def __getattr__(name: str):
-    if name == "load_model":  # needs torchvision, which the ops do not
+    # Not imported with the ops: these bring models, attacks and torchvision's along.
+    if name == "load_model":
         from sprout_fast.models import load_model
 
         return load_model
+    if name == "evaluate":
+        from sprout_fast.evaluation import evaluate
+
+        return evaluate
     raise AttributeError(f"module 'sprout_fast' has no attribute {name!r}")

@@ -331,13 +331,8 @@ class SproutLoss(nn.Module):
 
     @torch.no_grad()
     def expected_true_mass(self) -> Tensor:
-        """Mean of E[z_y] = (1 - alpha + alpha beta_y) / (1 - alpha + alpha sum(beta)).
-
-        A float32 scalar on beta's device, in (0, 1]. Falling far, it means labels, and with them
-        logits, that say little about the class.
-        """
-        rest = 1 - self.alpha
-        return (rest + self.alpha * self.beta.mean()) / (rest + self.alpha * self.beta.sum())
+        """`true_class_mass` of this loss's beta, a float32 scalar on its device."""
+        return true_class_mass(self.beta, self.alpha)
 
     def extra_repr(self) -> str:
         return (
@@ -345,3 +340,16 @@ class SproutLoss(nn.Module):
             f"labels_from={self.labels_from!r}, beta_grad={self.beta_grad!r}, "
             f"beta_lr={self.beta_lr}"
         )
+
+
+def true_class_mass(beta: Tensor, alpha: float) -> Tensor:
+    """Mean over classes of E[z_y] = (1 - alpha + alpha beta_y) / (1 - alpha + alpha sum(beta)).
+
+    What the labels that SPROUT draws leave to the true class, in (0, 1]. Falling far, it means
+    labels, and with them logits, that say little about the class.
+
+    >>> true_class_mass(torch.full((10,), 0.5), alpha=0.01)
+    tensor(0.9567)
+    """
+    rest = 1 - alpha
+    return (rest + alpha * beta.mean()) / (rest + alpha * beta.sum())

@@ -34,10 +34,14 @@ class Ball(Protocol):
         """
         ...
 
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Of steepest ascent, of length 1; 0 where the gradient is 0 or NaN."""
+        ...
+
     def step(
         self, images: Tensor, gradient: Tensor, centre: Tensor, *, step_size: float, eps: float
     ) -> Tensor:
-        """Steepest ascent by ``step_size``, and `project`. An image whose gradient is 0 stays."""
+        """``step_size`` along `direction`, and `project`."""
         ...
 
 
@@ -55,6 +59,9 @@ class Linf:
     def uniform(self, centre: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
         noise = _draw(torch.rand, centre, generator).mul_(2 * eps).sub_(eps)
         return self.project(centre + noise, centre, eps)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        return gradient.sign()
 
     def step(
         self, images: Tensor, gradient: Tensor, centre: Tensor, *, step_size: float, eps: float
@@ -89,16 +96,23 @@ class L2:
         return torch.where(inside, images, (centre + scale * difference).clamp(0, 1))
 
     def uniform(self, centre: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
-        direction = _direction(_draw(torch.randn, centre, generator))
+        direction = self.direction(_draw(torch.randn, centre, generator))
         length = _draw(torch.rand, centre[:, :1, :1, :1], generator)
         length = eps * length ** (1 / max(centre[0].numel(), 1)) if len(centre) else length
         return self.project(centre + length * direction, centre, eps)
 
+    def direction(self, gradient: Tensor) -> Tensor:
+        gradient = gradient.nan_to_num(nan=0)  # infinities become the largest numbers
+        # By the largest first: the squares of small gradients would be 0, of large ones infinite.
+        gradient = gradient / gradient.abs().amax((1, 2, 3), keepdim=True)
+        length = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
+        return (gradient / length).nan_to_num(nan=0)
+
     def step(
         self, images: Tensor, gradient: Tensor, centre: Tensor, *, step_size: float, eps: float
     ) -> Tensor:
-        moved = images + step_size * _direction(gradient).to(images.dtype)
-        return self.project(moved, centre, eps)
+        direction = self.direction(gradient).to(images.dtype)
+        return self.project(images + step_size * direction, centre, eps)
 
 
 BALLS: dict[str, Ball] = {ball.name: ball for ball in (Linf(), L2())}
@@ -109,15 +123,6 @@ def ball_of(norm: str) -> Ball:
     if norm not in BALLS:
         raise UserError(f"norm: got {norm!r}, takes one of {', '.join(BALLS)}")
     return BALLS[norm]
-
-
-def _direction(gradient: Tensor) -> Tensor:
-    """Each image's gradient over its length; where it is 0 or NaN, 0."""
-    gradient = gradient.nan_to_num(nan=0)  # infinities become the largest numbers
-    # By the largest first: the squares of small gradients would be 0, of large ones infinite.
-    gradient = gradient / gradient.abs().amax((1, 2, 3), keepdim=True)
-    length = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
-    return (gradient / length).nan_to_num(nan=0)
 
 
 def _draw(function, like: Tensor, generator: torch.Generator | None) -> Tensor:

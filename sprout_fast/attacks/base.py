@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -94,6 +94,28 @@ def borrowed(
         yield images.detach().clone(), labels.clone(), generator
 
 
+def value_and_gradient(
+    model: Callable[[Tensor], Tensor], points: Tensor, value: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``value`` [B] of the model's logits at ``points`` [B,C,H,W], and each image's own gradient.
+
+    Under no_grad, and where the logits do not depend on the points by way of autograd, the gradient
+    is 0.
+
+    Returns:
+        (logits [B,K], value [B], gradient [B,C,H,W]), without a graph.
+    """
+    points = points.detach().requires_grad_()
+    logits = model(points)
+    values = value(logits)
+    if values.requires_grad:
+        # Of the sum: one image's gradient does not depend on the batch that it is in.
+        (gradient,) = torch.autograd.grad(values.sum(), points, materialize_grads=True)
+    else:
+        gradient = torch.zeros_like(points)
+    return logits.detach(), values.detach(), gradient
+
+
 @contextmanager
 def full_float32() -> Iterator[None]:
     """CUDA's matrix products and convolutions in float32 proper inside, not in TF32."""
@@ -139,3 +161,10 @@ def check_count(name: str, option: str, value: int, low: int = 0) -> None:
     """Raise ``ValueError`` for an int below ``low``."""
     if value < low:
         raise ValueError(f"{name}: {option}: got {value}, takes an int >= {low}")
+
+
+def check_choice(name: str, option: str, value: str, choices: Iterable[str]) -> None:
+    """Raise ``UserError`` for what is none of ``choices``."""
+    choices = list(choices)
+    if value not in choices:
+        raise UserError(f"{name}: {option}: got {value!r}, takes one of {', '.join(choices)}")

@@ -76,3 +76,12 @@ def loss_of(name: str) -> Callable[..., Tensor]:
     if name not in LOSSES:
         raise UserError(f"loss: got {name!r}, takes one of {', '.join(LOSSES)}")
     return LOSSES[name]
+
+
+def likeliest_wrong(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    """The ``count`` largest logits' classes but for the label, largest first: int64 [B,T].
+
+    T is ``count``, or K - 1 where there are no more.
+    """
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return others.topk(min(count, logits.shape[1] - 1), dim=1).indices

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
+from sprout_fast.evaluation.published import TABLES
+
 #: Seconds by network and row, on the authors' GPU: only ratios within a network compare.
 PUBLISHED_SECONDS = {
-    "vgg16": {
-        "natural": 146.7,
-        "pgd_at": 1327.1,
-        "trades": 1932.5,
-        "free_at": 2053.1,
-        "sprout": 271.7,
-    },
-    "wrn34": {
-        "natural": 1449.6,
-        "pgd_at": 14246.1,
-        "trades": 22438.4,
-        "free_at": 20652.5,
-        "sprout": 2727.8,
-    },
-    "resnet152": {"natural": 31158.7, "sprout": 59201.6},
+    {"VGG-16": "vgg16", "Wide ResNet": "wrn34", "ResNet-152": "resnet152"}[table.network]: (
+        table.column("seconds")
+    )
+    for table in TABLES
+    if list(table.columns) == ["seconds"]
 }
 
 

@@ -55,13 +55,17 @@ class Accuracy:
         high = centre + half if self.correct < self.total else 1.0
         return low, high
 
-    def __str__(self) -> str:
+    @property
+    def range(self) -> str:
+        """The percentage with its interval, without the name."""
         low, high = self.interval
-        text = (
+        return (
             f"{100 * self.top1:.1f} % ({self.correct} of {self.total}; "
             f"95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
         )
-        return f"{self.name} {text}" if self.name else text
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.range}" if self.name else self.range
 
 
 @dataclass(frozen=True)

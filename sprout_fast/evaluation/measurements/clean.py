@@ -1,0 +1,38 @@
+"""The model's answers on the images as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sprout_fast.attacks.standing import is_fallen
+from sprout_fast.evaluation.measurements.base import Batch, Measurement
+from sprout_fast.evaluation.subject import Subject
+
+
+@dataclass(frozen=True)
+class Clean(Measurement):
+    """Predictions and logits of the images themselves, in two forward passes.
+
+    Columns: ``fallen`` (the prediction is wrong), ``predicted``, ``confidence`` (softmax
+    probability of the predicted class), ``margin`` (largest logit minus the second), ``smallest``
+    and ``sum`` (of the logits), ``change`` (largest difference of a logit between the two).
+    """
+
+    name: str = "clean"
+
+    def measure(self, subject: Subject, batch: Batch) -> Mapping[str, Tensor]:
+        logits, again = subject.logits(batch.images), subject.logits(batch.images)
+        two = logits.topk(2, dim=1).values
+        return {
+            "fallen": is_fallen(logits, batch.labels),
+            "predicted": logits.argmax(1),
+            "confidence": torch.softmax(logits, 1).amax(1),
+            "margin": two[:, 0] - two[:, 1],
+            "smallest": logits.amin(1),
+            "sum": logits.sum(1),
+            "change": (logits - again).abs().amax(1),
+        }

@@ -1,0 +1,211 @@
+"""Measuring batch by batch, with every batch's answer on disk before the next begins."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sprout_fast import __version__
+from sprout_fast.attacks.base import full_float32
+from sprout_fast.errors import UserError
+from sprout_fast.evaluation.accuracy import Accuracy
+from sprout_fast.evaluation.measurements import Batch, Measurement
+from sprout_fast.evaluation.subject import Subject, fingerprint
+from sprout_fast.models.mode import evaluation_mode
+
+
+@dataclass
+class Record:
+    """What a measurement found.
+
+    Attributes:
+        parameters: of the measurement, plain values.
+        total: N, the images of the evaluation.
+        rows: int64 [R], which of them were measured.
+        columns: by name, tensors of R rows.
+        gallery: int64 [G], those of the rows whose attacked images are kept.
+        adversarial: [G,C,H,W], what an attack made of them; None where it is no attack.
+        fallen: bool [N], the images that the model gets wrong by itself, under the measurements
+            that this one comes after, or under this one; None where it tells nothing of that.
+        seconds: that it took.
+        unavailable: why it was not measured; then there are no rows and columns.
+    """
+
+    name: str
+    parameters: dict[str, Any]
+    total: int
+    rows: Tensor
+    columns: dict[str, Tensor] = field(default_factory=dict)
+    gallery: Tensor = field(default_factory=lambda: torch.arange(0))
+    adversarial: Tensor | None = None
+    fallen: Tensor | None = None
+    seconds: float = 0.0
+    unavailable: str | None = None
+
+    @property
+    def accuracy(self) -> Accuracy | None:
+        """Of all N images; None where `fallen` is."""
+        if self.fallen is None:
+            return None
+        return Accuracy(int((~self.fallen).sum()), self.total, self.name)
+
+    def column(self, name: str, missing: float = float("nan")) -> Tensor:
+        """A column of numbers for all N images, ``missing`` where an image was not measured."""
+        found = self.columns[name].double()
+        full = torch.full((self.total, *found.shape[1:]), missing, dtype=torch.float64)
+        full[self.rows] = found
+        return full
+
+
+class Recorder:
+    """Runs measurements of one subject on one set of images, and remembers.
+
+    Args:
+        subject: what is measured; put into eval mode for the time of a measurement.
+        images: uint8 or floating in [0,1], [N,C,H,W].
+        labels: int64 [N].
+        batch_size: images a batch.
+        seed: of everything drawn; a batch's numbers depend on it, the measurement and the batch.
+        folder: where the answers are kept, so that the same call goes on where it was stopped;
+            None keeps them in memory alone.
+        gallery: so many of the images keep their attacked versions: the first that the model gets
+            right by itself, so that they are not chosen by what an attack does to them.
+        told: called with (record, images done, images in all) after each batch, and once more when
+            the record is complete, with as many done as there are in all.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        folder: Path | None = None,
+        gallery: int = 8,
+        told: Callable[[Record, int, int], None] | None = None,
+    ) -> None:
+        self.subject, self.images, self.labels = subject, images, labels
+        self._batch_size, self._seed, self._gallery = batch_size, seed, gallery
+        self._told = told
+        self._folder = folder
+        self.records: dict[str, Record] = {}
+        self._identity = {
+            "fingerprint": fingerprint(subject, images, labels),
+            "version": __version__,
+            "batch_size": batch_size,
+            "seed": seed,
+        }
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def run(self, measurements: Iterable[Measurement]) -> None:
+        """Measure all that is not yet known."""
+        for measurement in measurements:
+            known = self.records.get(measurement.name)
+            if known is None:
+                record = self.records[measurement.name] = self._measure(measurement)
+                self._tell(record, len(record.rows), len(record.rows))
+            elif known.parameters != measurement.parameters():
+                raise ValueError(f"two different measurements are called {measurement.name!r}")
+
+    def _measure(self, measurement: Measurement) -> Record:
+        total = len(self.labels)
+        record = Record(measurement.name, measurement.parameters(), total, torch.arange(0))
+        record.unavailable = measurement.unavailable(self.subject)
+        if record.unavailable is not None:
+            return record
+        before = measurement.after if measurement.of_wrong else ("clean", *measurement.after)
+        fallen = torch.zeros(total, dtype=torch.bool)
+        for name in before:
+            fallen |= self.records[name].fallen
+        rows = (~fallen).nonzero().flatten()
+        if measurement.limit is not None:
+            rows = rows[: measurement.limit]
+        path = self._path(measurement)
+        parts = self._read(path, measurement)
+        done = sum(len(part["rows"]) for part in parts)
+        for first in range(done, len(rows), self._batch_size):
+            part_rows = rows[first : first + self._batch_size]
+            start = time.perf_counter()
+            part = self._measure_batch(measurement, part_rows, first)
+            parts.append(part | {"rows": part_rows, "seconds": time.perf_counter() - start})
+            if path is not None:
+                self._write(path, measurement, parts)
+            done = first + len(part_rows)
+            if done < len(rows):
+                self._tell(record, done, len(rows))
+        record.rows = rows
+        record.seconds = sum(part["seconds"] for part in parts)
+        if parts:
+            names = [name for name in parts[0] if name not in ("rows", "seconds")]
+            record.columns = {name: torch.cat([part[name] for part in parts]) for name in names}
+        if "adversarial" in record.columns:
+            record.adversarial = record.columns.pop("adversarial")
+            record.gallery = rows[self._in_gallery(rows)]
+        if "fallen" in record.columns:
+            fallen[rows] = record.columns["fallen"]
+        if "fallen" in record.columns or len(rows) == 0:
+            record.fallen = fallen
+        return record
+
+    def _tell(self, record: Record, done: int, total: int) -> None:
+        if self._told is not None:
+            self._told(record, done, total)
+
+    def _measure_batch(
+        self, measurement: Measurement, rows: Tensor, first: int
+    ) -> dict[str, Tensor]:
+        device = self.subject.device
+        images = self.images[rows].to(device)
+        images = images.float() / 255 if images.dtype == torch.uint8 else images.float()
+        # Apart for every measurement, batch and seed, and the same when it is measured again.
+        seed = zlib.crc32(f"{self._seed}/{measurement.name}/{first}".encode())
+        batch = Batch(images, self.labels[rows].to(device), seed)
+        with evaluation_mode(self.subject.model), full_float32():
+            columns = measurement.measure(self.subject, batch)
+        columns = {name: column.detach().cpu() for name, column in columns.items()}
+        if "adversarial" in columns:
+            columns["adversarial"] = columns["adversarial"][self._in_gallery(rows)]
+        return columns
+
+    def _in_gallery(self, rows: Tensor) -> Tensor:
+        right = (~self.records["clean"].fallen).nonzero().flatten()
+        return torch.isin(rows, right[: self._gallery])
+
+    def _path(self, measurement: Measurement) -> Path | None:
+        if self._folder is None:
+            return None
+        slug = re.sub(r"[^a-z0-9]+", "-", measurement.name.lower()).strip("-")
+        return self._folder / f"{slug}-{zlib.crc32(measurement.name.encode()):08x}.pt"
+
+    def _key(self, measurement: Measurement) -> str:
+        return json.dumps(self._identity | measurement.parameters(), sort_keys=True)
+
+    def _read(self, path: Path | None, measurement: Measurement) -> list[dict[str, Any]]:
+        if path is None or not path.exists():
+            return []
+        try:
+            content = torch.load(path, weights_only=True)
+        except Exception as error:  # torch.load raises many kinds for a damaged file
+            raise UserError(
+                f"{path}: cannot be read ({error}); remove it to measure again"
+            ) from None
+        return content["parts"] if content["key"] == self._key(measurement) else []
+
+    def _write(self, path: Path, measurement: Measurement, parts: list[dict[str, Any]]) -> None:
+        # A reader, or a run that goes on after this one was killed, sees the old file or the new.
+        beside = path.with_suffix(".tmp")
+        torch.save({"key": self._key(measurement), "parts": parts}, beside)
+        os.replace(beside, path)

@@ -1,0 +1,63 @@
+"""What the numbers say, and what they cannot say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sprout_fast.evaluation.measurements import AttackMeasurement
+from sprout_fast.evaluation.protocols import Setting
+from sprout_fast.evaluation.protocols.strong import strong
+from sprout_fast.evaluation.records import Record
+from sprout_fast.evaluation.results import Results
+
+#: AutoAttack's attacks: key in ATTACKS -> name.
+AUTOATTACK = {
+    one.attack: one.name for one in strong(Setting()) if isinstance(one, AttackMeasurement)
+}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Of an evaluation.
+
+    Args:
+        doubtful: signs of gradient masking speak against a robust accuracy above 0.
+        strongest: the attack that found most errors in the verdict's ball; None where none found
+            any.
+        felled: how many images that was, of those that the model gets right by itself.
+        missing: names of AutoAttack's attacks that were not run in the verdict's ball.
+        weak: none of them was.
+    """
+
+    doubtful: bool
+    strongest: Record | None
+    felled: int
+    missing: list[str]
+    weak: bool
+
+
+def verdict_of(results: Results) -> Verdict:
+    """What is to be said of the results' headline."""
+    right = ~results.records["clean"].fallen
+    felled = {
+        name: int((results.fallen_within(record) & right).sum())
+        for name, record in results.attacks.items()
+    }
+    most = max(felled.values(), default=0)
+    strongest = next((name for name, count in felled.items() if count == most > 0), None)
+    run = {
+        record.parameters["attack"]
+        for record in results.attacks.values()
+        if record.parameters["norm"] == results.norm
+        and abs(record.parameters["eps"] - results.eps) <= 1e-6 * results.eps
+    }
+    missing = [
+        name for key, name in AUTOATTACK.items() if key not in run and "autoattack" not in run
+    ]
+    return Verdict(
+        doubtful=bool(results.audit.failed) and results.robust.correct > 0,
+        strongest=None if strongest is None else results.attacks[strongest],
+        felled=most,
+        missing=missing,
+        weak=len(missing) == len(AUTOATTACK),
+    )

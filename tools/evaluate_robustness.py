@@ -1,0 +1,36 @@
+#!/usr/bin/env python
+"""Measure how robust a trained model is, and whether the measurement can be believed.
+
+python tools/evaluate_robustness.py --checkpoint run/best.pt --protocol all --limit 200
+python tools/evaluate_robustness.py --checkpoint resnet50.pth --arch resnet50 --data /imagenet
+python tools/evaluate_robustness.py --checkpoint run/best.pt --transfer-from natural/best.pt
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+# A checkout runs without being installed.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from sprout_fast.evaluation.command import EvaluateConfig, run
+from sprout_fast.training.cli import parse_options, run_tool
+
+PROG = "evaluate_robustness.py"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the tool; returns the exit status (0 done, 2 the user's mistake, 1 anything else)."""
+    argv = sys.argv[1:] if argv is None else argv
+
+    def body() -> int:
+        run(parse_options(EvaluateConfig, argv, PROG, __doc__))
+        return 0
+
+    return run_tool(PROG, body)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
