@@ -5,6 +5,7 @@ Images are [B,C,H,W]; lengths are in the units of images in [0,1]; ``eps`` is on
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -80,7 +81,13 @@ class L2:
     def project(self, images: Tensor, centre: Tensor, eps: float) -> Tensor:
         # [0,1] first: it only shortens, and scaling towards a centre in [0,1] stays in it.
         difference = images.clamp(0, 1) - centre
-        scale = (eps / _length(difference)).nan_to_num(nan=1).clamp(max=1)
+        # Rounding the sum moves each element by up to half a unit in the last place below 1.
+        unit = torch.finfo(images.dtype).eps
+        radius = max(eps * (1 - 2 * unit) - math.sqrt(difference[:1].numel()) * unit / 4, 0)
+        length = torch.linalg.vector_norm(
+            difference, dim=(1, 2, 3), keepdim=True, dtype=torch.float64
+        )
+        scale = (radius / length).nan_to_num(nan=1).clamp(max=1).to(images.dtype)
         return (centre + scale * difference).clamp(0, 1)
 
     def uniform(self, centre: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
