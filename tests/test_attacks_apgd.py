@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchattacks
-from attack_models import EPS, errs, partly_robust
+from partly_robust import EPS, errs, partly_robust
 from torch import nn
 
 from sprout_fast.attacks import ATTACKS, apgd

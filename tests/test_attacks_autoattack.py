@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from attack_models import EPS, errs, partly_robust
+from partly_robust import EPS, errs, partly_robust
 from torch import nn
 
 from sprout_fast.attacks import ATTACKS

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torchattacks
-from attack_models import EPS, errs, partly_robust
+from partly_robust import EPS, errs, partly_robust
 from scipy.optimize import linprog, minimize
 from torch import nn
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchattacks
-from attack_models import errs, partly_robust
+from partly_robust import errs, partly_robust
 from torch import nn
 
 from sprout_fast.attacks import square as module

@@ -1,4 +1,4 @@
-"""pgd_step_ against its reference twin, to the bit, and against pgd_linf's projection."""
+"""pgd_step_ against its reference twin, to the bit, and against the attack's projection."""
 
 import pytest
 import torch
@@ -51,7 +51,7 @@ def test_exactly_within_eps(eps, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_is_the_step_of_pgd_linf(dtype):
+def test_is_the_step_of_pgd(dtype):
     x_adv, grad, x = inputs((4, 3, 32, 32), dtype, dtype)
     lower, upper = linf_bounds(x, EPS)
     expected = torch.clamp(x_adv + STEP * grad.sign(), lower, upper)

@@ -7,17 +7,14 @@ Each attack is a function in a file of its own, `attack(model, images, labels, *
 
 from __future__ import annotations
 
-import difflib
 import importlib
-import inspect
 import pkgutil
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sprout_fast.attacks.base import ATTACKS
-from sprout_fast.errors import UserError
+from sprout_fast.attacks.base import ATTACKS, check_options
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -46,19 +43,9 @@ class Attack:
     """
 
     def __init__(self, name: str, model: nn.Module, *, seed: int = 0, **options: Any) -> None:
-        if name not in ATTACKS:
-            raise UserError(_unknown("attack", name, list(ATTACKS)))
-        function = ATTACKS[name]
-        taken = [
-            key
-            for key, parameter in inspect.signature(function).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and key not in ("generator", "seed")
-        ]
-        for key in options:
-            if key not in taken:
-                raise UserError(_unknown(f"option of attack {name}", key, taken))
+        check_options(name, options)
         self.name, self.model, self.options = name, model, options
-        self._function, self._seed = function, seed
+        self._function, self._seed = ATTACKS[name], seed
         self._generator: torch.Generator | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
@@ -67,17 +54,14 @@ class Attack:
         return self._function(self.model, images, labels, generator=self._generator, **self.options)
 
     def __str__(self) -> str:
-        options = (
-            f"{key}={value:.4g}" if isinstance(value, float) else f"{key}={value}"
-            for key, value in self.options.items()
-        )
+        options = (f"{key}={_short(value)}" for key, value in self.options.items())
         return f"{self.name}({', '.join(options)})"
 
 
-def _unknown(what: str, got: str, taken: list[str]) -> str:
-    nearest = difflib.get_close_matches(got, taken, n=1)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    return f"{what}: got {got!r}, takes one of {', '.join(taken)}{hint}"
+def _short(value: object) -> str:
+    if isinstance(value, nn.Module):
+        return type(value).__name__
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 __all__ = ["ATTACKS", "Attack"]

@@ -5,7 +5,6 @@ Images are [B,C,H,W]; lengths are in the units of images in [0,1]; ``eps`` is on
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
 
 import torch
@@ -36,7 +35,7 @@ class Ball(Protocol):
         ...
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """Of steepest ascent, of length 1; 0 where the gradient is 0 or NaN."""
+        """Of steepest ascent, of length 1; 0 where the gradient is 0."""
         ...
 
     def step(
@@ -62,7 +61,7 @@ class Linf:
         return self.project(centre + noise, centre, eps)
 
     def direction(self, gradient: Tensor) -> Tensor:
-        return gradient.sign()
+        return gradient.sign()  # of NaN it is 0
 
     def step(
         self, images: Tensor, gradient: Tensor, centre: Tensor, *, step_size: float, eps: float
@@ -71,7 +70,10 @@ class Linf:
 
 
 class L2:
-    """Euclidean length of the difference <= eps (1 + 1e-6)."""
+    """Euclidean length of the difference <= eps, exactly, of what float64 makes of the images.
+
+    What rounding could add is taken off the radius first: 2e-6 for float32 images of 3x32x32.
+    """
 
     name = "l2"
 
@@ -80,32 +82,37 @@ class L2:
 
     def project(self, images: Tensor, centre: Tensor, eps: float) -> Tensor:
         # [0,1] first: it only shortens, and scaling towards a centre in [0,1] stays in it.
-        difference = images.clamp(0, 1) - centre
-        # Rounding the sum moves each element by up to half a unit in the last place below 1.
-        unit = torch.finfo(images.dtype).eps
-        radius = max(eps * (1 - 2 * unit) - math.sqrt(difference[:1].numel()) * unit / 4, 0)
+        images = images.clamp(0, 1)
+        difference = images - centre
         length = torch.linalg.vector_norm(
             difference, dim=(1, 2, 3), keepdim=True, dtype=torch.float64
         )
-        scale = (radius / length).nan_to_num(nan=1).clamp(max=1).to(images.dtype)
-        return (centre + scale * difference).clamp(0, 1)
+        unit = torch.finfo(images.dtype).eps
+        # Each pixel in [0,1] is rounded by unit/4 at most, the rest is relative to eps.
+        reached = eps - centre[:1].numel() ** 0.5 * unit * (0.25 + 3 * eps)
+        scale = (max(reached, 0) / length).to(images.dtype)
+        # What is inside stays to the bit. The difference's own rounding counts as outside.
+        inside = length <= eps * (1 - unit)
+        return torch.where(inside, images, (centre + scale * difference).clamp(0, 1))
 
     def uniform(self, centre: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
-        direction = _draw(torch.randn, centre, generator)
+        direction = self.direction(_draw(torch.randn, centre, generator))
         length = _draw(torch.rand, centre[:, :1, :1, :1], generator)
         length = eps * length ** (1 / max(centre[0].numel(), 1)) if len(centre) else length
-        return self.project(centre + length * direction / _length(direction), centre, eps)
+        return self.project(centre + length * direction, centre, eps)
 
     def direction(self, gradient: Tensor) -> Tensor:
-        # By the largest entry first: the squares of a small gradient's entries would underflow.
+        gradient = gradient.nan_to_num(nan=0)  # infinities become the largest numbers
+        # By the largest first: the squares of small gradients would be 0, of large ones infinite.
         gradient = gradient / gradient.abs().amax((1, 2, 3), keepdim=True)
-        return (gradient / _length(gradient)).nan_to_num(nan=0)
+        length = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
+        return (gradient / length).nan_to_num(nan=0)
 
     def step(
         self, images: Tensor, gradient: Tensor, centre: Tensor, *, step_size: float, eps: float
     ) -> Tensor:
-        direction = self.direction(gradient).to(images.dtype)
-        return self.project(images + step_size * direction, centre, eps)
+        moved = images + step_size * self.direction(gradient).to(images.dtype)
+        return self.project(moved, centre, eps)
 
 
 BALLS: dict[str, Ball] = {ball.name: ball for ball in (Linf(), L2())}
@@ -116,10 +123,6 @@ def ball_of(norm: str) -> Ball:
     if norm not in BALLS:
         raise UserError(f"norm: got {norm!r}, takes one of {', '.join(BALLS)}")
     return BALLS[norm]
-
-
-def _length(images: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(images, dim=(1, 2, 3), keepdim=True)
 
 
 def _draw(function, like: Tensor, generator: torch.Generator | None) -> Tensor:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +30,32 @@ def register(name: str) -> Callable[[AttackFunction], AttackFunction]:
         return function
 
     return enter
+
+
+def check_options(name: str, options: dict[str, Any]) -> None:
+    """Raise ``UserError`` for an attack that is not in ``ATTACKS`` or an option it does not take.
+
+    An attack with ``**options`` hands them to the one that its own option ``attack`` names.
+    """
+    if name not in ATTACKS:
+        raise UserError(_unknown("attack", name, list(ATTACKS)))
+    parameters = inspect.signature(ATTACKS[name]).parameters
+    taken = [
+        key
+        for key, parameter in parameters.items()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY and key not in ("generator", "seed")
+    ]
+    others = {key: value for key, value in options.items() if key not in taken}
+    if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
+        check_options(options.get("attack", parameters["attack"].default), others)
+    elif others:
+        raise UserError(_unknown(f"option of attack {name}", next(iter(others)), taken))
+
+
+def _unknown(what: str, got: str, taken: list[str]) -> str:
+    nearest = difflib.get_close_matches(got, taken, n=1)
+    hint = f"; did you mean {nearest[0]}?" if nearest else ""
+    return f"{what}: got {got!r}, takes one of {', '.join(taken)}{hint}"
 
 
 @contextmanager

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sprout_fast.errors import UserError
+
 LOSSES: dict[str, Callable[..., Tensor]] = {}
 
 
@@ -35,8 +37,11 @@ def rescaled_ce(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -
     Cross entropy's gradient vanishes in float32 where the margin is large, as a network can make
     it by scaling its logits. Dividing by the margin undoes any scale.
     """
-    two = logits.detach().topk(2, dim=1).values
-    margin = (two[:, :1] - two[:, 1:]).clamp_min(torch.finfo(logits.dtype).tiny)
+    largest, second = logits.detach().topk(2, dim=1).values.split(1, dim=1)
+    spread = largest - logits.detach().amin(1, keepdim=True)
+    # Of a tie the margin is 0: then what is the least next to the logits' spread.
+    margin = torch.maximum(largest - second, torch.finfo(logits.dtype).eps * spread)
+    margin = torch.where(margin > 0, margin, 1)
     return ce(logits / margin, labels, targets)
 
 
@@ -73,3 +78,10 @@ def likeliest_wrong(logits: Tensor, labels: Tensor, count: int) -> Tensor:
     """
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return others.topk(min(count, logits.shape[1] - 1), dim=1).indices
+
+
+def loss_of(name: str) -> Callable[..., Tensor]:
+    """``LOSSES[name]``, or a UserError that names what is taken."""
+    if name not in LOSSES:
+        raise UserError(f"loss: got {name!r}, takes one of {', '.join(LOSSES)}")
+    return LOSSES[name]

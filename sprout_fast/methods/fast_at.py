@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 
-from sprout_fast.attacks.pgd import pgd_linf
+from sprout_fast.attacks.pgd import pgd
 from sprout_fast.methods.base import Method, MethodSetting, Optimize
 from sprout_fast.methods.linf import LinfAttack, cross_entropy_of, unit_images
 from sprout_fast.methods.losses import CrossEntropy
@@ -48,14 +50,14 @@ class FastAdversarialTraining(Method, name="fast_at"):
             return
         images, labels = self._last_batch
         network, eps = optimize.network, self.attack.eps
-        one_step = pgd_linf(
-            network, images, labels, eps=eps, step_size=self.attack.step_size, steps=1
-        )
-        pgd = pgd_linf(network, images, labels, eps=eps, step_size=eps / 4, steps=10)
+        # Last iterates: overfitting shows where the step's own end is right, wherever it came by.
+        last = partial(pgd, network, images, labels, eps=eps, drop_fallen=False)
+        one_step = last(steps=1, step_size=self.attack.step_size)
+        ten_steps = last(steps=10)
         with torch.no_grad(), evaluation_mode(network):
             self._one_step_accuracy, self._pgd_accuracy = (
                 (network(attacked).argmax(1) == labels).float().mean().item()
-                for attacked in (one_step, pgd)
+                for attacked in (one_step, ten_steps)
             )
 
     def statistics(self) -> dict[str, float]:

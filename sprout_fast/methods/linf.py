@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sprout_fast.attacks.pgd import ascend_linf, uniform_start
+from sprout_fast.attacks.balls import BALLS
+from sprout_fast.attacks.pgd import input_gradient
 from sprout_fast.models import evaluation_mode, frozen_parameters
 
 
@@ -64,19 +65,16 @@ class LinfAttack:
         ``start`` is where the ascent begins; None takes a uniform point of the ball, from torch's
         own generator.
         """
-        if start is None:
-            start = uniform_start(images, self.eps)
+        ball = BALLS["linf"]
+        adversarial = ball.uniform(images, self.eps, None) if start is None else start
         mode = contextlib.nullcontext() if self.training_mode else evaluation_mode(network)
         with mode, frozen_parameters(network):
-            return ascend_linf(
-                network,
-                images,
-                start,
-                objective,
-                eps=self.eps,
-                step_size=self.step_size,
-                steps=self.steps,
-            )
+            for _ in range(self.steps):
+                gradient, _ = input_gradient(network, adversarial, objective)
+                adversarial = ball.step(
+                    adversarial, gradient, images, step_size=self.step_size, eps=self.eps
+                )
+        return adversarial.detach()
 
 
 def cross_entropy_of(labels: Tensor) -> Callable[[Tensor], Tensor]:
