@@ -1,14 +1,21 @@
 """PGD against a plain loop, its exact projection, and the model that it borrows."""
 
+import copy
 from functools import partial
 
+import foolbox
 import pytest
 import torch
 import torch.nn.functional as F
+import torchattacks
+from attack_models import CLASSES, Scaled, draw_images, errs, trained_model
 from torch import nn
 
 from sprout_fast.attacks import ATTACKS, Attack
+from sprout_fast.attacks.balls import BALLS
+from sprout_fast.attacks.losses import LOSSES
 from sprout_fast.attacks.pgd import pgd
+from sprout_fast.attacks.targets import choose_targets
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation import evaluate_accuracy
 from sprout_fast.models import Normalized
@@ -287,7 +294,7 @@ def test_wrong_arguments(change, error, says):
         last_iterate(make_model(), **(arguments | change))
 
 
-def trained_model():
+def four_class_model():
     """Four classes told apart by a faint pattern: easy, and easy to attack."""
     torch.manual_seed(0)
     patterns = torch.randn(4, 3, 8, 8).sign() * 0.04
@@ -311,7 +318,7 @@ def trained_model():
 
 
 def test_attack_lowers_the_accuracy_of_a_trained_model():
-    model, batches = trained_model()
+    model, batches = four_class_model()
 
     def under(eps):
         attack = Attack("pgd", model, eps=eps, step_size=eps / 4, steps=10)
@@ -348,3 +355,273 @@ def test_unknown_attacks_and_options():
         Attack("pdg", make_model())
     with pytest.raises(UserError, match="option of attack pgd.*did you mean step_size"):
         Attack("pgd", make_model(), stepsize=0.1)
+
+
+EPS = {"linf": 0.027, "l2": 0.3}  # where about half of the images fall
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """A trained network, and images and labels of which it knows nearly all."""
+    images, labels = draw_images(400, seed=0)
+    model = trained_model()
+    assert errs(model, images, labels).sum() < 20
+    return model, images, labels
+
+
+def success(model, adversarial, labels):
+    return errs(model, adversarial, labels).double().mean().item()
+
+
+def theirs(library, model, images, labels, norm, **options):
+    """The same attack by another library: 10 steps of eps/4."""
+    eps = EPS[norm]
+    if library == "torchattacks":
+        kind = {"linf": torchattacks.PGD, "l2": torchattacks.PGDL2}[norm]
+        return kind(model, eps=eps, alpha=eps / 4, steps=10, **options)(images, labels)
+    kind = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}[norm]
+    attack = kind(abs_stepsize=eps / 4, steps=10, **options)
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    return attack.run(wrapped, images, labels, epsilon=eps)
+
+
+@pytest.mark.parametrize("library", ["foolbox", "torchattacks"])
+@pytest.mark.parametrize("norm", BALLS)
+def test_agrees_with_other_libraries(batch, norm, library):
+    model, images, labels = batch
+    expected = theirs(library, model, images, labels, norm, random_start=False)
+    options = {"norm": norm, "eps": EPS[norm], "random_start": False}
+    got = last_iterate(model, images, labels, **options)
+    # One by one, but where the sign of a gradient of almost 0 came out differently.
+    apart = BALLS[norm].distance(got, expected) > 0.01 * EPS[norm]
+    assert apart.double().mean() < 0.05
+    assert 0.2 < success(model, expected, labels) < 0.8
+    assert abs(success(model, got, labels) - success(model, expected, labels)) <= 0.01
+    dropped = pgd(model, images, labels, **options)
+    assert success(model, dropped, labels) >= success(model, expected, labels) - 0.0025
+
+
+# Not torchattacks' l2, whose starts are nearer to the centre than uniform ones.
+@pytest.mark.parametrize(
+    ("norm", "library"), [("linf", "foolbox"), ("linf", "torchattacks"), ("l2", "foolbox")]
+)
+def test_agrees_with_other_libraries_from_random_starts(batch, norm, library):
+    model, images, labels = batch
+    torch.manual_seed(0)
+    expected = success(model, theirs(library, model, images, labels, norm), labels)
+    got = last_iterate(model, images, labels, norm=norm, eps=EPS[norm])
+    assert success(model, got, labels) == pytest.approx(expected, abs=0.01)
+    dropped = pgd(model, images, labels, norm=norm, eps=EPS[norm])
+    assert success(model, dropped, labels) >= expected - 0.01
+
+
+def test_agrees_with_foolbox_on_targets(batch):
+    model, images, labels = batch
+    target = (labels + 3) % CLASSES
+    expected = theirs(
+        "foolbox",
+        model,
+        images,
+        foolbox.criteria.TargetedMisclassification(target),
+        "linf",
+        random_start=False,
+    )
+    got = last_iterate(model, images, labels, eps=EPS["linf"], random_start=False, target=target)
+    apart = BALLS["linf"].distance(got, expected) > 1e-6
+    assert apart.double().mean() < 0.05
+    assert not errs(model, got, target).all() and errs(model, got, target).any()
+
+
+@pytest.mark.parametrize("target", [None, "random", "least_likely"])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("norm", BALLS)
+def test_double_precision_stays_inside(batch, norm, loss, target):
+    model, images, labels = copy.deepcopy(batch[0]).double(), batch[1][:64].double(), batch[2][:64]
+    options = {"norm": norm, "eps": EPS[norm], "loss": loss, "target": target}
+    got = pgd(model, images, labels, **options)
+    assert got.dtype == torch.float64
+    assert (BALLS[norm].distance(got, images) <= EPS[norm]).all()
+    assert got.min() >= 0 and got.max() <= 1
+    if target is None:
+        assert success(model, got, labels) > success(model, images, labels) + 0.2
+
+
+class Passes:
+    """How many images go through a model, by hooks: forward and backward."""
+
+    def __init__(self, model):
+        self.forward, self.backward = [], []
+        self.handles = [
+            model.register_forward_hook(lambda _, inputs, __: self.forward.append(len(inputs[0]))),
+            model.register_full_backward_hook(
+                lambda _, __, gradients: self.backward.append(len(gradients[0]))
+            ),
+        ]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for handle in self.handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize("target", [None, "random"])
+@pytest.mark.parametrize("norm", BALLS)
+def test_only_images_that_stand_go_through_the_model(batch, norm, target):
+    model, images, labels = batch
+    steps, options = 6, {"norm": norm, "eps": EPS[norm], "target": target, "loss": "margin"}
+    # Where each image is before each step, and what is right there, by an attack that drops none.
+    path = [last_iterate(model, images, labels, steps=step, **options) for step in range(steps + 1)]
+    right = torch.stack([~errs(model, points, labels) for points in path[:-1]])
+    standing = right.long().cumprod(0).sum(1).tolist()
+    counts = [len(images), *standing[:-1]]
+    assert counts[-1] < counts[0] and standing[-1] > 0
+    with Passes(model) as passes:
+        got = pgd(model, images, labels, steps=steps, **options)
+    shown = [1] if target == "random" else []  # to learn how many classes there are
+    assert passes.forward == [*shown, *counts]
+    assert passes.backward == counts
+    fallen_at = right.long().cumprod(0).sum(0)  # the step before which the image fell, or `steps`
+    expected = torch.stack(path)[fallen_at, torch.arange(len(images))]
+    # Smaller batches round differently, and a sign of a gradient of almost 0 may turn.
+    assert (BALLS[norm].distance(got, expected) > 0.01 * EPS[norm]).double().mean() < 0.05
+
+    # A last pass looks at the last iterate where another restart follows.
+    with Passes(model) as passes:
+        pgd(model, images, labels, steps=steps, restarts=2, **options)
+    first, second = passes.forward[: len(shown) + steps + 1], passes.forward[steps + 1 :]
+    assert first[len(shown) :] == [*counts, standing[-1]]
+    assert second[len(shown)] == 1 if shown else second[0] <= standing[-1]
+    assert len(passes.backward) == 2 * steps and passes.backward[steps] < standing[-1]
+    with Passes(model) as passes:
+        last_iterate(model, images, labels, steps=steps, **options)
+    assert passes.backward == [len(images)] * steps
+
+
+def test_an_attack_ends_where_all_have_fallen(batch):
+    model, images, labels = batch
+    with Passes(model) as passes:
+        got = pgd(model, images, labels, eps=0.3, steps=50, restarts=3)
+    assert errs(model, got, labels).all()
+    assert len(passes.forward) < 20
+
+
+@pytest.mark.parametrize("drop_fallen", [True, False])
+@pytest.mark.parametrize("target", [None, "random"])
+def test_restarts(batch, drop_fallen, target):
+    model, images, labels = batch
+    options = {
+        "eps": EPS["linf"],
+        "steps": 2,
+        "target": target,
+        "drop_fallen": drop_fallen,
+    }
+    results = [pgd(model, images, labels, restarts=n, seed=4, **options) for n in (1, 2, 3, 4)]
+    fallen = torch.stack([errs(model, points, labels) for points in results])
+    assert (fallen[:-1] <= fallen[1:]).all() and fallen[0].sum() < fallen[-1].sum()
+    again = pgd(model, images, labels, restarts=4, seed=4, **options)
+    assert torch.equal(results[-1], again)
+    if drop_fallen:
+        return
+    # Each restart for itself, all from one generator: of the first that fooled, or of the last.
+    generator = torch.Generator().manual_seed(4)
+    runs = [pgd(model, images, labels, generator=generator, **options) for _ in range(3)]
+    expected = runs[2]
+    for run in (runs[1], runs[0]):
+        expected = torch.where(errs(model, run, labels).view(-1, 1, 1, 1), run, expected)
+    apart = BALLS["linf"].distance(results[2], expected) > 1e-6
+    assert apart.double().mean() < 0.05
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_losses_that_scaled_logits_do_not_fool(batch, factor):
+    model, images, labels = batch
+    scaled = Scaled(model, factor)
+    options = {"eps": EPS["linf"], "random_start": False}
+    for loss in ("dlr", "rescaled_ce", "margin"):
+        plain = success(model, pgd(model, images, labels, loss=loss, **options), labels)
+        got = success(scaled, pgd(scaled, images, labels, loss=loss, **options), labels)
+        assert plain > 0.3 and abs(got - plain) <= 0.01, loss
+    if factor > 1:  # cross entropy's gradient is 0 in float32: the model only looks robust
+        got = success(scaled, pgd(scaled, images, labels, **options), labels)
+        assert got < success(model, pgd(model, images, labels, **options), labels) - 0.2
+
+
+def test_random_targets_are_uniform_among_the_others():
+    model, images = nn.Flatten(), torch.zeros(30_000, 5, 1, 1)
+    labels = torch.arange(30_000) % 5
+    generator = torch.Generator().manual_seed(0)
+    chosen = choose_targets("pgd", model, images, labels, "random", generator)
+    for label in range(5):
+        counts = chosen[labels == label].bincount(minlength=5)
+        assert counts[label] == 0
+        # 6000 in 4 boxes: five standard deviations.
+        assert (counts.sum() == 6000) and (counts - 1500).abs().sort().values[:4].max() < 168
+
+
+def test_least_likely_targets():
+    images = torch.tensor([[3.0, 1, 2], [1, 2, 3]]).view(2, 3, 1, 1)
+    labels = torch.tensor([0, 0])  # of the second image the label itself has the smallest logit
+    chosen = choose_targets("pgd", nn.Flatten(), images, labels, "least_likely", None)
+    assert chosen.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("count", [0, 1])
+def test_small_batches(batch, loss, count):
+    model, images, labels = batch
+    for norm in BALLS:
+        options = {"norm": norm, "loss": loss, "target": "random", "restarts": 2}
+        got = pgd(model, images[:count], labels[:count], **options)
+        assert got.shape == images[:count].shape
+
+
+def test_two_classes():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    images, _ = draw_images(50, seed=0)
+    labels = model(images).argmax(1)
+    for loss in ("ce", "rescaled_ce", "margin"):
+        for target in (None, "random", "least_likely"):
+            got = pgd(model, images, labels, loss=loss, eps=0.3, target=target)
+            assert errs(model, got, labels).all()
+    with pytest.raises(ValueError, match="dlr: got 2 classes, takes at least 3"):
+        pgd(model, images, labels, loss="dlr")
+    with pytest.raises(ValueError, match="a model of 1 class, takes 2"):
+        one = nn.Sequential(nn.Flatten(), nn.Linear(192, 1))
+        pgd(one, images, torch.zeros(50, dtype=torch.int64), target="random")
+
+
+def test_a_network_that_computes_in_float16_keeps_small_gradients():
+    class Half(nn.Module):
+        def forward(self, images):
+            faint = images.half().flatten(1) * 2.0**-20
+            return faint.float() * 2.0**-6  # a gradient of 2^-27 underflows on its way back
+
+    images = torch.full((1, 2, 1, 1), 0.5)
+    got = last_iterate(Half(), images, torch.tensor([0]), eps=0.25, steps=5, random_start=False)
+    assert got.flatten().tolist() == [0.25, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"norm": "l1"}, UserError, "norm: got 'l1', takes one of linf, l2"),
+        ({"loss": "mse"}, UserError, "loss: got 'mse'"),
+        ({"target": "likely"}, UserError, "target: got 'likely', takes one of random, least"),
+        (
+            {"target": torch.tensor([1, 0])},
+            ValueError,
+            r"the label itself for 1 .*image 1: class 0",
+        ),
+        ({"target": torch.tensor([1])}, ValueError, r"target: got \[1\], takes \[2\]"),
+        ({"target": torch.tensor([1.0, 1.0])}, TypeError, "target: got torch.float32, takes int64"),
+        ({"restarts": 0}, ValueError, "restarts: got 0, takes an int >= 1"),
+        ({"restarts": 2, "random_start": False}, ValueError, "would all do the same"),
+    ],
+)
+def test_wrong_options(change, error, says):
+    images, labels = torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(error, match=says):
+        pgd(make_model(), images, labels, **change)

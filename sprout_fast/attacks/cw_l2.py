@@ -15,6 +15,11 @@ from sprout_fast.attacks.standing import is_fallen
 
 _LARGEST_CONSTANT = 1e10  # where none has succeeded
 _PROGRESS = 0.9999  # of a tenth of the steps: less than this factor is none
+# Of tanh's range that is the box, up to rounding. The authors' code takes all of it: there tanh is
+# flat, pixels of 0 and 1 hardly move, and what has many of them looks robust.
+_RANGE = 0.99
+_INSIDE = _RANGE * (1 - 1e-6)
+_END = math.atanh(_INSIDE)
 
 
 @register("cw_l2")
@@ -34,11 +39,11 @@ def cw_l2(
 ) -> Tensor:
     """The nearest images in [0,1], by Euclidean distance, at which the model errs.
 
-    Adam lowers |x - image|^2 + c max(0, label's logit - largest other + confidence) over w, with
-    x = (tanh(w) + 1)/2, from the image; a binary search of each image's own c, ten times larger as
-    long as nothing succeeds, looks for the smallest that does (Carlini & Wagner, "Towards
-    Evaluating the Robustness of Neural Networks", S&P 2017, section VI.A). Like the authors' code,
-    the last of 10 or more searches repeats the best constant.
+    Adam lowers |x - image|^2 + c max(0, label's logit - largest other + confidence) over w, from
+    the image, with x = (tanh(w)/0.99 + 1)/2 and w held where x is in [0,1]. A binary search of each
+    image's own c, ten times larger as long as nothing succeeds, looks for the smallest that does
+    (Carlini & Wagner, "Towards Evaluating the Robustness of Neural Networks", S&P 2017, section
+    VI.A). Like the authors' code, the last of 10 or more searches repeats the best constant.
 
     An image leaves a search where a tenth of the steps no longer lowers its objective, and the
     attack where a point within `eps` is found.
@@ -143,12 +148,12 @@ def _minimise(
 ) -> Tensor:
     """One search, of the images ``rows`` by their ``constant`` [R]: bool [B], where it hit."""
     hit = torch.zeros_like(nearest.labels, dtype=torch.bool)
-    w = _unbounded(nearest.images[rows])
+    w = ((2 * nearest.images[rows] - 1) * _INSIDE).atanh()
     first, second = torch.zeros_like(w), torch.zeros_like(w)  # Adam's moments
     at_last_look = torch.full_like(constant, torch.inf)
     for step in range(1, steps + 1):
         w = w.detach().requires_grad_()
-        points = (w.tanh() + 1) / 2
+        points = (w.tanh() / _RANGE + 1) / 2
         logits = model(points)
         missing = (nearest.confidence - margin(logits, nearest.labels[rows])).relu()
         square = (points - nearest.images[rows]).square().flatten(1).sum(1)
@@ -159,7 +164,7 @@ def _minimise(
             first.lerp_(gradient, 0.1)
             second.lerp_(gradient.square(), 0.001)
             root = (second / (1 - 0.999**step)).sqrt_().add_(1e-8)
-            w = w - step_size / (1 - 0.9**step) * first / root
+            w = (w - step_size / (1 - 0.9**step) * first / root).clamp(-_END, _END)
             on = nearest.sought()[rows]
             if (step - 1) % math.ceil(steps / 10) == 0:
                 on &= objective < _PROGRESS * at_last_look
@@ -171,8 +176,3 @@ def _minimise(
             if len(rows) == 0:
                 break
     return hit
-
-
-def _unbounded(images: Tensor) -> Tensor:
-    """w with (tanh(w) + 1)/2 = images, which at 0 and 1 is finite nevertheless."""
-    return ((2 * images - 1) * 0.999999).atanh()

@@ -37,8 +37,11 @@ def rescaled_ce(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -
     Cross entropy's gradient vanishes in float32 where the margin is large, as a network can make
     it by scaling its logits. Dividing by the margin undoes any scale.
     """
-    two = logits.detach().topk(2, dim=1).values
-    margin = (two[:, :1] - two[:, 1:]).clamp_min(torch.finfo(logits.dtype).tiny)
+    largest, second = logits.detach().topk(2, dim=1).values.split(1, dim=1)
+    spread = largest - logits.detach().amin(1, keepdim=True)
+    # Of a tie the margin is 0: then what is the least next to the logits' spread.
+    margin = torch.maximum(largest - second, torch.finfo(logits.dtype).eps * spread)
+    margin = torch.where(margin > 0, margin, 1)
     return ce(logits / margin, labels, targets)
 
 

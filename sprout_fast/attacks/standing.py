@@ -41,6 +41,10 @@ class Standing:
         if not fallen.any():  # in most steps; saves the rest
             return torch.arange(len(self), device=self.rows.device)
         self.adversarial[self.rows[fallen]] = points.detach()[fallen]
+        return self.leave(fallen)
+
+    def leave(self, fallen: Tensor) -> Tensor:
+        """Let the images of ``fallen`` bool [S] go; returns what `drop` does."""
         still = (~fallen).nonzero().flatten()
         self.rows, self.labels = self.rows[still], self.labels[still]
         return still

@@ -20,9 +20,12 @@ from sprout_fast.modules import true_class_mass
 if TYPE_CHECKING:
     from sprout_fast.evaluation.results import Results
 
-# Share of the images on which two attacks may differ before it is a sign: attacks draw random
-# numbers, and a strong one finds a little more than a weak one against any model.
+# Share of the images by which accuracy may differ before it is a sign: attacks draw random numbers,
+# and a longer search finds a little more against any model.
 LITTLE = 0.05
+# The same between two losses. Honest models differ too: adversarially trained ones are unsure of
+# themselves, which slows cross entropy; 6 points were measured of a TRADES model, on 300 images.
+OF_LOSSES = 0.10
 # Share of the images at which an attack that knows less may succeed alone. Not 0: near the
 # boundary every search has its own luck.
 LUCK = 0.01
@@ -225,7 +228,7 @@ def rescaling_changes_nothing(results: Results) -> Outcome:
     free = _accuracy(results, "PGD-20 margin")
     gain = plain - min(rescaled, free)
     numbers = {"cross entropy": plain, "rescaled": rescaled, "margin": free}
-    return gain <= LITTLE, numbers, f"losses free of the logits' scale take {_points(gain)} more"
+    return gain <= OF_LOSSES, numbers, f"losses free of the logits' scale take {_points(gain)} more"
 
 
 @check("Do the gradients to the image exist and differ from 0?", ATHALYE)
@@ -306,10 +309,11 @@ def logits_are_not_saturated(results: Results) -> Outcome:
 
 @check("Do targeted and untargeted attacks agree?", CROCE)
 def targeted_agrees(results: Results) -> Outcome:
-    untargeted, targeted = _accuracy(results, "APGD-CE"), _accuracy(results, "APGD-T")
-    numbers = {"APGD-CE": untargeted, "APGD-T": targeted}
-    apart = abs(untargeted - targeted)
-    return apart <= LITTLE, numbers, f"APGD-CE and APGD-T are {_points(apart)} apart"
+    names = ("APGD-CE", "PGD-20 margin", "PGD-20 rescaled")
+    numbers = {name: _accuracy(results, name) for name in (*names, "APGD-T")}
+    apart = abs(min(numbers[name] for name in names) - numbers["APGD-T"])
+    reason = f"APGD-T and the best of the untargeted ones are {_points(apart)} apart"
+    return apart <= OF_LOSSES, numbers, reason
 
 
 @check(

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sprout_fast import __version__
 from sprout_fast.attacks.base import full_float32
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation.accuracy import Accuracy
@@ -102,6 +103,7 @@ class Recorder:
         self.records: dict[str, Record] = {}
         self._identity = {
             "fingerprint": fingerprint(subject, images, labels),
+            "version": __version__,
             "batch_size": batch_size,
             "seed": seed,
         }

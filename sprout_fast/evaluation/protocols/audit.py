@@ -24,7 +24,8 @@ def audit(setting: Setting) -> list[Measurement]:
         )
 
     def pgd(name: str, steps: int, factor: float = 1.0, /, **options) -> AttackMeasurement:
-        scaled = setting.scaled(steps, 5)
+        # Fewer than 20 would make a weak attack of it, and its weakness look like masking.
+        scaled = setting.scaled(steps, 20)
         options = {"steps": scaled, "step_size": setting.eps * factor / 4} | options
         return by(name, "pgd", factor, **options)
 
@@ -42,14 +43,14 @@ def audit(setting: Setting) -> list[Measurement]:
         pgd("PGD-20 rescaled", 20, loss="rescaled_ce"),
         *(pgd(f"PGD-20 at {factor:g} eps", 20, factor) for factor in EPS_FACTORS),
         pgd("PGD-200 at the largest eps", 200, largest / setting.eps if setting.eps > 0 else 0),
-        by("APGD-CE", "apgd_ce", steps=setting.scaled(100, 5)),
-        by("APGD-T", "apgd_t", steps=setting.scaled(100, 5), target_classes=9),
+        by("APGD-CE", "apgd_ce", steps=setting.scaled(100, 20)),
+        by("APGD-T", "apgd_t", steps=setting.scaled(100, 20), target_classes=9),
         by("Square", "square", queries=setting.scaled(5000, 50)),
         by(
             "transfer",
             "transfer",
             attack="pgd",
-            steps=setting.scaled(100, 5),
+            steps=setting.scaled(100, 20),
             step_size=setting.eps / 4,
         ),
     ]

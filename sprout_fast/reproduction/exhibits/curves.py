@@ -1,0 +1,54 @@
+"""Accuracy against a number: what most of the paper's figures draw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from sprout_fast.reproduction.exhibits.base import Cell
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from sprout_fast.reproduction.findings import Findings
+
+
+def draw_curves(xlabel: str, *, log: bool = False) -> Callable[[Findings], Figure]:
+    """A line for each row with its intervals, over the columns' numbers."""
+
+    def draw(findings: Findings) -> Figure:
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.5, 4.4), layout="constrained")
+        axes = figure.subplots()
+        for row in findings.exhibit.rows():
+            cells = [cell for cell in findings.exhibit.cells if cell.row == row]
+            plot_cells(axes, findings, cells, [number_in(cell.column) for cell in cells], row)
+        axes.set(xlabel=xlabel, ylabel="accuracy in percent", ylim=(0, None))
+        if log:
+            axes.set_xscale("log")
+        axes.legend()
+        return figure
+
+    return draw
+
+
+def plot_cells(
+    axes: Axes, findings: Findings, cells: list[Cell], places: list[float], label: str
+) -> None:
+    """Points with their intervals, joined."""
+    values = [findings.value(cell) for cell in cells]
+    numbers = [value.number for value in values]
+    below = [value.number - value.low for value in values]
+    above = [value.high - value.number for value in values]
+    axes.errorbar(places, numbers, (below, above), marker="o", ms=3, capsize=2, label=label)
+
+
+def number_in(column: str) -> float:
+    """The last word, as a number.
+
+    >>> number_in("alpha 0.01")
+    0.01
+    """
+    return float(column.split()[-1])

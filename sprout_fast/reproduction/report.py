@@ -1,0 +1,164 @@
+"""Ours beside the paper's, for a terminal, as Markdown and as JSON."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from sprout_fast.benchmark.tables import console_table, markdown_table
+from sprout_fast.evaluation.results import versions
+from sprout_fast.reproduction.exhibits.base import Exhibit, Value
+from sprout_fast.reproduction.findings import Findings
+from sprout_fast.reproduction.store import Store, write_json
+
+LEGEND = (
+    "ours (95 % interval, which knows of the images drawn, not of another seed) | the paper's;"
+    " - where it prints no number. Seconds: median (quartiles)."
+)
+
+
+def headline(exhibit: Exhibit) -> str:
+    """The first line of everything that is shown."""
+    scale = exhibit.scale
+    if scale.is_full:
+        return (
+            f"{exhibit.name}: {exhibit.title}. One run, at the paper's sizes where it gives them."
+        )
+    return (
+        f"{exhibit.name} SCALED DOWN (--scale {scale.value:g}): these numbers are not comparable to"
+        f" the paper's. {exhibit.title[0].upper()}{exhibit.title[1:]}."
+    )
+
+
+class Report:
+    """A table or figure, filled in."""
+
+    def __init__(self, findings: Findings, store: Store, argv: Sequence[str]) -> None:
+        self.findings, self.exhibit, self.store = findings, findings.exhibit, store
+        self.values = [(cell, findings.value(cell)) for cell in self.exhibit.cells]
+        self.command = shlex.join(["python", "tools/reproduce_paper.py", *argv])
+        self.date = date.today().isoformat()
+
+    def print_to(self, console: Console) -> None:
+        """For a terminal."""
+
+        def line(text: str) -> None:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+        line(headline(self.exhibit))
+        console.print(console_table(["", *self.exhibit.columns()], self._rows(), left=1))
+        line(LEGEND)
+        for title, lines in self._notes().items():
+            line(f"\n{title}:")
+            for text in lines:
+                line(f"- {text}")
+
+    def write(self, out: Path) -> list[Path]:
+        """``table_N.md``, ``.json`` and, of a figure, ``.png``."""
+        paths = [out / f"{self.exhibit.stem}.{suffix}" for suffix in ("md", "json", "png")]
+        paths[0].write_text(self._markdown())
+        write_json(paths[1], self._json())
+        if self.exhibit.draw is None:
+            return paths[:2]
+        figure = self.exhibit.draw(self.findings)
+        figure.suptitle(
+            self.exhibit.name
+            if self.exhibit.scale.is_full
+            else f"{self.exhibit.name}, scaled down: not comparable to the paper's",
+            fontsize="medium",
+        )
+        figure.savefig(paths[2], dpi=120)
+        return paths
+
+    def _rows(self) -> list[list[str]]:
+        texts = {}
+        for cell, value in self.values:
+            published = "-" if cell.published is None else f"{cell.published:g}"
+            texts[cell.row, cell.column] = f"{value_text(value)} | {published}"
+        columns = self.exhibit.columns()
+        return [
+            [row, *(texts.get((row, column), "") for column in columns)]
+            for row in self.exhibit.rows()
+        ]
+
+    def _notes(self) -> dict[str, list[str]]:
+        exhibit, scale = self.exhibit, self.exhibit.scale
+        found = {
+            "scaled down": scale.lines(exhibit.dataset, exhibit.networks),
+            "left open by the paper, and what was done": exhibit.chosen,
+            "on the paper's numbers": exhibit.footnotes,
+        }
+        if exhibit.measured():
+            found["images"] = [self.store.described(exhibit.dataset)]
+        return {title: lines for title, lines in found.items() if lines}
+
+    def _markdown(self) -> str:
+        rows = [[cell.replace("|", "\\|") for cell in row] for row in self._rows()]
+        blocks = [
+            headline(self.exhibit) + "\n",
+            f"`{self.command}`, {self.date}, torch {torch.__version__}, {self.store.device}\n",
+            markdown_table(["", *self.exhibit.columns()], rows, left=1),
+            LEGEND + "\n",
+        ]
+        for title, lines in self._notes().items():
+            blocks.append(f"{title}:\n\n" + "".join(f"- {text}\n" for text in lines))
+        return "\n".join(blocks)
+
+    def _json(self) -> dict[str, Any]:
+        exhibit = self.exhibit
+        return {
+            "exhibit": exhibit.name,
+            "headline": headline(exhibit),
+            "comparable_in_size": exhibit.scale.is_full,
+            "command": self.command,
+            "date": self.date,
+            "scale": exhibit.scale.value,
+            "seed": exhibit.scale.seed,
+            "versions": versions(),
+            "notes": self._notes(),
+            "cells": [
+                {
+                    "row": cell.row,
+                    "column": cell.column,
+                    "ours": value.number,
+                    "low": value.low,
+                    "high": value.high,
+                    "images": value.images,
+                    "paper": cell.published,
+                }
+                for cell, value in self.values
+            ],
+            "trainings": [
+                {
+                    "label": one.label,
+                    "folder": str(self.store.folder(one).relative_to(self.store.out)),
+                    "options": dict(one.options),
+                    "images": one.limit,
+                    "starts_from": one.start and one.start.name,
+                }
+                for one in exhibit.trainings()
+            ],
+        }
+
+
+def value_text(value: Value) -> str:
+    """A number with its interval, as precise as its kind is.
+
+    >>> value_text(Value(12.345, 10.0, 15.0, is_percent=True)), value_text(Value(0.01234))
+    ('12.3 (10.0 to 15.0)', '0.0123')
+    """
+
+    def show(number: float) -> str:
+        if value.is_percent:
+            return f"{number:.1f}"
+        return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
+
+    if value.low is None:
+        return show(value.number)
+    return f"{show(value.number)} ({show(value.low)} to {show(value.high)})"
