@@ -285,7 +285,7 @@ def test_a_damaged_part_is_named(tmp_path):
     evaluate()
     (part,) = (tmp_path / "parts").glob("clean-*.pt")
     part.write_bytes(part.read_bytes()[:100])
-    with pytest.raises(UserError, match=f"{part.name}: cannot be read"):
+    with pytest.raises(UserError, match=f"{part.name}: is truncated or damaged"):
         evaluate()
 
 
