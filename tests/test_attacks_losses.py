@@ -79,7 +79,9 @@ def test_cross_entropys_gradient_vanishes_in_scaled_logits_and_the_others_do_not
 
 
 @pytest.mark.parametrize("name", LOSSES)
-@pytest.mark.parametrize("logits", [[3, 3, 1, 0], [3, 3, 3, 3], [0, 0, 0, 0], [1e6, 1e6, 0, 1]])
+@pytest.mark.parametrize(
+    "logits", [[3, 3, 1, 0], [3, 3, 3, 3], [0, 0, 0, 0], [1e6, 1e6, 0, 1], [1e-40, 0, -5, -5]]
+)
 def test_ties_have_finite_gradients(name, logits):
     leaf = torch.tensor([logits], dtype=torch.float32, requires_grad=True)
     value = LOSSES[name](leaf, torch.tensor([0]))
