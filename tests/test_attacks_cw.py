@@ -59,7 +59,6 @@ def test_eps_ends_the_search_where_a_point_within_it_is_found(attacked):
     got = cw_l2(model, images, labels, eps=eps, **SMALL)
     with_eps, seen[:] = list(seen), []
     cw_l2(model, images, labels, **SMALL)
-    handle.remove()
     found = distance(nearest, images) <= eps
     assert (errs(model, got, labels) == found).double().mean() > 0.95
     assert (distance(got, images) <= eps).all()
@@ -67,7 +66,30 @@ def test_eps_ends_the_search_where_a_point_within_it_is_found(attacked):
     assert torch.equal(got[missed], images[missed])
     assert with_eps[0] == len(images) and with_eps[-1] <= 0.6 * len(images)
     assert sum(with_eps) < 0.95 * sum(seen)
+    seen[:] = []
+    options = {"binary_searches": 1, "steps": 40, "initial_constant": 10.0, "step_size": 0.02}
+    cw_l2(model, images, labels, eps=0.8, **options)
+    handle.remove()
+    assert seen[5] < seen[1]  # also within a search, before the first look at its progress
     assert cw_l2(model, images, labels, eps=0.0, **SMALL).equal(images)
+
+
+def test_the_binary_search(monkeypatch):
+    tried = []
+
+    def minimise(model, nearest, rows, constant, steps, step_size):
+        tried.append(constant.tolist())
+        return constant >= torch.tensor([0.7, torch.inf])
+
+    monkeypatch.setattr("sprout_fast.attacks.cw_l2._minimise", minimise)
+    images, labels = draw_images(200, seed=0)
+    right = (~errs(trained_model(), images, labels)).nonzero().flatten()[:2]
+    options = {"steps": 1, "initial_constant": 0.1}
+    cw_l2(trained_model(), images[right], labels[right], binary_searches=10, **options)
+    first, never = torch.tensor(tried, dtype=torch.float64).T
+    expected = [0.1, 1, 0.55, 0.775, 0.6625, 0.71875, 0.690625, 0.7046875, 0.69765625, 0.7046875]
+    assert first.tolist() == pytest.approx(expected, rel=1e-6)
+    assert never.tolist() == pytest.approx([10.0**k for k in range(-1, 8)] + [1e10], rel=1e-6)
 
 
 def test_images_leave_a_search_that_does_not_progress():
