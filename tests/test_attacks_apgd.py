@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchattacks
-from attack_models import EPS, errs, partly_robust
+from partly_robust import EPS, errs, partly_robust
 from torch import nn
 
 from sprout_fast.attacks import ATTACKS, apgd
@@ -97,7 +97,7 @@ def test_equals_the_algorithm_in_its_plain_form(norm):
             ball, images[i : i + 1], images[i : i + 1], eps, steps,
         )  # fmt: skip
         sizes.add(step_sizes[-1])
-        torch.testing.assert_close(standing.adversarial[i], expected[0], rtol=0, atol=1e-9)
+        torch.testing.assert_close(standing.adversarial[i], expected[0], rtol=0, atol=1e-7)
     assert max(sizes) < 2 * eps / 4  # halved more than once
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torchattacks
-from attack_models import EPS, errs, partly_robust
+from partly_robust import EPS, errs, partly_robust
 from scipy.optimize import linprog, minimize
 from torch import nn
 
@@ -30,7 +30,7 @@ def test_succeeds_as_often_as_torchattacks(norm):
 
 
 def nearest_by_scipy(point, normal, value, norm):
-    """Length of the shortest d to the plane, point + d in [0,1]; None where it misses the box."""
+    """Of the shortest d to the plane with point + d in [0,1]; None where it misses the box."""
     size = len(point)
     if norm == "linf":  # least t with -t <= d_i <= t
         eye = np.eye(size)

@@ -141,7 +141,8 @@ def _points(share: float) -> str:
 def iterative_beats_one_step(results: Results) -> Outcome:
     one, many = _accuracy(results, "one step"), _accuracy(results, "PGD-20")
     numbers = {"one step": one, "PGD-20": many}
-    return many <= one + LUCK, numbers, f"PGD-20 leaves {_points(many - one)} more than one step"
+    reason = f"PGD-20 takes {_points(one - many)} more than one step of eps"
+    return many <= one + LUCK, numbers, reason
 
 
 @check("Have 20 steps found nearly all that 200 find?", CARLINI)
@@ -317,7 +318,8 @@ def targeted_agrees(results: Results) -> Outcome:
 
 
 @check(
-    "Does the label that SPROUT trained on still name the true class?", "METHOD.md, beta's drift"
+    "Does the label that SPROUT trained on still name the true class?",
+    "beta ascends without bound (SPROUT)",
 )
 def beta_leaves_the_label(results: Results) -> Outcome:
     beta = results.subject.beta

@@ -17,6 +17,7 @@ from sprout_fast.errors import UserError
 from sprout_fast.evaluation.evaluate import evaluate
 from sprout_fast.evaluation.images import Images, read_images
 from sprout_fast.evaluation.protocols import PROTOCOLS
+from sprout_fast.evaluation.protocols.base import SMALL_IMAGE
 from sprout_fast.evaluation.records import Record
 from sprout_fast.evaluation.results import Results
 from sprout_fast.evaluation.subject import Subject
@@ -31,9 +32,8 @@ from sprout_fast.models.torch_file import read_torch_file
 from sprout_fast.models.weights import apply_state_dict, find_state_dict
 from sprout_fast.training.config import Auto
 
-# The eps that benchmarks take, by norm: of small images, of ImageNet's.
+# The eps that benchmarks take, by norm: of CIFAR's images, of ImageNet's.
 DEFAULT_EPS = {"linf": (8 / 255, 4 / 255), "l2": (0.5, 3.0)}
-SMALL_IMAGE = 64  # pixels a side, up to which images count as small
 
 
 @dataclass

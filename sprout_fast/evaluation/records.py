@@ -17,11 +17,11 @@ from torch import Tensor
 
 from sprout_fast import __version__
 from sprout_fast.attacks.base import full_float32
-from sprout_fast.errors import UserError
 from sprout_fast.evaluation.accuracy import Accuracy
 from sprout_fast.evaluation.measurements import Batch, Measurement
 from sprout_fast.evaluation.subject import Subject, fingerprint
 from sprout_fast.models.mode import evaluation_mode
+from sprout_fast.models.torch_file import read_torch_file
 
 
 @dataclass
@@ -196,12 +196,7 @@ class Recorder:
     def _read(self, path: Path | None, measurement: Measurement) -> list[dict[str, Any]]:
         if path is None or not path.exists():
             return []
-        try:
-            content = torch.load(path, weights_only=True)
-        except Exception as error:  # torch.load raises many kinds for a damaged file
-            raise UserError(
-                f"{path}: cannot be read ({error}); remove it to measure again"
-            ) from None
+        content = read_torch_file(path)
         return content["parts"] if content["key"] == self._key(measurement) else []
 
     def _write(self, path: Path, measurement: Measurement, parts: list[dict[str, Any]]) -> None:

@@ -19,7 +19,7 @@ from sprout_fast.evaluation.accuracy import Accuracy
 from sprout_fast.evaluation.audit import Audit, run_audit
 from sprout_fast.evaluation.measurements.attack import within_ball
 from sprout_fast.evaluation.records import Record
-from sprout_fast.evaluation.subject import Subject
+from sprout_fast.evaluation.subject import Subject, fingerprint
 
 
 @dataclass
@@ -118,7 +118,8 @@ class Results:
                 "seed": self.seed,
                 "batch_size": self.batch_size,
                 "scale": self.scale,
-                "device": str(self.subject.device),
+                "device": _device_name(self.subject.device),
+                "fingerprint": fingerprint(self.subject, self.images, self.labels),
                 "training": dict(self.subject.config),
                 "transfer_from": self.subject.source_name or None,
             },
@@ -158,6 +159,10 @@ class Results:
             str(self.audit),
         ]
         return "\n".join(line for line in lines if line)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
 
 def versions() -> dict[str, str]:

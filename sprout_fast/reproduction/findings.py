@@ -31,7 +31,7 @@ class Findings:
         self._records = {}
         for (training, source), measurements in exhibit.measured().items():
             images = store.images(training.dataset)
-            say(f"\nmeasuring {training.label} on {len(images.labels):,} test images")
+            say(f"\n{training.label}, on {len(images.labels):,} test images:")
             records = store.measure(training, source, list(measurements.values()))
             self._records[training, source] = records
         self._seconds = {}

@@ -8,18 +8,21 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import torch
 from rich.console import Console
+from rich.measure import Measurement
 
 from sprout_fast.benchmark.tables import console_table, markdown_table
+from sprout_fast.evaluation.figures.base import STYLE
 from sprout_fast.evaluation.results import versions
 from sprout_fast.reproduction.exhibits.base import Exhibit, Value
 from sprout_fast.reproduction.findings import Findings
 from sprout_fast.reproduction.store import Store, write_json
 
-LEGEND = (
-    "ours (95 % interval, which knows of the images drawn, not of another seed) | the paper's;"
-    " - where it prints no number. Seconds: median (quartiles)."
+INTERVALS = (
+    "In brackets: 95 % intervals, which know of the images drawn, not of another seed; of seconds"
+    " quartiles, beside the median."
 )
 
 
@@ -41,6 +44,7 @@ class Report:
 
     def __init__(self, findings: Findings, store: Store, argv: Sequence[str]) -> None:
         self.findings, self.exhibit, self.store = findings, findings.exhibit, store
+        self.has_published = any(cell.published is not None for cell in self.exhibit.cells)
         self.values = [(cell, findings.value(cell)) for cell in self.exhibit.cells]
         self.command = shlex.join(["python", "tools/reproduce_paper.py", *argv])
         self.date = date.today().isoformat()
@@ -52,8 +56,11 @@ class Report:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
         line(headline(self.exhibit))
-        console.print(console_table(["", *self.exhibit.columns()], self._rows(), left=1))
-        line(LEGEND)
+        table = console_table(["", *self.exhibit.columns()], self._rows(), left=1)
+        # rich would cut columns that a terminal has no room for; so it wraps the lines instead.
+        needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+        Console(file=console.file, width=max(console.width, needed)).print(table)
+        line(self._legend())
         for title, lines in self._notes().items():
             line(f"\n{title}:")
             for text in lines:
@@ -66,21 +73,27 @@ class Report:
         write_json(paths[1], self._json())
         if self.exhibit.draw is None:
             return paths[:2]
-        figure = self.exhibit.draw(self.findings)
-        figure.suptitle(
-            self.exhibit.name
-            if self.exhibit.scale.is_full
-            else f"{self.exhibit.name}, scaled down: not comparable to the paper's",
-            fontsize="medium",
-        )
-        figure.savefig(paths[2], dpi=120)
+        title = self.exhibit.name
+        if not self.exhibit.scale.is_full:
+            title += ", scaled down: not comparable to the paper's"
+        with matplotlib.rc_context(STYLE):
+            figure = self.exhibit.draw(self.findings)
+            figure.suptitle(title, fontsize="medium")
+            figure.savefig(paths[2], dpi=120)
         return paths
+
+    def _legend(self) -> str:
+        if self.has_published:
+            return f"ours | the paper's. {INTERVALS}"
+        return f"ours; the paper draws a figure and prints no numbers. {INTERVALS}"
 
     def _rows(self) -> list[list[str]]:
         texts = {}
         for cell, value in self.values:
-            published = "-" if cell.published is None else f"{cell.published:g}"
-            texts[cell.row, cell.column] = f"{value_text(value)} | {published}"
+            text = value_text(value)
+            if self.has_published:
+                text += " | -" if cell.published is None else f" | {cell.published:g}"
+            texts[cell.row, cell.column] = text
         columns = self.exhibit.columns()
         return [
             [row, *(texts.get((row, column), "") for column in columns)]
@@ -104,7 +117,7 @@ class Report:
             headline(self.exhibit) + "\n",
             f"`{self.command}`, {self.date}, torch {torch.__version__}, {self.store.device}\n",
             markdown_table(["", *self.exhibit.columns()], rows, left=1),
-            LEGEND + "\n",
+            self._legend() + "\n",
         ]
         for title, lines in self._notes().items():
             blocks.append(f"{title}:\n\n" + "".join(f"- {text}\n" for text in lines))

@@ -175,7 +175,8 @@ class Scale:
             f"epochs {self.epochs(of)} instead of {of.epochs}",
             f"test images {self.test_images(of):,} instead of {of.test_images:,}",
             f"attack steps and restarts times {self.attack_scale:.3g}: PGD-20 has {steps(20, 3)}"
-            f" steps, PGD-100 {steps(100, 3)}, 10 random starts are {steps(10)}",
+            f" steps, PGD-100 {steps(100, 3)}, 10 random starts are {steps(10)}; each step is"
+            " still eps/5",
         ]
         if self.batch_size(of) != of.batch_size:
             lines.append(f"batch {self.batch_size(of)} instead of {of.batch_size}")

@@ -73,13 +73,16 @@ def accuracy_against_eps(results: Results) -> Drawing | None:
         linestyle="none",
         capsize=2,
     )
+    note = ""
     if results.norm == "linf":
         _draw_paper(axes, results)
+    else:
+        note = "In other norms than l-inf the paper has no such numbers."
     accuracy_axis(axes)
     axes.set_xlim(left=0)
     axes.set_xlabel(eps_label(results.norm))
     legend_below(figure)
-    return Drawing(figure, f"Lines. {'; '.join(said)}. The verdict: {results.robust}.")
+    return Drawing(figure, f"Lines. {'; '.join(said)}. The verdict: {results.robust}.", note)
 
 
 def _draw_paper(axes: Axes, results: Results) -> None:

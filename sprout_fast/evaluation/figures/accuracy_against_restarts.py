@@ -10,6 +10,7 @@ from sprout_fast.evaluation.figures.base import (
     attacks_of,
     legend_below,
     new_axes,
+    of_cifar10_alone,
     option,
     paper_points,
     register,
@@ -43,4 +44,4 @@ def accuracy_against_restarts(results: Results) -> Drawing | None:
     axes.set_xticks(range(1, max(*RESTARTS, *starts) + 1))
     axes.set_xlabel("random starts")
     legend_below(figure)
-    return Drawing(figure, f"Line: {series(starts, accuracies)} starts.")
+    return Drawing(figure, f"Line: {series(starts, accuracies)} starts.", of_cifar10_alone(results))

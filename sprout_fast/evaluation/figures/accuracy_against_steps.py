@@ -10,6 +10,7 @@ from sprout_fast.evaluation.figures.base import (
     attacks_of,
     legend_below,
     new_axes,
+    of_cifar10_alone,
     option,
     paper_points,
     register,
@@ -49,4 +50,4 @@ def accuracy_against_steps(results: Results) -> Drawing | None:
     axes.minorticks_off()
     axes.set_xlabel("steps (logarithmic)")
     legend_below(figure)
-    return Drawing(figure, f"Line: {series(steps, accuracies)} steps.")
+    return Drawing(figure, f"Line: {series(steps, accuracies)} steps.", of_cifar10_alone(results))

@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sprout_fast.evaluation.accuracy import Accuracy
-from sprout_fast.evaluation.published import METHOD_NAMES
+from sprout_fast.evaluation.published import CIFAR10, METHOD_NAMES, dataset_like
 from sprout_fast.evaluation.records import Record
 from sprout_fast.evaluation.results import Results
 
@@ -187,6 +187,11 @@ def strongest_of_each_kind(results: Results) -> list[Record]:
 def option(record: Record, name: str, default: int = 1) -> int:
     """An option of an attack as it was run, which a scale may have cut."""
     return record.parameters["options"].get(name, default)
+
+
+def of_cifar10_alone(results: Results) -> str:
+    """A note where a plot's numbers of the paper are not drawn, being of other data."""
+    return "" if dataset_like(results) == CIFAR10 else "The paper has this of CIFAR-10 alone."
 
 
 def eps_label(norm: str, what: str = "eps") -> str:

@@ -8,6 +8,7 @@ from sprout_fast.evaluation.figures.base import (
     Drawing,
     legend_below,
     new_axes,
+    of_cifar10_alone,
     register,
 )
 from sprout_fast.evaluation.published import (
@@ -60,4 +61,8 @@ def invariance(results: Results) -> Drawing | None:
     axes.set_xlabel("accuracy (%)")
     legend_below(figure)
     said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(found, values, strict=True))
-    return Drawing(figure, f"Points: {said}; clean {100 * results.clean_accuracy:.1f} %.")
+    return Drawing(
+        figure,
+        f"Points: {said}; clean {100 * results.clean_accuracy:.1f} %.",
+        of_cifar10_alone(results),
+    )

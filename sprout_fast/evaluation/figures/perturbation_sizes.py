@@ -42,7 +42,7 @@ def perturbation_sizes(results: Results) -> Drawing | None:
     for axes, (record, lengths) in zip(panels, found, strict=True):
         axes.hist(lengths, np.linspace(0, longest or 1, 41), color=OURS["color"])
         axes.yaxis.get_major_locator().set_params(integer=True)
-        axes.set_title(f"{record.name}: {len(lengths)} errors", size=10)
+        axes.set_title(f"{record.name} (errors found: {len(lengths)})", size=10)
         axes.set_ylabel("images")
         said.append(f"{record.name}: {len(lengths)} errors, median {np.median(lengths):.3g}")
     panels[-1].set_xlim(left=0)

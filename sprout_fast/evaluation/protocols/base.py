@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation.measurements import Measurement
 
+SMALL_IMAGE = 64  # pixels a side, up to which images count as CIFAR's kind, above as ImageNet's
+
 
 @dataclass(frozen=True)
 class Setting:

@@ -27,6 +27,7 @@ class Verdict:
         felled: how many images that was, of those that the model gets right by itself.
         missing: names of AutoAttack's attacks that were not run in the verdict's ball.
         weak: none of them was.
+        in_ball: how many attacks had the verdict's ball itself.
     """
 
     doubtful: bool
@@ -34,6 +35,7 @@ class Verdict:
     felled: int
     missing: list[str]
     weak: bool
+    in_ball: int
 
 
 def verdict_of(results: Results) -> Verdict:
@@ -45,12 +47,12 @@ def verdict_of(results: Results) -> Verdict:
     }
     most = max(felled.values(), default=0)
     strongest = next((name for name, count in felled.items() if count == most > 0), None)
-    run = {
+    run = [
         record.parameters["attack"]
         for record in results.attacks.values()
         if record.parameters["norm"] == results.norm
         and abs(record.parameters["eps"] - results.eps) <= 1e-6 * results.eps
-    }
+    ]
     missing = [
         name for key, name in AUTOATTACK.items() if key not in run and "autoattack" not in run
     ]
@@ -60,4 +62,5 @@ def verdict_of(results: Results) -> Verdict:
         felled=most,
         missing=missing,
         weak=len(missing) == len(AUTOATTACK),
+        in_ball=len(run),
     )

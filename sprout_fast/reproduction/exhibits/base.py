@@ -20,13 +20,6 @@ if TYPE_CHECKING:
     from sprout_fast.reproduction.findings import Findings
 
 Kind = Literal["table", "figure"]
-METHOD_NAMES = {
-    "natural": "natural",
-    "pgd_at": "adversarial training",
-    "trades": "TRADES",
-    "free_at": "Free",
-    "sprout": "SPROUT",
-}
 
 
 @dataclass(frozen=True)

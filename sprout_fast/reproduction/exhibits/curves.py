@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from sprout_fast.evaluation.figures.base import METHODS, OURS, accuracy_axis
+from sprout_fast.evaluation.published import METHOD_NAMES
 from sprout_fast.reproduction.exhibits.base import Cell
 
 if TYPE_CHECKING:
@@ -14,7 +16,7 @@ if TYPE_CHECKING:
     from sprout_fast.reproduction.findings import Findings
 
 
-def draw_curves(xlabel: str, *, log: bool = False) -> Callable[[Findings], Figure]:
+def draw_curves(xlabel: str) -> Callable[[Findings], Figure]:
     """A line for each row with its intervals, over the columns' numbers."""
 
     def draw(findings: Findings) -> Figure:
@@ -25,9 +27,8 @@ def draw_curves(xlabel: str, *, log: bool = False) -> Callable[[Findings], Figur
         for row in findings.exhibit.rows():
             cells = [cell for cell in findings.exhibit.cells if cell.row == row]
             plot_cells(axes, findings, cells, [number_in(cell.column) for cell in cells], row)
-        axes.set(xlabel=xlabel, ylabel="accuracy in percent", ylim=(0, None))
-        if log:
-            axes.set_xscale("log")
+        accuracy_axis(axes)
+        axes.set_xlabel(xlabel)
         axes.legend()
         return figure
 
@@ -42,7 +43,9 @@ def plot_cells(
     numbers = [value.number for value in values]
     below = [value.number - value.low for value in values]
     above = [value.high - value.number for value in values]
-    axes.errorbar(places, numbers, (below, above), marker="o", ms=3, capsize=2, label=label)
+    method = next((one for one, name in METHOD_NAMES.items() if name == label), None)
+    style = METHODS.get(method, OURS)
+    axes.errorbar(places, numbers, (below, above), capsize=2, elinewidth=0.8, label=label, **style)
 
 
 def number_in(column: str) -> float:

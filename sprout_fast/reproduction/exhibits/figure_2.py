@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from sprout_fast.evaluation.published import METHOD_NAMES
 from sprout_fast.reproduction.exhibits.base import (
-    METHOD_NAMES,
     Cell,
     Exhibit,
     Measured,
@@ -76,7 +76,9 @@ def draw_landscapes(findings: Findings) -> Figure:
         lengths = torch.linspace(0, radius, len(surface))
         along, across = torch.meshgrid(lengths, lengths, indexing="ij")
         axes = figure.add_subplot(1, len(surfaces), place, projection="3d")
-        axes.plot_surface(along.numpy(), across.numpy(), surface.numpy(), cmap="viridis")
+        axes.plot_surface(along.numpy(), across.numpy(), surface.numpy(), cmap="cividis")
         axes.set(title=row, zlim=(0, top), xlabel="gradient's sign", ylabel="random sign")
+        axes.locator_params(nbins=4)
         axes.set_zlabel("loss")
+        axes.set_box_aspect(None, zoom=0.8)  # else the labels below are cut
     return figure

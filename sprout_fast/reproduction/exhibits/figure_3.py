@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from sprout_fast.evaluation.published import METHOD_NAMES
 from sprout_fast.reproduction.exhibits.base import (
-    METHOD_NAMES,
     Cell,
     Exhibit,
     Measured,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sprout_fast.evaluation.figures.base import accuracy_axis
 from sprout_fast.reproduction.exhibits.base import (
     Cell,
     Exhibit,
@@ -61,6 +62,6 @@ def draw_sensitivity(findings: Findings) -> Figure:
     for axes, option in zip(figure.subplots(1, 2, sharey=True), VALUES, strict=True):
         cells = [cell for cell in findings.exhibit.cells if cell.row == f"{option} varied"]
         plot_cells(axes, findings, cells, [number_in(cell.column) for cell in cells], option)
-        axes.set(xlabel=option, xscale="log", ylim=(0, None))
-    figure.axes[0].set_ylabel("accuracy in percent")
+        axes.set(xlabel=option, xscale="log")
+        accuracy_axis(axes)
     return figure

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sprout_fast.evaluation.protocols.paper import EPS, EPS_CURVE, pgd
+from sprout_fast.evaluation.published import METHOD_NAMES
 from sprout_fast.reproduction.exhibits.base import (
-    METHOD_NAMES,
     Cell,
     Exhibit,
     Measured,

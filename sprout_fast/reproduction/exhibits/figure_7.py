@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sprout_fast.evaluation.figures.base import accuracy_axis
 from sprout_fast.evaluation.protocols.paper import STEPS
+from sprout_fast.evaluation.published import METHOD_NAMES
 from sprout_fast.reproduction.exhibits.base import (
-    METHOD_NAMES,
     Cell,
     Exhibit,
     Measured,
@@ -31,7 +32,7 @@ NETWORK = "vgg16"
 STARTS = {
     "natural": "SPROUT from natural",
     "random": "SPROUT from random",
-    "pgd_at": "SPROUT from adversarial training",
+    "pgd_at": "SPROUT from adversarial",
     "trades": "SPROUT from TRADES",
 }
 
@@ -79,7 +80,12 @@ def draw_both(findings: Findings) -> Figure:
         if row not in STARTS.values():
             of_row = [cell for cell in cells if cell.row == row]
             plot_cells(left, findings, of_row, [number_in(cell.column) for cell in of_row], row)
-    left.set(xlabel="steps of PGD", ylabel="accuracy in percent", xscale="log", ylim=(0, None))
+    scale = findings.exhibit.scale
+    fewer = "" if scale.is_full else f", as the paper counts: here times {scale.attack_scale:.2g}"
+    left.set(xlabel=f"steps of PGD{fewer}", xscale="log")
+    left.set_xticks(STEPS, STEPS)
+    left.minorticks_off()
+    accuracy_axis(left)
     left.legend()
     for offset, column in enumerate(("clean", "PGD 20")):
         of_column = [
@@ -98,6 +104,7 @@ def draw_both(findings: Findings) -> Figure:
         [place + 0.2 for place in range(len(STARTS))],
         [name.removeprefix("SPROUT from ") for name in STARTS.values()],
     )
-    right.set(xlabel="SPROUT's initial weights", ylim=(0, None))
+    right.set_xlabel("SPROUT's initial weights")
+    accuracy_axis(right)
     right.legend()
     return figure

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from sprout_fast.reproduction import published
-from sprout_fast.reproduction.exhibits.base import Exhibit, of_protocol, register
+from sprout_fast.evaluation.published import VGG, WRN, published
+from sprout_fast.reproduction.exhibits.base import Exhibit, register
 from sprout_fast.reproduction.exhibits.trained import (
     BASELINES_CHOSEN,
     TRAINING_CHOSEN,
     compared,
     grid,
+    notes_of,
 )
 from sprout_fast.reproduction.scale import Scale
-
-PGD = ("PGD-20", "PGD-100", "PGD-200", "10x PGD-100")
 
 
 @register("table", 2)
 def table_2(scale: Scale) -> Exhibit:
-    columns = {"clean": of_protocol(scale, "clean")}
-    columns |= {name: of_protocol(scale, f"{name} at 0.03") for name in PGD}
+    tables = {"vgg16": published(2, VGG), "wrn34_10": published(2, WRN)}
     return Exhibit(
         "table",
         2,
@@ -26,20 +24,10 @@ def table_2(scale: Scale) -> Exhibit:
         scale,
         [
             cell
-            for network, rows in published.TABLE_2.items()
-            for cell in grid(scale.label(network), compared(scale, network), columns, rows)
+            for network, table in tables.items()
+            for cell in grid(scale, table, compared(scale, network), label=scale.label(network))
         ],
-        list(published.TABLE_2),
-        chosen=[
-            *TRAINING_CHOSEN,
-            *BASELINES_CHOSEN,
-            'the table says "Wide-ResNet 20", Fig. 3 varies ResNet-34, the authors\' code has'
-            " WRN-34-10: that one is taken",
-        ],
-        footnotes=[
-            "SPROUT's VGG-16 has 62.24 under PGD-20 here and 62.64 in Table 7",
-            "the paper's adversarially trained VGG-16 has more under 10x PGD-100 (36.8) than under"
-            " PGD-100 (36.29), which the worst of ten restarts cannot give",
-            "SPROUT's Wide ResNet has 64.32 under 10x PGD-100 here and 61.18 in the text",
-        ],
+        list(tables),
+        chosen=[*TRAINING_CHOSEN, *BASELINES_CHOSEN, "the Wide ResNet is WRN-34-10"],
+        footnotes=notes_of(*tables.values()),
     )

@@ -2,45 +2,34 @@
 
 from __future__ import annotations
 
-from sprout_fast.reproduction import published
-from sprout_fast.reproduction.exhibits.base import (
-    METHOD_NAMES,
-    Cell,
-    Exhibit,
-    Measured,
-    of_protocol,
-    register,
-)
+import dataclasses
+
+from sprout_fast.evaluation.published import VGG, WRN, published
+from sprout_fast.reproduction.exhibits.base import Exhibit, register
 from sprout_fast.reproduction.exhibits.trained import (
     BASELINES_CHOSEN,
     TRAINING_CHOSEN,
     compared,
+    grid,
 )
 from sprout_fast.reproduction.scale import Scale
 
 
 @register("table", 3)
 def table_3(scale: Scale) -> Exhibit:
-    what = of_protocol(scale, "transfer at 0.03")
     cells = []
-    for network, rows in published.TABLE_3.items():
+    for network, name in (("vgg16", VGG), ("wrn34_10", WRN)):
         trained = compared(scale, network)
-        cells += [
-            Cell(
-                METHOD_NAMES[method],
-                scale.label(network),
-                Measured(trained[method], what, source=trained["natural"]),
-                number,
-            )
-            for method, number in rows.items()
-        ]
+        for cell in grid(scale, published(3, name), trained):
+            source = dataclasses.replace(cell.source, source=trained["natural"])
+            cells.append(dataclasses.replace(cell, column=scale.label(network), source=source))
     return Exhibit(
         "table",
         3,
         "accuracy in percent under attacks made on the natural model, CIFAR-10, eps 0.03",
         scale,
         cells,
-        list(published.TABLE_3),
+        ["vgg16", "wrn34_10"],
         chosen=[
             *TRAINING_CHOSEN,
             *BASELINES_CHOSEN,

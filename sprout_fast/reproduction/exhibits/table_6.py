@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from sprout_fast.benchmark.published import PUBLISHED_SECONDS
-from sprout_fast.reproduction.exhibits.base import (
-    METHOD_NAMES,
-    Cell,
-    Exhibit,
-    Timed,
-    register,
-)
+import dataclasses
+
+from sprout_fast.evaluation.published import VGG, WRN, published
+from sprout_fast.reproduction.exhibits.base import Exhibit, register
+from sprout_fast.reproduction.exhibits.trained import grid
 from sprout_fast.reproduction.scale import Scale
 
-NETWORKS = {"vgg16": "vgg16", "wrn34_10": "wrn34"}  # and as `PUBLISHED_SECONDS` calls them
 TIMES_CHOSEN = [
     "seconds are a training step's at batch 128 on 32 pixels, times the steps of 10 epochs of"
     " 50,000 images; nothing is trained for them. tools/benchmark_training.py says more of them",
@@ -26,22 +22,18 @@ TIMES_FOOTNOTE = (
 
 @register("table", 6)
 def table_6(scale: Scale) -> Exhibit:
+    tables = {"vgg16": published(6, VGG), "wrn34_10": published(6, WRN)}
     return Exhibit(
         "table",
         6,
         "seconds of training for 10 epochs of CIFAR-10",
         scale,
         [
-            Cell(
-                METHOD_NAMES[method],
-                scale.label(network),
-                Timed(scale.arch(network), method),
-                seconds,
-            )
-            for network, column in NETWORKS.items()
-            for method, seconds in PUBLISHED_SECONDS[column].items()
+            dataclasses.replace(cell, column=scale.label(network))
+            for network, table in tables.items()
+            for cell in grid(scale, table, {}, arch=scale.arch(network))
         ],
-        list(NETWORKS),
+        list(tables),
         chosen=TIMES_CHOSEN,
         footnotes=[TIMES_FOOTNOTE],
     )

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from sprout_fast.evaluation.measurements import Measurement
+from sprout_fast.evaluation.published import METHOD_NAMES, PublishedTable
 from sprout_fast.reproduction.datasets import CIFAR, DataSet
-from sprout_fast.reproduction.exhibits.base import METHOD_NAMES, Cell, Measured
+from sprout_fast.reproduction.exhibits.base import (
+    Cell,
+    Measured,
+    Source,
+    Timed,
+    accuracy,
+    mean_of,
+    of_protocol,
+)
 from sprout_fast.reproduction.scale import Scale
 from sprout_fast.reproduction.training import Training
 
@@ -44,20 +52,36 @@ def sprout(scale: Scale, network: str, start: Training | None, of: DataSet = CIF
 
 
 def grid(
-    label: str,
+    scale: Scale,
+    table: PublishedTable,
     trained: Mapping[str, Training],
-    columns: Mapping[str, Measurement],
-    published: Mapping[str, Sequence[float]],
+    *,
+    arch: str = "",
+    label: str = "",
+    of: DataSet = CIFAR,
 ) -> list[Cell]:
-    """A row for each method that the paper has, a column for each measurement.
+    """The cells of one of the paper's tables: its rows, its columns, its numbers.
 
     Args:
-        label: of the network, which opens each row.
-        columns: what to measure, by the column's name.
-        published: the paper's row, by method.
+        trained: by the table's names of its rows.
+        arch: whose training steps are timed for a column of seconds.
+        label: opens each row.
     """
+
+    def source(method: str, what: str | None) -> Source:
+        if what is None:
+            return Timed(arch, method)
+        name, _, column = what.partition(": ")
+        read = mean_of(column) if column else accuracy
+        return Measured(trained[method], of_protocol(scale, name, of), read)
+
     return [
-        Cell(f"{label} {METHOD_NAMES[method]}", column, Measured(trained[method], what), number)
-        for method, numbers in published.items()
-        for (column, what), number in zip(columns.items(), numbers, strict=True)
+        Cell(f"{label} {METHOD_NAMES.get(row, row)}".strip(), column, source(row, what), number)
+        for row, numbers in table.rows.items()
+        for (column, what), number in zip(table.columns.items(), numbers, strict=True)
     ]
+
+
+def notes_of(*tables: PublishedTable) -> list[str]:
+    """What the paper's tables do not agree on."""
+    return [f"{table.network}, {table.title}: {note}" for table in tables for note in table.notes]
