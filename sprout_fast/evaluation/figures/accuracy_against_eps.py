@@ -41,7 +41,7 @@ _CURVES = {
     caption="Accuracy as the perturbations grow, from none on. It has to fall, and to 0 where they "
     "are large: a curve that levels off above 0 shows an attack that is stuck, not a model that is "
     "robust. The star is the verdict: all attacks together, at the eps asked for.",
-    paper="Hollow: the paper's PGD-20 at eps 0.03 (Table 2); of a model of 1000 classes its PGD "
+    paper="Hollow: the paper's PGD-20 at eps 0.03 (Table 2); of images over 64 pixels its PGD "
     "towards a random class at four eps (Tables 4 and 10).",
 )
 def accuracy_against_eps(results: Results) -> Drawing | None:
