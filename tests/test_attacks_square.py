@@ -14,20 +14,25 @@ NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 
 
 @NORMS
-def test_succeeds_at_least_as_often_as_torchattacks(norm):
-    """But for chance: the number of those that fall differs by two or three from seed to seed.
+def test_succeeds_as_often_as_torchattacks(norm):
+    """On average over seeds, from one of which to the next two or three images differ.
 
-    Theirs puts the squares of all images in one place, never into the last row and column.
+    More often is no mistake: theirs puts the squares of all images in one place, and never into the
+    last row and column.
     """
     model, images, labels = partly_robust()
     eps = {"linf": 0.03, "l2": 1.0}[norm]
-    theirs = torchattacks.Square(
-        model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, n_queries=250
-    )
-    expected = errs(model, theirs(images, labels), labels).float().mean()
-    got = errs(model, square(model, images, labels, norm=norm, eps=eps, queries=250), labels)
-    assert 0.2 < expected < 0.8
-    assert expected - 0.05 <= got.float().mean() <= expected + 0.1
+    expected, got = [], []
+    for seed in range(5):
+        theirs = torchattacks.Square(
+            model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, n_queries=250, seed=seed
+        )
+        expected.append(errs(model, theirs(images, labels), labels).float().mean())
+        ours = square(model, images, labels, norm=norm, eps=eps, queries=250, seed=seed)
+        got.append(errs(model, ours, labels).float().mean())
+    mean = torch.stack(expected).mean()
+    assert 0.2 < mean < 0.8
+    assert mean - 0.01 <= torch.stack(got).mean() <= mean + 0.1
 
 
 def recorded(images, norm, **options):

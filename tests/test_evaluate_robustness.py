@@ -106,9 +106,9 @@ def test_interrupted_it_goes_on_where_it_was(checkpoint, tmp_path):
     )
     parts = tmp_path / "parts"
     deadline = time.monotonic() + 120
-    while not list(parts.glob("audit-one-step-*.pt")) and time.monotonic() < deadline:
+    while not list(parts.glob("gradients-*.pt")) and time.monotonic() < deadline:
         assert process.poll() is None, process.communicate()
-        time.sleep(0.05)
+        time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
     assert process.returncode == 130, (out, error)

@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Seconds a training step by every method and by others' code, and where they go: Table 6.
 
-python tools/benchmark_training.py                                 # VGG-16 at 32 pixels
-python tools/benchmark_training.py --arch resnet152 --methods natural,sprout --markdown table.md
+    python tools/benchmark_training.py                                 # VGG-16 at 32 pixels
+    python tools/benchmark_training.py --arch resnet152 --methods natural,sprout --markdown table.md
 
 All rows train one network on the same batches, in turns. Baselines: natural training as torchvision
 and as timm (pip install timm) have it, SPROUT as its authors' code and as its paper have it. Exit

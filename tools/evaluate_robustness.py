@@ -1,9 +1,9 @@
 #!/usr/bin/env python
 """Measure how robust a trained model is, and whether the measurement can be believed.
 
-python tools/evaluate_robustness.py --checkpoint run/best.pt --protocol all --limit 200
-python tools/evaluate_robustness.py --checkpoint resnet50.pth --arch resnet50 --data /imagenet
-python tools/evaluate_robustness.py --checkpoint run/best.pt --transfer-from natural/best.pt
+    python tools/evaluate_robustness.py --checkpoint run/best.pt --protocol all --limit 200
+    python tools/evaluate_robustness.py --checkpoint resnet50.pth --arch resnet50 --data /imagenet
+    python tools/evaluate_robustness.py --checkpoint run/best.pt --transfer-from natural/best.pt
 """
 
 from __future__ import annotations

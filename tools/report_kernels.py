@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """What nvcc made of the CUDA kernels, and what that allows them at best: needs no GPU.
 
-python tools/report_kernels.py                        # sm_90
-python tools/report_kernels.py --arch sm_80 sm_100 --only gaussian_mixup --json kernels.json
+    python tools/report_kernels.py                        # sm_90
+    python tools/report_kernels.py --arch sm_80 sm_100 --only gaussian_mixup --json kernels.json
 
 An architecture that the built library does not hold is compiled first, into build/report-ARCH.
 Exit status: 0 done, 2 a mistake of yours or a missing tool, told in one line.

@@ -3,7 +3,7 @@
 
   python tools/reproduce_paper.py --table 7 --data cifar10_images.tar --plan        # what it takes
   python tools/reproduce_paper.py --table 7 --data cifar10_images.tar --scale 0.001 # minutes
-  python tools/reproduce_paper.py --table 4 --imagenet imagenet --scale 1           # a GPU's weeks
+  python tools/reproduce_paper.py --table 4 --imagenet imagenet --scale 1           # paper's size
 
 Tables 2 to 11, figures 1 to 7. Stopped at any time, the same command goes on; what tables have in
 common is trained once.

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Train an image classifier by any method of Table 1 on CIFAR-10 or another set of small images.
 
-python tools/train_cifar.py --data cifar10_images.tar --arch resnet20 --method trades
-python tools/train_cifar.py --data /cifar --arch vgg16 --recipe paper --weights natural/best.pt
-python tools/train_cifar.py --data /cifar --arch resnet18 --modules ga,mixup --epochs 20
-python tools/train_cifar.py --data /cifar --resume run/last.pt
+    python tools/train_cifar.py --data cifar10_images.tar --arch resnet20 --method trades
+    python tools/train_cifar.py --data /cifar --arch vgg16 --recipe paper --weights natural/best.pt
+    python tools/train_cifar.py --data /cifar --arch resnet18 --modules ga,mixup --epochs 20
+    python tools/train_cifar.py --data /cifar --resume run/last.pt
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 #!/usr/bin/env python
 """Train an image classifier by any method of Table 1 on ImageNet or any image folder.
 
-python tools/train_imagenet.py                                    # sample set, a few minutes
-python tools/train_imagenet.py --arch resnet50 --data /imagenet --weights resnet50.pth
-torchrun --nproc-per-node 8 tools/train_imagenet.py --data /imagenet --out run
-python tools/train_imagenet.py --resume run/last.pt
+    python tools/train_imagenet.py                                    # sample set, a few minutes
+    python tools/train_imagenet.py --arch resnet50 --data /imagenet --weights resnet50.pth
+    torchrun --nproc-per-node 8 tools/train_imagenet.py --data /imagenet --out run
+    python tools/train_imagenet.py --resume run/last.pt
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Decode every image of a data set and name all that cannot be read.
 
-python tools/verify_data.py /imagenet --workers 16
+    python tools/verify_data.py /imagenet --workers 16
 
 Takes what --data of train_imagenet.py takes. Exit status: 0, or 2 where an image is unreadable or
 the folder is not a data set.

@@ -48,8 +48,8 @@ class EvaluateConfig:
     limit: Auto[int] = None
     """Take this many of the validation images, spread evenly over the classes. Default: all."""
     out: Auto[Path] = None
-    """Folder for results.json, report.html and the figures; the same command goes on there where
-    it was stopped. Default: evaluation beside the checkpoint."""
+    """Folder for results.json, report.html and figures. Default: evaluation, beside --checkpoint.
+    Stopped, the same command goes on there where it was."""
     norm: Literal["linf", "l2"] = "linf"
     """Norm of the ball of the verdict."""
     eps: Auto[float] = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 
 import torch
 
@@ -21,7 +22,7 @@ class Findings:
         say: gets a line before each training, model and timing.
     """
 
-    def __init__(self, exhibit: Exhibit, store: Store, say) -> None:
+    def __init__(self, exhibit: Exhibit, store: Store, say: Callable[[str], None]) -> None:
         self.exhibit, self._store = exhibit, store
         trainings = exhibit.trainings()
         for number, training in enumerate(trainings, start=1):

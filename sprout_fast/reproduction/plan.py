@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 
 import torch
+from rich.console import Console
 
 from sprout_fast.benchmark.rounds import synchronize
 from sprout_fast.benchmark.tables import console_table
@@ -45,7 +46,7 @@ class Plan:
         self.trainings = exhibit.trainings()
         self.done = {one: store.epochs_done(one) for one in self.trainings}
 
-    def print_to(self, console) -> None:
+    def print_to(self, console: Console) -> None:
         """Tables of trainings and measurements, and the sum."""
 
         def line(text: str) -> None:

@@ -23,7 +23,7 @@ RULES = """\
   batch                     128, smaller where an epoch would have fewer than 32 batches
   networks                  S >= 0.1: the paper's; S >= 0.01: ResNet-20 for VGG-16, WRN-16-4 for
                             WRN-34-10; below: ResNet-8 and WRN-10-1. ImageNet: below 0.1
-                            ResNet-18, below 0.01 on 64 pixels
+                            ResNet-18, below 0.01 on 96 pixels
 
      S    training images x epochs   test images   PGD-20, PGD-100, 10 starts
      1             50,000 x 200           10,000      20, 100, 10
@@ -88,7 +88,7 @@ class Scale:
 
     def image_size(self, of: DataSet = CIFAR) -> int:
         """Side of the images in pixels."""
-        return 32 if of is CIFAR else 224 if self.value >= 0.01 else 64
+        return 32 if of is CIFAR else 224 if self.value >= 0.01 else 96
 
     def _rooted(self, count: int, least: int) -> int:
         return max(least, round(count * math.sqrt(self.value)))
@@ -99,9 +99,8 @@ class Scale:
         return self.value**0.25
 
     def setting(self, of: DataSet = CIFAR) -> Setting:
-        """For the paper's protocol; ImageNet's attacks belong to it from 1000 classes on."""
-        classes = 10 if of is CIFAR else 1000
-        return Setting("linf", EPS, classes, self.image_size(of), self.attack_scale)
+        """For the paper's protocol, to which ImageNet's attacks belong on larger images alone."""
+        return Setting("linf", EPS, image_size=self.image_size(of), scale=self.attack_scale)
 
     @property
     def widths(self) -> tuple[int, ...]:

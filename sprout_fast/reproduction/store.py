@@ -76,8 +76,6 @@ class Store:
         content = None
         if path.exists():
             content = read_checkpoint(path)
-            if content["epoch"] >= training["epochs"]:
-                return
             # The weights that it began from are in the checkpoint. The learning rate is not chosen
             # again: without --weights it would be ten times as high.
             config = dataclasses.replace(

@@ -46,7 +46,9 @@ def compared(scale: Scale, network: str) -> dict[str, Training]:
     }
 
 
-def sprout(scale: Scale, network: str, start: Training | None, of: DataSet = CIFAR, **options):
+def sprout(
+    scale: Scale, network: str, start: Training | None, of: DataSet = CIFAR, **options
+) -> Training:
     """By the paper's recipe."""
     return scale.train(network, "sprout", of=of, recipe="paper", start=start, **options)
 
