@@ -4,6 +4,8 @@
     python tools/evaluate_robustness.py --checkpoint run/best.pt --protocol all --limit 200
     python tools/evaluate_robustness.py --checkpoint resnet50.pth --arch resnet50 --data /imagenet
     python tools/evaluate_robustness.py --checkpoint run/best.pt --transfer-from natural/best.pt
+
+Exit status: 0 done, 2 a mistake of yours, told in one line, 130 interrupted, 1 anything else.
 """
 
 from __future__ import annotations

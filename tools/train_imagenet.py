@@ -5,6 +5,8 @@
     python tools/train_imagenet.py --arch resnet50 --data /imagenet --weights resnet50.pth
     torchrun --nproc-per-node 8 tools/train_imagenet.py --data /imagenet --out run
     python tools/train_imagenet.py --resume run/last.pt
+
+Exit status: 0 done, 2 a mistake of yours, told in one line, 130 interrupted, 1 anything else.
 """
 
 from __future__ import annotations
