@@ -1,5 +1,6 @@
 """sprout_fast.evaluate: measurements, protocols, the audit, and going on where it was stopped."""
 
+import copy
 import dataclasses
 import json
 import sys
@@ -25,8 +26,10 @@ from sprout_fast.evaluation.measurements import (
     Landscape,
     Measurement,
 )
+from sprout_fast.evaluation.measurements.attack import within_ball
 from sprout_fast.evaluation.protocols import Setting
 from sprout_fast.evaluation.records import Recorder
+from sprout_fast.models import Normalized
 
 
 class Scaled(nn.Module):
@@ -110,6 +113,54 @@ def test_a_quantiser_in_front_is_flagged():
     assert {"gradients are there", "accuracy reaches zero", "black box never wins"} <= failed(
         results
     )
+
+
+class Detached(nn.Module):
+    """No graph from logits to images."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return self.model(images.detach())
+
+
+def test_a_model_without_gradients_is_flagged():
+    with torch.no_grad():
+        frozen = Detached(copy.deepcopy(trained(True)).requires_grad_(False))
+    results = audited(frozen, count=20, protocol="all", source=trained(False))
+    assert {"gradients are there", "black box never wins"} <= failed(results)
+
+
+def test_accuracy_that_no_eps_changes_is_flagged(honest):
+    def with_accuracy(fallen):
+        changed = {
+            name: dataclasses.replace(record, fallen=fallen(record))
+            for name, record in honest.records.items()
+            if name.startswith("audit: PGD-20")
+        }
+        return dataclasses.replace(honest, records=honest.records | changed)
+
+    def check(results):
+        return next(c for c in run_audit(results).checks if c.name == "accuracy falls with eps")
+
+    clean = honest.records["clean"].fallen
+    assert check(honest).status == "pass"
+    assert check(with_accuracy(lambda record: clean)).status == "fail"
+    # One image more that stands, of 100, is luck; three are a sign.
+    largest = honest.records["audit: PGD-20 at 2 eps"].fallen
+    for more, status in ((1, "pass"), (3, "fail")):
+        fewer = largest.clone()
+        fewer[largest.nonzero().flatten()[:more]] = False
+        results = with_accuracy(
+            lambda r, fewer=fewer: (
+                fewer
+                if r.name.endswith(" 4 eps")
+                else (r.fallen if not r.name.endswith(" 2 eps") else largest)
+            )
+        )
+        assert check(results).status == status
 
 
 def test_a_random_model_and_probabilities_are_flagged():
@@ -262,19 +313,42 @@ def test_a_stopped_evaluation_goes_on_where_it_was_and_ends_the_same(tmp_path):
             assert torch.equal(values, again[name].columns[column]), (name, column)
 
 
-@pytest.mark.parametrize("change", ["seed", "model", "images", "batch_size"])
+@pytest.mark.parametrize("change", ["seed", "model", "factor", "mean", "images", "batch_size"])
 def test_what_was_measured_otherwise_is_not_taken_for_it(tmp_path, change):
     changed = {
         "seed": 1,
-        "model": Scaled(trained(True), 2.0),
+        "model": Scaled(trained(True), 3.0),
+        "factor": Scaled(trained(True), 3.0),
+        "mean": Normalized(trained(True), [0.2] * 3, [1.0] * 3),
         "images": made_images(40, seed=7)[0].flip(-1),
         "batch_size": 20,
     }[change]
-    recorded(tmp_path)
-    _, batches = recorded(tmp_path)
+    # Models that differ in a plain number of their code, or in a buffer that is not saved.
+    model = {
+        "factor": Scaled(trained(True), 2.0),
+        "mean": Normalized(trained(True), [0.0] * 3, [1.0] * 3),
+    }.get(change)
+    recorded(tmp_path, model=model)
+    _, batches = recorded(tmp_path, model=model)
     assert [done for name, done in batches if name == "first"] == [40]
-    _, batches = recorded(tmp_path, **{change: changed})
+    change = "model" if model is not None else change
+    _, batches = recorded(tmp_path, **{"model": model, change: changed})
     assert len([done for name, done in batches if name == "first"]) > 1
+
+
+def test_a_cascade_is_measured_anew_where_other_images_are_left(tmp_path):
+    records, _ = recorded(tmp_path)
+    (path,) = tmp_path.glob("first-*.pt")
+    content = torch.load(path)
+    standing = (~content["columns"]["fallen"]).nonzero().flatten()
+    content["columns"]["fallen"][standing[0]] = True  # as if a GPU had found one more
+    torch.save(content, path)
+    again, batches = recorded(tmp_path)
+    assert len(again["second"].rows) == len(records["second"].rows) - 1
+    assert all(
+        len(column) == len(again["second"].rows) for column in again["second"].columns.values()
+    )
+    assert [done for name, done in batches if name == "third"] == [40]
 
 
 def test_a_damaged_part_is_named(tmp_path):
@@ -296,6 +370,23 @@ def test_uint8_images_count_as_their_256th_parts():
     first = sprout_fast.evaluate(model, as_bytes, labels, **options)
     second = sprout_fast.evaluate(model, as_bytes.float() / 255, labels, **options)
     assert torch.equal(first.fallen, second.fallen)
+
+
+def test_a_model_in_float64_is_given_float64():
+    images, labels = made_images(20)
+    options = {"eps": EPS, "scale": 0.05, "protocol": "all"}
+    double = copy.deepcopy(trained(True)).double()
+    results = sprout_fast.evaluate(double, images, labels, **options)
+    assert 0 < results.robust_accuracy < results.clean_accuracy
+
+
+def test_perturbations_that_float32_rounds_past_eps_count():
+    eps = 4 / 255
+    images = torch.linspace(0, 1 - eps, 1000).view(-1, 1, 1, 1)
+    distance = BALLS["linf"].distance(images + eps, images)  # as other packages clip
+    assert (distance > eps * (1 + 1e-6)).any()
+    assert within_ball(distance, eps).all()
+    assert not within_ball(torch.tensor([eps + 1e-6], dtype=torch.float64), eps).any()
 
 
 def test_the_model_is_given_back_as_it_was():
@@ -323,13 +414,14 @@ def test_the_model_is_given_back_as_it_was():
         ({"images": torch.full((4, 3, 8, 8), 2.0)}, r"values from 2 to 2, takes \[0,1\]"),
         ({"images": torch.full((4, 3, 8, 8), float("nan"))}, "values from nan"),
         ({"images": torch.zeros(4, 3, 8, 8, dtype=torch.int32)}, "images: got torch.int32"),
+        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(192, 1))}, r"outputs \[1, 1\]"),
     ],
 )
 def test_wrong_arguments_are_named(change, message):
     images, labels = made_images(4)
-    arguments = {"images": images, "labels": labels} | change
+    arguments = {"model": trained(True), "images": images, "labels": labels} | change
     with pytest.raises(UserError, match=message):
-        sprout_fast.evaluate(trained(True), **arguments)
+        sprout_fast.evaluate(**arguments)
 
 
 def test_the_official_autoattack_is_asked_for_by_name(monkeypatch):

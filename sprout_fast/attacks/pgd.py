@@ -139,9 +139,13 @@ def input_gradient(
             with the batch that it is in.
 
     Returns:
-        (gradient [B,C,H,W], logits [B,K]), without a graph.
+        (gradient [B,C,H,W], logits [B,K]), without a graph. The gradient is 0 where the logits do
+        not depend on the points by way of autograd.
     """
     points = points.detach().requires_grad_()
     logits = network(points)
-    (gradient,) = torch.autograd.grad(_SCALE * objective(logits), points)
+    raised = _SCALE * objective(logits)
+    if not raised.requires_grad:
+        return torch.zeros_like(points), logits.detach()
+    (gradient,) = torch.autograd.grad(raised, points, materialize_grads=True)
     return gradient, logits.detach()

@@ -78,7 +78,7 @@ def evaluate(
             f"labels: got {int(labels.min())} to {int(labels.max())}, takes 0 to "
             f"{subject.num_classes - 1} for a model of {subject.num_classes} classes"
         )
-    setting = Setting(norm, eps, subject.num_classes, images.shape[-1], scale)
+    setting = Setting(norm, eps, subject.num_classes, max(images.shape[-2:]), scale)
     recorder = Recorder(
         subject,
         images,
@@ -106,9 +106,11 @@ def evaluate(
 def _num_classes(subject: Subject, images: Tensor) -> int:
     from sprout_fast.models.mode import evaluation_mode
 
-    one = images[:1].float() / (255 if images.dtype == torch.uint8 else 1)
     with evaluation_mode(subject.model):
-        return subject.logits(one.to(subject.device)).shape[1]
+        shape = subject.logits(subject.prepared(images[:1])).shape
+    if len(shape) != 2 or shape[1] < 2:
+        raise UserError(f"model: got outputs {list(shape)} of one image, takes [1,K] with K >= 2")
+    return shape[1]
 
 
 def _check(images: Tensor, labels: Tensor, eps: float, scale: float, batch_size: int) -> None:

@@ -153,9 +153,11 @@ class Results:
         return write_report(self, folder)
 
     def __str__(self) -> str:
+        trial = f", a trial with budgets times {self.scale:g}" if self.scale < 1 else ""
+        attacks = f"over {len(self.attacks)} attacks{trial}"
         lines = [
             str(self.clean),
-            f"{self.robust}, {self.norm} eps {self.eps:.4g}, over {len(self.attacks)} attacks",
+            f"{self.robust}, {self.norm} eps {self.eps:.4g}, {attacks}",
             str(self.audit),
         ]
         return "\n".join(line for line in lines if line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -41,8 +42,16 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
+        tensor = next(chain(self.model.parameters(), self.model.buffers()), None)
+        return torch.device("cpu") if tensor is None else tensor.device
+
+    def prepared(self, images: Tensor) -> Tensor:
+        """Images [B,C,H,W], uint8 or floating in [0,1], as the model is given them: on its device,
+        float32, or float64 where its parameters are."""
         parameter = next(self.model.parameters(), None)
-        return torch.device("cpu") if parameter is None else parameter.device
+        double = parameter is not None and parameter.dtype == torch.float64
+        prepared = images.to(self.device, torch.float64 if double else torch.float32)
+        return prepared / 255 if images.dtype == torch.uint8 else prepared
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
@@ -56,7 +65,8 @@ def fingerprint(subject: Subject, *tensors: Tensor) -> str:
     for model in (subject.model, subject.source):
         digest.update(repr(model).encode())
         if model is not None:
-            for name, value in model.state_dict().items():
+            # Not state_dict: Normalized's mean and std are buffers that it does not hold.
+            for name, value in chain(model.named_parameters(), model.named_buffers()):
                 digest.update(name.encode())
                 _update(digest, value)
     for tensor in tensors:

@@ -18,7 +18,7 @@ class Batch:
     """Images under measurement.
 
     Args:
-        images: float32 [B,C,H,W] in [0,1], on the model's device.
+        images: float32 [B,C,H,W] in [0,1], float64 where the model is, on the model's device.
         labels: int64 [B].
         seed: of what this batch draws; the same whenever this batch is measured again.
     """

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from sprout_fast import PhiloxState, dirichlet
-from sprout_fast.attacks.base import borrowed
+from sprout_fast.attacks.base import borrowed, value_and_gradient
 from sprout_fast.evaluation.measurements.base import Batch, Measurement
 from sprout_fast.evaluation.subject import Subject
 
@@ -43,10 +43,11 @@ class Diversity(Measurement):
         gradients = {}
 
         def gradient_of(images: Tensor, target: Tensor) -> Tensor:
+            def loss(logits: Tensor) -> Tensor:
+                return F.cross_entropy(logits, target, reduction="none")
+
             with borrowed("diversity", subject.model, batch.images, batch.labels, None, 0):
-                images = images.detach().requires_grad_()
-                loss = F.cross_entropy(subject.model(images), target, reduction="sum")
-                return torch.autograd.grad(loss, images)[0].flatten(1)
+                return value_and_gradient(subject.model, images, loss)[2].flatten(1)
 
         beta = subject.beta
         if beta is None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
-from sprout_fast.attacks.base import borrowed
+from sprout_fast.attacks.base import borrowed, value_and_gradient
 from sprout_fast.attacks.losses import LOSSES
 from sprout_fast.evaluation.measurements.base import Batch, Measurement
 from sprout_fast.evaluation.subject import Subject
@@ -41,8 +40,6 @@ def input_gradient(subject: Subject, batch: Batch, loss: str) -> Tensor:
         labels,
         _,
     ):
-        raised = LOSSES[loss](subject.model(images.requires_grad_()), labels).sum()
-        if not raised.requires_grad:
-            return torch.zeros_like(images)
-        (gradient,) = torch.autograd.grad(raised, images, allow_unused=True)
-    return torch.zeros_like(images) if gradient is None else gradient.detach()
+        return value_and_gradient(
+            subject.model, images, lambda logits: LOSSES[loss](logits, labels)
+        )[2]

@@ -20,7 +20,7 @@ class Setting:
         norm, eps: the ball of the verdict; the paper's protocol has its own eps where norm is
             "linf".
         num_classes: K.
-        image_size: side of the images in pixels.
+        image_size: the longer side of the images in pixels.
         scale: multiplies every attack's steps, restarts and queries, in (0,1]; 1 is the budget
             that the protocol's source has.
     """
