@@ -392,3 +392,22 @@ def test_captures_into_a_graph():
         graph.replay()
         seen.append((loss.item(), loss_fn.beta.sum().item()))
     assert len(set(seen)) == 3
+
+
+def test_attacks_stay_in_their_ball_and_the_evaluation_runs():
+    from sprout_fast import evaluate
+    from sprout_fast.attacks import ATTACKS, Attack
+    from sprout_fast.attacks.balls import BALLS
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5)).cuda()
+    images, labels = torch.rand(10, 3, 8, 8, device="cuda"), torch.arange(10, device="cuda") % 5
+    for name in ATTACKS:
+        if name in ("autoattack", "transfer"):  # another package, another model
+            continue
+        norm = "l2" if name == "cw_l2" else "linf"
+        attacked = Attack(name, model, eps=0.1)(images, labels)
+        assert attacked.device == images.device
+        assert (BALLS[norm].distance(attacked, images) <= 0.1 * (1 + 1e-6)).all(), name
+    results = evaluate(model, images.cpu(), labels.cpu(), protocol="all", eps=0.1, scale=0.05)
+    assert results.robust_accuracy <= results.clean_accuracy
