@@ -154,3 +154,14 @@ def test_mistakes_are_told_in_one_line(checkpoint, tmp_path, capsys, arguments, 
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+def test_a_folder_that_is_a_file_is_told_in_one_line(checkpoint, tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    assert main(["--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_unknown_protocol_is_told_before_images_are_read(checkpoint, capsys):
+    assert main(["--checkpoint", str(checkpoint), "--protocol", "al", "--data", "nowhere"]) == 2
+    assert "did you mean all" in capsys.readouterr().err

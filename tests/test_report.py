@@ -200,6 +200,8 @@ def test_verdict_says_what_the_protocol_cannot(saved):
     assert "None of the attacks had this ball itself" in saved("paper")[2].words
     assert "None of the attacks had this ball itself" not in saved("strong")[2].words
     assert "AutoAttack's four attacks are among them" in saved("strong")[2].words
+    assert "APGD-T, FAB-T, Square came after others in a cascade" in saved("strong")[2].words
+    assert "in a cascade and saw" not in saved("paper")[2].words
     assert "FAB-T was not run in this ball" in saved("audit")[2].words
     words = saved("all")[2].words
     assert today not in words

@@ -16,7 +16,7 @@ from sprout_fast.data import default_loader
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation.evaluate import evaluate
 from sprout_fast.evaluation.images import Images, read_images
-from sprout_fast.evaluation.protocols import PROTOCOLS
+from sprout_fast.evaluation.protocols import PROTOCOLS, protocol_of
 from sprout_fast.evaluation.protocols.base import SMALL_IMAGE
 from sprout_fast.evaluation.records import Record
 from sprout_fast.evaluation.results import Results
@@ -74,7 +74,8 @@ class EvaluateConfig:
     """Seed of every random number."""
 
     def check(self) -> None:
-        """Raise ``UserError`` for a number outside its range, naming the option."""
+        """Raise ``UserError`` for a number outside its range or an unknown protocol."""
+        protocol_of(self.protocol)
         for name in ("limit", "image_size", "batch_size", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -145,11 +146,11 @@ def run(config: EvaluateConfig) -> Results:
             folder=out,
             told=Lines(),
         )
+        results.images_available = found.available
+        report = results.save(out)
     except KeyboardInterrupt:
         print(f"\ninterrupted; what is measured is in {out}: the same command goes on from there")
         raise
-    results.images_available = found.available
-    report = results.save(out)
     print(results)
     print(f"saved {out / 'results.json'}, {report}")
     return results

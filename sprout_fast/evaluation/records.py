@@ -201,8 +201,9 @@ class Recorder:
     def _path(self, measurement: Measurement) -> Path | None:
         if self._folder is None:
             return None
+        # By all that it depends on: what was measured with other options stays beside it.
         slug = re.sub(r"[^a-z0-9]+", "-", measurement.name.lower()).strip("-")
-        return self._folder / f"{slug}-{zlib.crc32(measurement.name.encode()):08x}.pt"
+        return self._folder / f"{slug}-{zlib.crc32(self._key(measurement).encode()):08x}.pt"
 
     def _key(self, measurement: Measurement) -> str:
         return json.dumps(self._identity | measurement.parameters(), sort_keys=True)

@@ -7,7 +7,7 @@ import json
 import math
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,6 @@ class Results:
     scale: float
     records: dict[str, Record]
     images_available: int | None = None
-    notes: list[str] = field(default_factory=list)
 
     @property
     def clean(self) -> Accuracy:
@@ -134,7 +133,6 @@ class Results:
                     if record.fallen is not None
                 },
             },
-            "notes": self.notes,
         }
         return _plain(content)
 

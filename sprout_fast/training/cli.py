@@ -29,7 +29,15 @@ from sprout_fast.training.errors import FatalError
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 # What the file system says when the folder, not the program, is at fault.
-_FOLDER_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_FOLDER_ERRORS = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EEXIST,
+    errno.ENOTDIR,
+}
 
 
 def run_tool(prog: str, body: Callable[[], int]) -> int:

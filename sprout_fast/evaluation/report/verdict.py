@@ -25,6 +25,8 @@ class Verdict:
         strongest: the attack that found most errors in the verdict's ball; None where none found
             any.
         felled: how many images that was, of those that the model gets right by itself.
+        cascaded: names of the attacks that saw only what others had left: by themselves they may
+            find more errors than the strongest.
         missing: names of AutoAttack's attacks that were not run in the verdict's ball.
         weak: none of them was.
         in_ball: how many attacks had the verdict's ball itself.
@@ -33,6 +35,7 @@ class Verdict:
     doubtful: bool
     strongest: Record | None
     felled: int
+    cascaded: list[str]
     missing: list[str]
     weak: bool
     in_ball: int
@@ -60,6 +63,7 @@ def verdict_of(results: Results) -> Verdict:
         doubtful=bool(results.audit.failed) and results.robust.correct > 0,
         strongest=None if strongest is None else results.attacks[strongest],
         felled=most,
+        cascaded=[name for name, one in results.attacks.items() if one.parameters["cascade"]],
         missing=missing,
         weak=len(missing) == len(AUTOATTACK),
         in_ball=len(run),
