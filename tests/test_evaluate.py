@@ -168,6 +168,16 @@ def test_a_random_model_and_probabilities_are_flagged():
     assert "outputs are logits" in failed(audited(Softmax(trained(True))))
 
 
+def test_a_model_that_is_always_wrong_gives_the_audit_nothing_to_look_at():
+    images, labels = made_images(20)
+    wrong = (trained(True)(images).argmax(1) + 1) % 10
+    results = sprout_fast.evaluate(
+        trained(True), images, wrong, protocol="audit", eps=EPS, scale=0.01
+    )
+    assert results.robust_accuracy == results.clean_accuracy == 0
+    assert not results.audit.ran and "no image right" in results.audit.checks[0].reason
+
+
 def test_sprouts_beta_is_audited(honest):
     beta = torch.full((10,), 0.5)
     for alpha, good in ((0.01, True), (0.9, False)):

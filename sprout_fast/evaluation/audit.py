@@ -27,6 +27,8 @@ LITTLE = 0.05
 # The same between two losses. Honest models differ too: adversarially trained ones are unsure of
 # themselves, which slows cross entropy; 6 points were measured of a TRADES model, on 300 images.
 OF_LOSSES = 0.10
+# Share of the images that may do what an honest network's may do too, but not for the most part.
+MOST = 0.5
 # Share of the images at which an attack that knows less may succeed alone. Not 0: near the
 # boundary every search has its own luck.
 LUCK = 0.01
@@ -110,6 +112,8 @@ def run_audit(results: Results) -> Audit:
     checks = []
     for name, question, source, function in _CHECKS:
         try:
+            if results.clean.correct == 0:
+                raise NotMeasured("the model gets no image right by itself")
             good, numbers, reason = function(results)
             status = "pass" if good else "fail"
         except NotMeasured as missing:
@@ -325,11 +329,9 @@ def logits_are_not_saturated(results: Results) -> Outcome:
     saturated = margin > 16.6  # nats: 1 - p is then under float32's rounding of 1
     share = saturated.double().mean().item()
     numbers = {"median margin": margin.median().item(), "images over 16.6": share}
-    return (
-        share <= LITTLE,
-        numbers,
-        f"{100 * share:.1f} % of the images have a margin over 16.6 nats",
-    )
+    # Networks that were trained for long and naturally are sure of many images.
+    reason = f"{100 * share:.1f} % of the images have a margin over 16.6 nats"
+    return share <= MOST, numbers, reason
 
 
 @check("Do targeted and untargeted attacks agree?", CROCE)

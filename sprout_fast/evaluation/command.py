@@ -108,6 +108,8 @@ def run(config: EvaluateConfig) -> Results:
     data = config.data or (Path(trained["data"]) if trained.get("data") else None)
     if data is None:
         raise UserError("--data: needs a folder or tar of images")
+    # Before the images: reading them can take minutes.
+    source = None if config.transfer_from is None else load_model(config.transfer_from, device)
     found = read_images(
         data,
         loader=config.loader or _loader(arch, trained),
@@ -123,7 +125,7 @@ def run(config: EvaluateConfig) -> Results:
     subject.model.to(device).eval()
     subject.class_names = found.classes
     if config.transfer_from is not None:
-        subject.source = load_model(config.transfer_from, device)
+        subject.source = source
         subject.source_name = str(config.transfer_from)
     side = found.images.shape[-1]
     eps = config.eps or DEFAULT_EPS[config.norm][side > SMALL_IMAGE]
