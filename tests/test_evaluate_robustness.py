@@ -99,7 +99,7 @@ def test_larger_images_have_the_smaller_ball(data, tmp_path, capsys):
 
 def test_interrupted_it_goes_on_where_it_was(checkpoint, tmp_path):
     command = [sys.executable, str(TOOL), "--checkpoint", str(checkpoint), "--out", str(tmp_path)]
-    command += ["--protocol", "audit", "--batch-size", "4", "--scale", "0.2"]
+    command += ["--protocol", "audit", "--batch-size", "4", "--scale", "0.1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
