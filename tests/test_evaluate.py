@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import json
 import sys
 
@@ -366,8 +367,15 @@ def test_a_cascade_is_measured_anew_where_other_images_are_left(tmp_path):
 
 def test_a_damaged_part_is_named(tmp_path):
     model, (images, labels) = trained(True), made_images(10)
-    evaluate = lambda: sprout_fast.evaluate(  # noqa: E731
-        model, images, labels, protocol="strong", eps=EPS, scale=0.05, folder=tmp_path
+    evaluate = functools.partial(
+        sprout_fast.evaluate,
+        model,
+        images,
+        labels,
+        protocol="strong",
+        eps=EPS,
+        scale=0.05,
+        folder=tmp_path,
     )
     evaluate()
     (part,) = (tmp_path / "parts").glob("clean-*.pt")
