@@ -73,9 +73,9 @@ SPROUT_HOST_DEVICE float fast_log1p(float t) {
 }
 SPROUT_HOST_DEVICE double fast_log1p(double t) { return std::log1p(t); }
 
-// exp x; 0 below -87 (where float's normal numbers end), 2.4e38 above 88.37; NaN stays NaN.
+// exp x; 0 below -87.7 (where float's normal numbers end), 2.4e38 above 88.37; NaN stays NaN.
 SPROUT_HOST_DEVICE float fast_exp(float x) {
-  const float above = x < -87.0f ? -87.0f : x;  // one by one: a maximum and a minimum
+  const float above = x < -88.1f ? -88.1f : x;  // one by one: a maximum and a minimum
   const float clamped = above > 88.37f ? 88.37f : above;
   const float shifted =
       clamped * 1.44269504088896f + 12582912.0f;  // 1.5 2^23: rounds to an integer
@@ -89,9 +89,8 @@ SPROUT_HOST_DEVICE float fast_exp(float x) {
   p = p * r + 0.1666666716337204f;
   p = p * r + 0.5f;
   p = (p * r) * r + r + 1.0f;
-  // Unsigned, because a NaN's n is any number.
-  const float power = bits_to_float(static_cast<int32_t>(static_cast<uint32_t>(n + 127) << 23));
-  return x < -87.0f ? 0.0f : p * power;
+  // 2^n, and 0 for n = -127. Unsigned, because a NaN's n is any number.
+  return p * bits_to_float(static_cast<int32_t>(static_cast<uint32_t>(n + 127) << 23));
 }
 SPROUT_HOST_DEVICE double fast_exp(double x) { return std::exp(x); }
 

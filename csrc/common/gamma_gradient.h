@@ -76,7 +76,8 @@ SPROUT_HOST_DEVICE double log_gamma_gradient(double a, double log_g) {
 }
 
 // In float, over N lanes at once: N = 1 on a device, a few vectors on CPU. The regions' borders are
-// where both neighbours are good to a few 1e-7.
+// where both neighbours are good to a few 1e-7. Below a = 1, where SPROUT's concentrations are, two
+// of them have code of their own without loops of unknown length.
 
 // psi(a + 1) - y for a >= 0, rounded as the difference is, not as psi.
 SPROUT_HOST_DEVICE float digamma_of_next_minus(float a, float y) {
@@ -87,12 +88,66 @@ SPROUT_HOST_DEVICE float digamma_of_next_minus(float a, float y) {
   return ((log_z.high - y) - shift) + (log_z.low - r * (0.5f + r * digamma_tail(r * r)));
 }
 
-enum GammaRegion : int32_t { kPowerSeries = 0, kContinuedFraction = 1, kAsymptotic = 2 };
+enum GammaRegion : int32_t {
+  kSmall = 0,   // a < 1, small g
+  kMiddle = 1,  // a < 1, most other g
+  kPowerSeries = 2,
+  kContinuedFraction = 3,
+  kAsymptotic = 4
+};
+constexpr int32_t kGammaRegions = 5;
+
+SPROUT_HOST_DEVICE bool in_small_region(float a, float g) { return (a < 1.0f) & (g <= 0.7f); }
 
 SPROUT_HOST_DEVICE GammaRegion gamma_region(float a, float g) {
   const bool large = (a >= 4.0f) & (g >= 0.1353353f * a) & (g <= 5.4739f * a);
-  const bool small = (g <= a + 0.5f) | (g <= 0.7f);
-  return large ? kAsymptotic : (small ? kPowerSeries : kContinuedFraction);
+  const GammaRegion one_side = g <= a + 0.5f ? kPowerSeries : kContinuedFraction;
+  const GammaRegion region = large ? kAsymptotic : one_side;
+  const GammaRegion middle = (a < 1.0f) & (g <= 16.0f) ? kMiddle : region;
+  return in_small_region(a, g) ? kSmall : middle;
+}
+
+// The power series' first terms, W = (S (psi(a + 1) - log g) + R) / a, nested from the last one
+// outwards,
+//   S_{n-1} = 1 + g / (a + n) S_n,  R_{n-1} = g / (a + n) (R_n + S_n / (a + n)),
+// as fractions S_n = s / d and R_n = r / d^2, so that one division is left. The last step,
+//   a W = e_0 + g / (a + 1) (S_1 e_1 + R_1),  e_n = psi(a + n + 1) - log g,
+// subtracts once, and less than half, where e_0 < 0.
+template <int N>
+SPROUT_HOST_DEVICE void log_gamma_gradient_at_small(const float (&a)[N], const float (&g)[N],
+                                                    const float (&log_g)[N], float (&w)[N]) {
+  constexpr int kTerms = 9;  // leave out 3e-8 of W at a = 0 and g = 0.7, less elsewhere
+  for (int i = 0; i < N; ++i) {
+    float s = 1.0f, r = 0.0f, d = 1.0f;
+#if defined(__CUDACC__)
+#pragma unroll
+#else
+#pragma GCC unroll 9
+#endif
+    for (int n = kTerms; n >= 2; --n) {
+      const float factor = a[i] + static_cast<float>(n);
+      r = r * (g[i] * factor) + g[i] * (s * d);
+      d *= factor;
+      s = d + g[i] * s;
+    }
+    const float e = digamma_of_next(a[i]) - log_g[i];
+    const float x = a[i] + 1.0f, xd = x * d;
+    const float rest = g[i] * (s * d * (e * x + 1.0f) + r * x);
+    w[i] = (e * (xd * xd) + rest) / (xd * xd * a[i]);
+  }
+}
+
+// Solution 3, a W = C (1 - a e) + a dC/da with e = psi(a + 1) - log g, and C by a polynomial.
+template <int N>
+SPROUT_HOST_DEVICE void log_gamma_gradient_at_middle(const float (&a)[N], const float (&g)[N],
+                                                     const float (&log_g)[N], float (&w)[N]) {
+  for (int i = 0; i < N; ++i) {
+    const float reciprocal = 1.0f / (g[i] + kUpperGammaShift);
+    float c, c_prime;
+    scaled_upper_gamma(a[i], reciprocal, &c, &c_prime);
+    const float e = digamma_of_next(a[i]) - log_g[i];
+    w[i] = (c * (1.0f - a[i] * e) + a[i] * c_prime) * reciprocal / a[i];
+  }
 }
 
 // excess = psi(a + 1) - log g.
@@ -159,12 +214,19 @@ SPROUT_HOST_DEVICE float log_gamma_gradient(float a, float log_g) {
   if (region == kAsymptotic) {
     return log_gamma_gradient_by_asymptotic_series(a, log_g - fast_log(a));
   }
-  const float lane_a[1] = {a}, lane_g[1] = {g}, excess[1] = {digamma_of_next_minus(a, log_g)};
+  const float lane_a[1] = {a}, lane_g[1] = {g}, lane_log_g[1] = {log_g};
   float w[1];
-  if (region == kPowerSeries) {
-    log_gamma_gradient_by_power_series(lane_a, lane_g, excess, w);
+  if (region == kSmall) {
+    log_gamma_gradient_at_small(lane_a, lane_g, lane_log_g, w);
+  } else if (region == kMiddle) {
+    log_gamma_gradient_at_middle(lane_a, lane_g, lane_log_g, w);
   } else {
-    log_gamma_gradient_by_continued_fraction(lane_a, lane_g, excess, w);
+    const float excess[1] = {digamma_of_next_minus(a, log_g)};
+    if (region == kPowerSeries) {
+      log_gamma_gradient_by_power_series(lane_a, lane_g, excess, w);
+    } else {
+      log_gamma_gradient_by_continued_fraction(lane_a, lane_g, excess, w);
+    }
   }
   return w[0];
 }

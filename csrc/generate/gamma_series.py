@@ -1,4 +1,5 @@
-"""Write csrc/common/gamma_series.h: the gamma gradient's asymptotic series, exactly.
+"""Write csrc/common/gamma_series.h: the gamma gradient's asymptotic series, exactly, and the fits
+that its float version uses.
 
 With V = a W and u = log(g / a), the differential equation of csrc/common/gamma_gradient.h reads
 
@@ -8,7 +9,7 @@ and psi(a) - log a = sum_k p_k a^-k (p_1 = -1/2, p_2k = -B_2k / 2k). Putting V =
 in gives V_0 = u / (e^u - 1) and V_k = (V_{k-1}' - p_k) / (e^u - 1), each regular at u = 0 because
 the constant terms cancel. Done here on Taylor series in u with rational arithmetic; the series
 converge for |u| < 2 pi and are used for |u| <= 2. In float the V_k are minimax polynomials, and so
-is the tail of psi.
+are psi and, for a < 1 and g not small, C of gamma_gradient.h.
 
     python csrc/generate/gamma_series.py > csrc/common/gamma_series.h  (then: make format)
 """
@@ -28,6 +29,12 @@ FLOAT_TERMS = 8  # the first one left out is 1e-7 of W
 FLOAT_LOWEST_A = 4.0
 FLOAT_RANGE = (-2.0, 1.7)
 FLOAT_TOLERANCE = 8e-9  # of each term's fit, relative to W
+
+# float: C for a < 1 and g in this range, a polynomial in a and t. In t = SLOPE / (g + SHIFT) -
+# MIDDLE, of [-1, 1], it needs the fewest terms (of the shifts that were tried).
+MIDDLE_RANGE = (0.7, 16.0)
+MIDDLE_SHIFT = 0.7
+MIDDLE_TOLERANCE = 6e-8  # relative to W
 
 
 def divide(numerator: list[Fraction], denominator: list[Fraction]) -> list[Fraction]:
@@ -89,6 +96,64 @@ def digamma_tail(y) -> mpmath.mpf:
     y = mpmath.mpf(float(y))
     z = 1 / mpmath.sqrt(y)
     return (mpmath.log(z) - 1 / (2 * z) - mpmath.digamma(z)) / y
+
+
+def middle_map() -> tuple[float, float]:
+    """SLOPE and MIDDLE."""
+    ends = [1 / (g + MIDDLE_SHIFT) for g in MIDDLE_RANGE]
+    half = (ends[0] - ends[1]) / 2
+    return 1 / half, (ends[0] + ends[1]) / 2 / half
+
+
+def middle_polynomials() -> tuple[list[list[float]], float]:
+    """The polynomials c_j in t of (g + SHIFT) C = sum_j c_j(t) a^j, and the fit's error.
+
+    What is fitted is W (gamma_gradient.h), which is linear in C: a W = C (1 - a e) + a dC/da, where
+    e = psi(a + 1) - log g. Terms are left out, the least missed first, as long as the tolerance
+    allows.
+    """
+
+    def chebyshev_nodes(count):
+        return numpy.cos(numpy.pi * (numpy.arange(count) + 0.5) / count)
+
+    def exact(a, g):  # a W
+        def upper(x):
+            return mpmath.gammainc(x, g) * mpmath.exp(g) / g**x
+
+        return a * (upper(a) * (mpmath.log(g) - mpmath.digamma(a)) + mpmath.diff(upper, a))
+
+    slope, middle = middle_map()
+    a, t = (grid.ravel() for grid in numpy.meshgrid((chebyshev_nodes(20) + 1) / 2,
+                                                    chebyshev_nodes(48)))
+    shifted = slope / (t + middle)  # g + SHIFT
+    g = shifted - MIDDLE_SHIFT
+    value = numpy.array([float(exact(mpmath.mpf(x), mpmath.mpf(y))) for x, y in zip(a, g)])
+    excess = numpy.array([float(mpmath.digamma(x + 1)) for x in a]) - numpy.log(g)
+
+    def lawson(lengths):
+        terms = [(j, i) for j, length in enumerate(lengths) for i in range(length)]
+        columns = [a**j * (1 - a * excess + j) * t**i / (shifted * value) for j, i in terms]
+        rows, weights = numpy.stack(columns, 1), numpy.full(len(a), 1 / len(a))
+        best = numpy.inf, None
+        for _ in range(40):
+            root = numpy.sqrt(weights)
+            found, *_ = numpy.linalg.lstsq(rows * root[:, None], root, rcond=None)
+            error = numpy.abs(rows @ found - 1)
+            best = min(best, (error.max(), found), key=lambda pair: pair[0])
+            weights *= error + 1e-30
+            weights /= weights.sum()
+        return best
+
+    lengths = [12, 12, 11, 11, 9, 8, 7, 5]
+    error, found = lawson(lengths)
+    while True:
+        shorter = [lengths[:j] + [lengths[j] - 1] + lengths[j + 1 :] for j in range(len(lengths))]
+        candidates = [(*lawson(candidate), candidate) for candidate in shorter if all(candidate)]
+        best = min(candidates, key=lambda candidate: candidate[0])
+        if best[0] > MIDDLE_TOLERANCE:
+            break
+        error, found, lengths = best
+    return [list(c) for c in numpy.split(found, numpy.cumsum(lengths)[:-1])], error
 
 
 def horner(polynomial: list[float], variable: str) -> str:
@@ -164,6 +229,25 @@ def main() -> None:
     print(f"// {error:.0e}.")
     print("SPROUT_HOST_DEVICE float digamma_tail(float y) {")
     print(f"  float p;\n{horner(tail, 'y')}\n  return p;\n}}\n")
+    next_digamma, error = fit(lambda a: mpmath.digamma(a + 1), 0, 1, 9, lambda a: 1, nodes=1000)
+    print(f"// psi(a + 1) for 0 <= a <= 1; the fit's error: {error:.0e}.")
+    print("SPROUT_HOST_DEVICE float digamma_of_next(float a) {")
+    print(f"  float p;\n{horner(next_digamma, 'a')}\n  return p;\n}}\n")
+    (low, high), (slope, middle) = MIDDLE_RANGE, middle_map()
+    polynomials, error = middle_polynomials()
+    print(f"// (g + {MIDDLE_SHIFT:g}) C, C = Gamma(a, g) / (g^a e^-g), and its derivative in a, for")
+    print(f"// 0 <= a <= 1, {low:g} <= g <= {high:g} and reciprocal = 1 / (g + {MIDDLE_SHIFT:g}); the")
+    print(f"// fit's error, of the W that is made of them: {error:.0e}.")
+    print(f"constexpr float kUpperGammaShift = {MIDDLE_SHIFT:g}f;")
+    print("SPROUT_HOST_DEVICE void scaled_upper_gamma(float a, float reciprocal, float* value,")
+    print("                                           float* derivative) {")
+    print(f"  const float t = reciprocal * {slope!r}f - {middle!r}f;")
+    print("  float p, sum = 0.0f, sum_prime = 0.0f;")
+    for j, polynomial in reversed(list(enumerate(polynomials))):
+        print(horner(polynomial, "t"))
+        print("  sum_prime = sum_prime * a + sum;" if j < len(polynomials) - 1 else "", end="")
+        print("\n  sum = sum * a + p;" if j < len(polynomials) - 1 else "  sum = p;")
+    print("  *value = sum;\n  *derivative = sum_prime;\n}\n")
     print("}  // namespace sprout_fast")
 
 

@@ -10,19 +10,17 @@ SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
 template <typename T>
-void forward_row(const DirichletArgs& args, const PhiloxBlocks& call, int64_t row, T* scratch) {
+void forward_row(const DirichletArgs& args, const PhiloxBlocks& call, int64_t row, T* log_g) {
   const int64_t K = args.classes, padded = padded_row(K);
   const T* concentration = static_cast<const T*>(args.concentration) + row * K;
   T* out = static_cast<T*>(args.z) + row * K;
-  T* log_g = scratch;
-  int32_t* row_scratch = reinterpret_cast<int32_t*>(scratch + (1 + kGammaShapeArrays) * padded);
   // The variate of the largest concentration shows which of the others cannot matter.
   int64_t main = 0;
   for (int64_t k = 1; k < K; ++k) main = concentration[k] > concentration[main] ? k : main;
   const int64_t element = call.first_element + row * K;
   const T bound = log_gamma_variate(concentration[main], call, Stream::kGamma, element + main);
-  const GammaRow<T> shapes = gamma_row(K, concentration, scratch + padded, padded);
-  log_gamma_row(call, element, K, shapes, bound - T(kNegligibleNats), log_g, row_scratch);
+  const GammaRow<T> concentrations{concentration, nullptr, nullptr, nullptr};
+  log_gamma_row(call, element, K, concentrations, bound - T(kNegligibleNats), log_g);
   log_g[main] = bound;  // under some -1e9 rounding swallows the nats, and it was left out itself
   for (int64_t k = K; k < padded; ++k) log_g[k] = -std::numeric_limits<T>::infinity();
   const T top = row_maximum(log_g, padded);
@@ -52,10 +50,8 @@ void backward_row(const DirichletBackwardArgs& args, int64_t row) {
   T mean = T(0);
   for (int64_t k = 0; k < K; ++k) mean += keep_if(z[k] != T(0), z[k] * (grad[k] - anchor));
   const T log_total = static_cast<const T*>(args.log_total)[row];
-  constexpr int64_t kChunk = 1024;
-  T log_g[kChunk];
-  for (int64_t k0 = 0; k0 < K; k0 += kChunk) {
-    const int64_t count = K - k0 < kChunk ? K - k0 : kChunk;
+  by_chunks(K, [&](int64_t k0, int64_t count) {
+    T log_g[kGammaChunk];
     for (int64_t i = 0; i < count; ++i) {
       log_g[i] =
           z[k0 + i] == T(0) ? -std::numeric_limits<T>::infinity() : fast_log(z[k0 + i]) + log_total;
@@ -66,7 +62,7 @@ void backward_row(const DirichletBackwardArgs& args, int64_t row) {
       const T through_z = z[k0 + i] * ((grad[k0 + i] - anchor) - mean);
       w[i] = keep_if(z[k0 + i] != T(0), through_z * w[i]);
     }
-  }
+  });
 }
 
 }  // namespace

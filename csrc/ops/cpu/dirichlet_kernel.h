@@ -5,9 +5,8 @@
 
 namespace sprout_fast {
 
-// A thread's scratch in elements of the dtype: rows of log variates, of their shapes (three) and
-// for log_gamma_row (up to two), each rounded up to whole vectors.
-inline int64_t dirichlet_scratch(int64_t classes) { return 6 * ((classes + 15) / 16 * 16) + 16; }
+// A thread's scratch in elements of the dtype: a row of log variates, rounded up to whole vectors.
+inline int64_t dirichlet_scratch(int64_t classes) { return (classes + 15) / 16 * 16; }
 
 }  // namespace sprout_fast
 

@@ -6,39 +6,30 @@
 SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
-constexpr int64_t kRun = 1024;
-
 template <typename T>
 void forward(const LogGammaArgs& args, int64_t begin, int64_t end) {
   const PhiloxBlocks call(PhiloxCall(args.rng_state, args.elements_a_row));
-  const T* concentration = static_cast<const T*>(args.concentration);
-  T* log_g = static_cast<T*>(args.log_g);
-  T shapes[kGammaShapeArrays * kRun];
-  int32_t scratch[gamma_row_scratch(kRun)];
-  for (int64_t i = begin; i < end; i += kRun) {
-    const int64_t count = end - i < kRun ? end - i : kRun;
-    const GammaRow<T> row = gamma_row(count, concentration + i, shapes, kRun);
-    log_gamma_row(call, call.first_element + i, count, row, -std::numeric_limits<T>::infinity(),
-                  log_g + i, scratch);
-  }
+  const T* concentration = static_cast<const T*>(args.concentration) + begin;
+  log_gamma_row(call, call.first_element + begin, end - begin,
+                GammaRow<T>{concentration, nullptr, nullptr, nullptr},
+                -std::numeric_limits<T>::infinity(), static_cast<T*>(args.log_g) + begin);
 }
 
 // As log_gamma_chain (ops/log_gamma.h).
 template <typename T>
 void backward(const LogGammaBackwardArgs& args, int64_t begin, int64_t end) {
   const T infinity = std::numeric_limits<T>::infinity();
-  const T* grad = static_cast<const T*>(args.grad);
-  const T* concentration = static_cast<const T*>(args.concentration);
-  const T* log_g = static_cast<const T*>(args.log_g);
-  T* out = static_cast<T*>(args.grad_concentration);
-  T wanted[kRun];
-  for (int64_t i = begin; i < end; i += kRun) {
-    const int64_t count = end - i < kRun ? end - i : kRun;
-    for (int64_t j = 0; j < count; ++j) wanted[j] = log_g[i + j];
-    for (int64_t j = 0; j < count; ++j) wanted[j] = grad[i + j] == T(0) ? -infinity : wanted[j];
-    log_gamma_gradient_row(count, concentration + i, wanted, -infinity, out + i);
-    for (int64_t j = 0; j < count; ++j) out[i + j] *= grad[i + j];
-  }
+  const T* grad = static_cast<const T*>(args.grad) + begin;
+  const T* concentration = static_cast<const T*>(args.concentration) + begin;
+  const T* log_g = static_cast<const T*>(args.log_g) + begin;
+  T* out = static_cast<T*>(args.grad_concentration) + begin;
+  by_chunks(end - begin, [&](int64_t first, int64_t count) {
+    T wanted[kGammaChunk];
+    for (int64_t j = 0; j < count; ++j) wanted[j] = log_g[first + j];
+    for (int64_t j = 0; j < count; ++j) wanted[j] = grad[first + j] == T(0) ? -infinity : wanted[j];
+    log_gamma_gradient_row(count, concentration + first, wanted, -infinity, out + first);
+    for (int64_t j = 0; j < count; ++j) out[first + j] *= grad[first + j];
+  });
 }
 
 }  // namespace

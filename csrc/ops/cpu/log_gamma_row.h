@@ -13,30 +13,41 @@
 SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
-// A row's concentrations and, of each, its GammaShape; [count] each.
+// Rows are worked at this many elements at a time, whose intermediate results then stay in the
+// first-level cache.
+constexpr int64_t kGammaChunk = 1024;
+
+// body(first, count) for the chunks of `count` elements.
+template <typename Body>
+void by_chunks(int64_t count, Body body) {
+  for (int64_t k = 0; k < count; k += kGammaChunk) {
+    body(k, count - k < kGammaChunk ? count - k : kGammaChunk);
+  }
+}
+
+// A row's concentrations and, of each, its GammaShape; or no shapes (null).
 template <typename T>
 struct GammaRow {
-  const T* a;
-  T *d, *c, *log_d;
+  const T *a, *d, *c, *log_d;
+
+  // The row from element k on.
+  GammaRow from(int64_t k) const { return {a + k, d + k, c + k, log_d + k}; }
 };
 constexpr int64_t kGammaShapeArrays = 3;
 
-// The row of `a`, its shapes put into `storage`, kGammaShapeArrays arrays of `stride` >= count.
+// The row of `a` with its shapes, put into `storage`, kGammaShapeArrays arrays of `stride` >=
+// count.
 template <typename T>
 GammaRow<T> gamma_row(int64_t count, const T* a, T* storage, int64_t stride) {
-  const GammaRow<T> row{a, storage, storage + stride, storage + 2 * stride};
+  T *d = storage, *c = storage + stride, *log_d = storage + 2 * stride;
   for (int64_t k = 0; k < count; ++k) {
     const GammaShape<T> shape = gamma_shape(a[k]);
-    row.d[k] = shape.d;
-    row.c[k] = shape.c;
-    row.log_d[k] = shape.log_d;
+    d[k] = shape.d;
+    c[k] = shape.c;
+    log_d[k] = shape.log_d;
   }
-  return row;
+  return {a, d, c, log_d};
 }
-
-// Scratch of log_gamma_row, in int32: the pairs that still wait for a variate, then a word for each
-// element's boost.
-constexpr int64_t gamma_row_scratch(int64_t count) { return count / 2 + 2 * kPhiloxLanes + count; }
 
 // Whether a uniform word lies under e^x, x <= 0, for `lanes` of each: by 1 + x <= e^x <= 1 + x +
 // x^2/2 where that is enough.
@@ -69,8 +80,12 @@ int64_t attempt_pairs(const PhiloxBlocks& call, int64_t first, int64_t count, ui
                       int64_t pairs, T* log_g, int32_t* rejected) {
   constexpr int64_t kBlock = 2 * kGammaPairs, kLanes = 2 * kPhiloxLanes;  // elements
   int32_t pair[kGammaPairs], offset[kGammaPairs];
-  for (int64_t i = 0; i < kGammaPairs; ++i) pair[i] = 4;  // nobody
-  for (int64_t i = 0; i < pairs; ++i) pair[i] = waiting[i];
+  if (pairs == kGammaPairs) {
+    for (int64_t i = 0; i < kGammaPairs; ++i) pair[i] = waiting[i];
+  } else {
+    for (int64_t i = 0; i < kGammaPairs; ++i) pair[i] = 4;  // nobody
+    for (int64_t i = 0; i < pairs; ++i) pair[i] = waiting[i];
+  }
   for (int64_t i = 0; i < kGammaPairs; ++i) offset[i] = (pair[i] >> 2) - 1;
   const int64_t elements = (pairs + kPhiloxLanes - 1) / kPhiloxLanes * kLanes;
 
@@ -88,18 +103,25 @@ int64_t attempt_pairs(const PhiloxBlocks& call, int64_t first, int64_t count, ui
     log_d = row.log_d + begin;
     boost = boost_word + begin;
   } else {
-    int32_t inside[kBlock];  // half a pair may lie outside the row
-    for (int64_t i = 0; i < elements / 2; ++i) {
-      const int32_t next = offset[i] + 1;
-      inside[2 * i] = offset[i] < 0 ? 0 : offset[i];
-      inside[2 * i + 1] = next < count ? next : offset[i];
-    }
-    for (int64_t i = 0; i < elements; ++i) {
-      gathered[0][i] = row.a[inside[i]];
-      gathered[1][i] = row.d[inside[i]];
-      gathered[2][i] = row.c[inside[i]];
-      gathered[3][i] = row.log_d[inside[i]];
-      gathered_word[i] = boost_word[inside[i]];
+    // Half of the first or of the last pair may lie outside the row.
+    const bool across = offset[0] < 0 || offset[pairs - 1] + 1 >= count;
+    const auto gather = [&](const auto* from, auto* to) {
+      for (int64_t i = 0; i < elements / 2 && !across; ++i) {
+        memcpy(to + 2 * i, from + offset[i], 2 * sizeof *to);
+      }
+      for (int64_t i = 0; i < elements / 2 && across; ++i) {
+        const int32_t next = offset[i] + 1;
+        to[2 * i] = from[offset[i] < 0 ? 0 : offset[i]];
+        to[2 * i + 1] = from[next < count ? next : offset[i]];
+      }
+    };
+    gather(row.a, gathered[0]);
+    gather(boost_word, gathered_word);
+    for (int64_t i = 0; i < elements; ++i) {  // cheaper than to gather it
+      const GammaShape<T> shape = gamma_shape(gathered[0][i]);
+      gathered[1][i] = shape.d;
+      gathered[2][i] = shape.c;
+      gathered[3][i] = shape.log_d;
     }
     a = gathered[0];
     d = gathered[1];
@@ -135,7 +157,8 @@ int64_t attempt_pairs(const PhiloxBlocks& call, int64_t first, int64_t count, ui
     variate[i] +=
         log_uniform_as<T>(boost[i]) / (a[i] < T(1) ? a[i] : std::numeric_limits<T>::infinity());
   }
-  int32_t accepted[kBlock] = {};
+  int32_t accepted[kBlock];
+  for (int64_t i = elements; i < kBlock; ++i) accepted[i] = 0;
   for (int64_t i = 0; i < elements; i += kLanes) {
     uniform_below_exp<kLanes>(word + i, log_acceptance + i, accepted + i);
   }
@@ -166,14 +189,15 @@ int64_t attempt_pairs(const PhiloxBlocks& call, int64_t first, int64_t count, ui
   return compact(waits, 1, elements / 2, Compacted{left, rejected});
 }
 
-// log_g[k] = log of element (first + k)'s variate, for k in [0, count). Those surely under `floor`
-// (-inf: none) become -inf, at the cost of a word. Concentrations must be finite and at least 0.
+// log_gamma_row of a chunk, whose shapes are known. (Inlined, it takes more instructions.)
 template <typename T>
-void log_gamma_row(const PhiloxBlocks& call, int64_t first, int64_t count, const GammaRow<T>& row,
-                   T floor, T* log_g, int32_t* scratch) {
+__attribute__((noinline)) void log_gamma_chunk(const PhiloxBlocks& call, int64_t first,
+                                               int64_t count, const GammaRow<T>& row, T floor,
+                                               T* log_g) {
   const T infinity = std::numeric_limits<T>::infinity();
-  int32_t* pending = scratch;
-  uint32_t* boost_word = reinterpret_cast<uint32_t*>(scratch) + count / 2 + 2 * kPhiloxLanes;
+  // The pairs that still wait for a variate, and a word for each element's boost.
+  int32_t pending[kGammaChunk / 2 + 2 * kPhiloxLanes];
+  uint32_t boost_word[kGammaChunk];
   // 1. The boosts' words: four neighbours share a Philox block, and a word tells for most of a row
   // of small concentrations that they do not matter: log U / a < t where 1 - U > -a t. A pair waits
   // as (its even element's k + 1) in the upper bits, and which of the two wait in the lower two.
@@ -181,12 +205,17 @@ void log_gamma_row(const PhiloxBlocks& call, int64_t first, int64_t count, const
   // over e^44, would leave them all out.
   const T below_floor = floor - T(kLogGammaHeadroom);
   const T threshold = below_floor < T(0) ? below_floor : T(-1);
-  constexpr int64_t kGroup = 4 * kPhiloxLanes;
+  const T scaled_threshold = threshold * T(-0x1p32);
+  constexpr T kLimitOffset = T(512) - T(0x1p31);
+  constexpr int64_t kGroup = 8 * kPhiloxLanes;  // two blocks: loops of 16 GCC 12 would take apart
   int64_t waiting = 0;
   for (int64_t k0 = -(first & 3); k0 < count; k0 += kGroup) {
-    uint32_t words[4][kPhiloxLanes], word[kGroup];
-    philox_block(call, Stream::kGamma, first + k0, kEveryFourth, kGammaBoostDraw, words);
-    interleave(words, word);
+    uint32_t word[kGroup];
+    for (int64_t i = 0; i < kGroup; i += 4 * kPhiloxLanes) {
+      uint32_t words[4][kPhiloxLanes];
+      philox_block(call, Stream::kGamma, first + k0 + i, kEveryFourth, kGammaBoostDraw, words);
+      interleave(words, word + i);
+    }
     T a[kGroup];
     if (k0 >= 0 && k0 + kGroup <= count) {
       for (int64_t i = 0; i < kGroup; ++i) {
@@ -206,14 +235,16 @@ void log_gamma_row(const PhiloxBlocks& call, int64_t first, int64_t count, const
     }
     int32_t wanted[kGroup];
     for (int64_t i = 0; i < kGroup; ++i) {
-      const T limit = a[i] * -threshold;  // NaN, so nothing is below it, for 0 x inf
-      const int32_t below_one = a[i] < T(1) ? 1 : 0;
-      wanted[i] = (below_one & (uniform_as<T>(~word[i]) < limit ? 1 : 0)) | (1 - below_one);
+      const T limit =
+          a[i] * scaled_threshold + kLimitOffset;  // NaN, so nothing is below it, for 0 x inf
+      const T value = static_cast<T>(static_cast<int32_t>(word[i] ^ 0x7FFFFFFFu));
+      wanted[i] = (value < limit ? 1 : 0) | (a[i] < T(1) ? 0 : 1);
     }
     int32_t pair[kGroup / 2], waits[kGroup / 2];
-    for (int64_t i = 0; i < kGroup / 2; ++i) {
+    const int32_t first_pair = static_cast<int32_t>(4 * (k0 + 1));
+    for (int32_t i = 0; i < kGroup / 2; ++i) {
       const int32_t which = wanted[2 * i] + 2 * wanted[2 * i + 1];
-      pair[i] = static_cast<int32_t>(4 * (k0 + 2 * i + 1)) + which;
+      pair[i] = first_pair + 8 * i + which;
       waits[i] = which != 0 ? 1 : 0;
     }
     waiting += compact(waits, 1, kGroup / 2, Compacted{pair, pending + waiting});
@@ -238,6 +269,20 @@ void log_gamma_row(const PhiloxBlocks& call, int64_t first, int64_t count, const
   }
 }
 
+// log_g[k] = log of element (first + k)'s variate, for k in [0, count). Those surely under `floor`
+// (-inf: none) become -inf, at the cost of a word. Concentrations must be finite and at least 0.
+// Shapes are for who draws from the same concentrations more than once.
+template <typename T>
+void log_gamma_row(const PhiloxBlocks& call, int64_t first, int64_t count, const GammaRow<T>& row,
+                   T floor, T* log_g) {
+  by_chunks(count, [&](int64_t k, int64_t n) {
+    T shapes[kGammaShapeArrays * kGammaChunk];
+    const GammaRow<T> chunk =
+        row.d != nullptr ? row.from(k) : gamma_row(n, row.a + k, shapes, kGammaChunk);
+    log_gamma_chunk(call, first + k, n, chunk, floor, log_g + k);
+  });
+}
+
 // w[k] = dlog G_k/da_k at log_g[k], and 0 where log_g[k] < floor or is -inf.
 inline void log_gamma_gradient_row(int64_t count, const double* a, const double* log_g,
                                    double floor, double* w) {
@@ -248,80 +293,131 @@ inline void log_gamma_gradient_row(int64_t count, const double* a, const double*
   }
 }
 
-inline void log_gamma_gradient_row(int64_t count, const float* a, const float* log_g, float floor,
-                                   float* w) {
-  constexpr int64_t kChunk = 1024, kLanes = 32;
-  constexpr int32_t kFewTerms = 3, kLists = 4;  // the regions, the power series' in two
+// log_gamma_gradient of `count` values, at most kGammaChunk: where they lie in kSmall on the
+// spot, the rest sorted by region first.
+inline void log_gamma_gradients(int64_t count, const float* a, const float* log_g, float* w) {
+  constexpr int64_t kLanes = 32;
   struct Elements {
-    int32_t index[kChunk + kLanes];
-    float a[kChunk + kLanes], log_g[kChunk + kLanes], g[kChunk + kLanes];
+    int32_t index[kGammaChunk + kLanes];
+    float a[kGammaChunk + kLanes], log_g[kGammaChunk + kLanes], g[kGammaChunk + kLanes];
   };
-  const float lowest = std::numeric_limits<float>::lowest();
-  floor = floor < lowest ? lowest : floor;
-  for (int64_t k0 = 0; k0 < count; k0 += kChunk, a += kChunk, log_g += kChunk, w += kChunk) {
-    // Those that are wanted, then sorted by region, then each region's.
-    const int64_t chunk = count - k0 < kChunk ? count - k0 : kChunk;
-    int32_t key[kChunk + 8], index[kChunk];
-    Elements wanted, list;
-    for (int64_t i = 0; i < chunk; ++i) index[i] = static_cast<int32_t>(i);
-    for (int64_t i = 0; i < chunk; ++i) key[i] = log_g[i] < floor ? 0 : 1;
-    for (int64_t i = 0; i < chunk; ++i) w[i] = 0.0f;
-    const int64_t whole = chunk / 8 * 8;
-    int64_t n = compact(key, 1, whole, Compacted{index, wanted.index}, Compacted{a, wanted.a},
-                        Compacted{log_g, wanted.log_g});
-    for (int64_t i = whole; i < chunk; ++i) {
-      wanted.index[n] = index[i];
-      wanted.a[n] = a[i];
-      wanted.log_g[n] = log_g[i];
-      n += key[i];
+  Elements rest, list;
+  int64_t left = 0;
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const int64_t lanes = count - i < kLanes ? count - i : kLanes;
+    float lane_a[kLanes], lane_log_g[kLanes], g[kLanes], result[kLanes];
+    int32_t other[kLanes], index[kLanes];
+    if (lanes == kLanes) {
+      for (int64_t j = 0; j < kLanes; ++j) lane_a[j] = a[i + j];
+      for (int64_t j = 0; j < kLanes; ++j) lane_log_g[j] = log_g[i + j];
+    } else {
+      for (int64_t j = 0; j < kLanes; ++j) lane_a[j] = a[j < lanes ? i + j : i];
+      for (int64_t j = 0; j < kLanes; ++j) lane_log_g[j] = log_g[j < lanes ? i + j : i];
     }
-    int32_t present = 0;
-    for (int64_t i = 0; i < n; ++i) {
-      const float g = fast_exp(wanted.log_g[i]);
-      const int32_t region = gamma_region(wanted.a[i], g);
-      wanted.g[i] = g;
-      key[i] = (region == kPowerSeries) & (g < 0.3f) ? kFewTerms : region;
-      present |= 1 << key[i];
-    }
-    for (int64_t i = n; i % 8 != 0; ++i) key[i] = kLists;
-    for (int32_t which = 0; which < kLists; ++which) {
-      if ((present >> which) % 2 == 0) continue;
-      const int64_t length =
-          compact(key, which, (n + 7) / 8 * 8, Compacted{wanted.index, list.index},
-                  Compacted{wanted.a, list.a}, Compacted{wanted.log_g, list.log_g},
-                  Compacted{wanted.g, list.g});
-      for (int64_t j = length; j % kLanes != 0; ++j) {
-        list.index[j] = list.index[length - 1];
-        list.a[j] = list.a[length - 1];
-        list.log_g[j] = list.log_g[length - 1];
-        list.g[j] = list.g[length - 1];
+    int32_t others = 0;
+    for (int64_t j = 0; j < kLanes; ++j) g[j] = fast_exp(lane_log_g[j]);
+    for (int64_t j = 0; j < kLanes; ++j) other[j] = in_small_region(lane_a[j], g[j]) ? 0 : 1;
+    for (int64_t j = 0; j < kLanes; ++j) index[j] = static_cast<int32_t>(i + j);
+    for (int64_t j = 0; j < kLanes; ++j) others += other[j];
+    if (others < kLanes) {
+      log_gamma_gradient_at_small(lane_a, g, lane_log_g, result);
+      if (lanes == kLanes) {
+        for (int64_t j = 0; j < kLanes; ++j) w[i + j] = result[j];
+      } else {
+        for (int64_t j = 0; j < lanes; ++j) w[i + j] = result[j];
       }
-      for (int64_t i = 0; i < length; i += kLanes) {
-        float lane_a[kLanes], lane_log_g[kLanes], lane_g[kLanes], excess[kLanes], result[kLanes];
+    }
+    for (int64_t j = lanes; j < kLanes; ++j) other[j] = 0;
+    left += compact(other, 1, kLanes, Compacted{index, rest.index + left},
+                    Compacted{lane_a, rest.a + left}, Compacted{lane_log_g, rest.log_g + left},
+                    Compacted{g, rest.g + left});
+  }
+  int32_t region[kGammaChunk + kLanes], regions = 0;
+  for (int64_t i = 0; i < left; ++i) region[i] = gamma_region(rest.a[i], rest.g[i]);
+  for (int64_t i = 0; i < left; ++i) regions |= 1 << region[i];
+  for (int64_t i = left; i % 8 != 0; ++i) region[i] = kSmall;
+  for (int32_t which = kMiddle; which < kGammaRegions; ++which) {
+    if ((regions >> which) % 2 == 0) continue;
+    const int64_t length = compact(region, which, (left + 7) / 8 * 8,
+                                   Compacted{rest.index, list.index}, Compacted{rest.a, list.a},
+                                   Compacted{rest.log_g, list.log_g}, Compacted{rest.g, list.g});
+    for (int64_t j = length; j % kLanes != 0; ++j) {
+      list.index[j] = list.index[length - 1];
+      list.a[j] = list.a[length - 1];
+      list.log_g[j] = list.log_g[length - 1];
+      list.g[j] = list.g[length - 1];
+    }
+    for (int64_t i = 0; i < length; i += kLanes) {
+      float lane_a[kLanes], lane_log_g[kLanes], lane_g[kLanes], excess[kLanes], result[kLanes];
+      for (int64_t j = 0; j < kLanes; ++j) {
+        lane_a[j] = list.a[i + j];
+        lane_log_g[j] = list.log_g[i + j];
+        lane_g[j] = list.g[i + j];
+      }
+      if (which == kMiddle) {
+        log_gamma_gradient_at_middle(lane_a, lane_g, lane_log_g, result);
+      } else if (which == kAsymptotic) {
         for (int64_t j = 0; j < kLanes; ++j) {
-          lane_a[j] = list.a[i + j];
-          lane_log_g[j] = list.log_g[i + j];
-          lane_g[j] = list.g[i + j];
+          result[j] = log_gamma_gradient_by_asymptotic_series(lane_a[j],
+                                                              lane_log_g[j] - fast_log(lane_a[j]));
         }
-        if (which == kAsymptotic) {
-          for (int64_t j = 0; j < kLanes; ++j) {
-            result[j] = log_gamma_gradient_by_asymptotic_series(
-                lane_a[j], lane_log_g[j] - fast_log(lane_a[j]));
-          }
+      } else {
+        for (int64_t j = 0; j < kLanes; ++j) {
+          excess[j] = digamma_of_next_minus(lane_a[j], lane_log_g[j]);
+        }
+        if (which == kContinuedFraction) {
+          log_gamma_gradient_by_continued_fraction(lane_a, lane_g, excess, result);
         } else {
-          for (int64_t j = 0; j < kLanes; ++j) {
-            excess[j] = digamma_of_next_minus(lane_a[j], lane_log_g[j]);
-          }
-          if (which == kContinuedFraction) {
-            log_gamma_gradient_by_continued_fraction(lane_a, lane_g, excess, result);
-          } else {
-            log_gamma_gradient_by_power_series(lane_a, lane_g, excess, result);
-          }
+          log_gamma_gradient_by_power_series(lane_a, lane_g, excess, result);
         }
-        for (int64_t j = 0; j < kLanes; ++j) w[list.index[i + j]] = result[j];
       }
+      for (int64_t j = 0; j < kLanes; ++j) w[list.index[i + j]] = result[j];
     }
   }
+}
+
+struct Indices {
+  int32_t of[kGammaChunk];
+};
+constexpr Indices indices() {
+  Indices table = {};
+  for (int32_t i = 0; i < kGammaChunk; ++i) table.of[i] = i;
+  return table;
+}
+
+inline void log_gamma_gradient_row(int64_t count, const float* a, const float* log_g, float floor,
+                                   float* w) {
+  const float lowest = std::numeric_limits<float>::lowest();
+  floor = floor < lowest ? lowest : floor;
+  by_chunks(count, [&](int64_t k0, int64_t chunk) {
+    const float *chunk_a = a + k0, *chunk_log_g = log_g + k0;
+    float* chunk_w = w + k0;
+    int32_t key[kGammaChunk + 8], wanted = 0;
+    for (int64_t i = 0; i < chunk; ++i) key[i] = chunk_log_g[i] < floor ? 0 : 1;
+    for (int64_t i = 0; i < chunk; ++i) wanted += key[i];
+    if (wanted > chunk / 2) {
+      log_gamma_gradients(chunk, chunk_a, chunk_log_g, chunk_w);
+      for (int64_t i = 0; i < chunk; ++i) chunk_w[i] = keep_if(key[i] != 0, chunk_w[i]);
+      return;
+    }
+    static constexpr Indices kIndices = indices();
+    const int32_t* index = kIndices.of;
+    int32_t wanted_index[kGammaChunk + 8];
+    float wanted_a[kGammaChunk + 8], wanted_log_g[kGammaChunk + 8];
+    float wanted_w[kGammaChunk];
+    const int64_t whole = chunk / 8 * 8;
+    int64_t n = compact(key, 1, whole, Compacted{index, wanted_index}, Compacted{chunk_a, wanted_a},
+                        Compacted{chunk_log_g, wanted_log_g});
+    for (int64_t i = whole; i < chunk; ++i) {
+      wanted_index[n] = index[i];
+      wanted_a[n] = chunk_a[i];
+      wanted_log_g[n] = chunk_log_g[i];
+      n += key[i];
+    }
+    log_gamma_gradients(n, wanted_a, wanted_log_g, wanted_w);
+    for (int64_t i = 0; i < chunk; ++i) chunk_w[i] = 0.0f;
+    for (int64_t i = 0; i < n; ++i) chunk_w[wanted_index[i]] = wanted_w[i];
+  });
 }
 
 }  // namespace

@@ -21,18 +21,14 @@ constexpr int64_t kRowLanes = 16;
 // count.
 inline int64_t padded_row(int64_t n) { return (n + kRowLanes - 1) / kRowLanes * kRowLanes; }
 
-// The largest of values [count], NaN if one is. (Lanes of its own, as row_sum has, GCC 12 takes
-// apart into scalars here, at five times the cost.)
+// The largest of values [count]; NaNs among them may be passed over. (Lanes of its own, as row_sum
+// has, GCC 12 takes apart into scalars here, at five times the cost.)
 template <typename T>
 T row_maximum(const T* values, int64_t count) {
   T largest = values[0];
-  int32_t has_nan = 0;
-#pragma omp simd reduction(max : largest) reduction(| : has_nan)
-  for (int64_t k = 0; k < count; ++k) {
-    largest = values[k] > largest ? values[k] : largest;
-    has_nan |= values[k] != values[k] ? 1 : 0;
-  }
-  return has_nan != 0 ? std::numeric_limits<T>::quiet_NaN() : largest;
+#pragma omp simd reduction(max : largest)
+  for (int64_t k = 0; k < count; ++k) largest = values[k] > largest ? values[k] : largest;
+  return largest;
 }
 
 // `value` where `condition`, else 0, by a mask on the bits. For row_sum's terms: `c ? x[k] : 0`

@@ -26,18 +26,18 @@ std::vector<T> run_rows(const SproutLossCall& call, RowsKernel kernel) {
   SPROUT_BEST_KERNEL(sprout_loss_prepare)(args, base.data());
 
   // Groups of rows with a partial sum of beta's gradient each: cut by the batch alone, so the sum's
-  // order is the same for any number of threads; at most a fifth of the logits' memory
+  // order is the same for any number of threads; at most a seventh of the logits' memory
   // (tests/test_memory.py has the whole).
   const bool wants_beta = args.wants_grad_beta;
   const int64_t logit_size = static_cast<int64_t>(call.logits.element_size());
-  const int64_t fifth = args.batch * logit_size / (5 * static_cast<int64_t>(sizeof(T)));
+  const int64_t seventh = args.batch * logit_size / (7 * static_cast<int64_t>(sizeof(T)));
   const int64_t groups =
-      wants_beta ? std::clamp<int64_t>(fifth, 1, 64) : std::max<int64_t>(args.batch, 1);
+      wants_beta ? std::clamp<int64_t>(seventh, 1, 64) : std::max<int64_t>(args.batch, 1);
   std::vector<T> partial(wants_beta ? groups * K : 0, T(0));
   // Groups that are worth a thread: some thousand variates.
   const int64_t grain = std::max<int64_t>(1, 4096 * groups / std::max<int64_t>(1, args.batch * K));
   torch::stable::parallel_for(0, groups, grain, [&](int64_t begin, int64_t end) {
-    std::vector<T> scratch(sprout_loss_scratch(K));
+    std::vector<T> scratch(sprout_loss_scratch(args));
     for (int64_t group = begin; group < end; ++group) {
       kernel(args, group * args.batch / groups, (group + 1) * args.batch / groups, base.data(),
              scratch.data(), wants_beta ? partial.data() + group * K : nullptr);

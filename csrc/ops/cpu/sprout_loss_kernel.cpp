@@ -16,7 +16,7 @@ struct Row {
   T* logits;         // [padded], -inf in the overhang
   T* log_g;          // [padded] log gamma variates, for LabelsFrom::kDirichlet
   T* z;              // [padded] what the variates or their mean make of the label
-  T* w;              // [padded] dlog G/da; before that, log_gamma_row's scratch
+  T* softmax;        // [padded] times its sum; only where the forward pass gives the gradient
   GammaRow<T> base;  // scale alpha beta
   int64_t label, partner;
   T label_mass, partner_mass;  // what the labels add to the base
@@ -33,11 +33,10 @@ Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scrat
   const int64_t K = args.classes, padded = padded_classes(K);
   Row<T> r;
   r.logits = scratch;
-  r.log_g = scratch + padded;
-  r.z = scratch + 2 * padded;
-  r.w = scratch + 3 * padded;
-  T* shapes = const_cast<T*>(base) + padded;
-  r.base = {base, shapes, shapes + padded, shapes + 2 * padded};
+  r.log_g = r.logits + padded;
+  r.z = r.log_g + padded;
+  r.softmax = r.z + padded;
+  r.base = {base, base + padded, base + 2 * padded, base + 3 * padded};
   const Logit* logits = static_cast<const Logit*>(args.logits) + row * K;
   for (int64_t k = 0; k < K; ++k) r.logits[k] = static_cast<T>(logits[k]);
   for (int64_t k = K; k < padded; ++k) r.logits[k] = -std::numeric_limits<T>::infinity();
@@ -59,12 +58,11 @@ void draw_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t row,
   const auto draw = [&](int64_t k) {
     return log_gamma_variate(concentration_of(r, k), call, Stream::kGamma, element + k);
   };
-  const T label_g = draw(r.label), partner_g = draw(r.partner);
-  const T largest = label_g > partner_g ? label_g : partner_g;
-  log_gamma_row(call, element, K, r.base, largest - unseen_nats<T>(), r.log_g,
-                reinterpret_cast<int32_t*>(r.w));
+  const T label_g = draw(r.label), partner_g = r.partner == r.label ? label_g : draw(r.partner);
+  const T floor = (label_g > partner_g ? label_g : partner_g) - unseen_nats<T>();
+  log_gamma_row(call, element, K, r.base, floor, r.log_g);
   r.log_g[r.label] = label_g;
-  if (r.partner_mass > T(0)) r.log_g[r.partner] = partner_g;
+  r.log_g[r.partner] = partner_g;
   for (int64_t k = K; k < padded; ++k) r.log_g[k] = -std::numeric_limits<T>::infinity();
   // Where every concentration is 0 there is no distribution: -inf - -inf makes the row NaN below.
 }
@@ -85,16 +83,23 @@ void add_grad_beta(const SproutLossArgs& args, const Row<T>& r, const T* stats, 
     return;
   }
   const T floor = stats[kTopG] + std::log(stats[kSumG]) - unseen_nats<T>();
-  log_gamma_gradient_row(K, r.base.a, r.log_g, floor, r.w);
-  r.w[r.label] = log_gamma_gradient(concentration_of(r, r.label), r.log_g[r.label]);
-  if (r.partner_mass > T(0)) {
-    r.w[r.partner] = log_gamma_gradient(concentration_of(r, r.partner), r.log_g[r.partner]);
-  }
   const T by_sum = factor / stats[kSumG], loss = stats[kLoss];
-  for (int64_t k = 0; k < K; ++k) {
-    const T cost = log_sum - (r.logits[k] - top);
-    grad_beta[k] += keep_if(r.w[k] != T(0), by_sum * r.z[k] * (cost - loss) * r.w[k]);
-  }
+  by_chunks(K, [&](int64_t first, int64_t count) {
+    T w[kGammaChunk];
+    log_gamma_gradient_row(count, r.base.a + first, r.log_g + first, floor, w);
+    const auto of_label = [&](int64_t k) {
+      if (k < first || k >= first + count) return;
+      const bool seen = !(r.log_g[k] < floor) && r.log_g[k] != -std::numeric_limits<T>::infinity();
+      w[k - first] = seen ? log_gamma_gradient(concentration_of(r, k), r.log_g[k]) : T(0);
+    };
+    of_label(r.label);
+    if (r.partner != r.label) of_label(r.partner);
+    for (int64_t i = 0; i < count; ++i) {
+      const T cost = log_sum - (r.logits[first + i] - top);
+      const T by_w = by_sum * r.z[first + i] * (cost - loss) * w[i];
+      grad_beta[first + i] += keep_if(w[i] != T(0), by_w);
+    }
+  });
 }
 
 // z = the Dirichlet's mean, times its mass.
@@ -119,10 +124,10 @@ void forward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t r
   T* stats = static_cast<T*>(args.row_stats) + row * kRowStats;
 
   const T top = row_maximum(r.logits, padded);
-  const T sum = row_sum<T>(padded, [&](int64_t k) { return r.w[k] = fast_exp(r.logits[k] - top); });
   const bool gives_gradient = args.grad_logits != nullptr;
-  T* gradient = gives_gradient ? static_cast<T*>(args.grad_logits) + row * K : nullptr;
-  for (int64_t k = 0; gives_gradient && k < K; ++k) gradient[k] = r.w[k];  // softmax x sum, first
+  T* softmax = gives_gradient ? r.softmax : r.z;  // which nobody needs yet
+  const T sum =
+      row_sum<T>(padded, [&](int64_t k) { return softmax[k] = fast_exp(r.logits[k] - top); });
   const T log_sum = std::log(sum);
   stats[kTop] = top;
   stats[kSum] = sum;
@@ -154,7 +159,8 @@ void forward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t r
     if (args.labels_from == LabelsFrom::kMean) fill_mean(r, padded);
     // dL/dlogit_k = softmax_k - z_k, since the z add up to 1.
     const T by_sum = T(1) / sum, by_z = by_z_sum(args, stats);
-    for (int64_t k = 0; k < K; ++k) gradient[k] = gradient[k] * by_sum - r.z[k] * by_z;
+    T* gradient = static_cast<T*>(args.grad_logits) + row * K;
+    for (int64_t k = 0; k < K; ++k) gradient[k] = r.softmax[k] * by_sum - r.z[k] * by_z;
   }
 }
 

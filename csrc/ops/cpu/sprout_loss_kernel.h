@@ -13,7 +13,9 @@ inline int64_t padded_classes(int64_t classes) { return (classes + 31) / 32 * 32
 inline int64_t sprout_loss_base(int64_t classes) { return 4 * padded_classes(classes) + 1; }
 
 // A thread's scratch, in elements of the accumulation type.
-inline int64_t sprout_loss_scratch(int64_t classes) { return 5 * padded_classes(classes); }
+inline int64_t sprout_loss_scratch(const SproutLossArgs& args) {
+  return (args.grad_logits != nullptr ? 4 : 3) * padded_classes(args.classes);
+}
 
 }  // namespace sprout_fast
 
