@@ -220,6 +220,10 @@ WRONG = {
     "concentration must be float32 or float64, got bfloat16 [2, 3]": (A.bfloat16(), STATE),
     "concentration must be [..., K] with K at least 1, got float32 []": (A[0, 0], STATE),
     "concentration must be [..., K] with K at least 1, got float32 [2, 0]": (A[:, :0], STATE),
+    "concentration must have at most 536870848 classes on CPU, got float32 [1, 536870849]": (
+        A[:1, :1].expand(1, 2**29 - 63),
+        STATE,
+    ),
     "concentration must be finite and at least 0, got -2 at index 0": (-2 * A, STATE),
     "concentration must be finite and at least 0, got nan": (A * torch.nan, STATE),
     "concentration must be finite and at least 0, got inf": (A / 0, STATE),

@@ -312,6 +312,9 @@ WRONG = {
     "logits must be float64, float32": dict(logits=torch.zeros(2, 3, dtype=torch.int64)),
     "logits must have at least one class": dict(logits=torch.zeros(2, 0)),
     "logits must be [B, K], got None": dict(logits=None),
+    "logits must have at most 536870848 classes on CPU, got float32 [2, 536870849]": dict(
+        logits=LOGITS[:, :1].expand(2, 2**29 - 63)
+    ),
     "labels must be int64 [B]": dict(labels=torch.tensor([0.0, 1.0])),
     "labels must be int64 [B] on the device of the first argument (float32 [2, 3] on cpu), got "
     "None": dict(labels=None),

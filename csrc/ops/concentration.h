@@ -23,6 +23,14 @@ inline void check_concentration_values(const char* op, const Tensor& contiguous)
   }
 }
 
+// The CPU's sampler of a row (cpu/log_gamma_row.h) keeps four times a class's number in 32 bits.
+inline void check_classes_on_cpu(const char* op, const char* name, const Tensor& t,
+                                 int64_t classes) {
+  constexpr int64_t kMax = (int64_t{1} << 29) - 64;
+  SPROUT_CHECK(!t.is_cpu() || classes <= kMax, op, name, " must have at most ", kMax,
+               " classes on CPU, got ", describe(t));
+}
+
 inline std::vector<int64_t> shape_of(const Tensor& t) {
   std::vector<int64_t> shape(static_cast<size_t>(t.dim()));
   for (int64_t i = 0; i < t.dim(); ++i) shape[static_cast<size_t>(i)] = t.size(i);

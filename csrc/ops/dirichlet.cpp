@@ -21,6 +21,7 @@ int64_t check_classes(const char* op, const Tensor& concentration) {
 DirichletCall prepare_dirichlet(const Tensor& concentration, const Tensor& rng_state) {
   constexpr const char* op = "dirichlet";
   const int64_t classes = check_classes(op, concentration);
+  check_classes_on_cpu(op, "concentration", concentration, classes);
   check_rng_state(op, rng_state, concentration);
   std::vector<int64_t> shape = shape_of(concentration);
   Tensor z = torch::stable::new_empty(concentration, shape);

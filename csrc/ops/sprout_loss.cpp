@@ -5,6 +5,8 @@
 
 #include <cmath>
 
+#include "concentration.h"
+
 namespace sprout_fast {
 namespace {
 
@@ -33,6 +35,7 @@ SproutLossCall prepare(const char* op, const Tensor& logits, const Tensor& label
                describe(logits));
   const int64_t batch = logits.size(0), classes = logits.size(1);
   SPROUT_CHECK(classes >= 1, op, "logits must have at least one class, got ", describe(logits));
+  check_classes_on_cpu(op, "logits", logits, classes);
   check_tensor(op, "labels", labels, ScalarType::Long, {batch}, "int64 [B]", logits);
   SPROUT_CHECK(partner_labels.has_value() == lam.has_value(), op,
                "partner_labels and lam must be given together or not at all, got only ",

@@ -6,18 +6,16 @@
 SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
-constexpr int64_t kRun = 1024;
-
 template <typename T>
 void forward(const LogGammaArgs& args, int64_t begin, int64_t end) {
   const PhiloxBlocks call(PhiloxCall(args.rng_state, args.elements_a_row));
   const T* concentration = static_cast<const T*>(args.concentration);
   T* log_g = static_cast<T*>(args.log_g);
-  T shapes[kGammaShapeArrays * kRun];
-  int32_t scratch[gamma_row_scratch(kRun)];
-  for (int64_t i = begin; i < end; i += kRun) {
-    const int64_t count = end - i < kRun ? end - i : kRun;
-    const GammaRow<T> row = gamma_row(count, concentration + i, shapes, kRun);
+  T shapes[kGammaShapeArrays * kLogGammaRun];
+  int32_t scratch[gamma_row_scratch(kLogGammaRun)];
+  for (int64_t i = begin; i < end; i += kLogGammaRun) {
+    const int64_t count = end - i < kLogGammaRun ? end - i : kLogGammaRun;
+    const GammaRow<T> row = gamma_row(count, concentration + i, shapes, kLogGammaRun);
     log_gamma_row(call, call.first_element + i, count, row, -std::numeric_limits<T>::infinity(),
                   log_g + i, scratch);
   }
@@ -31,9 +29,9 @@ void backward(const LogGammaBackwardArgs& args, int64_t begin, int64_t end) {
   const T* concentration = static_cast<const T*>(args.concentration);
   const T* log_g = static_cast<const T*>(args.log_g);
   T* out = static_cast<T*>(args.grad_concentration);
-  T wanted[kRun];
-  for (int64_t i = begin; i < end; i += kRun) {
-    const int64_t count = end - i < kRun ? end - i : kRun;
+  T wanted[kLogGammaRun];
+  for (int64_t i = begin; i < end; i += kLogGammaRun) {
+    const int64_t count = end - i < kLogGammaRun ? end - i : kLogGammaRun;
     for (int64_t j = 0; j < count; ++j) wanted[j] = log_g[i + j];
     for (int64_t j = 0; j < count; ++j) wanted[j] = grad[i + j] == T(0) ? -infinity : wanted[j];
     log_gamma_gradient_row(count, concentration + i, wanted, -infinity, out + i);
