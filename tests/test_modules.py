@@ -265,6 +265,28 @@ def _one_step_beta():
     return loss_fn.beta
 
 
+def test_a_step_compiles_whole():
+    """Mixer, loss and beta's ascent in one graph."""
+    weight = torch.randn(3 * 8 * 8, 5, generator=torch.Generator().manual_seed(0))
+    runs = []
+    for compiler in (lambda f: f, lambda f: torch.compile(f, fullgraph=True, backend="aot_eager")):
+        mixer, loss_fn = SproutMixup(mean=MEAN, std=STD, seed=3), SproutLoss(5, alpha=0.3, seed=4)
+
+        @compiler
+        def step(x, labels, weight, mixer=mixer, loss_fn=loss_fn):
+            batch, target = mixer(x, labels)
+            return loss_fn(batch.flatten(1) @ weight, target)
+
+        for _ in range(2):
+            leaf = weight.clone().requires_grad_()
+            loss = step(images(), torch.arange(6) % 5, leaf)
+            runs.append([loss.detach(), *torch.autograd.grad(loss, leaf)])
+        runs.append([loss_fn.beta, loss_fn.rng.state, mixer.rng.state])
+    for eager, compiled in zip(runs[:3], runs[3:], strict=True):
+        for expected, ours in zip(eager, compiled, strict=True):
+            torch.testing.assert_close(ours, expected)
+
+
 def test_all_reduce_averages_the_gradient(tmp_path):
     """Two gloo ranks with half the batch each take the step that one rank takes with all of it."""
     torch.multiprocessing.spawn(_rank, args=(2, str(tmp_path)), nprocs=2)

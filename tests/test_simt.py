@@ -82,6 +82,16 @@ REPORTED = {
         "loss_classes-33-paper-float32",
         UNWRITTEN,
     ),
+    "no barrier behind the channels' map": (
+        without_barrier("gaussian_mixup", MIXUP, "map[i] = channel;\n  }\n  "),
+        "mixup_layouts-contiguous-marginal-(5,3,7,9)",
+        UNWRITTEN,
+    ),
+    "no barrier between a tile's matches and their readers": (
+        Mistake("gaussian_mixup", MIXUP, "__syncthreads_or(match)", "true"),
+        "mixup_backward_batches-257-True",
+        UNWRITTEN,
+    ),
     "no barrier behind the partners' tile": (
         without_barrier("gaussian_mixup", MIXUP, "  ", "  // before the next"),
         "mixup_backward_batches-257-True",
@@ -250,6 +260,21 @@ def test_every_kernel_is_executed(simt):
 
 def test_sanitizers_find_nothing(jobs):
     assert jobs("sanitized")["status"] == 0, jobs("sanitized")["output"]
+
+
+def test_every_barrier_is_removed_once():
+    """By one of the planted mistakes; what is in a reduction, in every op that has one."""
+    mistakes = [mistake for mistake, *_ in REPORTED.values()]
+    csrc = Path(build.ROOT, "csrc")
+    for file in [*csrc.rglob("*.cuh"), *csrc.rglob("*.h")]:
+        text, name = file.read_text(), str(file.relative_to(csrc))
+        for mistake in mistakes:
+            if mistake.file == name and "__syncthreads" not in mistake.new:
+                text = text.replace(mistake.old, mistake.new)
+        assert "__syncthreads" not in text, name
+    kernels = Path(csrc, "ops", "cuda").glob("*_kernel.cuh")
+    reducing = {f.stem.removesuffix("_kernel") for f in kernels if "row_reduce(" in f.read_text()}
+    assert {mistake.op for mistake in mistakes if mistake.file == REDUCE} == reducing
 
 
 @pytest.mark.parametrize("name", PLANTED)

@@ -8,15 +8,12 @@
 namespace sprout_fast {
 namespace {
 
-// A thread's share at the least, and what shares are multiples of: whole blocks of variates.
-constexpr int64_t kUnit = 256;
-
 template <typename Args>
 void run(const Args& args, void (*kernel)(const Args&, int64_t, int64_t)) {
-  torch::stable::parallel_for(0, (args.numel + kUnit - 1) / kUnit, 1,
-                              [&](int64_t begin, int64_t end) {
-                                kernel(args, begin * kUnit, std::min(end * kUnit, args.numel));
-                              });
+  torch::stable::parallel_for(
+      0, (args.numel + kLogGammaRun - 1) / kLogGammaRun, 1, [&](int64_t begin, int64_t end) {
+        kernel(args, begin * kLogGammaRun, std::min(end * kLogGammaRun, args.numel));
+      });
 }
 
 Tensor log_gamma_cpu(const Tensor& concentration, const Tensor& rng_state) {

@@ -6,6 +6,8 @@
 SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
+static_assert(kLogGammaRun % kGammaChunk == 0, "chunks begin where they would on one thread");
+
 template <typename T>
 void forward(const LogGammaArgs& args, int64_t begin, int64_t end) {
   const PhiloxBlocks call(PhiloxCall(args.rng_state, args.elements_a_row));
