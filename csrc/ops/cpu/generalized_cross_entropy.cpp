@@ -29,8 +29,7 @@ template <typename T>
 Tensor reduce(const GeneralizedCrossEntropyCall& call) {
   const Args& args = call.args;
   const bool each = args.reduction == Reduction::kNone;
-  Tensor loss = torch::stable::new_empty(
-      call.row_stats, each ? std::vector<int64_t>{args.batch} : std::vector<int64_t>{});
+  Tensor loss = empty(loss_shape(args.reduction, args.batch), call.accumulate_dtype, call.logits);
   T* out = static_cast<T*>(loss.mutable_data_ptr());
   double total = 0;
   for (int64_t row = 0; row < args.batch; ++row) {

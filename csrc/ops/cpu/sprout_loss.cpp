@@ -53,7 +53,7 @@ std::vector<T> run_rows(const SproutLossCall& call, RowsKernel kernel) {
 template <typename T>
 Tensor finish_grad_beta(const SproutLossCall& call, const std::vector<T>& sum, T factor) {
   const int64_t n = call.args.wants_grad_beta ? call.args.classes : 0;
-  Tensor grad_beta = torch::stable::new_empty(call.beta, {n});
+  Tensor grad_beta = empty({n}, ScalarType::Float, call.beta);
   float* out = static_cast<float*>(grad_beta.mutable_data_ptr());
   for (int64_t k = 0; k < n; ++k) out[k] = static_cast<float>(sum[k] * factor);
   return grad_beta;
@@ -65,8 +65,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const SproutLossCall& call) {
   const std::vector<T> sum = run_rows<T>(call, SPROUT_BEST_KERNEL(sprout_loss_rows));
   const T* stats = static_cast<const T*>(args.row_stats);
   const bool each = args.reduction == Reduction::kNone;
-  Tensor loss = torch::stable::empty(
-      each ? std::vector<int64_t>{args.batch} : std::vector<int64_t>{}, call.accumulate_dtype);
+  Tensor loss = empty(loss_shape(args.reduction, args.batch), call.accumulate_dtype, call.logits);
   T* out = static_cast<T*>(loss.mutable_data_ptr());
   double total = 0;
   for (int64_t row = 0; row < args.batch; ++row) {
