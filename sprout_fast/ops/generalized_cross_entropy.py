@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sprout_fast.ops._autograd import refuse_second_derivative
+from sprout_fast.ops._autograd import call_op, refuse_second_derivative, register_autograd
 from sprout_fast.ops._fake import check_one_device
 
 
@@ -41,10 +41,7 @@ def generalized_cross_entropy(
     >>> round(loss.item(), 4), logits.grad[0]  # log 4
     (1.3863, tensor([-0.3750,  0.1250,  0.1250,  0.1250]))
     """
-    loss, _ = torch.ops.sprout_fast.generalized_cross_entropy(
-        logits, target, label_smoothing, reduction
-    )
-    return loss
+    return _generalized_cross_entropy(logits, target, label_smoothing, reduction)
 
 
 _ROW_STATS = 4  # CrossEntropyStat in csrc/ops/generalized_cross_entropy.h
@@ -74,15 +71,16 @@ def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(logits, target, output[1])
 
 
-def _backward(ctx, grad_loss, grad_row_stats):
+def _backward(ctx, grad_loss, *_):
+    op = torch.ops.sprout_fast.generalized_cross_entropy_backward.default
     wants_target = ctx.needs_input_grad[1]
-    grad_logits, grad_target = torch.ops.sprout_fast.generalized_cross_entropy_backward(
-        grad_loss, *ctx.saved_tensors, *ctx.scalars, wants_target
+    grad_logits, grad_target = call_op(
+        op, grad_loss, *ctx.saved_tensors, *ctx.scalars, wants_target
     )
     return grad_logits, grad_target if wants_target else None, None, None
 
 
-torch.library.register_autograd(
-    "sprout_fast::generalized_cross_entropy", _backward, setup_context=_setup_context
+_generalized_cross_entropy = register_autograd(
+    "generalized_cross_entropy", _backward, _setup_context
 )
 refuse_second_derivative("generalized_cross_entropy_backward")
