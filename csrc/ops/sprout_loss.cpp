@@ -138,7 +138,7 @@ SproutLossCall prepare_sprout_loss_backward(
 STABLE_TORCH_LIBRARY_FRAGMENT(sprout_fast, m) {
   // From the same pass over the logits: with return_grad_beta, grad_beta is the gradient of the
   // mean (of the sum for the other reductions), else it is empty; with return_grad_logits,
-  // grad_logits is [B, K], the gradient of each row's loss, else [0, K].
+  // grad_logits is [B, K], the gradient of the loss (of each row's for "none"), else [0, K].
   m.def(
       "sprout_loss(Tensor logits, Tensor labels, Tensor? partner_labels, Tensor? lam, Tensor beta, "
       "Tensor rng_state, float alpha, float scale, str labels_from, str beta_grad, str reduction, "
