@@ -119,6 +119,17 @@ inline Reduction reduction_from_name(const char* op, const std::string& name) {
   fail(op, "reduction must be 'mean', 'sum' or 'none', got '", name, "'");
 }
 
+// A loss's forward pass can leave the gradient to the logits: on CPU, where computing again costs
+// more than keeping it, and in the types in which it can be kept without rounding it twice.
+inline void check_return_grad_logits(const char* op, bool return_grad_logits,
+                                     const Tensor& logits) {
+  const ScalarType dtype = logits.scalar_type();
+  SPROUT_CHECK(!return_grad_logits ||
+                   (logits.is_cpu() && (dtype == ScalarType::Float || dtype == ScalarType::Double)),
+               op, "return_grad_logits takes float32 or float64 logits on CPU, got ",
+               describe(logits));
+}
+
 // What a loss over `batch` rows has: one number, or one a row.
 inline Shape loss_shape(Reduction reduction, const int64_t& batch) {
   return {&batch, reduction == Reduction::kNone ? size_t{1} : size_t{0}};

@@ -56,12 +56,19 @@ GeneralizedCrossEntropyCall prepare(const char* op, const Tensor& logits, const 
 GeneralizedCrossEntropyCall prepare_generalized_cross_entropy(const Tensor& logits,
                                                               const Tensor& target,
                                                               double label_smoothing,
-                                                              const std::string& reduction) {
+                                                              const std::string& reduction,
+                                                              bool return_grad_logits) {
   constexpr const char* op = "generalized_cross_entropy";
   check_logits(op, logits);
   Tensor row_stats =
       empty({logits.size(0), CrossEntropyStat::kCount}, accumulate_dtype(logits), logits);
-  return prepare(op, logits, target, std::move(row_stats), label_smoothing, reduction);
+  GeneralizedCrossEntropyCall call =
+      prepare(op, logits, target, std::move(row_stats), label_smoothing, reduction);
+  check_return_grad_logits(op, return_grad_logits, logits);
+  call.grad_logits = empty({return_grad_logits ? call.args.batch : 0, call.args.classes},
+                           logits.scalar_type(), logits);
+  call.args.grad_logits = return_grad_logits ? call.grad_logits->mutable_data_ptr() : nullptr;
+  return call;
 }
 
 GeneralizedCrossEntropyCall prepare_generalized_cross_entropy_backward(
@@ -90,9 +97,12 @@ GeneralizedCrossEntropyCall prepare_generalized_cross_entropy_backward(
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sprout_fast, m) {
+  // With return_grad_logits, grad_logits is [B, K], the gradient of the loss (of each row's for
+  // "none"), else [0, K].
   m.def(
       "generalized_cross_entropy(Tensor logits, Tensor target, float label_smoothing, "
-      "str reduction) -> (Tensor loss, Tensor row_stats)");
+      "str reduction, bool return_grad_logits) -> (Tensor loss, Tensor row_stats, Tensor "
+      "grad_logits)");
   // grad_target is [0] where it is not asked for.
   m.def(
       "generalized_cross_entropy_backward(Tensor grad_loss, Tensor logits, Tensor target, "

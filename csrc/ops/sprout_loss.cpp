@@ -104,9 +104,7 @@ SproutLossCall prepare_sprout_loss(const Tensor& logits, const Tensor& labels,
   SproutLossCall call = prepare(op, logits, labels, partner_labels, lam, beta, rng_state, row_stats,
                                 alpha, scale, labels_from, beta_grad, reduction);
   call.args.wants_grad_beta = return_grad_beta && call.args.beta_grad != BetaGrad::kNone;
-  SPROUT_CHECK(!return_grad_logits || (logits.is_cpu() && logits.scalar_type() == accumulate_dtype),
-               op, "return_grad_logits takes float32 or float64 logits on CPU, got ",
-               describe(logits));
+  check_return_grad_logits(op, return_grad_logits, logits);
   call.grad_logits = empty({return_grad_logits ? call.args.batch : 0, call.args.classes},
                            logits.scalar_type(), logits);
   call.args.grad_logits = return_grad_logits ? call.grad_logits->mutable_data_ptr() : nullptr;

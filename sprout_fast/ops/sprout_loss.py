@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sprout_fast.ops._autograd import call_op, refuse_second_derivative, register_autograd
+from sprout_fast.ops._autograd import (
+    call_op,
+    forward_gives_gradient,
+    refuse_second_derivative,
+    register_autograd,
+    scale_,
+)
 from sprout_fast.ops._fake import check_one_device
 
 
@@ -78,11 +84,11 @@ def sprout_loss(
         beta_grad,
         reduction,
     )
-    if _forward_gives_gradient(logits):
+    if forward_gives_gradient(logits):
         has_grad = beta is not None and beta.requires_grad
         wants_grad_beta = has_grad and beta_grad != "none" and reduction != "none"
         return _GradientInForward.apply(*arguments, wants_grad_beta)[0]
-    return _sprout_loss(*arguments, False, False)
+    return _sprout_loss(*arguments, False, False)[0]
 
 
 def sprout_loss_and_grad_beta(
@@ -116,22 +122,9 @@ def sprout_loss_and_grad_beta(
         beta_grad,
         "mean",
     )
-    if _forward_gives_gradient(logits):
+    if forward_gives_gradient(logits):
         return _GradientInForward.apply(*arguments, True)
-    return torch.ops.sprout_fast.sprout_loss(*arguments, True, False)[:2]
-
-
-def _forward_gives_gradient(logits: Tensor) -> bool:
-    """Whether the forward pass computes the logits' gradient: on CPU, where drawing again costs
-    more than keeping it, and in the dtypes in which it can be kept without rounding it twice."""
-    return (
-        torch.is_grad_enabled()
-        and logits is not None  # the op names it
-        and logits.requires_grad
-        and logits.is_cpu
-        and logits.dtype in (torch.float32, torch.float64)
-        and not torch.compiler.is_compiling()
-    )
+    return _sprout_loss(*arguments, True, False)
 
 
 class _GradientInForward(torch.autograd.Function):
@@ -159,19 +152,10 @@ class _GradientInForward(torch.autograd.Function):
         # A second backward finds the gradients given away; with create_graph the op has to refuse.
         if torch.is_grad_enabled() or grad_logits is None or (wants_beta and grad_beta is None):
             return _backward(ctx, grad_loss)[:-1]
-        if ctx.reduction == "none":
-            grad_logits.mul_(grad_loss.unsqueeze(1))
-        elif not _is_one(grad_loss):
-            grad_logits.mul_(grad_loss)
-            if wants_beta:
-                grad_beta.mul_(grad_loss)
+        grad_logits = scale_(grad_logits, grad_loss)
+        grad_beta = scale_(grad_beta, grad_loss) if wants_beta else None
         nothing = (None,) * 7
-        return grad_logits, None, None, None, grad_beta if wants_beta else None, *nothing
-
-
-def _is_one(number: Tensor) -> bool:
-    """Whether this number on CPU is known to be 1, as loss.backward() makes it: not in a trace."""
-    return not torch.compiler.is_compiling() and type(number) is Tensor and number.item() == 1
+        return grad_logits, None, None, None, grad_beta, *nothing
 
 
 def _accumulate_dtype(logits: Tensor) -> torch.dtype:
@@ -261,5 +245,5 @@ def _backward(ctx, grad_loss, *_):
     return grad_logits, None, None, None, grad_beta if wants_beta else None, None, *nothing
 
 
-_sprout_loss = register_autograd("sprout_loss", _backward, _setup_context)
+_sprout_loss = register_autograd("sprout_loss", _backward, _setup_context, outputs=2)
 refuse_second_derivative("sprout_loss_backward")

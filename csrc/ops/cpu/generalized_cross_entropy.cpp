@@ -44,14 +44,16 @@ Tensor reduce(const GeneralizedCrossEntropyCall& call) {
   return loss;
 }
 
-std::tuple<Tensor, Tensor> generalized_cross_entropy_cpu(const Tensor& logits, const Tensor& target,
-                                                         double label_smoothing,
-                                                         const std::string& reduction) {
-  const GeneralizedCrossEntropyCall call =
-      prepare_generalized_cross_entropy(logits, target, label_smoothing, reduction);
+std::tuple<Tensor, Tensor, Tensor> generalized_cross_entropy_cpu(const Tensor& logits,
+                                                                 const Tensor& target,
+                                                                 double label_smoothing,
+                                                                 const std::string& reduction,
+                                                                 bool return_grad_logits) {
+  const GeneralizedCrossEntropyCall call = prepare_generalized_cross_entropy(
+      logits, target, label_smoothing, reduction, return_grad_logits);
   run_rows(call.args, SPROUT_BEST_KERNEL(generalized_cross_entropy_rows));
   const bool wide = call.args.dtype == Dtype::kFloat64;
-  return {wide ? reduce<double>(call) : reduce<float>(call), call.row_stats};
+  return {wide ? reduce<double>(call) : reduce<float>(call), call.row_stats, *call.grad_logits};
 }
 
 std::tuple<Tensor, Tensor> generalized_cross_entropy_backward_cpu(
