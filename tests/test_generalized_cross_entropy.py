@@ -252,15 +252,17 @@ def test_second_backward(dtype, soft, reduction):
     """The first one gives the forward pass's gradient away; the second has to compute it."""
     logits, target = inputs(9, 20, dtype, dtype if soft else None)
     logits.requires_grad_()
-    loss = generalized_cross_entropy(logits, target, label_smoothing=0.1, reduction=reduction)
-    for value in (1.0, 3.0):  # a loss that backward starts from, and a scaled one
-        weight = torch.full_like(loss, value)
+    results = []
+    for scale in (1.0, 3.0):  # a loss that backward starts from, and a scaled one
+        loss = generalized_cross_entropy(logits, target, label_smoothing=0.1, reduction=reduction)
+        weight = torch.full_like(loss, scale)
         first, second = (
             torch.autograd.grad(loss, logits, weight, retain_graph=True)[0] for _ in range(2)
         )
         assert torch.equal(first, second)
-        assert first.abs().max() > 0
-        loss = generalized_cross_entropy(logits, target, label_smoothing=0.1, reduction=reduction)
+        results.append(first)
+    torch.testing.assert_close(results[1], 3 * results[0])
+    assert results[0].abs().max() > 0
 
 
 def test_trace_does_not_look_at_the_loss_gradient():
