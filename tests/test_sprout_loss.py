@@ -78,7 +78,7 @@ def test_without_mixup_is_mixup_with_weight_one():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_logits_gradient_as_good_as_pytorch(dtype):
     """Error against float64 at most twice that of PyTorch's soft-label cross entropy."""
-    logits, labels, partner_labels, lam, beta = inputs(64, 100, dtype)
+    logits, labels, partner_labels, lam, beta = inputs(60, 100, dtype)  # 1/60 is rounded
     options = dict(labels_from="mean", beta_grad="none", alpha=0.3)
     exact = gradients(
         reference.sprout_loss, logits.double(), labels, partner_labels, lam, beta, **options

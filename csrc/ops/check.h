@@ -1,10 +1,6 @@
 // Argument checks that name the op, the argument, what it got and what it takes.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
-#include <torch/headeronly/core/ScalarType.h>
-
 #include <optional>
 #include <sstream>
 #include <stdexcept>
@@ -13,11 +9,9 @@
 
 #include "../common/dtype.h"
 #include "reduction.h"
+#include "tensor.h"
 
 namespace sprout_fast {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // Throws what reaches Python as a RuntimeError: "sprout_fast::<op>: <message parts>".
 #define SPROUT_CHECK(condition, op, ...)                    \
@@ -76,7 +70,7 @@ inline std::string describe(const Tensor& t) {
 
 // A tensor argument of one exact dtype and shape on the device of `like`.
 inline void check_tensor(const char* op, const char* name, const Tensor& t, ScalarType dtype,
-                         const std::vector<int64_t>& shape, const char* takes, const Tensor& like) {
+                         Shape shape, const char* takes, const Tensor& like) {
   bool fits = t.defined() && t.scalar_type() == dtype &&
               t.dim() == static_cast<int64_t>(shape.size()) && t.device() == like.device();
   for (size_t i = 0; fits && i < shape.size(); ++i) fits = t.size(i) == shape[i];
@@ -125,8 +119,20 @@ inline Reduction reduction_from_name(const char* op, const std::string& name) {
   fail(op, "reduction must be 'mean', 'sum' or 'none', got '", name, "'");
 }
 
-inline std::optional<Tensor> contiguous(const std::optional<Tensor>& t) {
-  return t ? std::optional<Tensor>(torch::stable::contiguous(*t)) : std::nullopt;
+// A loss's forward pass can leave the gradient to the logits: on CPU, where computing again costs
+// more than keeping it, and in the types in which it can be kept without rounding it twice.
+inline void check_return_grad_logits(const char* op, bool return_grad_logits,
+                                     const Tensor& logits) {
+  const ScalarType dtype = logits.scalar_type();
+  SPROUT_CHECK(!return_grad_logits ||
+                   (logits.is_cpu() && (dtype == ScalarType::Float || dtype == ScalarType::Double)),
+               op, "return_grad_logits takes float32 or float64 logits on CPU, got ",
+               describe(logits));
+}
+
+// What a loss over `batch` rows has: one number, or one a row.
+inline Shape loss_shape(Reduction reduction, const int64_t& batch) {
+  return {&batch, reduction == Reduction::kNone ? size_t{1} : size_t{0}};
 }
 
 template <typename T>

@@ -23,15 +23,13 @@ DirichletCall prepare_dirichlet(const Tensor& concentration, const Tensor& rng_s
   const int64_t classes = check_classes(op, concentration);
   check_rng_state(op, rng_state, concentration);
   std::vector<int64_t> shape = shape_of(concentration);
-  Tensor z = torch::stable::new_empty(concentration, shape);
+  const ScalarType dtype = concentration.scalar_type();
+  Tensor z = empty(shape, dtype, concentration);
   shape.pop_back();
-  DirichletCall call{torch::stable::contiguous(concentration),
-                     torch::stable::contiguous(rng_state),
-                     std::move(z),
-                     torch::stable::new_empty(concentration, shape),
-                     {}};
+  DirichletCall call{
+      dense(concentration), dense(rng_state), std::move(z), empty(shape, dtype, concentration), {}};
   if (concentration.is_cpu()) check_concentration_values(op, call.concentration);
-  call.args = {to_dtype(concentration.scalar_type()),
+  call.args = {to_dtype(dtype),
                call.concentration.const_data_ptr(),
                call.rng_state.const_data_ptr<int64_t>(),
                call.z.mutable_data_ptr(),
@@ -51,13 +49,11 @@ DirichletBackwardCall prepare_dirichlet_backward(const Tensor& grad_z, const Ten
   check_tensor(op, "grad_z", grad_z, dtype, shape, "of concentration's dtype and shape",
                concentration);
   check_tensor(op, "z", z, dtype, shape, "what dirichlet returned", concentration);
-  Tensor grad_concentration = torch::stable::new_empty(concentration, shape);
+  Tensor grad_concentration = empty(shape, dtype, concentration);
   shape.pop_back();
   check_tensor(op, "log_total", log_total, dtype, shape, "what dirichlet returned", concentration);
-  DirichletBackwardCall call{
-      torch::stable::contiguous(grad_z), torch::stable::contiguous(concentration),
-      torch::stable::contiguous(z),      torch::stable::contiguous(log_total),
-      std::move(grad_concentration),     {}};
+  DirichletBackwardCall call{dense(grad_z),    dense(concentration),          dense(z),
+                             dense(log_total), std::move(grad_concentration), {}};
   call.args = {to_dtype(dtype),
                call.grad_z.const_data_ptr(),
                call.concentration.const_data_ptr(),

@@ -13,12 +13,10 @@ DrawMixupCall prepare_draw_mixup(const Tensor& rng_state, int64_t batch, double 
                "batch_size must be in [0, 2^31), got ", batch);
   // Below 1e-36 both log G of a pair can leave float32's range, and lam would be NaN.
   SPROUT_CHECK(a >= 1e-30 && a <= 1e5, op, "a must be in [1e-30, 1e5], got ", a);
-  DrawMixupCall call{
-      torch::stable::contiguous(rng_state),
-      torch::stable::empty({batch}, ScalarType::Long, std::nullopt, rng_state.device()),
-      torch::stable::empty({per_sample ? batch : int64_t{1}}, ScalarType::Float, std::nullopt,
-                           rng_state.device()),
-      {}};
+  DrawMixupCall call{dense(rng_state),
+                     empty({batch}, ScalarType::Long, rng_state),
+                     empty({per_sample ? batch : int64_t{1}}, ScalarType::Float, rng_state),
+                     {}};
   call.args.rng_state = call.rng_state.const_data_ptr<int64_t>();
   call.args.partner = static_cast<int64_t*>(call.partner.mutable_data_ptr());
   call.args.lam = static_cast<float*>(call.lam.mutable_data_ptr());

@@ -76,9 +76,9 @@ GaussianMixupCall prepare_gaussian_mixup(const Tensor& images, const std::option
                "noise must be 'marginal' or 'paired', got '", noise, "'");
 
   GaussianMixupCall call{
-      contiguous(partner),
-      contiguous(lam),
-      torch::stable::contiguous(rng_state),
+      dense(partner),
+      dense(lam),
+      dense(rng_state),
       empty_channels_last({images.size(0), channels, images.size(2), images.size(3)}, dtype,
                           images),
       {}};
@@ -126,8 +126,8 @@ GaussianMixupBackwardCall prepare_gaussian_mixup_backward(const Tensor& grad,
   const std::vector<int64_t> shape = {grad.size(0), grad.size(1), grad.size(2), grad.size(3)};
   GaussianMixupBackwardCall call{torch::stable::contiguous(grad, MemoryFormat::ChannelsLast),
                                  empty_channels_last(shape, dtype, grad),
-                                 contiguous(partner),
-                                 contiguous(lam),
+                                 dense(partner),
+                                 dense(lam),
                                  {}};
   if (grad.is_cpu() && partner) {
     check_index_values(op, "partner", *call.partner, grad.size(0));

@@ -33,14 +33,9 @@ GeneralizedCrossEntropyCall prepare(const char* op, const Tensor& logits, const 
                describe(logits), "), got ", describe(target));
   SPROUT_CHECK(label_smoothing >= 0 && label_smoothing <= 1, op,
                "label_smoothing must be in [0, 1], got ", label_smoothing);
-  GeneralizedCrossEntropyCall call{torch::stable::contiguous(logits),
-                                   torch::stable::contiguous(target),
-                                   std::move(row_stats),
-                                   std::nullopt,
-                                   std::nullopt,
-                                   std::nullopt,
-                                   accumulate_dtype(logits),
-                                   {}};
+  GeneralizedCrossEntropyCall call{
+      dense(logits), dense(target), std::move(row_stats),     std::nullopt,
+      std::nullopt,  std::nullopt,  accumulate_dtype(logits), {}};
   if (logits.is_cpu() && hard) check_index_values(op, "target", call.target, classes);
   GeneralizedCrossEntropyArgs& args = call.args;
   args.dtype = to_dtype(logits.scalar_type());
@@ -61,12 +56,19 @@ GeneralizedCrossEntropyCall prepare(const char* op, const Tensor& logits, const 
 GeneralizedCrossEntropyCall prepare_generalized_cross_entropy(const Tensor& logits,
                                                               const Tensor& target,
                                                               double label_smoothing,
-                                                              const std::string& reduction) {
+                                                              const std::string& reduction,
+                                                              bool return_grad_logits) {
   constexpr const char* op = "generalized_cross_entropy";
   check_logits(op, logits);
-  Tensor row_stats = torch::stable::new_empty(logits, {logits.size(0), CrossEntropyStat::kCount},
-                                              accumulate_dtype(logits));
-  return prepare(op, logits, target, std::move(row_stats), label_smoothing, reduction);
+  Tensor row_stats =
+      empty({logits.size(0), CrossEntropyStat::kCount}, accumulate_dtype(logits), logits);
+  GeneralizedCrossEntropyCall call =
+      prepare(op, logits, target, std::move(row_stats), label_smoothing, reduction);
+  check_return_grad_logits(op, return_grad_logits, logits);
+  call.grad_logits = empty({return_grad_logits ? call.args.batch : 0, call.args.classes},
+                           logits.scalar_type(), logits);
+  call.args.grad_logits = return_grad_logits ? call.grad_logits->mutable_data_ptr() : nullptr;
+  return call;
 }
 
 GeneralizedCrossEntropyCall prepare_generalized_cross_entropy_backward(
@@ -75,21 +77,19 @@ GeneralizedCrossEntropyCall prepare_generalized_cross_entropy_backward(
   constexpr const char* op = "generalized_cross_entropy_backward";
   check_logits(op, logits);
   GeneralizedCrossEntropyCall call =
-      prepare(op, logits, target, torch::stable::contiguous(row_stats), label_smoothing, reduction);
+      prepare(op, logits, target, dense(row_stats), label_smoothing, reduction);
   GeneralizedCrossEntropyArgs& args = call.args;
   const int64_t batch = args.batch, classes = args.classes;
   check_tensor(op, "row_stats", row_stats, call.accumulate_dtype, {batch, CrossEntropyStat::kCount},
                "what generalized_cross_entropy returned", logits);
-  const bool each = args.reduction == Reduction::kNone;
-  check_tensor(op, "grad_loss", grad_loss, call.accumulate_dtype,
-               each ? std::vector<int64_t>{batch} : std::vector<int64_t>{},
+  check_tensor(op, "grad_loss", grad_loss, call.accumulate_dtype, loss_shape(args.reduction, batch),
                "of the loss's dtype and shape", logits);
   SPROUT_CHECK(!return_grad_target || is_floating(target.scalar_type()), op,
                "return_grad_target must be False where target is int64, got True");
-  call.grad_loss = torch::stable::contiguous(grad_loss);
-  call.grad_logits = torch::stable::new_empty(logits, {batch, classes});
-  call.grad_target = return_grad_target ? torch::stable::new_empty(target, {batch, classes})
-                                        : torch::stable::new_empty(target, {0});
+  call.grad_loss = dense(grad_loss);
+  call.grad_logits = empty({batch, classes}, logits.scalar_type(), logits);
+  call.grad_target = return_grad_target ? empty({batch, classes}, target.scalar_type(), target)
+                                        : empty({0}, target.scalar_type(), target);
   args.grad_loss = call.grad_loss->const_data_ptr();
   args.grad_logits = call.grad_logits->mutable_data_ptr();
   args.grad_target = return_grad_target ? call.grad_target->mutable_data_ptr() : nullptr;
@@ -97,9 +97,12 @@ GeneralizedCrossEntropyCall prepare_generalized_cross_entropy_backward(
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sprout_fast, m) {
+  // With return_grad_logits, grad_logits is [B, K], the gradient of the loss (of each row's for
+  // "none"), else [0, K].
   m.def(
       "generalized_cross_entropy(Tensor logits, Tensor target, float label_smoothing, "
-      "str reduction) -> (Tensor loss, Tensor row_stats)");
+      "str reduction, bool return_grad_logits) -> (Tensor loss, Tensor row_stats, Tensor "
+      "grad_logits)");
   // grad_target is [0] where it is not asked for.
   m.def(
       "generalized_cross_entropy_backward(Tensor grad_loss, Tensor logits, Tensor target, "

@@ -32,9 +32,11 @@ struct GeneralizedCrossEntropyArgs {
   int64_t batch, classes;
   double smoothing;
   Reduction reduction;
+  // [B, K] dense, where not null in forward, which leaves there the gradient of the loss (of each
+  // row's for Reduction::kNone), in row_stats' type: backward then only multiplies it by grad_loss.
+  void* grad_logits;
   // Backward only:
   const void* grad_loss;  // one number, or [B] for Reduction::kNone; type of row_stats
-  void* grad_logits;      // [B, K] dense
   void* grad_target;      // [B, K] dense, or null: not asked for
 };
 

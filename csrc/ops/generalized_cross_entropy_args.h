@@ -18,9 +18,9 @@ struct GeneralizedCrossEntropyCall {
   GeneralizedCrossEntropyArgs args;
 };
 
-SPROUT_EXPORT GeneralizedCrossEntropyCall
-prepare_generalized_cross_entropy(const Tensor& logits, const Tensor& target,
-                                  double label_smoothing, const std::string& reduction);
+SPROUT_EXPORT GeneralizedCrossEntropyCall prepare_generalized_cross_entropy(
+    const Tensor& logits, const Tensor& target, double label_smoothing,
+    const std::string& reduction, bool return_grad_logits);
 
 SPROUT_EXPORT GeneralizedCrossEntropyCall prepare_generalized_cross_entropy_backward(
     const Tensor& grad_loss, const Tensor& logits, const Tensor& target, const Tensor& row_stats,

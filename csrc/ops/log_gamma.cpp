@@ -11,9 +11,9 @@ LogGammaCall prepare_log_gamma(const Tensor& concentration, const Tensor& rng_st
   constexpr const char* op = "log_gamma";
   check_concentration(op, concentration);
   check_rng_state(op, rng_state, concentration);
-  LogGammaCall call{torch::stable::contiguous(concentration),
-                    torch::stable::contiguous(rng_state),
-                    torch::stable::new_empty(concentration, shape_of(concentration)),
+  LogGammaCall call{dense(concentration),
+                    dense(rng_state),
+                    empty(shape_of(concentration), concentration.scalar_type(), concentration),
                     {}};
   if (concentration.is_cpu()) check_concentration_values(op, call.concentration);
   call.args = {to_dtype(concentration.scalar_type()),
@@ -33,11 +33,8 @@ LogGammaBackwardCall prepare_log_gamma_backward(const Tensor& grad, const Tensor
   const ScalarType dtype = concentration.scalar_type();
   check_tensor(op, "grad", grad, dtype, shape, "of concentration's dtype and shape", concentration);
   check_tensor(op, "log_g", log_g, dtype, shape, "what log_gamma returned", concentration);
-  LogGammaBackwardCall call{torch::stable::contiguous(grad),
-                            torch::stable::contiguous(concentration),
-                            torch::stable::contiguous(log_g),
-                            torch::stable::new_empty(concentration, shape),
-                            {}};
+  LogGammaBackwardCall call{
+      dense(grad), dense(concentration), dense(log_g), empty(shape, dtype, concentration), {}};
   call.args = {to_dtype(dtype),
                call.grad.const_data_ptr(),
                call.concentration.const_data_ptr(),

@@ -49,17 +49,9 @@ SproutLossCall prepare(const char* op, const Tensor& logits, const Tensor& label
 
   const ScalarType accumulate_dtype =
       logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  SproutLossCall call{torch::stable::contiguous(logits),
-                      torch::stable::contiguous(labels),
-                      torch::stable::contiguous(beta),
-                      torch::stable::contiguous(rng_state),
-                      std::move(row_stats),
-                      contiguous(partner_labels),
-                      contiguous(lam),
-                      std::nullopt,
-                      std::nullopt,
-                      accumulate_dtype,
-                      {}};
+  SproutLossCall call{dense(logits),        dense(labels),         dense(beta), dense(rng_state),
+                      std::move(row_stats), dense(partner_labels), dense(lam),  std::nullopt,
+                      std::nullopt,         accumulate_dtype,      {}};
   if (logits.is_cpu()) {
     check_index_values(op, "labels", call.labels, classes);
     check_values<float>(op, "beta", call.beta, "finite and at least 0",
@@ -108,16 +100,13 @@ SproutLossCall prepare_sprout_loss(const Tensor& logits, const Tensor& labels,
                describe(logits));
   const ScalarType accumulate_dtype =
       logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Tensor row_stats =
-      torch::stable::new_empty(logits, {logits.size(0), kRowStats}, accumulate_dtype);
+  Tensor row_stats = empty({logits.size(0), kRowStats}, accumulate_dtype, logits);
   SproutLossCall call = prepare(op, logits, labels, partner_labels, lam, beta, rng_state, row_stats,
                                 alpha, scale, labels_from, beta_grad, reduction);
   call.args.wants_grad_beta = return_grad_beta && call.args.beta_grad != BetaGrad::kNone;
-  SPROUT_CHECK(!return_grad_logits || (logits.is_cpu() && logits.scalar_type() == accumulate_dtype),
-               op, "return_grad_logits takes float32 or float64 logits on CPU, got ",
-               describe(logits));
-  call.grad_logits = torch::stable::new_empty(
-      call.logits, {return_grad_logits ? call.args.batch : 0, call.args.classes});
+  check_return_grad_logits(op, return_grad_logits, logits);
+  call.grad_logits = empty({return_grad_logits ? call.args.batch : 0, call.args.classes},
+                           logits.scalar_type(), logits);
   call.args.grad_logits = return_grad_logits ? call.grad_logits->mutable_data_ptr() : nullptr;
   return call;
 }
@@ -130,19 +119,14 @@ SproutLossCall prepare_sprout_loss_backward(
     const std::string& reduction) {
   constexpr const char* op = "sprout_loss_backward";
   SproutLossCall call = prepare(op, logits, labels, partner_labels, lam, beta, rng_state,
-                                torch::stable::contiguous(row_stats), alpha, scale, labels_from,
-                                beta_grad, reduction);
+                                dense(row_stats), alpha, scale, labels_from, beta_grad, reduction);
   const int64_t batch = call.args.batch;
   check_tensor(op, "row_stats", row_stats, call.accumulate_dtype, {batch, kRowStats},
                "what sprout_loss returned", logits);
-  const std::vector<int64_t> loss_shape = call.args.reduction == Reduction::kNone
-                                              ? std::vector<int64_t>{batch}
-                                              : std::vector<int64_t>{};
-  check_tensor(op, "grad_loss", grad_loss, call.accumulate_dtype, loss_shape,
-               "of the loss's dtype and shape", logits);
-  call.grad_loss = torch::stable::contiguous(grad_loss);
-  call.grad_logits = torch::stable::empty({batch, call.args.classes}, logits.scalar_type(),
-                                          std::nullopt, logits.device());
+  check_tensor(op, "grad_loss", grad_loss, call.accumulate_dtype,
+               loss_shape(call.args.reduction, batch), "of the loss's dtype and shape", logits);
+  call.grad_loss = dense(grad_loss);
+  call.grad_logits = empty({batch, call.args.classes}, logits.scalar_type(), logits);
   call.args.wants_grad_beta = call.args.beta_grad != BetaGrad::kNone;
   call.args.grad_loss = call.grad_loss->const_data_ptr();
   call.args.grad_logits = call.grad_logits->mutable_data_ptr();
@@ -152,7 +136,7 @@ SproutLossCall prepare_sprout_loss_backward(
 STABLE_TORCH_LIBRARY_FRAGMENT(sprout_fast, m) {
   // From the same pass over the logits: with return_grad_beta, grad_beta is the gradient of the
   // mean (of the sum for the other reductions), else it is empty; with return_grad_logits,
-  // grad_logits is [B, K], the gradient of each row's loss, else [0, K].
+  // grad_logits is [B, K], the gradient of the loss (of each row's for "none"), else [0, K].
   m.def(
       "sprout_loss(Tensor logits, Tensor labels, Tensor? partner_labels, Tensor? lam, Tensor beta, "
       "Tensor rng_state, float alpha, float scale, str labels_from, str beta_grad, str reduction, "

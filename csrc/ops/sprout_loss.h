@@ -54,8 +54,8 @@ struct SproutLossArgs {
   Reduction reduction;
   bool wants_grad_beta;  // in this pass
   bool wants_mean;       // whether kMeanLoss and kMass are asked for
-  // [B, K] dense. In backward the gradient. In forward, where not null, that of each row's loss, in
-  // row_stats' type: what backward then has to multiply by its weight.
+  // [B, K] dense, where not null in forward, which leaves there the gradient of the loss (of each
+  // row's for Reduction::kNone), in row_stats' type: backward then only multiplies it by grad_loss.
   void* grad_logits;
   // Backward only:
   const void* grad_loss;  // one number, or [B] for Reduction::kNone; type of row_stats

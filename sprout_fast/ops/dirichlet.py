@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sprout_fast.ops._autograd import refuse_second_derivative
+from sprout_fast.ops._autograd import call_op, refuse_second_derivative, register_autograd
 from sprout_fast.ops._fake import check_one_device
 
 
@@ -38,7 +38,7 @@ def dirichlet(concentration: Tensor, rng_state: Tensor) -> Tensor:
     >>> a.grad.shape
     torch.Size([2, 3])
     """
-    return torch.ops.sprout_fast.dirichlet(concentration, rng_state)[0]
+    return _dirichlet(concentration, rng_state)
 
 
 @torch.library.register_fake("sprout_fast::dirichlet")
@@ -57,9 +57,10 @@ def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(inputs[0], *output)
 
 
-def _backward(ctx, grad_z, grad_log_total):
-    return torch.ops.sprout_fast.dirichlet_backward(grad_z, *ctx.saved_tensors), None
+def _backward(ctx, grad_z, *_):
+    op = torch.ops.sprout_fast.dirichlet_backward.default
+    return call_op(op, grad_z, *ctx.saved_tensors), None
 
 
-torch.library.register_autograd("sprout_fast::dirichlet", _backward, setup_context=_setup_context)
+_dirichlet = register_autograd("dirichlet", _backward, _setup_context)
 refuse_second_derivative("dirichlet_backward")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-from sprout_fast.ops._autograd import refuse_second_derivative
+from sprout_fast.ops._autograd import call_op, refuse_second_derivative, register_autograd
 from sprout_fast.ops._fake import check_one_device
 
 
@@ -74,7 +74,7 @@ def gaussian_mixup(
     >>> gaussian_mixup(x, torch.tensor([1, 0]), torch.tensor([0.7]), state).shape
     torch.Size([2, 3, 4, 4])
     """
-    return torch.ops.sprout_fast.gaussian_mixup(
+    return _gaussian_mixup(
         images,
         partner,
         lam,
@@ -113,13 +113,10 @@ def _backward(ctx, grad):
     partner, lam = ctx.saved_tensors
     grad_images = None
     if ctx.needs_input_grad[0]:
-        grad_images = torch.ops.sprout_fast.gaussian_mixup_backward(
-            grad, partner, lam, ctx.std, ctx.image_dtype
-        )
+        op = torch.ops.sprout_fast.gaussian_mixup_backward.default
+        grad_images = call_op(op, grad, partner, lam, ctx.std, ctx.image_dtype)
     return grad_images, None, None, None, None, None, None, None, None
 
 
-torch.library.register_autograd(
-    "sprout_fast::gaussian_mixup", _backward, setup_context=_setup_context
-)
+_gaussian_mixup = register_autograd("gaussian_mixup", _backward, _setup_context)
 refuse_second_derivative("gaussian_mixup_backward")

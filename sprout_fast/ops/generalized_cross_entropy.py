@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sprout_fast.ops._autograd import refuse_second_derivative
+from sprout_fast.ops._autograd import (
+    call_op,
+    forward_gives_gradient,
+    refuse_second_derivative,
+    register_autograd,
+    scale_,
+)
 from sprout_fast.ops._fake import check_one_device
 
 
@@ -41,23 +47,47 @@ def generalized_cross_entropy(
     >>> round(loss.item(), 4), logits.grad[0]  # log 4
     (1.3863, tensor([-0.3750,  0.1250,  0.1250,  0.1250]))
     """
-    loss, _ = torch.ops.sprout_fast.generalized_cross_entropy(
-        logits, target, label_smoothing, reduction
-    )
-    return loss
+    arguments = (logits, target, label_smoothing, reduction)
+    if forward_gives_gradient(logits) and target is not None and not target.requires_grad:
+        return _GradientInForward.apply(*arguments)
+    return _generalized_cross_entropy(*arguments, False)
+
+
+class _GradientInForward(torch.autograd.Function):
+    """generalized_cross_entropy whose forward pass leaves the gradient, so that backward only
+    scales it."""
+
+    @staticmethod
+    def forward(ctx, *arguments):
+        output = call_op(torch.ops.sprout_fast.generalized_cross_entropy.default, *arguments, True)
+        _setup_context(ctx, (*arguments, None), output)
+        loss, _, ctx.grad_logits = output
+        return loss
+
+    @staticmethod
+    def backward(ctx, grad_loss):
+        grad_logits, ctx.grad_logits = ctx.grad_logits, None
+        if torch.is_grad_enabled():  # create_graph: the op refuses what may come
+            return _backward(ctx, grad_loss)[:-1]
+        if grad_logits is None:  # given away: a second backward computes the same bits again
+            logits, target, _ = ctx.saved_tensors
+            op = torch.ops.sprout_fast.generalized_cross_entropy.default
+            grad_logits = call_op(op, logits, target, *ctx.scalars, True)[2]
+        return scale_(grad_logits, grad_loss), None, None, None
 
 
 _ROW_STATS = 4  # CrossEntropyStat in csrc/ops/generalized_cross_entropy.h
 
 
 @torch.library.register_fake("sprout_fast::generalized_cross_entropy")
-def _(logits, target, label_smoothing, reduction):
+def _(logits, target, label_smoothing, reduction, return_grad_logits):
     check_one_device("generalized_cross_entropy", logits=logits, target=target)
-    batch = logits.shape[0]
+    batch, classes = logits.shape
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     return (
         logits.new_empty([batch] if reduction == "none" else [], dtype=dtype),
         logits.new_empty([batch, _ROW_STATS], dtype=dtype),
+        logits.new_empty([batch if return_grad_logits else 0, classes]),
     )
 
 
@@ -70,19 +100,20 @@ def _(grad_loss, logits, target, row_stats, label_smoothing, reduction, return_g
 
 
 def _setup_context(ctx, inputs, output):
-    logits, target, *ctx.scalars = inputs
+    logits, target, *ctx.scalars, _ = inputs
     ctx.save_for_backward(logits, target, output[1])
 
 
-def _backward(ctx, grad_loss, grad_row_stats):
+def _backward(ctx, grad_loss, *_):
+    op = torch.ops.sprout_fast.generalized_cross_entropy_backward.default
     wants_target = ctx.needs_input_grad[1]
-    grad_logits, grad_target = torch.ops.sprout_fast.generalized_cross_entropy_backward(
-        grad_loss, *ctx.saved_tensors, *ctx.scalars, wants_target
+    grad_logits, grad_target = call_op(
+        op, grad_loss, *ctx.saved_tensors, *ctx.scalars, wants_target
     )
-    return grad_logits, grad_target if wants_target else None, None, None
+    return grad_logits, grad_target if wants_target else None, None, None, None
 
 
-torch.library.register_autograd(
-    "sprout_fast::generalized_cross_entropy", _backward, setup_context=_setup_context
+_generalized_cross_entropy = register_autograd(
+    "generalized_cross_entropy", _backward, _setup_context
 )
 refuse_second_derivative("generalized_cross_entropy_backward")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sprout_fast.ops._autograd import refuse_second_derivative
+from sprout_fast.ops._autograd import call_op, refuse_second_derivative, register_autograd
 from sprout_fast.ops._fake import check_one_device
 
 
@@ -39,7 +39,7 @@ def log_gamma(concentration: Tensor, rng_state: Tensor) -> Tensor:
     >>> a.grad.shape
     torch.Size([4])
     """
-    return torch.ops.sprout_fast.log_gamma(concentration, rng_state)
+    return _log_gamma(concentration, rng_state)
 
 
 @torch.library.register_fake("sprout_fast::log_gamma")
@@ -58,8 +58,9 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, grad):
-    return torch.ops.sprout_fast.log_gamma_backward(grad, *ctx.saved_tensors), None
+    op = torch.ops.sprout_fast.log_gamma_backward.default
+    return call_op(op, grad, *ctx.saved_tensors), None
 
 
-torch.library.register_autograd("sprout_fast::log_gamma", _backward, setup_context=_setup_context)
+_log_gamma = register_autograd("log_gamma", _backward, _setup_context)
 refuse_second_derivative("log_gamma_backward")

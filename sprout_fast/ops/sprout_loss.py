@@ -5,7 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sprout_fast.ops._autograd import refuse_second_derivative
+from sprout_fast.ops._autograd import (
+    call_op,
+    forward_gives_gradient,
+    refuse_second_derivative,
+    register_autograd,
+    scale_,
+)
 from sprout_fast.ops._fake import check_one_device
 
 
@@ -78,11 +84,11 @@ def sprout_loss(
         beta_grad,
         reduction,
     )
-    if _forward_gives_gradient(logits):
+    if forward_gives_gradient(logits):
         has_grad = beta is not None and beta.requires_grad
         wants_grad_beta = has_grad and beta_grad != "none" and reduction != "none"
         return _GradientInForward.apply(*arguments, wants_grad_beta)[0]
-    return torch.ops.sprout_fast.sprout_loss(*arguments, False, False)[0]
+    return _sprout_loss(*arguments, False, False)[0]
 
 
 def sprout_loss_and_grad_beta(
@@ -116,36 +122,26 @@ def sprout_loss_and_grad_beta(
         beta_grad,
         "mean",
     )
-    if _forward_gives_gradient(logits):
+    if forward_gives_gradient(logits):
         return _GradientInForward.apply(*arguments, True)
-    return torch.ops.sprout_fast.sprout_loss(*arguments, True, False)[:2]
-
-
-def _forward_gives_gradient(logits: Tensor) -> bool:
-    """Whether the forward pass computes the logits' gradient: on CPU, where drawing again costs
-    more than keeping it, and in the dtypes in which it can be kept without rounding it twice."""
-    return (
-        torch.is_grad_enabled()
-        and logits is not None  # the op names it
-        and logits.requires_grad
-        and logits.is_cpu
-        and logits.dtype in (torch.float32, torch.float64)
-        and not torch.compiler.is_compiling()
-    )
+    return _sprout_loss(*arguments, True, False)
 
 
 class _GradientInForward(torch.autograd.Function):
-    """sprout_loss whose forward pass leaves the gradients, so that backward only scales them: the
-    logits' in place, for no second tensor of their size."""
+    """sprout_loss whose forward pass leaves the gradients, so that backward only scales them: in
+    place, for no second tensor of the logits' size, and not at all where the loss is what backward
+    starts from."""
 
     @staticmethod
     def forward(ctx, *arguments):
         *arguments, wants_grad_beta = arguments
-        loss, grad_beta, row_stats, grad_logits = torch.ops.sprout_fast.sprout_loss(
-            *arguments, wants_grad_beta, True
+        output = call_op(
+            torch.ops.sprout_fast.sprout_loss.default, *arguments, wants_grad_beta, True
         )
-        _setup_context(ctx, (*arguments, None, None), (loss, grad_beta, row_stats, grad_logits))
+        loss, grad_beta, _, grad_logits = output
+        _setup_context(ctx, (*arguments, None, None), output)
         ctx.mark_non_differentiable(grad_beta)
+        ctx.set_materialize_grads(False)  # grad_beta's would be zeros
         ctx.gradients = grad_logits, grad_beta if wants_grad_beta else None
         return loss, grad_beta
 
@@ -156,9 +152,8 @@ class _GradientInForward(torch.autograd.Function):
         # A second backward finds the gradients given away; with create_graph the op has to refuse.
         if torch.is_grad_enabled() or grad_logits is None or (wants_beta and grad_beta is None):
             return _backward(ctx, grad_loss)[:-1]
-        weight = grad_loss / len(grad_logits) if ctx.reduction == "mean" else grad_loss
-        grad_logits.mul_(weight.unsqueeze(1) if ctx.reduction == "none" else weight)
-        grad_beta = grad_beta * grad_loss.float() if wants_beta else None
+        grad_logits = scale_(grad_logits, grad_loss)
+        grad_beta = scale_(grad_beta, grad_loss) if wants_beta else None
         nothing = (None,) * 7
         return grad_logits, None, None, None, grad_beta, *nothing
 
@@ -238,7 +233,8 @@ def _setup_context(ctx, inputs, output):
 
 def _backward(ctx, grad_loss, *_):
     wants_beta = ctx.needs_input_grad[4] and ctx.beta_grad != "none"
-    grad_logits, grad_beta = torch.ops.sprout_fast.sprout_loss_backward(
+    grad_logits, grad_beta = call_op(
+        torch.ops.sprout_fast.sprout_loss_backward.default,
         grad_loss,
         *ctx.saved_tensors,
         *ctx.scalars,
@@ -249,5 +245,5 @@ def _backward(ctx, grad_loss, *_):
     return grad_logits, None, None, None, grad_beta if wants_beta else None, None, *nothing
 
 
-torch.library.register_autograd("sprout_fast::sprout_loss", _backward, setup_context=_setup_context)
+_sprout_loss = register_autograd("sprout_loss", _backward, _setup_context, outputs=2)
 refuse_second_derivative("sprout_loss_backward")

@@ -29,8 +29,7 @@ template <typename T>
 Tensor reduce(const GeneralizedCrossEntropyCall& call) {
   const Args& args = call.args;
   const bool each = args.reduction == Reduction::kNone;
-  Tensor loss = torch::stable::new_empty(
-      call.row_stats, each ? std::vector<int64_t>{args.batch} : std::vector<int64_t>{});
+  Tensor loss = empty(loss_shape(args.reduction, args.batch), call.accumulate_dtype, call.logits);
   T* out = static_cast<T*>(loss.mutable_data_ptr());
   double total = 0;
   for (int64_t row = 0; row < args.batch; ++row) {
@@ -45,14 +44,16 @@ Tensor reduce(const GeneralizedCrossEntropyCall& call) {
   return loss;
 }
 
-std::tuple<Tensor, Tensor> generalized_cross_entropy_cpu(const Tensor& logits, const Tensor& target,
-                                                         double label_smoothing,
-                                                         const std::string& reduction) {
-  const GeneralizedCrossEntropyCall call =
-      prepare_generalized_cross_entropy(logits, target, label_smoothing, reduction);
+std::tuple<Tensor, Tensor, Tensor> generalized_cross_entropy_cpu(const Tensor& logits,
+                                                                 const Tensor& target,
+                                                                 double label_smoothing,
+                                                                 const std::string& reduction,
+                                                                 bool return_grad_logits) {
+  const GeneralizedCrossEntropyCall call = prepare_generalized_cross_entropy(
+      logits, target, label_smoothing, reduction, return_grad_logits);
   run_rows(call.args, SPROUT_BEST_KERNEL(generalized_cross_entropy_rows));
   const bool wide = call.args.dtype == Dtype::kFloat64;
-  return {wide ? reduce<double>(call) : reduce<float>(call), call.row_stats};
+  return {wide ? reduce<double>(call) : reduce<float>(call), call.row_stats, *call.grad_logits};
 }
 
 std::tuple<Tensor, Tensor> generalized_cross_entropy_backward_cpu(

@@ -53,13 +53,17 @@ Row<T> load(const Args& args, int64_t row, T* scratch) {
   return r;
 }
 
+// t_k of a hard label.
+template <typename T>
+T label_weight(const Row<T>& r, int64_t k, int64_t label) {
+  return k == label ? r.keep + r.uniform : r.uniform;
+}
+
 template <typename T>
 void forward_row(const Args& args, int64_t row, T* scratch) {
   const int64_t K = args.classes, padded = padded_row(K);
   const Row<T> r = load(args, row, scratch);
   const T top = row_maximum(r.logits, padded);
-  const T log_sum =
-      std::log(row_sum<T>(padded, [&](int64_t k) { return fast_exp(r.logits[k] - top); }));
   // sum_k t_k (logit_k - top). A class of weight 0 adds nothing, whatever its logit.
   T dot, mass = T(1);
   if (args.labels != nullptr) {
@@ -75,11 +79,26 @@ void forward_row(const Args& args, int64_t row, T* scratch) {
       return keep_if(weight != T(0), weight * (r.logits[k] - top));
     });
   }
+  const T sum =
+      row_sum<T>(padded, [&](int64_t k) { return r.logits[k] = fast_exp(r.logits[k] - top); });
+  const T log_sum = std::log(sum);
   T* stats = static_cast<T*>(args.row_stats) + row * Stat::kCount;
   stats[Stat::kTop] = top;
   stats[Stat::kLogSum] = log_sum;
   stats[Stat::kLoss] = mass * log_sum - dot;
   stats[Stat::kMass] = mass;
+  if (args.grad_logits == nullptr) return;
+  T* gradient = static_cast<T*>(args.grad_logits) + row * K;
+  const T factor = args.reduction == Reduction::kMean ? T(1) / static_cast<T>(args.batch) : T(1);
+  const T by_sum = mass / sum;
+  if (args.labels != nullptr) {
+    const int64_t label = args.labels[row];
+    for (int64_t k = 0; k < K; ++k) {
+      gradient[k] = factor * (r.logits[k] * by_sum - label_weight(r, k, label));
+    }
+  } else {
+    for (int64_t k = 0; k < K; ++k) gradient[k] = factor * (r.logits[k] * by_sum - r.weights[k]);
+  }
 }
 
 template <typename T>
@@ -96,8 +115,7 @@ void backward_row(const Args& args, int64_t row, T* scratch) {
   if (args.labels != nullptr) {
     const int64_t label = args.labels[row];
     for (int64_t k = 0; k < K; ++k) {
-      const T weight = k == label ? r.keep + r.uniform : r.uniform;
-      gradient[k] = factor * (fast_exp((r.logits[k] - top) - log_sum) - weight);
+      gradient[k] = factor * (fast_exp((r.logits[k] - top) - log_sum) - label_weight(r, k, label));
     }
   } else {
     T* by_target = r.weights;  // in the weights' place

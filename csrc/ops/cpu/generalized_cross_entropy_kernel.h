@@ -13,7 +13,8 @@ inline int64_t generalized_cross_entropy_scratch(int64_t classes) {
 
 }  // namespace sprout_fast
 
-// Rows [begin, end): fills row_stats. `scratch` is of row_stats' type.
+// Rows [begin, end): fills row_stats, and grad_logits where it is asked for. `scratch` is of
+// row_stats' type.
 SPROUT_DECLARE_KERNEL(generalized_cross_entropy_rows, const GeneralizedCrossEntropyArgs& args,
                       int64_t begin, int64_t end, void* scratch)
 // Rows [begin, end): fills grad_logits, and grad_target where it is asked for.

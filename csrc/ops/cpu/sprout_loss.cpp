@@ -14,6 +14,14 @@ namespace {
 
 using RowsKernel = void (*)(const SproutLossArgs&, int64_t, int64_t, const void*, void*, void*);
 
+// The rows' gradients become those of the mean, while they are in the cache.
+template <typename T>
+void divide_by_batch(const SproutLossArgs& args, int64_t begin, int64_t end) {
+  const T weight = T(1) / static_cast<T>(args.batch);
+  T* gradient = static_cast<T*>(args.grad_logits);
+  for (int64_t i = begin * args.classes; i < end * args.classes; ++i) gradient[i] *= weight;
+}
+
 // Runs `kernel` over all rows and returns the summed gradient of beta, [K] (empty where nobody
 // asked).
 template <typename T>
@@ -29,6 +37,8 @@ std::vector<T> run_rows(const SproutLossCall& call, RowsKernel kernel) {
   // order is the same for any number of threads; at most a seventh of the logits' memory
   // (tests/test_memory.py has the whole).
   const bool wants_beta = args.wants_grad_beta;
+  const bool divides = args.grad_logits != nullptr && args.grad_loss == nullptr &&
+                       args.reduction == Reduction::kMean;  // in forward
   const int64_t logit_size = static_cast<int64_t>(call.logits.element_size());
   const int64_t seventh = args.batch * logit_size / (7 * static_cast<int64_t>(sizeof(T)));
   const int64_t groups =
@@ -39,8 +49,10 @@ std::vector<T> run_rows(const SproutLossCall& call, RowsKernel kernel) {
   torch::stable::parallel_for(0, groups, grain, [&](int64_t begin, int64_t end) {
     std::vector<T> scratch(sprout_loss_scratch(args));
     for (int64_t group = begin; group < end; ++group) {
-      kernel(args, group * args.batch / groups, (group + 1) * args.batch / groups, base.data(),
-             scratch.data(), wants_beta ? partial.data() + group * K : nullptr);
+      const int64_t first = group * args.batch / groups, last = (group + 1) * args.batch / groups;
+      kernel(args, first, last, base.data(), scratch.data(),
+             wants_beta ? partial.data() + group * K : nullptr);
+      if (divides) divide_by_batch<T>(args, first, last);
     }
   });
   for (int64_t group = 1; group < groups && wants_beta; ++group) {
@@ -53,7 +65,7 @@ std::vector<T> run_rows(const SproutLossCall& call, RowsKernel kernel) {
 template <typename T>
 Tensor finish_grad_beta(const SproutLossCall& call, const std::vector<T>& sum, T factor) {
   const int64_t n = call.args.wants_grad_beta ? call.args.classes : 0;
-  Tensor grad_beta = torch::stable::new_empty(call.beta, {n});
+  Tensor grad_beta = empty({n}, ScalarType::Float, call.beta);
   float* out = static_cast<float*>(grad_beta.mutable_data_ptr());
   for (int64_t k = 0; k < n; ++k) out[k] = static_cast<float>(sum[k] * factor);
   return grad_beta;
@@ -65,8 +77,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const SproutLossCall& call) {
   const std::vector<T> sum = run_rows<T>(call, SPROUT_BEST_KERNEL(sprout_loss_rows));
   const T* stats = static_cast<const T*>(args.row_stats);
   const bool each = args.reduction == Reduction::kNone;
-  Tensor loss = torch::stable::empty(
-      each ? std::vector<int64_t>{args.batch} : std::vector<int64_t>{}, call.accumulate_dtype);
+  Tensor loss = empty(loss_shape(args.reduction, args.batch), call.accumulate_dtype, call.logits);
   T* out = static_cast<T*>(loss.mutable_data_ptr());
   double total = 0;
   for (int64_t row = 0; row < args.batch; ++row) {

@@ -48,13 +48,14 @@ Tensor reduce(const GeneralizedCrossEntropyCall& call, cudaStream_t stream) {
   return loss;
 }
 
-std::tuple<Tensor, Tensor> generalized_cross_entropy_cuda(const Tensor& logits,
-                                                          const Tensor& target,
-                                                          double label_smoothing,
-                                                          const std::string& reduction) {
+std::tuple<Tensor, Tensor, Tensor> generalized_cross_entropy_cuda(const Tensor& logits,
+                                                                  const Tensor& target,
+                                                                  double label_smoothing,
+                                                                  const std::string& reduction,
+                                                                  bool return_grad_logits) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
-  const GeneralizedCrossEntropyCall call =
-      prepare_generalized_cross_entropy(logits, target, label_smoothing, reduction);
+  const GeneralizedCrossEntropyCall call = prepare_generalized_cross_entropy(
+      logits, target, label_smoothing, reduction, return_grad_logits);
   const cudaStream_t stream = current_stream(logits);
   if (call.args.batch > 0) {
     with_types(call.args, [&](auto logit, auto t) {
@@ -62,7 +63,8 @@ std::tuple<Tensor, Tensor> generalized_cross_entropy_cuda(const Tensor& logits,
     });
   }
   const bool wide = call.args.dtype == Dtype::kFloat64;
-  return {wide ? reduce<double>(call, stream) : reduce<float>(call, stream), call.row_stats};
+  return {wide ? reduce<double>(call, stream) : reduce<float>(call, stream), call.row_stats,
+          *call.grad_logits};
 }
 
 template <typename Logit, typename Target>
