@@ -359,3 +359,25 @@ def test_nan_logits_give_nan():
     logits[1, 2] = torch.nan
     value = sprout_loss(logits, labels, None, None, beta, STATE, reduction="none")
     assert value.isnan().tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize("beta, alpha, scale", [(3e38, 0.01, 1e30), (1e-37, 1.0, 1.0)])
+@pytest.mark.parametrize("labels_from", ["dirichlet", "mean"])
+@pytest.mark.parametrize("beta_grad", ["implicit", "expected"])
+def test_concentrations_out_of_range_give_nan(beta, alpha, scale, labels_from, beta_grad):
+    """Both gradients too: such losses were finite beside a NaN gradient, or the other way round."""
+    if beta_grad == "implicit" and labels_from == "mean":
+        beta_grad = "none"
+    arguments = (*inputs(3, 40)[:4], torch.full((40,), beta))
+    arguments[4][:20] = arguments[4][:20] if beta < 1 else 1.0
+    options = dict(alpha=alpha, scale=scale, labels_from=labels_from, beta_grad=beta_grad)
+    assert all(x.isnan().all() for x in gradients(sprout_loss, *arguments, **options))
+
+
+def test_gradient_of_a_label_without_mass():
+    """lam = 0 and beta = 0 leave the label's class no concentration: 0, not NaN."""
+    logits, labels, partner_labels, _, beta = inputs(8, 10)
+    beta[labels[0]] = 0
+    lam = torch.zeros(1)
+    _, grad_logits, grad_beta = gradients(sprout_loss, logits, labels, partner_labels, lam, beta)
+    assert grad_logits.isfinite().all() and grad_beta.isfinite().all()

@@ -63,7 +63,8 @@ def sprout_loss(
         RuntimeError: a wrong shape, dtype, device or scalar, named; on CPU also labels outside
             [0, K), lam outside [0, 1] and negative, infinite or NaN beta. On CUDA, where looking
             would stall the stream, such rows give NaN. A row whose concentrations are all 0 is NaN,
-            and so, with float32 arithmetic, is one of concentrations under 1e-36 or over 1e38.
+            and so, with float32 arithmetic, is one where they add up to less than 1e-33 or more
+            than 1e36 (on CUDA not always).
 
     >>> logits = torch.zeros(2, 3, requires_grad=True)
     >>> loss = sprout_loss(logits, torch.tensor([0, 2]), None, None, torch.ones(3),

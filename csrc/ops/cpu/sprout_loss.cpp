@@ -14,14 +14,6 @@ namespace {
 
 using RowsKernel = void (*)(const SproutLossArgs&, int64_t, int64_t, const void*, void*, void*);
 
-// The rows' gradients become those of the mean, while they are in the cache.
-template <typename T>
-void divide_by_batch(const SproutLossArgs& args, int64_t begin, int64_t end) {
-  const T weight = T(1) / static_cast<T>(args.batch);
-  T* gradient = static_cast<T*>(args.grad_logits);
-  for (int64_t i = begin * args.classes; i < end * args.classes; ++i) gradient[i] *= weight;
-}
-
 // Runs `kernel` over all rows and returns the summed gradient of beta, [K] (empty where nobody
 // asked).
 template <typename T>
@@ -37,8 +29,6 @@ std::vector<T> run_rows(const SproutLossCall& call, RowsKernel kernel) {
   // order is the same for any number of threads; at most a seventh of the logits' memory
   // (tests/test_memory.py has the whole).
   const bool wants_beta = args.wants_grad_beta;
-  const bool divides = args.grad_logits != nullptr && args.grad_loss == nullptr &&
-                       args.reduction == Reduction::kMean;  // in forward
   const int64_t logit_size = static_cast<int64_t>(call.logits.element_size());
   const int64_t seventh = args.batch * logit_size / (7 * static_cast<int64_t>(sizeof(T)));
   const int64_t groups =
@@ -49,10 +39,8 @@ std::vector<T> run_rows(const SproutLossCall& call, RowsKernel kernel) {
   torch::stable::parallel_for(0, groups, grain, [&](int64_t begin, int64_t end) {
     std::vector<T> scratch(sprout_loss_scratch(args));
     for (int64_t group = begin; group < end; ++group) {
-      const int64_t first = group * args.batch / groups, last = (group + 1) * args.batch / groups;
-      kernel(args, first, last, base.data(), scratch.data(),
-             wants_beta ? partial.data() + group * K : nullptr);
-      if (divides) divide_by_batch<T>(args, first, last);
+      kernel(args, group * args.batch / groups, (group + 1) * args.batch / groups, base.data(),
+             scratch.data(), wants_beta ? partial.data() + group * K : nullptr);
     }
   });
   for (int64_t group = 1; group < groups && wants_beta; ++group) {

@@ -46,6 +46,14 @@ Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scrat
   r.partner = args.lam == nullptr ? r.label : args.partner_labels[row];
   r.label_mass = label_total * lam;
   r.partner_mass = label_total * (T(1) - lam);
+  // Outside these limits a variate's logarithm, its gradient or a sum may leave T's range: NaN
+  // then, which goes through all that is made of the row.
+  constexpr bool kFloat = sizeof(T) == 4;
+  constexpr T kSmallest = T(kFloat ? 1e-33 : 1e-300), kLargest = T(kFloat ? 1e36 : 1e300);
+  const T mass = base[4 * padded] + (r.label_mass + r.partner_mass);
+  if (!(mass >= kSmallest && mass <= kLargest)) {
+    r.label_mass = std::numeric_limits<T>::quiet_NaN();
+  }
   return r;
 }
 
@@ -158,7 +166,8 @@ void forward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t r
   if (gives_gradient) {
     if (args.labels_from == LabelsFrom::kMean) fill_mean(r, padded);
     // dL/dlogit_k = softmax_k - z_k, since the z add up to 1.
-    const T by_sum = T(1) / sum, by_z = by_z_sum(args, stats);
+    const T weight = args.reduction == Reduction::kMean ? T(1) / static_cast<T>(args.batch) : T(1);
+    const T by_sum = weight / sum, by_z = weight * by_z_sum(args, stats);
     T* gradient = static_cast<T*>(args.grad_logits) + row * K;
     for (int64_t k = 0; k < K; ++k) gradient[k] = r.softmax[k] * by_sum - r.z[k] * by_z;
   }

@@ -14,7 +14,8 @@ inline int64_t sprout_loss_base(int64_t classes) { return 4 * padded_classes(cla
 
 // A thread's scratch, in elements of the accumulation type.
 inline int64_t sprout_loss_scratch(const SproutLossArgs& args) {
-  return (args.grad_logits != nullptr ? 4 : 3) * padded_classes(args.classes);
+  const bool forward_gives_gradient = args.grad_logits != nullptr && args.grad_loss == nullptr;
+  return (forward_gives_gradient ? 4 : 3) * padded_classes(args.classes);
 }
 
 }  // namespace sprout_fast
