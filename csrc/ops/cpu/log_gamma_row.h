@@ -67,126 +67,112 @@ inline __attribute__((always_inline)) void uniform_below_exp(const uint32_t* wor
   for (int64_t i = 0; i < lanes; ++i) below[i] = log_uniform_as<T>(word[i]) < x[i] ? 1 : 0;
 }
 
-// Attempts are made at this many pairs at a time, stage by stage: each stage is a chain of
-// dependent instructions, and only beside those of other pairs is the processor busy.
-constexpr int64_t kGammaPairs = 4 * kPhiloxLanes;
+// Attempts are made at this many elements at a time, stage by stage: each stage is a chain of
+// dependent instructions, and only beside those of other elements is the processor busy.
+constexpr int64_t kAttempts = 8 * kPhiloxLanes;
 
-// Attempt number `draw` at each of `pairs` pairs, at most kGammaPairs, waiting as log_gamma_row has
-// them. Accepted variates go to log_g; writes the pairs that still wait to `rejected`, with room
-// for kGammaPairs, and returns how many they are.
+// A block's attempts from their normals: the variates, boosts included, and whether they are
+// accepted. `elements` is a multiple of 2 kPhiloxLanes.
 template <typename T>
-int64_t attempt_pairs(const PhiloxBlocks& call, int64_t first, int64_t count, uint32_t draw,
-                      const GammaRow<T>& row, const uint32_t* boost_word, const int32_t* waiting,
-                      int64_t pairs, T* log_g, int32_t* rejected) {
-  constexpr int64_t kBlock = 2 * kGammaPairs, kLanes = 2 * kPhiloxLanes;  // elements
-  int32_t pair[kGammaPairs], offset[kGammaPairs];
-  if (pairs == kGammaPairs) {
-    for (int64_t i = 0; i < kGammaPairs; ++i) pair[i] = waiting[i];
-  } else {
-    for (int64_t i = 0; i < kGammaPairs; ++i) pair[i] = 4;  // nobody
-    for (int64_t i = 0; i < pairs; ++i) pair[i] = waiting[i];
-  }
-  for (int64_t i = 0; i < kGammaPairs; ++i) offset[i] = (pair[i] >> 2) - 1;
-  const int64_t elements = (pairs + kPhiloxLanes - 1) / kPhiloxLanes * kLanes;
-
-  T gathered[4][kBlock];
-  uint32_t gathered_word[kBlock];
-  const T *a, *d, *c, *log_d;
-  const uint32_t* boost;
-  const int64_t begin = offset[0];
-  const bool together = begin >= 0 && begin + kBlock <= count && pairs == kGammaPairs &&
-                        offset[kGammaPairs - 1] == begin + kBlock - 2;
-  if (together) {
-    a = row.a + begin;
-    d = row.d + begin;
-    c = row.c + begin;
-    log_d = row.log_d + begin;
-    boost = boost_word + begin;
-  } else {
-    // Half of the first or of the last pair may lie outside the row.
-    const bool across = offset[0] < 0 || offset[pairs - 1] + 1 >= count;
-    const auto gather = [&](const auto* from, auto* to) {
-      for (int64_t i = 0; i < elements / 2 && !across; ++i) {
-        memcpy(to + 2 * i, from + offset[i], 2 * sizeof *to);
-      }
-      for (int64_t i = 0; i < elements / 2 && across; ++i) {
-        const int32_t next = offset[i] + 1;
-        to[2 * i] = from[offset[i] < 0 ? 0 : offset[i]];
-        to[2 * i + 1] = from[next < count ? next : offset[i]];
-      }
-    };
-    gather(row.a, gathered[0]);
-    gather(boost_word, gathered_word);
-    for (int64_t i = 0; i < elements; ++i) {  // cheaper than to gather it
-      const GammaShape<T> shape = gamma_shape(gathered[0][i]);
-      gathered[1][i] = shape.d;
-      gathered[2][i] = shape.c;
-      gathered[3][i] = shape.log_d;
-    }
-    a = gathered[0];
-    d = gathered[1];
-    c = gathered[2];
-    log_d = gathered[3];
-    boost = gathered_word;
-  }
-
-  uint32_t radius_word[kGammaPairs], angle_word[kGammaPairs], word[kBlock];
-  for (int64_t i = 0; i < elements; i += kLanes) {
-    uint32_t words[4][kPhiloxLanes];
-    philox_block(call, Stream::kGamma, first, offset + i / 2, draw, words);
-    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) radius_word[i / 2 + lane] = words[0][lane];
-    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) angle_word[i / 2 + lane] = words[1][lane];
-    interleave_pairs(words[2], words[3], word + i);
-  }
-  T normal[kBlock], variate[kBlock], log_acceptance[kBlock];
-  T radius[kGammaPairs];
-  for (int64_t i = 0; i < elements / 2; ++i) radius[i] = normal_radius<T>(radius_word[i]);
-  for (int64_t i = 0; i < elements / 2; ++i) {
-    T sine, cosine;
-    sincos_turns(angle_word[i], &sine, &cosine);
-    normal[2 * i] = radius[i] * cosine;
-    normal[2 * i + 1] = radius[i] * sine;
-  }
+inline __attribute__((always_inline)) void attempts(int64_t elements, const GammaRow<T>& row,
+                                                    const T* normal, const uint32_t* word,
+                                                    const uint32_t* boost_word, T* variate,
+                                                    int32_t* accepted) {
+  T log_acceptance[kAttempts];
   for (int64_t i = 0; i < elements; ++i) {
-    const GammaProposal<T> proposal = gamma_proposal<T>({d[i], c[i], log_d[i]}, normal[i]);
+    const GammaProposal<T> proposal =
+        gamma_proposal<T>({row.d[i], row.c[i], row.log_d[i]}, normal[i]);
     log_acceptance[i] = proposal.log_acceptance;
     variate[i] = proposal.log_g;
   }
   // From a = 1 on a boost of (minus) 0.
   for (int64_t i = 0; i < elements; ++i) {
-    variate[i] +=
-        log_uniform_as<T>(boost[i]) / (a[i] < T(1) ? a[i] : std::numeric_limits<T>::infinity());
+    const T a = row.a[i] < T(1) ? row.a[i] : std::numeric_limits<T>::infinity();
+    variate[i] += log_uniform_as<T>(boost_word[i]) / a;
   }
-  int32_t accepted[kBlock];
-  for (int64_t i = elements; i < kBlock; ++i) accepted[i] = 0;
+  constexpr int64_t kLanes = 2 * kPhiloxLanes;
   for (int64_t i = 0; i < elements; i += kLanes) {
     uniform_below_exp<kLanes>(word + i, log_acceptance + i, accepted + i);
   }
+}
 
-  int32_t done[kGammaPairs], left[kGammaPairs], waits[kGammaPairs];
-  for (int64_t i = 0; i < kGammaPairs; ++i) {
-    done[i] = pair[i] & (accepted[2 * i] + 2 * accepted[2 * i + 1]);
-    left[i] = pair[i] - done[i];
-    waits[i] = left[i] % 4 != 0 ? 1 : 0;
+// The first attempt at kAttempts neighbours, the first of them even, whose pairs share a Philox
+// block. `row` begins at them.
+template <typename T>
+inline __attribute__((always_inline)) void attempt_block(const PhiloxBlocks& call, int64_t first,
+                                                         const GammaRow<T>& row,
+                                                         const uint32_t* boost_word, T* variate,
+                                                         int32_t* accepted) {
+  uint32_t radius_word[kAttempts / 2], angle_word[kAttempts / 2], word[kAttempts];
+  for (int64_t i = 0; i < kAttempts / 2; i += kPhiloxLanes) {
+    uint32_t words[4][kPhiloxLanes];
+    philox_block(call, Stream::kGamma, first + 2 * i, kEverySecond, 0, words);
+    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) radius_word[i + lane] = words[0][lane];
+    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) angle_word[i + lane] = words[1][lane];
+    interleave_pairs(words[2], words[3], word + 2 * i);
   }
-  if (together) {
-    T* out = log_g + begin;
-    for (int64_t i = 0; i < kGammaPairs; ++i) {
-      const T even = out[2 * i], odd = out[2 * i + 1];
-      out[2 * i] = (done[i] & 1) != 0 ? variate[2 * i] : even;
-      out[2 * i + 1] = (done[i] & 2) != 0 ? variate[2 * i + 1] : odd;
-    }
-  } else {
-    // Without branches, which nobody could predict.
-    T nowhere;
-    T* const target[2] = {&nowhere, log_g};
-    for (int64_t i = 0; i < pairs; ++i) {
-      const int32_t even = done[i] & 1, odd = done[i] >> 1;
-      target[even][even * offset[i]] = variate[2 * i];
-      target[odd][odd * (offset[i] + 1)] = variate[2 * i + 1];
+  T radius[kAttempts / 2], normal[kAttempts];
+  for (int64_t i = 0; i < kAttempts / 2; ++i) radius[i] = normal_radius<T>(radius_word[i]);
+  for (int64_t i = 0; i < kAttempts / 2; ++i) {
+    T sine, cosine;
+    sincos_turns(angle_word[i], &sine, &cosine);
+    normal[2 * i] = radius[i] * cosine;
+    normal[2 * i + 1] = radius[i] * sine;
+  }
+  attempts(kAttempts, row, normal, word, boost_word, variate, accepted);
+}
+
+// Attempt number `draw` at each of `count` elements, at most kAttempts, of the row that begins at
+// element `first`. Accepted variates go to log_g; writes those that still wait to `rejected`, with
+// room for kAttempts, and returns how many they are.
+template <typename T>
+int64_t attempt_waiting(const PhiloxBlocks& call, int64_t first, uint32_t draw, const T* a,
+                        const uint32_t* boost_word, const int32_t* waiting, int64_t count, T* log_g,
+                        int32_t* rejected) {
+  constexpr int64_t kLanes = 2 * kPhiloxLanes;
+  const int64_t elements = (count + kLanes - 1) / kLanes * kLanes;
+  int32_t index[kAttempts], odd[kAttempts], even_neighbour[kAttempts];
+  for (int64_t i = 0; i < elements; ++i) index[i] = waiting[i < count ? i : 0];
+  for (int64_t i = 0; i < elements; ++i) {
+    odd[i] = (index[i] ^ static_cast<int32_t>(first)) & 1;
+    even_neighbour[i] = index[i] - odd[i];
+  }
+  T concentration[kAttempts], d[kAttempts], c[kAttempts], log_d[kAttempts];
+  uint32_t boost[kAttempts];
+  for (int64_t i = 0; i < elements; ++i) concentration[i] = a[index[i]];
+  for (int64_t i = 0; i < elements; ++i) boost[i] = boost_word[index[i]];
+  for (int64_t i = 0; i < elements; ++i) {  // cheaper than to gather it
+    const GammaShape<T> shape = gamma_shape(concentration[i]);
+    d[i] = shape.d;
+    c[i] = shape.c;
+    log_d[i] = shape.log_d;
+  }
+  uint32_t radius_word[kAttempts], angle_word[kAttempts], word[kAttempts];
+  for (int64_t i = 0; i < elements; i += kPhiloxLanes) {
+    uint32_t words[4][kPhiloxLanes];
+    philox_block(call, Stream::kGamma, first, even_neighbour + i, draw, words);
+    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
+      radius_word[i + lane] = words[0][lane];
+      angle_word[i + lane] = words[1][lane];
+      word[i + lane] = odd[i + lane] != 0 ? words[3][lane] : words[2][lane];
     }
   }
-  return compact(waits, 1, elements / 2, Compacted{left, rejected});
+  T normal[kAttempts], variate[kAttempts];
+  for (int64_t i = 0; i < elements; ++i) normal[i] = normal_radius<T>(radius_word[i]);
+  for (int64_t i = 0; i < elements; ++i) {
+    T sine, cosine;
+    sincos_turns(angle_word[i], &sine, &cosine);
+    normal[i] *= odd[i] != 0 ? sine : cosine;
+  }
+  int32_t accepted[kAttempts];
+  attempts(elements, GammaRow<T>{concentration, d, c, log_d}, normal, word, boost, variate,
+           accepted);
+  // Without branches, which nobody could predict.
+  T nowhere;
+  T* const target[2] = {&nowhere, log_g};
+  for (int64_t i = 0; i < count; ++i) target[accepted[i]][accepted[i] * index[i]] = variate[i];
+  for (int64_t i = count; i < elements; ++i) accepted[i] = 1;
+  return compact(accepted, 0, elements, Compacted{index, rejected});
 }
 
 // log_gamma_row of a chunk, whose shapes are known. (Inlined, it takes more instructions.)
@@ -195,77 +181,79 @@ __attribute__((noinline)) void log_gamma_chunk(const PhiloxBlocks& call, int64_t
                                                int64_t count, const GammaRow<T>& row, T floor,
                                                T* log_g) {
   const T infinity = std::numeric_limits<T>::infinity();
-  // The pairs that still wait for a variate, and a word for each element's boost.
-  int32_t pending[kGammaChunk / 2 + 2 * kPhiloxLanes];
-  uint32_t boost_word[kGammaChunk];
-  // 1. The boosts' words: four neighbours share a Philox block, and a word tells for most of a row
-  // of small concentrations that they do not matter: log U / a < t where 1 - U > -a t. A pair waits
-  // as (its even element's k + 1) in the upper bits, and which of the two wait in the lower two.
-  // From a = 1 on there is no boost that could tell: a threshold of at least 0, as beside a variate
-  // over e^44, would leave them all out.
+  // Who waits for a first attempt, and for a second.
+  int32_t waiting[kGammaChunk + kPhiloxLanes], rejected[kGammaChunk + kPhiloxLanes];
+  int64_t first_wait = 0, second_wait = 0;
+  uint32_t boost_words[kGammaChunk + 2 * kAttempts];
+  uint32_t* const boost_word = boost_words + kAttempts;  // blocks overlap the row's ends
+  // The boosts' words: four neighbours share a Philox block, and a word tells for most of a row of
+  // small concentrations that they do not matter: log U / a < t where 1 - U > -a t. From a = 1 on
+  // there is no boost that could tell: a threshold of at least 0, as beside a variate over e^44,
+  // would leave them all out.
   const T below_floor = floor - T(kLogGammaHeadroom);
-  const T threshold = below_floor < T(0) ? below_floor : T(-1);
-  const T scaled_threshold = threshold * T(-0x1p32);
-  constexpr T kLimitOffset = T(512) - T(0x1p31);
-  constexpr int64_t kGroup = 8 * kPhiloxLanes;  // two blocks: loops of 16 GCC 12 would take apart
-  int64_t waiting = 0;
-  for (int64_t k0 = -(first & 3); k0 < count; k0 += kGroup) {
-    uint32_t word[kGroup];
-    for (int64_t i = 0; i < kGroup; i += 4 * kPhiloxLanes) {
+  const T threshold = (below_floor < T(0) ? below_floor : T(-1)) * T(-0x1p32);
+  constexpr T kOffset = T(512) - T(0x1p31);  // the conversion's rounding, and the sign's
+  for (int64_t k = -(first & 3); k < count; k += kAttempts) {
+    for (int64_t i = 0; i < kAttempts; i += 4 * kPhiloxLanes) {
       uint32_t words[4][kPhiloxLanes];
-      philox_block(call, Stream::kGamma, first + k0 + i, kEveryFourth, kGammaBoostDraw, words);
-      interleave(words, word + i);
+      philox_block(call, Stream::kGamma, first + k + i, kEveryFourth, kGammaBoostDraw, words);
+      interleave(words, boost_word + k + i);
     }
-    T a[kGroup];
-    if (k0 >= 0 && k0 + kGroup <= count) {
-      for (int64_t i = 0; i < kGroup; ++i) {
-        a[i] = row.a[k0 + i];
-        boost_word[k0 + i] = word[i];
-        log_g[k0 + i] = -infinity;
+    // The row's ends: outside, a = 0, which wants nothing.
+    const bool inside = k >= 0 && k + kAttempts <= count;
+    T padded[1 + kGammaShapeArrays][kAttempts];
+    for (int64_t i = 0; i < kAttempts && !inside; ++i) {
+      padded[0][i] = k + i >= 0 && k + i < count ? row.a[k + i] : T(0);
+    }
+    const GammaRow<T> block =
+        inside ? row.from(k) : gamma_row(kAttempts, padded[0], padded[1], kAttempts);
+    int32_t wanted[kAttempts], index[kAttempts], wants = 0;
+    for (int64_t i = 0; i < kAttempts; ++i) {
+      // Of 0 x inf NaN, which nothing is below.
+      const T limit = block.a[i] * threshold + kOffset;
+      const T value = static_cast<T>(static_cast<int32_t>(boost_word[k + i] ^ 0x7FFFFFFFu));
+      wanted[i] = (value < limit ? 1 : 0) | (block.a[i] < T(1) ? 0 : 1);
+    }
+    for (int64_t i = 0; i < kAttempts; ++i) wants += wanted[i];
+    for (int64_t i = 0; i < kAttempts; ++i) index[i] = static_cast<int32_t>(k + i);
+    T variate[kAttempts];
+    if (wants > kAttempts / 2) {
+      int32_t accepted[kAttempts], again[kAttempts];
+      attempt_block(call, first + k, block, boost_word + k, variate, accepted);
+      for (int64_t i = 0; i < kAttempts; ++i) {
+        again[i] = wanted[i] & (1 - accepted[i]);
+        variate[i] = (wanted[i] & accepted[i]) != 0 ? variate[i] : -infinity;
       }
-    } else {  // the row's ends: outside, a = 0, which wants nothing
-      const int64_t begin = k0 < 0 ? -k0 : 0;
-      const int64_t end = count - k0 < kGroup ? count - k0 : kGroup;
-      for (int64_t i = 0; i < kGroup; ++i) a[i] = T(0);
-      for (int64_t i = begin; i < end; ++i) {
-        a[i] = row.a[k0 + i];
-        boost_word[k0 + i] = word[i];
-        log_g[k0 + i] = -infinity;
+      second_wait += compact(again, 1, kAttempts, Compacted{index, rejected + second_wait});
+    } else {
+      for (int64_t i = 0; i < kAttempts; ++i) variate[i] = -infinity;
+      first_wait += compact(wanted, 1, kAttempts, Compacted{index, waiting + first_wait});
+    }
+    if (inside) {
+      for (int64_t i = 0; i < kAttempts; ++i) log_g[k + i] = variate[i];
+    } else {
+      for (int64_t i = 0; i < kAttempts; ++i) {
+        if (k + i >= 0 && k + i < count) log_g[k + i] = variate[i];
       }
     }
-    int32_t wanted[kGroup];
-    for (int64_t i = 0; i < kGroup; ++i) {
-      const T limit =
-          a[i] * scaled_threshold + kLimitOffset;  // NaN, so nothing is below it, for 0 x inf
-      const T value = static_cast<T>(static_cast<int32_t>(word[i] ^ 0x7FFFFFFFu));
-      wanted[i] = (value < limit ? 1 : 0) | (a[i] < T(1) ? 0 : 1);
-    }
-    int32_t pair[kGroup / 2], waits[kGroup / 2];
-    const int32_t first_pair = static_cast<int32_t>(4 * (k0 + 1));
-    for (int32_t i = 0; i < kGroup / 2; ++i) {
-      const int32_t which = wanted[2 * i] + 2 * wanted[2 * i + 1];
-      pair[i] = first_pair + 8 * i + which;
-      waits[i] = which != 0 ? 1 : 0;
-    }
-    waiting += compact(waits, 1, kGroup / 2, Compacted{pair, pending + waiting});
   }
-  // 2. Rounds of attempts at those that matter; the rejected wait for the next round.
-  for (uint32_t draw = 0; draw < kMaxGammaDraws && waiting > 0; ++draw) {
-    int64_t rejected = 0;
-    for (int64_t n = 0; n < waiting; n += kGammaPairs) {
-      const int64_t pairs = waiting - n < kGammaPairs ? waiting - n : kGammaPairs;
-      rejected += attempt_pairs(call, first, count, draw, row, boost_word, pending + n, pairs,
-                                log_g, pending + rejected);  // behind those read
+  const auto attempt = [&](uint32_t draw, const int32_t* who, int64_t number, int32_t* left) {
+    int64_t still = 0;
+    for (int64_t n = 0; n < number; n += kAttempts) {
+      const int64_t some = number - n < kAttempts ? number - n : kAttempts;
+      still += attempt_waiting(call, first, draw, row.a, boost_word, who + n, some, log_g,
+                               left + still);  // where `left` is `who`: behind those read
     }
-    waiting = rejected;
+    return still;
+  };
+  second_wait += attempt(0, waiting, first_wait, rejected + second_wait);
+  for (uint32_t draw = 1; draw < kMaxGammaDraws && second_wait > 0; ++draw) {
+    second_wait = attempt(draw, rejected, second_wait, rejected);
   }
-  for (int64_t n = 0; n < waiting; ++n) {
-    for (int64_t j = 0; j < 2; ++j) {
-      const int64_t k = (pending[n] >> 2) - 1 + j;
-      if (((pending[n] >> j) & 1) == 0) continue;
-      log_g[k] = row.log_d[k];
-      if (row.a[k] < T(1)) log_g[k] += log_uniform_as<T>(boost_word[k]) / row.a[k];
-    }
+  for (int64_t n = 0; n < second_wait; ++n) {
+    const int32_t k = rejected[n];
+    log_g[k] = row.log_d[k];
+    if (row.a[k] < T(1)) log_g[k] += log_uniform_as<T>(boost_word[k]) / row.a[k];
   }
 }
 

@@ -87,6 +87,7 @@ inline __attribute__((always_inline)) void philox_block(const PhiloxBlocks& call
 
 // What neighbours that share a block, four or two, have of it: out[4 lane + j] = words[j][lane].
 constexpr int32_t kEveryFourth[kPhiloxLanes] = {0, 4, 8, 12, 16, 20, 24, 28};
+constexpr int32_t kEverySecond[kPhiloxLanes] = {0, 2, 4, 6, 8, 10, 12, 14};
 inline __attribute__((always_inline)) void interleave(const uint32_t (&words)[4][kPhiloxLanes],
                                                       uint32_t* out) {
 #if defined(__AVX2__)
