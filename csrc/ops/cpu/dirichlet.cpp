@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "dirichlet_kernel.h"
+#include "parallel.h"
 
 namespace sprout_fast {
 namespace {
@@ -19,10 +20,10 @@ std::tuple<Tensor, Tensor> dirichlet_cpu(const Tensor& concentration, const Tens
   const DirichletCall call = prepare_dirichlet(concentration, rng_state);
   const DirichletArgs& args = call.args;
   const auto kernel = SPROUT_BEST_KERNEL(dirichlet_rows);
-  torch::stable::parallel_for(0, args.rows, grain(args.classes), [&](int64_t begin, int64_t end) {
+  parallel_in_turn(args.rows, grain(args.classes), [&] {
     // Doubles: room for either dtype.
-    std::vector<double> scratch(dirichlet_scratch(args.classes));
-    kernel(args, begin, end, scratch.data());
+    return [&, scratch = std::vector<double>(dirichlet_scratch(args.classes))](
+               int64_t begin, int64_t end) mutable { kernel(args, begin, end, scratch.data()); };
   });
   return {call.z, call.log_total};
 }
@@ -32,8 +33,9 @@ Tensor dirichlet_backward_cpu(const Tensor& grad_z, const Tensor& concentration,
   const DirichletBackwardCall call =
       prepare_dirichlet_backward(grad_z, concentration, z, log_total);
   const auto kernel = SPROUT_BEST_KERNEL(dirichlet_backward_rows);
-  torch::stable::parallel_for(0, call.args.rows, grain(call.args.classes),
-                              [&](int64_t begin, int64_t end) { kernel(call.args, begin, end); });
+  parallel_in_turn(call.args.rows, grain(call.args.classes), [&] {
+    return [&](int64_t begin, int64_t end) { kernel(call.args, begin, end); };
+  });
   return call.grad_concentration;
 }
 

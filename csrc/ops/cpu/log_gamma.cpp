@@ -4,16 +4,18 @@
 #include <torch/csrc/stable/library.h>
 
 #include "log_gamma_kernel.h"
+#include "parallel.h"
 
 namespace sprout_fast {
 namespace {
 
 template <typename Args>
 void run(const Args& args, void (*kernel)(const Args&, int64_t, int64_t)) {
-  torch::stable::parallel_for(
-      0, (args.numel + kLogGammaRun - 1) / kLogGammaRun, 1, [&](int64_t begin, int64_t end) {
-        kernel(args, begin * kLogGammaRun, std::min(end * kLogGammaRun, args.numel));
-      });
+  parallel_in_turn((args.numel + kLogGammaRun - 1) / kLogGammaRun, 1, [&] {
+    return [&](int64_t begin, int64_t end) {
+      kernel(args, begin * kLogGammaRun, std::min(end * kLogGammaRun, args.numel));
+    };
+  });
 }
 
 Tensor log_gamma_cpu(const Tensor& concentration, const Tensor& rng_state) {

@@ -7,6 +7,7 @@
 #include <tuple>
 #include <vector>
 
+#include "parallel.h"
 #include "sprout_loss_kernel.h"
 
 namespace sprout_fast {
@@ -36,12 +37,14 @@ std::vector<T> run_rows(const SproutLossCall& call, RowsKernel kernel) {
   std::vector<T> partial(wants_beta ? groups * K : 0, T(0));
   // Groups that are worth a thread: some thousand variates.
   const int64_t grain = std::max<int64_t>(1, 4096 * groups / std::max<int64_t>(1, args.batch * K));
-  torch::stable::parallel_for(0, groups, grain, [&](int64_t begin, int64_t end) {
-    std::vector<T> scratch(sprout_loss_scratch(args));
-    for (int64_t group = begin; group < end; ++group) {
-      kernel(args, group * args.batch / groups, (group + 1) * args.batch / groups, base.data(),
-             scratch.data(), wants_beta ? partial.data() + group * K : nullptr);
-    }
+  parallel_in_turn(groups, grain, [&] {
+    return [&, scratch = std::vector<T>(sprout_loss_scratch(args))](int64_t begin,
+                                                                    int64_t end) mutable {
+      for (int64_t group = begin; group < end; ++group) {
+        kernel(args, group * args.batch / groups, (group + 1) * args.batch / groups, base.data(),
+               scratch.data(), wants_beta ? partial.data() + group * K : nullptr);
+      }
+    };
   });
   for (int64_t group = 1; group < groups && wants_beta; ++group) {
     for (int64_t k = 0; k < K; ++k) partial[k] += partial[group * K + k];

@@ -1,0 +1,26 @@
+// Sharing work among torch's threads.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstdint>
+
+namespace sprout_fast {
+
+// As torch::stable::parallel_for(0, count, grain, ...), but a thread that has done `grain` items
+// takes the next ones, so that one on a core that others use too, or whose items take longer, does
+// not make the rest wait. Each thread calls make_body() for its own body(begin, end).
+template <typename MakeBody>
+void parallel_in_turn(int64_t count, int64_t grain, MakeBody make_body) {
+  std::atomic<int64_t> next{0};
+  torch::stable::parallel_for(0, count, grain, [&](int64_t, int64_t) {
+    auto body = make_body();
+    for (int64_t begin; (begin = next.fetch_add(grain, std::memory_order_relaxed)) < count;) {
+      body(begin, std::min(begin + grain, count));
+    }
+  });
+}
+
+}  // namespace sprout_fast
