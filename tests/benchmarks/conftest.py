@@ -1,8 +1,9 @@
 """How bench_*.py are timed.
 
-The whole set runs in two turns, one after another, contestants next to each other, and the summary
-compares them within a turn: so a drifting clock, or work of others on the machine, does not fall
-on one of them alone. Inputs, compilation and a first call come before the clock.
+The whole set runs in three turns, one after another, contestants next to each other, and the
+summary compares them within a turn: so a drifting clock, or work of others on the machine, does not
+fall on one of them alone, and the median of three leaves out a turn that was disturbed. Inputs,
+compilation and a first call come before the clock.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from harness import TINY, Case
 from sprout_fast.benchmark import machine
 from sprout_fast.benchmark.memory import set_memory
 
-TURNS = 1 if TINY else 2
-SECONDS = 0 if TINY else 0.2  # for a contestant in a turn
+TURNS = 1 if TINY else 3
+SECONDS = 0 if TINY else 0.15  # for a contestant in a turn
 SLOW = 0.5  # seconds; such a call is warmed up once, faster ones twice
 
 

@@ -83,7 +83,7 @@ void forward_row(const Args& args, int64_t row, T* scratch) {
       row_sum<T>(padded, [&](int64_t k) { return r.logits[k] = fast_exp(r.logits[k] - top); });
   const T log_sum = std::log(sum);
   T* stats = static_cast<T*>(args.row_stats) + row * Stat::kCount;
-  stats[Stat::kTop] = top;
+  stats[Stat::kTop] = seen_nan(top, sum);
   stats[Stat::kLogSum] = log_sum;
   stats[Stat::kLoss] = mass * log_sum - dot;
   stats[Stat::kMass] = mass;

@@ -21,14 +21,21 @@ constexpr int64_t kRowLanes = 16;
 // count.
 inline int64_t padded_row(int64_t n) { return (n + kRowLanes - 1) / kRowLanes * kRowLanes; }
 
-// The largest of values [count]; NaNs among them may be passed over. (Lanes of its own, as row_sum
-// has, GCC 12 takes apart into scalars here, at five times the cost.)
+// The largest of values [count]; NaNs among them may be passed over: see seen_nan. (Lanes of its
+// own, as row_sum has, GCC 12 takes apart into scalars here, at five times the cost.)
 template <typename T>
 T row_maximum(const T* values, int64_t count) {
   T largest = values[0];
 #pragma omp simd reduction(max : largest)
   for (int64_t k = 0; k < count; ++k) largest = values[k] > largest ? values[k] : largest;
   return largest;
+}
+
+// The maximum of a row whose exponentials, relative to it, add up to `sum`: NaN where the row has
+// one (and no infinity, which makes NaN of its own exponential).
+template <typename T>
+T seen_nan(T maximum, T sum) {
+  return sum != sum && maximum - maximum == T(0) ? sum : maximum;
 }
 
 // `value` where `condition`, else 0, by a mask on the bits. For row_sum's terms: `c ? x[k] : 0`

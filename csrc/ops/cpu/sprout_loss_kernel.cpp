@@ -137,7 +137,7 @@ void forward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t r
   const T sum =
       row_sum<T>(padded, [&](int64_t k) { return softmax[k] = fast_exp(r.logits[k] - top); });
   const T log_sum = std::log(sum);
-  stats[kTop] = top;
+  stats[kTop] = seen_nan(top, sum);
   stats[kSum] = sum;
   stats[kTopG] = stats[kSumG] = stats[kMeanLoss] = stats[kMass] = T(0);
   // A class with z = 0 adds nothing, whatever its logit: 0 x inf counts as 0.
@@ -158,7 +158,7 @@ void forward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t r
     const T sum_g =
         row_sum<T>(padded, [&](int64_t k) { return r.z[k] = fast_exp(r.log_g[k] - top_g); });
     const T dot = row_sum<T>(padded, [&](int64_t k) { return times_logit(r.z[k], k); });
-    stats[kTopG] = top_g;
+    stats[kTopG] = seen_nan(top_g, sum_g);
     stats[kSumG] = sum_g;
     stats[kLoss] = log_sum - dot / sum_g;
   }
