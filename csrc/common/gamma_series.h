@@ -272,19 +272,19 @@ SPROUT_HOST_DEVICE float digamma_of_next(float a) {
   return p;
 }
 
-// (g + 0.7) C, C = Gamma(a, g) / (g^a e^-g), and its derivative in a, for
-// 0 <= a <= 1, 0.7 <= g <= 16 and reciprocal = 1 / (g + 0.7); the
-// fit's error, of the W that is made of them: 6e-08.
+// (g + kUpperGammaShift) C, C = Gamma(a, g) / (g^a e^-g), and its derivative in a, for
+// 0 <= a <= 1, 0.7 <= g <= 16 and reciprocal = 1 / (g + kUpperGammaShift).
+// The fit's error, of the W that is made of them: 6e-08.
 constexpr float kUpperGammaShift = 0.7f;
 SPROUT_HOST_DEVICE void scaled_upper_gamma(float a, float reciprocal, float* value,
                                            float* derivative) {
   const float t = reciprocal * 3.0562091503267976f - 1.1830065359477124f;
-  float p, sum = 0.0f, sum_prime = 0.0f;
+  float p;
   p = 0.0006882699090056121f;
   p = p * t + 0.0006481748423539102f;
   p = p * t + 3.2380530683440156e-06f;
   p = p * t + -1.0596050742606167e-05f;
-  sum = p;
+  float sum = p, sum_prime = 0.0f;
   p = 0.0006743050762452185f;
   p = p * t + 0.0011531875934451818f;
   p = p * t + -0.0014959954423829913f;

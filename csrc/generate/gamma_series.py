@@ -123,11 +123,14 @@ def middle_polynomials() -> tuple[list[list[float]], float]:
         return a * (upper(a) * (mpmath.log(g) - mpmath.digamma(a)) + mpmath.diff(upper, a))
 
     slope, middle = middle_map()
-    a, t = (grid.ravel() for grid in numpy.meshgrid((chebyshev_nodes(20) + 1) / 2,
-                                                    chebyshev_nodes(48)))
+    a, t = (
+        grid.ravel() for grid in numpy.meshgrid((chebyshev_nodes(20) + 1) / 2, chebyshev_nodes(48))
+    )
     shifted = slope / (t + middle)  # g + SHIFT
     g = shifted - MIDDLE_SHIFT
-    value = numpy.array([float(exact(mpmath.mpf(x), mpmath.mpf(y))) for x, y in zip(a, g)])
+    value = numpy.array(
+        [float(exact(mpmath.mpf(x), mpmath.mpf(y))) for x, y in zip(a, g, strict=True)]
+    )
     excess = numpy.array([float(mpmath.digamma(x + 1)) for x in a]) - numpy.log(g)
 
     def lawson(lengths):
@@ -234,19 +237,18 @@ def main() -> None:
     print("SPROUT_HOST_DEVICE float digamma_of_next(float a) {")
     print(f"  float p;\n{horner(next_digamma, 'a')}\n  return p;\n}}\n")
     (low, high), (slope, middle) = MIDDLE_RANGE, middle_map()
-    polynomials, error = middle_polynomials()
-    print(f"// (g + {MIDDLE_SHIFT:g}) C, C = Gamma(a, g) / (g^a e^-g), and its derivative in a, for")
-    print(f"// 0 <= a <= 1, {low:g} <= g <= {high:g} and reciprocal = 1 / (g + {MIDDLE_SHIFT:g}); the")
-    print(f"// fit's error, of the W that is made of them: {error:.0e}.")
+    (*polynomials, highest), error = middle_polynomials()
+    print("// (g + kUpperGammaShift) C, C = Gamma(a, g) / (g^a e^-g), and its derivative in a, for")
+    print(f"// 0 <= a <= 1, {low:g} <= g <= {high:g} and reciprocal = 1 / (g + kUpperGammaShift).")
+    print(f"// The fit's error, of the W that is made of them: {error:.0e}.")
     print(f"constexpr float kUpperGammaShift = {MIDDLE_SHIFT:g}f;")
     print("SPROUT_HOST_DEVICE void scaled_upper_gamma(float a, float reciprocal, float* value,")
     print("                                           float* derivative) {")
     print(f"  const float t = reciprocal * {slope!r}f - {middle!r}f;")
-    print("  float p, sum = 0.0f, sum_prime = 0.0f;")
-    for j, polynomial in reversed(list(enumerate(polynomials))):
+    print(f"  float p;\n{horner(highest, 't')}\n  float sum = p, sum_prime = 0.0f;")
+    for polynomial in reversed(polynomials):
         print(horner(polynomial, "t"))
-        print("  sum_prime = sum_prime * a + sum;" if j < len(polynomials) - 1 else "", end="")
-        print("\n  sum = sum * a + p;" if j < len(polynomials) - 1 else "  sum = p;")
+        print("  sum_prime = sum_prime * a + sum;\n  sum = sum * a + p;")
     print("  *value = sum;\n  *derivative = sum_prime;\n}\n")
     print("}  // namespace sprout_fast")
 
