@@ -223,8 +223,8 @@ def test_every_op_has_its_kernels(kernels):
     assert {kernel.op for kernel in kernels} >= set(declared) and len(declared) > 10
 
 
-def test_no_spills_and_no_local_memory(single):
-    misses = [k.name for k in single if k.stack or k.local or k.local_accesses]
+def test_no_spills_and_no_local_memory(kernels):
+    misses = [k.name for k in kernels if k.stack or k.local or k.local_accesses]
     assert not misses
 
 

@@ -117,9 +117,13 @@ SPROUT_HOST_DEVICE void sincos_turns(uint32_t w, float* sine, float* cosine) {
       bits_to_float(float_to_bits(cos_q) ^ static_cast<int32_t>(((quadrant + 1u) & 2u) << 30));
 }
 SPROUT_HOST_DEVICE void sincos_turns(uint32_t w, double* sine, double* cosine) {
+#if defined(__CUDA_ARCH__)
+  sincospi(static_cast<double>(w) * 0x1p-31, sine, cosine);  // sin and cos reduce on the stack
+#else
   const double t = static_cast<double>(w) * 1.4629180792671596e-9;
   *sine = std::sin(t);
   *cosine = std::cos(t);
+#endif
 }
 
 }  // namespace sprout_fast
