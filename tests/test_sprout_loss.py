@@ -1,5 +1,7 @@
 """sprout_loss against its reference twin, the closed form, and its contracts."""
 
+import math
+
 import mpmath
 import pytest
 import torch
@@ -372,6 +374,15 @@ def test_concentrations_out_of_range_give_nan(beta, alpha, scale, labels_from, b
     arguments[4][:20] = arguments[4][:20] if beta < 1 else 1.0
     options = dict(alpha=alpha, scale=scale, labels_from=labels_from, beta_grad=beta_grad)
     assert all(x.isnan().all() for x in gradients(sprout_loss, *arguments, **options))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("first_row", [24870613, 51452642])
+def test_nothing_is_drawn_in_front_of_the_row(first_row, dtype):
+    """There the random word of the element 3 (2) in front is among the 2^32's largest 2^8."""
+    logits, state = torch.zeros(1, 31, dtype=dtype), torch.tensor([0, 0, first_row])
+    loss = sprout_loss(logits, torch.tensor([0]), None, None, torch.ones(31), state, alpha=0.5)
+    assert loss.item() == pytest.approx(math.log(31))
 
 
 def test_gradient_of_a_label_without_mass():

@@ -199,11 +199,12 @@ __attribute__((noinline)) void log_gamma_chunk(const PhiloxBlocks& call, int64_t
       philox_block(call, Stream::kGamma, first + k + i, kEveryFourth, kGammaBoostDraw, words);
       interleave(words, boost_word + k + i);
     }
-    // The row's ends: outside, a = 0, which wants nothing.
+    // The row's ends: outside, a = -inf, which wants nothing. (Of a = 0 the conversions' rounding
+    // may want a word in 2^23.)
     const bool inside = k >= 0 && k + kAttempts <= count;
     T padded[1 + kGammaShapeArrays][kAttempts];
     for (int64_t i = 0; i < kAttempts && !inside; ++i) {
-      padded[0][i] = k + i >= 0 && k + i < count ? row.a[k + i] : T(0);
+      padded[0][i] = k + i >= 0 && k + i < count ? row.a[k + i] : -infinity;
     }
     const GammaRow<T> block =
         inside ? row.from(k) : gamma_row(kAttempts, padded[0], padded[1], kAttempts);
