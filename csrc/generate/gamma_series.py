@@ -123,11 +123,14 @@ def middle_polynomials() -> tuple[list[list[float]], float]:
         return a * (upper(a) * (mpmath.log(g) - mpmath.digamma(a)) + mpmath.diff(upper, a))
 
     slope, middle = middle_map()
-    a, t = (grid.ravel() for grid in numpy.meshgrid((chebyshev_nodes(20) + 1) / 2,
-                                                    chebyshev_nodes(48)))
+    a, t = (
+        grid.ravel() for grid in numpy.meshgrid((chebyshev_nodes(20) + 1) / 2, chebyshev_nodes(48))
+    )
     shifted = slope / (t + middle)  # g + SHIFT
     g = shifted - MIDDLE_SHIFT
-    value = numpy.array([float(exact(mpmath.mpf(x), mpmath.mpf(y))) for x, y in zip(a, g)])
+    value = numpy.array(
+        [float(exact(mpmath.mpf(x), mpmath.mpf(y))) for x, y in zip(a, g, strict=True)]
+    )
     excess = numpy.array([float(mpmath.digamma(x + 1)) for x in a]) - numpy.log(g)
 
     def lawson(lengths):
@@ -235,10 +238,11 @@ def main() -> None:
     print(f"  float p;\n{horner(next_digamma, 'a')}\n  return p;\n}}\n")
     (low, high), (slope, middle) = MIDDLE_RANGE, middle_map()
     polynomials, error = middle_polynomials()
-    print(f"// (g + {MIDDLE_SHIFT:g}) C, C = Gamma(a, g) / (g^a e^-g), and its derivative in a, for")
-    print(f"// 0 <= a <= 1, {low:g} <= g <= {high:g} and reciprocal = 1 / (g + {MIDDLE_SHIFT:g}); the")
+    shift = f"{MIDDLE_SHIFT:g}"
+    print(f"// (g + {shift}) C, C = Gamma(a, g) / (g^a e^-g), and its derivative in a, for")
+    print(f"// 0 <= a <= 1, {low:g} <= g <= {high:g} and reciprocal = 1 / (g + {shift}); the")
     print(f"// fit's error, of the W that is made of them: {error:.0e}.")
-    print(f"constexpr float kUpperGammaShift = {MIDDLE_SHIFT:g}f;")
+    print(f"constexpr float kUpperGammaShift = {shift}f;")
     print("SPROUT_HOST_DEVICE void scaled_upper_gamma(float a, float reciprocal, float* value,")
     print("                                           float* derivative) {")
     print(f"  const float t = reciprocal * {slope!r}f - {middle!r}f;")
