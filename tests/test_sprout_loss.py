@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from sprout_fast import reference, sprout_loss
+from sprout_fast.ops.sprout_loss import sprout_loss_and_grad_beta
 from sprout_fast.reference.sprout_loss import concentrations
 
 STATE = torch.tensor([0x1234_5678_9ABC_DEF0, 7, 3])
@@ -260,6 +261,45 @@ def test_second_backward(dtype, reduction):
     for first, second in zip(*results, strict=True):
         torch.testing.assert_close(first, second)
     assert results[0][0].abs().max() > 0 and results[0][1].abs().max() > 0
+
+
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_batched_backward(reduction):
+    """Several of the loss's gradients at a time, whose results cannot share one tensor's memory."""
+    logits, *rest, beta = inputs(9, 20)
+    wanted = [logits.requires_grad_(), beta.requires_grad_()]
+
+    def grads(*weights, **options):
+        loss = sprout_loss(logits, *rest, beta, STATE, reduction=reduction)
+        return torch.autograd.grad(loss, wanted, *weights, **options)
+
+    weights = torch.tensor([1.0, -2.0]).reshape(2, *[1] * (reduction == "none"))
+    weights = weights.expand(2, *[9] * (reduction == "none"))
+    together = grads(weights, is_grads_batched=True)
+    for ours, *expected in zip(together, *map(grads, weights), strict=True):
+        torch.testing.assert_close(ours, torch.stack(expected))
+
+
+def test_loss_whose_gradient_is_dropped():
+    class Drop(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, loss):
+            return loss.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return None
+
+    logits, *rest = inputs(3, 4)
+    Drop.apply(sprout_loss(logits.requires_grad_(), *rest, STATE)).backward()
+    assert logits.grad is None or not logits.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradient_to_beta_from_forward_is_a_plain_value(dtype):
+    logits, *rest = inputs(3, 4, dtype)
+    _, grad_beta = sprout_loss_and_grad_beta(logits.requires_grad_(), *rest, STATE)
+    assert grad_beta.shape == (4,) and not grad_beta.requires_grad
 
 
 def test_opcheck():
