@@ -265,6 +265,17 @@ def test_second_backward(dtype, soft, reduction):
     assert results[0].abs().max() > 0
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_jacobian_of_all_rows_at_a_time(reduction):
+    logits, labels = inputs(3, 4)
+
+    def f(logits):
+        return generalized_cross_entropy(logits, labels, reduction=reduction)
+
+    together = torch.autograd.functional.jacobian(f, logits, vectorize=True)
+    torch.testing.assert_close(together, torch.autograd.functional.jacobian(f, logits))
+
+
 def test_trace_does_not_look_at_the_loss_gradient():
     logits, labels = inputs(3, 4)
 

@@ -58,6 +58,13 @@ def test_zero_and_tiny(dtype):
     assert (a.grad[log_g == -torch.inf] == 0).all() and a.grad[1] > 0
 
 
+def test_gradient_where_nothing_moves():
+    """exp(-inf) = 0 does not move with a = 0, however large the gradient that comes in."""
+    a = torch.zeros(2, requires_grad=True)
+    log_gamma(a, STATE).backward(torch.tensor([torch.inf, torch.nan]))
+    assert (a.grad == 0).all()
+
+
 def cdf_of_log(a):
     """CDF of log G, also where G itself underflows: F = g^a / Gamma(a + 1) there."""
 

@@ -1,11 +1,14 @@
 """sprout_loss against its reference twin, the closed form, and its contracts."""
 
+import math
+
 import mpmath
 import pytest
 import torch
 import torch.nn.functional as F
 
 from sprout_fast import reference, sprout_loss
+from sprout_fast.ops.sprout_loss import sprout_loss_and_grad_beta
 from sprout_fast.reference.sprout_loss import concentrations
 
 STATE = torch.tensor([0x1234_5678_9ABC_DEF0, 7, 3])
@@ -260,6 +263,45 @@ def test_second_backward(dtype, reduction):
     assert results[0][0].abs().max() > 0 and results[0][1].abs().max() > 0
 
 
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_batched_backward(reduction):
+    """Several of the loss's gradients at a time, whose results cannot share one tensor's memory."""
+    logits, *rest, beta = inputs(9, 20)
+    wanted = [logits.requires_grad_(), beta.requires_grad_()]
+
+    def grads(*weights, **options):
+        loss = sprout_loss(logits, *rest, beta, STATE, reduction=reduction)
+        return torch.autograd.grad(loss, wanted, *weights, **options)
+
+    weights = torch.tensor([1.0, -2.0]).reshape(2, *[1] * (reduction == "none"))
+    weights = weights.expand(2, *[9] * (reduction == "none"))
+    together = grads(weights, is_grads_batched=True)
+    for ours, *expected in zip(together, *map(grads, weights), strict=True):
+        torch.testing.assert_close(ours, torch.stack(expected))
+
+
+def test_loss_whose_gradient_is_dropped():
+    class Drop(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, loss):
+            return loss.clone()
+
+        @staticmethod
+        def backward(ctx, grad):
+            return None
+
+    logits, *rest = inputs(3, 4)
+    Drop.apply(sprout_loss(logits.requires_grad_(), *rest, STATE)).backward()
+    assert logits.grad is None or not logits.grad.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradient_to_beta_from_forward_is_a_plain_value(dtype):
+    logits, *rest = inputs(3, 4, dtype)
+    _, grad_beta = sprout_loss_and_grad_beta(logits.requires_grad_(), *rest, STATE)
+    assert grad_beta.shape == (4,) and not grad_beta.requires_grad
+
+
 def test_opcheck():
     op = torch.ops.sprout_fast.sprout_loss.default
     for classes, options in (
@@ -372,6 +414,15 @@ def test_concentrations_out_of_range_give_nan(beta, alpha, scale, labels_from, b
     arguments[4][:20] = arguments[4][:20] if beta < 1 else 1.0
     options = dict(alpha=alpha, scale=scale, labels_from=labels_from, beta_grad=beta_grad)
     assert all(x.isnan().all() for x in gradients(sprout_loss, *arguments, **options))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("first_row", [24870613, 51452642])
+def test_nothing_is_drawn_in_front_of_the_row(first_row, dtype):
+    """There the random word of the element 3 (2) in front is among the 2^32's largest 2^8."""
+    logits, state = torch.zeros(1, 31, dtype=dtype), torch.tensor([0, 0, first_row])
+    loss = sprout_loss(logits, torch.tensor([0]), None, None, torch.ones(31), state, alpha=0.5)
+    assert loss.item() == pytest.approx(math.log(31))
 
 
 def test_gradient_of_a_label_without_mass():

@@ -64,7 +64,7 @@ def forward_gives_gradient(logits: Tensor) -> bool:
     """
     return (
         torch.is_grad_enabled()
-        and logits is not None  # the op names it
+        and isinstance(logits, Tensor)  # the op names what is not
         and logits.requires_grad
         and logits.is_cpu
         and logits.dtype in (torch.float32, torch.float64)
@@ -73,14 +73,21 @@ def forward_gives_gradient(logits: Tensor) -> bool:
 
 
 def scale_(gradient: Tensor, grad_loss: Tensor) -> Tensor:
-    """Multiplies a gradient from the forward pass by the loss's: one number, or one a row."""
-    if grad_loss.dim():
-        return gradient.mul_(grad_loss.unsqueeze(1))
+    """A gradient from the forward pass times the loss's, one number or one a row; in place."""
+    weight = grad_loss.unsqueeze(1) if grad_loss.dim() else grad_loss
+    compiling = torch.compiler.is_compiling()
+    if not compiling and _is_batched(grad_loss):  # by vmap or is_grads_batched: several in one
+        return gradient * weight
     # loss.backward() starts from 1, which spares a pass over memory; a trace cannot depend on it.
-    traced = torch.compiler.is_compiling() or is_in_torch_dispatch_mode()
-    if not traced and type(grad_loss) is Tensor and grad_loss.item() == 1:
+    traced = compiling or is_in_torch_dispatch_mode() or type(grad_loss) is not Tensor
+    if not traced and not grad_loss.dim() and grad_loss.item() == 1:
         return gradient
-    return gradient.mul_(grad_loss)
+    return gradient.mul_(weight)
+
+
+def _is_batched(tensor: Tensor) -> bool:
+    functorch = torch._C._functorch
+    return functorch.is_legacy_batchedtensor(tensor) or functorch.is_batchedtensor(tensor)
 
 
 def refuse_second_derivative(op: str) -> None:

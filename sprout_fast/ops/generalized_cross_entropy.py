@@ -48,7 +48,7 @@ def generalized_cross_entropy(
     (1.3863, tensor([-0.3750,  0.1250,  0.1250,  0.1250]))
     """
     arguments = (logits, target, label_smoothing, reduction)
-    if forward_gives_gradient(logits) and target is not None and not target.requires_grad:
+    if forward_gives_gradient(logits) and not getattr(target, "requires_grad", False):
         return _GradientInForward.apply(*arguments)
     return _generalized_cross_entropy(*arguments, False)
 

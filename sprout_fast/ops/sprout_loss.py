@@ -125,7 +125,8 @@ def sprout_loss_and_grad_beta(
     )
     if forward_gives_gradient(logits):
         return _GradientInForward.apply(*arguments, True)
-    return _sprout_loss(*arguments, True, False)
+    loss, grad_beta = _sprout_loss(*arguments, True, False)
+    return loss, grad_beta.detach()
 
 
 class _GradientInForward(torch.autograd.Function):
@@ -148,6 +149,8 @@ class _GradientInForward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad_loss, _):
+        if grad_loss is None:  # behind a function that passes none on
+            return (None,) * 12
         (grad_logits, grad_beta), ctx.gradients = ctx.gradients, (None, None)
         wants_beta = ctx.needs_input_grad[4] and ctx.beta_grad != "none"
         # A second backward finds the gradients given away; with create_graph the op has to refuse.

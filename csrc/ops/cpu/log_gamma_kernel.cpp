@@ -30,7 +30,10 @@ void backward(const LogGammaBackwardArgs& args, int64_t begin, int64_t end) {
     for (int64_t j = 0; j < count; ++j) wanted[j] = log_g[first + j];
     for (int64_t j = 0; j < count; ++j) wanted[j] = grad[first + j] == T(0) ? -infinity : wanted[j];
     log_gamma_gradient_row(count, concentration + first, wanted, -infinity, out + first);
-    for (int64_t j = 0; j < count; ++j) out[first + j] *= grad[first + j];
+    for (int64_t j = 0; j < count; ++j) {
+      const T w = out[first + j];
+      out[first + j] = keep_if(w != T(0), grad[first + j] * w);  // 0 x inf counts as 0
+    }
   });
 }
 

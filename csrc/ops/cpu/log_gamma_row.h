@@ -124,7 +124,7 @@ inline __attribute__((always_inline)) void attempt_block(const PhiloxBlocks& cal
 
 // Attempt number `draw` at each of `count` elements, at most kAttempts, of the row that begins at
 // element `first`. Accepted variates go to log_g; writes those that still wait to `rejected`, with
-// room for kAttempts, and returns how many they are.
+// room for count + kPhiloxLanes, and returns how many they are.
 template <typename T>
 int64_t attempt_waiting(const PhiloxBlocks& call, int64_t first, uint32_t draw, const T* a,
                         const uint32_t* boost_word, const int32_t* waiting, int64_t count, T* log_g,
@@ -199,11 +199,14 @@ __attribute__((noinline)) void log_gamma_chunk(const PhiloxBlocks& call, int64_t
       philox_block(call, Stream::kGamma, first + k + i, kEveryFourth, kGammaBoostDraw, words);
       interleave(words, boost_word + k + i);
     }
-    // The row's ends: outside, a = 0, which wants nothing.
-    const bool inside = k >= 0 && k + kAttempts <= count;
+    // Of the block, [begin, end) is in the row. Outside a = -inf, which wants nothing. (Of a = 0
+    // the conversions' rounding may want a word in 2^23.)
+    const int64_t begin = k < 0 ? -k : 0, end = count - k < kAttempts ? count - k : kAttempts;
+    const bool inside = begin == 0 && end == kAttempts;
     T padded[1 + kGammaShapeArrays][kAttempts];
-    for (int64_t i = 0; i < kAttempts && !inside; ++i) {
-      padded[0][i] = k + i >= 0 && k + i < count ? row.a[k + i] : T(0);
+    if (!inside) {
+      for (int64_t i = 0; i < kAttempts; ++i) padded[0][i] = -infinity;
+      for (int64_t i = begin; i < end; ++i) padded[0][i] = row.a[k + i];
     }
     const GammaRow<T> block =
         inside ? row.from(k) : gamma_row(kAttempts, padded[0], padded[1], kAttempts);
@@ -232,9 +235,7 @@ __attribute__((noinline)) void log_gamma_chunk(const PhiloxBlocks& call, int64_t
     if (inside) {
       for (int64_t i = 0; i < kAttempts; ++i) log_g[k + i] = variate[i];
     } else {
-      for (int64_t i = 0; i < kAttempts; ++i) {
-        if (k + i >= 0 && k + i < count) log_g[k + i] = variate[i];
-      }
+      for (int64_t i = begin; i < end; ++i) log_g[k + i] = variate[i];
     }
   }
   const auto attempt = [&](uint32_t draw, const int32_t* who, int64_t number, int32_t* left) {
