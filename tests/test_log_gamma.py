@@ -246,3 +246,10 @@ def test_wrong_backward_arguments_are_named(message, arguments):
     with pytest.raises(RuntimeError) as error:
         torch.ops.sprout_fast.log_gamma_backward(*arguments)
     assert "sprout_fast::log_gamma_backward: " + message in str(error.value)
+
+
+def test_gradient_beyond_float32_is_infinite():
+    """About 1 / a^2; NaN, where infinity had met a G of 0, before."""
+    a = torch.full((40,), 5.7e-29, requires_grad=True)
+    (grad,) = torch.autograd.grad(log_gamma(a, STATE).sum(), a)
+    assert (grad == torch.inf).all()

@@ -118,7 +118,7 @@ SPROUT_HOST_DEVICE void log_gamma_gradient_at_small(const float (&a)[N], const f
                                                     const float (&log_g)[N], float (&w)[N]) {
   constexpr int kTerms = 9;  // leave out 3e-8 of W at a = 0 and g = 0.7, less elsewhere
   for (int i = 0; i < N; ++i) {
-    float s = 1.0f, r = 0.0f, d = 1.0f;
+    float s = 0x1p-18f, r = 0.0f, d = s;  // so that d, up to 10!, ends near 1
 #if defined(__CUDACC__)
 #pragma unroll
 #else

@@ -64,7 +64,8 @@ def sprout_loss(
             [0, K), lam outside [0, 1] and negative, infinite or NaN beta. On CUDA, where looking
             would stall the stream, such rows give NaN. A row whose concentrations are all 0 is NaN,
             and so, with float32 arithmetic, is one where they add up to less than 1e-33 or more
-            than 1e36 (on CUDA not always).
+            than 1e36 (on CUDA not always). The implicit gradient, about 1 / a^2, is beyond float32
+            where a concentration is under 1e-19.
 
     >>> logits = torch.zeros(2, 3, requires_grad=True)
     >>> loss = sprout_loss(logits, torch.tensor([0, 2]), None, None, torch.ones(3),

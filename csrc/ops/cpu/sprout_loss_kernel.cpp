@@ -46,8 +46,8 @@ Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scrat
   r.partner = args.lam == nullptr ? r.label : args.partner_labels[row];
   r.label_mass = label_total * lam;
   r.partner_mass = label_total * (T(1) - lam);
-  // Outside these limits a variate's logarithm, its gradient or a sum may leave T's range: NaN
-  // then, which goes through all that is made of the row.
+  // Outside these limits a variate's logarithm or a sum may leave T's range: NaN then, which goes
+  // through all that is made of the row. (The implicit gradient, about 1/a^2, leaves it before.)
   constexpr bool kFloat = sizeof(T) == 4;
   constexpr T kSmallest = T(kFloat ? 1e-33 : 1e-300), kLargest = T(kFloat ? 1e36 : 1e300);
   const T mass = base[4 * padded] + (r.label_mass + r.partner_mass);
