@@ -54,9 +54,9 @@ struct SproutLossArgs {
   Reduction reduction;
   bool wants_grad_beta;  // in this pass
   bool wants_mean;       // whether kMeanLoss and kMass are asked for
-  // [B, K] dense: in backward the logits' gradient, in their dtype. In forward, where not null, that
-  // of the loss (of each row's for Reduction::kNone) in row_stats' type, which is then only left to
-  // multiply by grad_loss.
+  // [B, K] dense: in backward the logits' gradient, in their dtype. In forward, where not null,
+  // that of the loss (of each row's for Reduction::kNone) in row_stats' type, which is then only
+  // left to multiply by grad_loss.
   void* grad_logits;
   // Backward only:
   const void* grad_loss;  // one number, or [B] for Reduction::kNone; type of row_stats
