@@ -65,6 +65,17 @@ def test_equals_reference(layout, noise, shape):
     torch.testing.assert_close(ours.double(), expected, rtol=0, atol=2e-6)
 
 
+@pytest.mark.parametrize("length", [999 * 4, 1001 * 4, 2**14 + 4, 2**16 + 64])
+def test_image_across_element_2_to_the_32(length):
+    """Where the Philox counter's upper word changes in the middle of an image."""
+    first_row = 2**32 // length
+    assert 0 < 2**32 - first_row * length < length
+    state = torch.tensor([5, 7, first_row])
+    ours = gaussian_mixup(torch.zeros(1, 1, 1, length), None, None, state, sigma=1.0)
+    noise = image_noise(state, ours.shape)
+    torch.testing.assert_close(ours.double(), noise, rtol=0, atol=2e-6)
+
+
 @pytest.mark.parametrize("image_dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_dtypes_as_good_as_pytorch(image_dtype, dtype):

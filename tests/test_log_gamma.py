@@ -9,6 +9,7 @@ import torch
 from scipy import special, stats
 
 from sprout_fast import log_gamma, reference
+from sprout_fast.reference.gamma import gamma_variates
 
 STATE = torch.tensor([0x1234_5678_9ABC_DEF0, 7, 3])
 TABLE = Path(__file__).parent / "data" / "log_gamma_gradient.csv"
@@ -34,6 +35,17 @@ def test_equals_reference(dtype, rtol, shape):
     assert ours.dtype == dtype and ours.shape == shape
     # log G can be near 0, where only an absolute error means something.
     torch.testing.assert_close(ours.double(), exact, rtol=rtol, atol=rtol)
+
+
+@pytest.mark.parametrize("dtype, rtol", [(torch.float32, 2e-6), (torch.float64, 1e-13)])
+def test_row_across_element_2_to_the_32(dtype, rtol):
+    """Where the counter's upper word changes; at every place in a chunk, a block and a group."""
+    a = spread((1500,), dtype, low=-1.0, high=1.0)
+    for before in (0, 1, 2, 3, 64, 333, 1023, 1024, 1025, 1499):
+        element = 2**32 - before + torch.arange(1500)
+        exact = gamma_variates(a, torch.tensor([5, 7, 0]), element=element)
+        ours = log_gamma(a, torch.tensor([5, 7, 2**32 - before]))  # a row: one element
+        torch.testing.assert_close(ours.double(), exact, rtol=rtol, atol=rtol)
 
 
 def test_layouts():

@@ -10,7 +10,7 @@ SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
 template <typename T>
-void forward_row(const DirichletArgs& args, const PhiloxBlocks& call, int64_t row, T* log_g) {
+void forward_row(const DirichletArgs& args, const PhiloxCall& call, int64_t row, T* log_g) {
   const int64_t K = args.classes, padded = padded_row(K);
   const T* concentration = static_cast<const T*>(args.concentration) + row * K;
   T* out = static_cast<T*>(args.z) + row * K;
@@ -57,7 +57,8 @@ void backward_row(const DirichletBackwardArgs& args, int64_t row) {
           z[k0 + i] == T(0) ? -std::numeric_limits<T>::infinity() : fast_log(z[k0 + i]) + log_total;
     }
     T* w = out + k0;
-    log_gamma_gradient_row(count, a + k0, log_g, -std::numeric_limits<T>::infinity(), w);
+    log_gamma_gradient_row(count, a + k0, log_g, nullptr,
+                           -std::numeric_limits<T>::infinity(), w);
     for (int64_t i = 0; i < count; ++i) {
       const T through_z = z[k0 + i] * ((grad[k0 + i] - anchor) - mean);
       w[i] = keep_if(z[k0 + i] != T(0), through_z * w[i]);
@@ -68,7 +69,7 @@ void backward_row(const DirichletBackwardArgs& args, int64_t row) {
 }  // namespace
 
 void dirichlet_rows(const DirichletArgs& args, int64_t begin, int64_t end, void* scratch) {
-  const PhiloxBlocks call(PhiloxCall(args.rng_state, args.elements_a_row));
+  const PhiloxCall call(args.rng_state, args.elements_a_row);
   for (int64_t row = begin; row < end; ++row) {
     args.dtype == Dtype::kFloat64 ? forward_row(args, call, row, static_cast<double*>(scratch))
                                   : forward_row(args, call, row, static_cast<float*>(scratch));

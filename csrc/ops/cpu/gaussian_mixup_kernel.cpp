@@ -16,11 +16,11 @@ constexpr int64_t kMaxChunk = kMixupChunkPixels * kMaxChannels;
 // words of one Philox block, addressed by the first element of its group, serve four elements. In
 // loops of their own: together, the polynomials need more registers than there are.
 template <int64_t kGroups, typename T>
-void group_normals(const PhiloxBlocks& call, int64_t first, T* out) {
+void group_normals(const PhiloxDraw& draw, int64_t first, T* out) {
   uint32_t words[4][kGroups];
   for (int64_t g = 0; g < kGroups; g += kPhiloxLanes) {
     uint32_t block[4][kPhiloxLanes];
-    philox_block(call, Stream::kImageNoise, first + 4 * g, kEveryFourth, 0, block);
+    draw.block(first + 4 * g, kEveryFourth, block);
     for (int64_t j = 0; j < 4; ++j) {
       for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) words[j][g + lane] = block[j][lane];
     }
@@ -44,11 +44,16 @@ void group_normals(const PhiloxBlocks& call, int64_t first, T* out) {
 // Of elements [first, first + count). Writes whole groups of 4 x kPhiloxLanes, so `out` needs that
 // much room behind its end.
 template <typename T>
-void fill_normals(const PhiloxBlocks& call, int64_t first, int64_t count, T* out) {
+void fill_normals(const PhiloxCall& call, int64_t first, int64_t count, T* out) {
   constexpr int64_t kMany = 8 * kPhiloxLanes;
-  int64_t i = 0;
-  for (; i + 4 * kMany <= count; i += 4 * kMany) group_normals<kMany>(call, first + i, out + i);
-  for (; i < count; i += 4 * kPhiloxLanes) group_normals<kPhiloxLanes>(call, first + i, out + i);
+  for (int64_t done = 0; done < count;) {
+    const PhiloxDraw draw(call, Stream::kImageNoise, 0, first + done);
+    const int64_t end = done + PhiloxDraw::reach(first + done, count - done);
+    int64_t i = done;
+    for (; i + 4 * kMany <= end; i += 4 * kMany) group_normals<kMany>(draw, first + i, out + i);
+    for (; i < end; i += 4 * kPhiloxLanes) group_normals<kPhiloxLanes>(draw, first + i, out + i);
+    done = end;
+  }
 }
 
 // Pixels [first, first + count) of one image as [count, C] of T, whatever their layout.
@@ -138,7 +143,7 @@ struct Scratch {
 };
 
 template <typename T, typename Out>
-void mix_chunk(const GaussianMixupArgs& args, const PhiloxBlocks& call, int64_t image,
+void mix_chunk(const GaussianMixupArgs& args, const PhiloxCall& call, int64_t image,
                int64_t first, int64_t count, Scratch<T>& scratch) {
   const int64_t C = args.channels, elements = count * C;
   const int64_t image_elements = args.height * args.width * C;
@@ -188,7 +193,7 @@ void mix_chunks(const GaussianMixupArgs& args, int64_t begin, int64_t end) {
   [[maybe_unused]] static thread_local Scratch<T> scratch;  // used: GCC 12 misses it in the lambda
   const int64_t pixels = args.height * args.width;
   const int64_t chunks = mixup_chunks_an_image(pixels);
-  const PhiloxBlocks call(PhiloxCall(args.rng_state, pixels * args.channels));
+  const PhiloxCall call(args.rng_state, pixels * args.channels);
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     const int64_t image = chunk / chunks, first = chunk % chunks * kMixupChunkPixels;
     const int64_t count = pixels - first < kMixupChunkPixels ? pixels - first : kMixupChunkPixels;

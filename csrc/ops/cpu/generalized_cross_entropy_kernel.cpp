@@ -80,7 +80,7 @@ void forward_row(const Args& args, int64_t row, T* scratch) {
     });
   }
   const T sum =
-      row_sum<T>(padded, [&](int64_t k) { return r.logits[k] = fast_exp(r.logits[k] - top); });
+      row_exponentials(padded, r.logits, top, r.logits);
   const T log_sum = std::log(sum);
   T* stats = static_cast<T*>(args.row_stats) + row * Stat::kCount;
   stats[Stat::kTop] = seen_nan(top, sum);

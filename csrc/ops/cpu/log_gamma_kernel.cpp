@@ -6,11 +6,11 @@
 SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
-static_assert(kLogGammaRun % kGammaChunk == 0, "chunks begin where they would on one thread");
+static_assert(kLogGammaRun % kRowChunk == 0, "chunks begin where they would on one thread");
 
 template <typename T>
 void forward(const LogGammaArgs& args, int64_t begin, int64_t end) {
-  const PhiloxBlocks call(PhiloxCall(args.rng_state, args.elements_a_row));
+  const PhiloxCall call(args.rng_state, args.elements_a_row);
   const T* concentration = static_cast<const T*>(args.concentration) + begin;
   log_gamma_row(call, call.first_element + begin, end - begin,
                 GammaRow<T>{concentration, nullptr, nullptr, nullptr},
@@ -26,10 +26,10 @@ void backward(const LogGammaBackwardArgs& args, int64_t begin, int64_t end) {
   const T* log_g = static_cast<const T*>(args.log_g) + begin;
   T* out = static_cast<T*>(args.grad_concentration) + begin;
   by_chunks(end - begin, [&](int64_t first, int64_t count) {
-    T wanted[kGammaChunk];
+    T wanted[kRowChunk];
     for (int64_t j = 0; j < count; ++j) wanted[j] = log_g[first + j];
     for (int64_t j = 0; j < count; ++j) wanted[j] = grad[first + j] == T(0) ? -infinity : wanted[j];
-    log_gamma_gradient_row(count, concentration + first, wanted, -infinity, out + first);
+    log_gamma_gradient_row(count, concentration + first, wanted, nullptr, -infinity, out + first);
     for (int64_t j = 0; j < count; ++j) {
       const T w = out[first + j];
       out[first + j] = keep_if(w != T(0), grad[first + j] * w);  // 0 x inf counts as 0

@@ -13,18 +13,6 @@
 SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
-// Rows are worked at this many elements at a time, whose intermediate results then stay in the
-// first-level cache.
-constexpr int64_t kGammaChunk = 1024;
-
-// body(first, count) for the chunks of `count` elements.
-template <typename Body>
-void by_chunks(int64_t count, Body body) {
-  for (int64_t k = 0; k < count; k += kGammaChunk) {
-    body(k, count - k < kGammaChunk ? count - k : kGammaChunk);
-  }
-}
-
 // A row's concentrations and, of each, its GammaShape; or no shapes (null).
 template <typename T>
 struct GammaRow {
@@ -67,6 +55,21 @@ inline __attribute__((always_inline)) void uniform_below_exp(const uint32_t* wor
   for (int64_t i = 0; i < lanes; ++i) below[i] = log_uniform_as<T>(word[i]) < x[i] ? 1 : 0;
 }
 
+// k, k + 1, ... for k in [-kPhiloxLanes, kRowChunk), as many as a block has.
+struct Indices {
+  int32_t of[kRowChunk + 10 * kPhiloxLanes];
+};
+constexpr Indices indices() {
+  Indices table = {};
+  int32_t k = -kPhiloxLanes;
+  for (int32_t& index : table.of) index = k++;
+  return table;
+}
+inline const int32_t* indices_from(int64_t k) {
+  static constexpr Indices kIndices = indices();
+  return kIndices.of + kPhiloxLanes + k;
+}
+
 // Attempts are made at this many elements at a time, stage by stage: each stage is a chain of
 // dependent instructions, and only beside those of other elements is the processor busy.
 constexpr int64_t kAttempts = 8 * kPhiloxLanes;
@@ -99,14 +102,14 @@ inline __attribute__((always_inline)) void attempts(int64_t elements, const Gamm
 // The first attempt at kAttempts neighbours, the first of them even, whose pairs share a Philox
 // block. `row` begins at them.
 template <typename T>
-inline __attribute__((always_inline)) void attempt_block(const PhiloxBlocks& call, int64_t first,
+inline __attribute__((always_inline)) void attempt_block(const PhiloxDraw& draw, int64_t first,
                                                          const GammaRow<T>& row,
                                                          const uint32_t* boost_word, T* variate,
                                                          int32_t* accepted) {
   uint32_t radius_word[kAttempts / 2], angle_word[kAttempts / 2], word[kAttempts];
   for (int64_t i = 0; i < kAttempts / 2; i += kPhiloxLanes) {
     uint32_t words[4][kPhiloxLanes];
-    philox_block(call, Stream::kGamma, first + 2 * i, kEverySecond, 0, words);
+    draw.block(first + 2 * i, kEverySecond, words);
     for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) radius_word[i + lane] = words[0][lane];
     for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) angle_word[i + lane] = words[1][lane];
     interleave_pairs(words[2], words[3], word + 2 * i);
@@ -122,11 +125,11 @@ inline __attribute__((always_inline)) void attempt_block(const PhiloxBlocks& cal
   attempts(kAttempts, row, normal, word, boost_word, variate, accepted);
 }
 
-// Attempt number `draw` at each of `count` elements, at most kAttempts, of the row that begins at
+// An attempt at each of `count` elements, at most kAttempts, of the row that begins at
 // element `first`. Accepted variates go to log_g; writes those that still wait to `rejected`, with
 // room for count + kPhiloxLanes, and returns how many they are.
 template <typename T>
-int64_t attempt_waiting(const PhiloxBlocks& call, int64_t first, uint32_t draw, const T* a,
+int64_t attempt_waiting(const PhiloxDraw& draw, int64_t first, const T* a,
                         const uint32_t* boost_word, const int32_t* waiting, int64_t count, T* log_g,
                         int32_t* rejected) {
   constexpr int64_t kLanes = 2 * kPhiloxLanes;
@@ -150,7 +153,7 @@ int64_t attempt_waiting(const PhiloxBlocks& call, int64_t first, uint32_t draw, 
   uint32_t radius_word[kAttempts], angle_word[kAttempts], word[kAttempts];
   for (int64_t i = 0; i < elements; i += kPhiloxLanes) {
     uint32_t words[4][kPhiloxLanes];
-    philox_block(call, Stream::kGamma, first, even_neighbour + i, draw, words);
+    draw.block(first, even_neighbour + i, words);
     for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
       radius_word[i + lane] = words[0][lane];
       angle_word[i + lane] = words[1][lane];
@@ -177,15 +180,17 @@ int64_t attempt_waiting(const PhiloxBlocks& call, int64_t first, uint32_t draw, 
 
 // log_gamma_row of a chunk, whose shapes are known. (Inlined, it takes more instructions.)
 template <typename T>
-__attribute__((noinline)) void log_gamma_chunk(const PhiloxBlocks& call, int64_t first,
+__attribute__((noinline)) void log_gamma_chunk(const PhiloxCall& call, int64_t first,
                                                int64_t count, const GammaRow<T>& row, T floor,
                                                T* log_g) {
   const T infinity = std::numeric_limits<T>::infinity();
   // Who waits for a first attempt, and for a second.
-  int32_t waiting[kGammaChunk + kPhiloxLanes], rejected[kGammaChunk + kPhiloxLanes];
+  int32_t waiting[kRowChunk + kPhiloxLanes], rejected[kRowChunk + kPhiloxLanes];
   int64_t first_wait = 0, second_wait = 0;
-  uint32_t boost_words[kGammaChunk + 2 * kAttempts];
+  uint32_t boost_words[kRowChunk + 2 * kAttempts];
   uint32_t* const boost_word = boost_words + kAttempts;  // blocks overlap the row's ends
+  const PhiloxDraw boost_draw(call, Stream::kGamma, kGammaBoostDraw, first);
+  const PhiloxDraw first_draw(call, Stream::kGamma, 0, first);
   // The boosts' words: four neighbours share a Philox block, and a word tells for most of a row of
   // small concentrations that they do not matter: log U / a < t where 1 - U > -a t. From a = 1 on
   // there is no boost that could tell: a threshold of at least 0, as beside a variate over e^44,
@@ -196,7 +201,7 @@ __attribute__((noinline)) void log_gamma_chunk(const PhiloxBlocks& call, int64_t
   for (int64_t k = -(first & 3); k < count; k += kAttempts) {
     for (int64_t i = 0; i < kAttempts; i += 4 * kPhiloxLanes) {
       uint32_t words[4][kPhiloxLanes];
-      philox_block(call, Stream::kGamma, first + k + i, kEveryFourth, kGammaBoostDraw, words);
+      boost_draw.block(first + k + i, kEveryFourth, words);
       interleave(words, boost_word + k + i);
     }
     // Of the block, [begin, end) is in the row. Outside a = -inf, which wants nothing. (Of a = 0
@@ -210,7 +215,7 @@ __attribute__((noinline)) void log_gamma_chunk(const PhiloxBlocks& call, int64_t
     }
     const GammaRow<T> block =
         inside ? row.from(k) : gamma_row(kAttempts, padded[0], padded[1], kAttempts);
-    int32_t wanted[kAttempts], index[kAttempts], wants = 0;
+    int32_t wanted[kAttempts], wants = 0;
     for (int64_t i = 0; i < kAttempts; ++i) {
       // Of 0 x inf NaN, which nothing is below.
       const T limit = block.a[i] * threshold + kOffset;
@@ -218,11 +223,11 @@ __attribute__((noinline)) void log_gamma_chunk(const PhiloxBlocks& call, int64_t
       wanted[i] = (value < limit ? 1 : 0) | (block.a[i] < T(1) ? 0 : 1);
     }
     for (int64_t i = 0; i < kAttempts; ++i) wants += wanted[i];
-    for (int64_t i = 0; i < kAttempts; ++i) index[i] = static_cast<int32_t>(k + i);
+    const int32_t* index = indices_from(k);
     T variate[kAttempts];
     if (wants > kAttempts / 2) {
       int32_t accepted[kAttempts], again[kAttempts];
-      attempt_block(call, first + k, block, boost_word + k, variate, accepted);
+      attempt_block(first_draw, first + k, block, boost_word + k, variate, accepted);
       for (int64_t i = 0; i < kAttempts; ++i) {
         again[i] = wanted[i] & (1 - accepted[i]);
         variate[i] = (wanted[i] & accepted[i]) != 0 ? variate[i] : -infinity;
@@ -238,17 +243,19 @@ __attribute__((noinline)) void log_gamma_chunk(const PhiloxBlocks& call, int64_t
       for (int64_t i = begin; i < end; ++i) log_g[k + i] = variate[i];
     }
   }
-  const auto attempt = [&](uint32_t draw, const int32_t* who, int64_t number, int32_t* left) {
+  const auto attempt = [&](const PhiloxDraw& draw, const int32_t* who, int64_t number,
+                           int32_t* left) {
     int64_t still = 0;
     for (int64_t n = 0; n < number; n += kAttempts) {
       const int64_t some = number - n < kAttempts ? number - n : kAttempts;
-      still += attempt_waiting(call, first, draw, row.a, boost_word, who + n, some, log_g,
+      still += attempt_waiting(draw, first, row.a, boost_word, who + n, some, log_g,
                                left + still);  // where `left` is `who`: behind those read
     }
     return still;
   };
-  second_wait += attempt(0, waiting, first_wait, rejected + second_wait);
-  for (uint32_t draw = 1; draw < kMaxGammaDraws && second_wait > 0; ++draw) {
+  second_wait += attempt(first_draw, waiting, first_wait, rejected + second_wait);
+  for (uint32_t number = 1; number < kMaxGammaDraws && second_wait > 0; ++number) {
+    const PhiloxDraw draw(call, Stream::kGamma, number, first);
     second_wait = attempt(draw, rejected, second_wait, rejected);
   }
   for (int64_t n = 0; n < second_wait; ++n) {
@@ -262,19 +269,25 @@ __attribute__((noinline)) void log_gamma_chunk(const PhiloxBlocks& call, int64_t
 // (-inf: none) become -inf, at the cost of a word. Concentrations must be finite and at least 0.
 // Shapes are for who draws from the same concentrations more than once.
 template <typename T>
-void log_gamma_row(const PhiloxBlocks& call, int64_t first, int64_t count, const GammaRow<T>& row,
+void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const GammaRow<T>& row,
                    T floor, T* log_g) {
   by_chunks(count, [&](int64_t k, int64_t n) {
-    T shapes[kGammaShapeArrays * kGammaChunk];
+    T shapes[kGammaShapeArrays * kRowChunk];
     const GammaRow<T> chunk =
-        row.d != nullptr ? row.from(k) : gamma_row(n, row.a + k, shapes, kGammaChunk);
-    log_gamma_chunk(call, first + k, n, chunk, floor, log_g + k);
+        row.d != nullptr ? row.from(k) : gamma_row(n, row.a + k, shapes, kRowChunk);
+    const int64_t reach = PhiloxDraw::reach(first + k, n);
+    log_gamma_chunk(call, first + k, reach, chunk, floor, log_g + k);
+    if (reach < n) {
+      log_gamma_chunk(call, first + k + reach, n - reach, chunk.from(reach), floor,
+                      log_g + k + reach);
+    }
   });
 }
 
 // w[k] = dlog G_k/da_k at log_g[k], and 0 where log_g[k] < floor or is -inf.
 inline void log_gamma_gradient_row(int64_t count, const double* a, const double* log_g,
-                                   double floor, double* w) {
+                                   const double* /* g: only float's is that exact */, double floor,
+                                   double* w) {
   const double infinity = std::numeric_limits<double>::infinity();
   for (int64_t k = 0; k < count; ++k) {
     const bool wanted = !(log_g[k] < floor) && log_g[k] != -infinity;
@@ -282,54 +295,58 @@ inline void log_gamma_gradient_row(int64_t count, const double* a, const double*
   }
 }
 
-// log_gamma_gradient of `count` values, at most kGammaChunk: where they lie in kSmall on the
-// spot, the rest sorted by region first.
-inline void log_gamma_gradients(int64_t count, const float* a, const float* log_g, float* w) {
+// log_gamma_gradient of `count` values, at most kRowChunk, with g = e^log_g: where they lie in kSmall
+// on the spot, the rest sorted by region first.
+inline void log_gamma_gradients(int64_t count, const float* a, const float* log_g, const float* g,
+                                float* w) {
   constexpr int64_t kLanes = 32;
+  using Lanes = const float (*)[kLanes];
   struct Elements {
-    int32_t index[kGammaChunk + kLanes];
-    float a[kGammaChunk + kLanes], log_g[kGammaChunk + kLanes], g[kGammaChunk + kLanes];
+    int32_t index[kRowChunk + kLanes];
+    float a[kRowChunk + kLanes], log_g[kRowChunk + kLanes], g[kRowChunk + kLanes];
   };
-  Elements rest, list;
+  Elements rest, part;
   int64_t left = 0;
   for (int64_t i = 0; i < count; i += kLanes) {
     const int64_t lanes = count - i < kLanes ? count - i : kLanes;
-    float lane_a[kLanes], lane_log_g[kLanes], g[kLanes], result[kLanes];
-    int32_t other[kLanes], index[kLanes];
-    if (lanes == kLanes) {
-      for (int64_t j = 0; j < kLanes; ++j) lane_a[j] = a[i + j];
-      for (int64_t j = 0; j < kLanes; ++j) lane_log_g[j] = log_g[i + j];
-    } else {
-      for (int64_t j = 0; j < kLanes; ++j) lane_a[j] = a[j < lanes ? i + j : i];
-      for (int64_t j = 0; j < kLanes; ++j) lane_log_g[j] = log_g[j < lanes ? i + j : i];
+    const float *block_a = a + i, *block_log_g = log_g + i, *block_g = g + i;
+    float tail[3][kLanes], result[kLanes];
+    if (lanes < kLanes) {
+      for (int64_t j = 0; j < kLanes; ++j) tail[0][j] = block_a[j < lanes ? j : 0];
+      for (int64_t j = 0; j < kLanes; ++j) tail[1][j] = block_log_g[j < lanes ? j : 0];
+      for (int64_t j = 0; j < kLanes; ++j) tail[2][j] = block_g[j < lanes ? j : 0];
+      block_a = tail[0], block_log_g = tail[1], block_g = tail[2];
     }
-    int32_t others = 0;
-    for (int64_t j = 0; j < kLanes; ++j) g[j] = fast_exp(lane_log_g[j]);
-    for (int64_t j = 0; j < kLanes; ++j) other[j] = in_small_region(lane_a[j], g[j]) ? 0 : 1;
-    for (int64_t j = 0; j < kLanes; ++j) index[j] = static_cast<int32_t>(i + j);
+    int32_t other[kLanes], others = 0;
+    for (int64_t j = 0; j < kLanes; ++j) other[j] = in_small_region(block_a[j], block_g[j]) ? 0 : 1;
     for (int64_t j = 0; j < kLanes; ++j) others += other[j];
     if (others < kLanes) {
-      log_gamma_gradient_at_small(lane_a, g, lane_log_g, result);
-      if (lanes == kLanes) {
-        for (int64_t j = 0; j < kLanes; ++j) w[i + j] = result[j];
-      } else {
-        for (int64_t j = 0; j < lanes; ++j) w[i + j] = result[j];
-      }
+      log_gamma_gradient_at_small(*reinterpret_cast<Lanes>(block_a),
+                                  *reinterpret_cast<Lanes>(block_g),
+                                  *reinterpret_cast<Lanes>(block_log_g), result);
+      for (int64_t j = 0; j < lanes; ++j) w[i + j] = result[j];
     }
-    for (int64_t j = lanes; j < kLanes; ++j) other[j] = 0;
-    left += compact(other, 1, kLanes, Compacted{index, rest.index + left},
-                    Compacted{lane_a, rest.a + left}, Compacted{lane_log_g, rest.log_g + left},
-                    Compacted{g, rest.g + left});
+    if (others == 0) continue;
+    if (lanes < kLanes) {
+      for (int64_t j = lanes; j < kLanes; ++j) other[j] = 0;
+    }
+    left += compact(other, 1, kLanes, Compacted{indices_from(i), rest.index + left},
+                    Compacted{block_a, rest.a + left}, Compacted{block_log_g, rest.log_g + left},
+                    Compacted{block_g, rest.g + left});
   }
-  int32_t region[kGammaChunk + kLanes], regions = 0;
+  int32_t region[kRowChunk + kLanes], regions = 0;
   for (int64_t i = 0; i < left; ++i) region[i] = gamma_region(rest.a[i], rest.g[i]);
   for (int64_t i = 0; i < left; ++i) regions |= 1 << region[i];
   for (int64_t i = left; i % 8 != 0; ++i) region[i] = kSmall;
   for (int32_t which = kMiddle; which < kGammaRegions; ++which) {
     if ((regions >> which) % 2 == 0) continue;
-    const int64_t length = compact(region, which, (left + 7) / 8 * 8,
-                                   Compacted{rest.index, list.index}, Compacted{rest.a, list.a},
-                                   Compacted{rest.log_g, list.log_g}, Compacted{rest.g, list.g});
+    const bool all = regions == 1 << which;
+    Elements& list = all ? rest : part;
+    const int64_t length =
+        all ? left
+            : compact(region, which, (left + 7) / 8 * 8, Compacted{rest.index, part.index},
+                      Compacted{rest.a, part.a}, Compacted{rest.log_g, part.log_g},
+                      Compacted{rest.g, part.g});
     for (int64_t j = length; j % kLanes != 0; ++j) {
       list.index[j] = list.index[length - 1];
       list.a[j] = list.a[length - 1];
@@ -337,27 +354,25 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
       list.g[j] = list.g[length - 1];
     }
     for (int64_t i = 0; i < length; i += kLanes) {
-      float lane_a[kLanes], lane_log_g[kLanes], lane_g[kLanes], excess[kLanes], result[kLanes];
-      for (int64_t j = 0; j < kLanes; ++j) {
-        lane_a[j] = list.a[i + j];
-        lane_log_g[j] = list.log_g[i + j];
-        lane_g[j] = list.g[i + j];
-      }
+      const Lanes lane_a = reinterpret_cast<Lanes>(list.a + i);
+      const Lanes lane_log_g = reinterpret_cast<Lanes>(list.log_g + i);
+      const Lanes lane_g = reinterpret_cast<Lanes>(list.g + i);
+      float excess[kLanes], result[kLanes];
       if (which == kMiddle) {
-        log_gamma_gradient_at_middle(lane_a, lane_g, lane_log_g, result);
+        log_gamma_gradient_at_middle(*lane_a, *lane_g, *lane_log_g, result);
       } else if (which == kAsymptotic) {
         for (int64_t j = 0; j < kLanes; ++j) {
-          result[j] = log_gamma_gradient_by_asymptotic_series(lane_a[j],
-                                                              lane_log_g[j] - fast_log(lane_a[j]));
+          result[j] = log_gamma_gradient_by_asymptotic_series(
+              (*lane_a)[j], (*lane_log_g)[j] - fast_log((*lane_a)[j]));
         }
       } else {
         for (int64_t j = 0; j < kLanes; ++j) {
-          excess[j] = digamma_of_next_minus(lane_a[j], lane_log_g[j]);
+          excess[j] = digamma_of_next_minus((*lane_a)[j], (*lane_log_g)[j]);
         }
         if (which == kContinuedFraction) {
-          log_gamma_gradient_by_continued_fraction(lane_a, lane_g, excess, result);
+          log_gamma_gradient_by_continued_fraction(*lane_a, *lane_g, excess, result);
         } else {
-          log_gamma_gradient_by_power_series(lane_a, lane_g, excess, result);
+          log_gamma_gradient_by_power_series(*lane_a, *lane_g, excess, result);
         }
       }
       for (int64_t j = 0; j < kLanes; ++j) w[list.index[i + j]] = result[j];
@@ -365,45 +380,45 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
   }
 }
 
-struct Indices {
-  int32_t of[kGammaChunk];
-};
-constexpr Indices indices() {
-  Indices table = {};
-  for (int32_t i = 0; i < kGammaChunk; ++i) table.of[i] = i;
-  return table;
-}
-
-inline void log_gamma_gradient_row(int64_t count, const float* a, const float* log_g, float floor,
-                                   float* w) {
+// The same; `g` is e^log_g where the caller has it already, or null.
+inline void log_gamma_gradient_row(int64_t count, const float* a, const float* log_g,
+                                   const float* g, float floor, float* w) {
   const float lowest = std::numeric_limits<float>::lowest();
   floor = floor < lowest ? lowest : floor;
   by_chunks(count, [&](int64_t k0, int64_t chunk) {
-    const float *chunk_a = a + k0, *chunk_log_g = log_g + k0;
+    const float *chunk_a = a + k0, *chunk_log_g = log_g + k0, *chunk_g = g + k0;
     float* chunk_w = w + k0;
-    int32_t key[kGammaChunk + 8], wanted = 0;
-    for (int64_t i = 0; i < chunk; ++i) key[i] = chunk_log_g[i] < floor ? 0 : 1;
-    for (int64_t i = 0; i < chunk; ++i) wanted += key[i];
+    float exponentials[kRowChunk];
+    if (g == nullptr) {
+      for (int64_t i = 0; i < chunk; ++i) exponentials[i] = fast_exp(chunk_log_g[i]);
+      chunk_g = exponentials;
+    }
+    int32_t wanted = 0;
+    for (int64_t i = 0; i < chunk; ++i) wanted += chunk_log_g[i] < floor ? 0 : 1;
     if (wanted > chunk / 2) {
-      log_gamma_gradients(chunk, chunk_a, chunk_log_g, chunk_w);
-      for (int64_t i = 0; i < chunk; ++i) chunk_w[i] = keep_if(key[i] != 0, chunk_w[i]);
+      log_gamma_gradients(chunk, chunk_a, chunk_log_g, chunk_g, chunk_w);
+      if (wanted == chunk) return;
+      for (int64_t i = 0; i < chunk; ++i) {
+        chunk_w[i] = keep_if(!(chunk_log_g[i] < floor), chunk_w[i]);
+      }
       return;
     }
-    static constexpr Indices kIndices = indices();
-    const int32_t* index = kIndices.of;
-    int32_t wanted_index[kGammaChunk + 8];
-    float wanted_a[kGammaChunk + 8], wanted_log_g[kGammaChunk + 8];
-    float wanted_w[kGammaChunk];
+    const int32_t* index = indices_from(0);
+    int32_t key[kRowChunk], wanted_index[kRowChunk + 8];
+    float wanted_a[kRowChunk + 8], wanted_log_g[kRowChunk + 8], wanted_g[kRowChunk + 8];
+    float wanted_w[kRowChunk];
+    for (int64_t i = 0; i < chunk; ++i) key[i] = chunk_log_g[i] < floor ? 0 : 1;
     const int64_t whole = chunk / 8 * 8;
     int64_t n = compact(key, 1, whole, Compacted{index, wanted_index}, Compacted{chunk_a, wanted_a},
-                        Compacted{chunk_log_g, wanted_log_g});
+                        Compacted{chunk_log_g, wanted_log_g}, Compacted{chunk_g, wanted_g});
     for (int64_t i = whole; i < chunk; ++i) {
       wanted_index[n] = index[i];
       wanted_a[n] = chunk_a[i];
       wanted_log_g[n] = chunk_log_g[i];
+      wanted_g[n] = chunk_g[i];
       n += key[i];
     }
-    log_gamma_gradients(n, wanted_a, wanted_log_g, wanted_w);
+    log_gamma_gradients(n, wanted_a, wanted_log_g, wanted_g, wanted_w);
     for (int64_t i = 0; i < chunk; ++i) chunk_w[i] = 0.0f;
     for (int64_t i = 0; i < n; ++i) chunk_w[wanted_index[i]] = wanted_w[i];
   });

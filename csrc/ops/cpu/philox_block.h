@@ -18,72 +18,112 @@ namespace {
 
 constexpr int64_t kPhiloxLanes = 8;
 
-// A call with the ten rounds' keys at hand.
-struct PhiloxBlocks : PhiloxCall {
-  uint64_t key[10][2];
-
-  explicit PhiloxBlocks(const PhiloxCall& call) : PhiloxCall(call) {
-    for (uint32_t round = 0; round < 10; ++round) {
-      key[round][0] = key0 + round * 0x9E3779B9u;
-      key[round][1] = key1 + round * 0xBB67AE85u;
-    }
-  }
-};
-
-// words[i][lane] = word i of the draw of element (first + offset[lane]). Offsets, because the
-// caller's vectors of them can be loaded as they were stored: elements of 64 bits GCC stores one at
-// a time, and the load waits for them.
-inline __attribute__((always_inline)) void philox_block(const PhiloxBlocks& call, Stream stream,
-                                                        int64_t first, const int32_t* offset,
-                                                        uint32_t draw,
-                                                        uint32_t (&words)[4][kPhiloxLanes]) {
+// One draw number of one stream, for the elements whose upper 32 bits are those of `first`: all that
+// a block's lanes have in common is worked out beforehand.
+class PhiloxDraw {
+ public:
+  PhiloxDraw(const PhiloxCall& call, Stream stream, uint32_t draw, int64_t first)
+      : call_(call), stream_(stream), draw_(draw) {
 #if defined(__AVX2__)
-  const __m256i multiplier0 = _mm256_set1_epi64x(0xD2511F53);
-  const __m256i multiplier1 = _mm256_set1_epi64x(0xCD9E8D57);
-  const __m256i stream_bits = _mm256_set1_epi64x(static_cast<int64_t>(stream) << 24);
-  __m256i c0[2], c1[2], c2[2], c3[2];
-  for (int half = 0; half < 2; ++half) {
-    const __m256i e = _mm256_add_epi64(_mm256_set1_epi64x(first),
-                                       _mm256_cvtepi32_epi64(_mm_loadu_si128(
-                                           reinterpret_cast<const __m128i*>(offset + 4 * half))));
-    c0[half] = e;
-    c1[half] = _mm256_or_si256(
-        _mm256_and_si256(_mm256_srli_epi64(e, 32), _mm256_set1_epi64x(0x00FFFFFF)), stream_bits);
-    c2[half] = _mm256_set1_epi64x(draw);
-    c3[half] = _mm256_set1_epi64x(call.offset);
-  }
-  for (int round = 0; round < 10; ++round) {
-    const __m256i key0 = _mm256_set1_epi64x(static_cast<int64_t>(call.key[round][0]));
-    const __m256i key1 = _mm256_set1_epi64x(static_cast<int64_t>(call.key[round][1]));
-    for (int half = 0; half < 2; ++half) {
-      const __m256i p0 = _mm256_mul_epu32(c0[half], multiplier0);
-      const __m256i p1 = _mm256_mul_epu32(c2[half], multiplier1);
-      c0[half] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p1, 32), c1[half]), key0);
-      c2[half] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p0, 32), c3[half]), key1);
-      c1[half] = p1;
-      c3[half] = p0;
+    const uint32_t high =
+        (static_cast<uint32_t>(static_cast<uint64_t>(first) >> 32) & 0x00FFFFFFu) |
+        (static_cast<uint32_t>(stream) << 24);
+    uint32_t key[10][2];
+    for (uint32_t round = 0; round < 10; ++round) {
+      key[round][0] = call.key0 + round * kWeyl0;
+      key[round][1] = call.key1 + round * kWeyl1;
     }
-  }
-  const auto store_low_halves = [](const __m256i(&c)[2], uint32_t* out) {
-    const __m256 low =
-        _mm256_shuffle_ps(_mm256_castsi256_ps(c[0]), _mm256_castsi256_ps(c[1]), 0x88);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
-                        _mm256_permute4x64_epi64(_mm256_castps_si256(low), 0xD8));
-  };
-  store_low_halves(c0, words[0]);
-  store_low_halves(c1, words[1]);
-  store_low_halves(c2, words[2]);
-  store_low_halves(c3, words[3]);
-#else
-  for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
-    const Philox4 w = call.words(stream, first + offset[lane], draw);
-    words[0][lane] = w.w0;
-    words[1][lane] = w.w1;
-    words[2][lane] = w.w2;
-    words[3][lane] = w.w3;
-  }
+    // The counter begins as (element, high, draw, offset), of which only the element differs
+    // between lanes: the first round has one product to form, as has the second, and the third
+    // still meets a word that is the same in all of them.
+    const Product first_1(kMultiplier1, draw);
+    const Product second_0(kMultiplier0, first_1.high ^ high ^ key[0][0]);
+    key[0][1] ^= call.offset;
+    key[1][0] ^= first_1.low;
+    key[1][1] ^= second_0.high;
+    key[2][1] ^= second_0.low;
+    for (int round = 0; round < 10; ++round) {
+      for (int word = 0; word < 2; ++word) {
+        for (int lane = 0; lane < 4; ++lane) key_[round][word][lane] = key[round][word];
+      }
+    }
 #endif
-}
+  }
+
+  // How many of `count` elements from `first` on have first's upper 32 bits.
+  static int64_t reach(int64_t first, int64_t count) {
+    const int64_t left = int64_t{0x100000000} - (first & 0xFFFFFFFF);
+    return count < left ? count : left;
+  }
+
+  // words[i][lane] = word i of element (first + offset[lane]). Offsets, because the caller's vectors
+  // of them can be loaded as they were stored: elements of 64 bits GCC stores one at a time, and the
+  // load waits for them.
+  inline __attribute__((always_inline)) void block(int64_t first, const int32_t* offset,
+                                                   uint32_t (&words)[4][kPhiloxLanes]) const {
+#if defined(__AVX2__)
+    const __m256i multiplier0 = _mm256_set1_epi64x(kMultiplier0);
+    const __m256i multiplier1 = _mm256_set1_epi64x(kMultiplier1);
+    const auto key = [&](int round, int word) {
+      return _mm256_load_si256(reinterpret_cast<const __m256i*>(key_[round][word]));
+    };
+    const auto high_xor = [](__m256i product, __m256i mask) {
+      return _mm256_xor_si256(_mm256_srli_epi64(product, 32), mask);
+    };
+    __m256i c0[2], c1[2], c2[2], c3[2];
+    for (int half = 0; half < 2; ++half) {
+      const __m256i e = _mm256_add_epi64(
+          _mm256_set1_epi64x(first), _mm256_cvtepi32_epi64(_mm_loadu_si128(
+                                         reinterpret_cast<const __m128i*>(offset + 4 * half))));
+      const __m256i first_0 = _mm256_mul_epu32(e, multiplier0);
+      const __m256i second_1 = _mm256_mul_epu32(high_xor(first_0, key(0, 1)), multiplier1);
+      const __m256i third_0 = _mm256_mul_epu32(high_xor(second_1, key(1, 0)), multiplier0);
+      const __m256i third_1 =
+          _mm256_mul_epu32(_mm256_xor_si256(first_0, key(1, 1)), multiplier1);
+      c0[half] = _mm256_xor_si256(high_xor(third_1, second_1), key(2, 0));
+      c1[half] = third_1;
+      c2[half] = high_xor(third_0, key(2, 1));
+      c3[half] = third_0;
+    }
+    for (int round = 3; round < 10; ++round) {
+      for (int half = 0; half < 2; ++half) {
+        const __m256i p0 = _mm256_mul_epu32(c0[half], multiplier0);
+        const __m256i p1 = _mm256_mul_epu32(c2[half], multiplier1);
+        c0[half] = _mm256_xor_si256(high_xor(p1, c1[half]), key(round, 0));
+        c2[half] = _mm256_xor_si256(high_xor(p0, c3[half]), key(round, 1));
+        c1[half] = p1;
+        c3[half] = p0;
+      }
+    }
+    const auto store_low_halves = [](const __m256i(&c)[2], uint32_t* out) {
+      const __m256 low =
+          _mm256_shuffle_ps(_mm256_castsi256_ps(c[0]), _mm256_castsi256_ps(c[1]), 0x88);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
+                          _mm256_permute4x64_epi64(_mm256_castps_si256(low), 0xD8));
+    };
+    store_low_halves(c0, words[0]);
+    store_low_halves(c1, words[1]);
+    store_low_halves(c2, words[2]);
+    store_low_halves(c3, words[3]);
+#else
+    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
+      const Philox4 w = call_.words(stream_, first + offset[lane], draw_);
+      words[0][lane] = w.w0;
+      words[1][lane] = w.w1;
+      words[2][lane] = w.w2;
+      words[3][lane] = w.w3;
+    }
+#endif
+  }
+
+ private:
+  PhiloxCall call_;
+  Stream stream_;
+  uint32_t draw_;
+#if defined(__AVX2__)
+  alignas(32) uint64_t key_[10][2][4];
+#endif
+};
 
 // What neighbours that share a block, four or two, have of it: out[4 lane + j] = words[j][lane].
 constexpr int32_t kEveryFourth[kPhiloxLanes] = {0, 4, 8, 12, 16, 20, 24, 28};

@@ -17,6 +17,18 @@ namespace {
 
 constexpr int64_t kRowLanes = 16;
 
+// Rows are worked at this many elements at a time, whose intermediate results then stay in the
+// first-level cache. (A multiple of kRowLanes.)
+constexpr int64_t kRowChunk = 1024;
+
+// body(first, count) for the chunks of `count` elements.
+template <typename Body>
+void by_chunks(int64_t count, Body body) {
+  for (int64_t k = 0; k < count; k += kRowChunk) {
+    body(k, count - k < kRowChunk ? count - k : kRowChunk);
+  }
+}
+
 // A row's length in scratch, rounded up to whole vectors; the overhang is filled with what does not
 // count.
 inline int64_t padded_row(int64_t n) { return (n + kRowLanes - 1) / kRowLanes * kRowLanes; }
@@ -63,6 +75,18 @@ T row_sum(int64_t padded, Term term) {
     for (int64_t i = 0; i < width; ++i) partial[i] += partial[i + width];
   }
   return partial[0];
+}
+
+// The sum of out[k] = e^(x[k] - top), which may be x. (In one loop GCC 12 takes half as many
+// instructions again.)
+template <typename T>
+T row_exponentials(int64_t padded, const T* x, T top, T* out) {
+  T sum = T(0);
+  by_chunks(padded, [&](int64_t first, int64_t count) {
+    for (int64_t k = first; k < first + count; ++k) out[k] = fast_exp(x[k] - top);
+    sum += row_sum<T>(count, [&](int64_t k) { return out[first + k]; });
+  });
+  return sum;
 }
 
 // For each of 8 lanes' masks, the lanes that are set, in order.

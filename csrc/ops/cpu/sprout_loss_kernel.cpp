@@ -58,7 +58,7 @@ Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scrat
 }
 
 template <typename T>
-void draw_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t row, const Row<T>& r) {
+void draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const Row<T>& r) {
   const int64_t K = args.classes, padded = padded_classes(K);
   // The labels' variates first: they are most of the row's mass, so that their larger one shows
   // which of the others cannot matter.
@@ -91,10 +91,12 @@ void add_grad_beta(const SproutLossArgs& args, const Row<T>& r, const T* stats, 
     return;
   }
   const T floor = stats[kTopG] + std::log(stats[kSumG]) - unseen_nats<T>();
+  const T* g = stats[kTopG] == T(0) ? r.z : nullptr;
   const T by_sum = factor / stats[kSumG], loss = stats[kLoss];
   by_chunks(K, [&](int64_t first, int64_t count) {
-    T w[kGammaChunk];
-    log_gamma_gradient_row(count, r.base.a + first, r.log_g + first, floor, w);
+    T w[kRowChunk];
+    log_gamma_gradient_row(count, r.base.a + first, r.log_g + first, g == nullptr ? g : g + first,
+                           floor, w);
     const auto of_label = [&](int64_t k) {
       if (k < first || k >= first + count) return;
       const bool seen = !(r.log_g[k] < floor) && r.log_g[k] != -std::numeric_limits<T>::infinity();
@@ -125,7 +127,7 @@ T by_z_sum(const SproutLossArgs& args, const T* stats) {
 }
 
 template <typename T, typename Logit>
-void forward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t row, const T* base,
+void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const T* base,
                  T* scratch, T* grad_beta) {
   const int64_t K = args.classes, padded = padded_classes(K);
   const Row<T> r = load_row<T, Logit>(args, row, base, scratch);
@@ -134,8 +136,7 @@ void forward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t r
   const T top = row_maximum(r.logits, padded);
   const bool gives_gradient = args.grad_logits != nullptr;
   T* softmax = gives_gradient ? r.softmax : r.z;  // which nobody needs yet
-  const T sum =
-      row_sum<T>(padded, [&](int64_t k) { return softmax[k] = fast_exp(r.logits[k] - top); });
+  const T sum = row_exponentials(padded, r.logits, top, softmax);
   const T log_sum = std::log(sum);
   stats[kTop] = seen_nan(top, sum);
   stats[kSum] = sum;
@@ -154,9 +155,10 @@ void forward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t r
   }
   if (args.labels_from == LabelsFrom::kDirichlet) {
     draw_row(args, call, row, r);
-    const T top_g = row_maximum(r.log_g, padded);
-    const T sum_g =
-        row_sum<T>(padded, [&](int64_t k) { return r.z[k] = fast_exp(r.log_g[k] - top_g); });
+    const T largest = row_maximum(r.log_g, padded);
+    // Where nothing can leave T's range, the variates as they are, which the gradient needs too.
+    const T top_g = std::fabs(largest) < T(20) ? T(0) : largest;
+    const T sum_g = row_exponentials(padded, r.log_g, top_g, r.z);
     const T dot = row_sum<T>(padded, [&](int64_t k) { return times_logit(r.z[k], k); });
     stats[kTopG] = seen_nan(top_g, sum_g);
     stats[kSumG] = sum_g;
@@ -174,7 +176,7 @@ void forward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t r
 }
 
 template <typename T, typename Logit>
-void backward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t row, const T* base,
+void backward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const T* base,
                   T* scratch, T* grad_beta) {
   const int64_t K = args.classes, padded = padded_classes(K);
   const Row<T> r = load_row<T, Logit>(args, row, base, scratch);
@@ -202,7 +204,7 @@ void backward_row(const SproutLossArgs& args, const PhiloxBlocks& call, int64_t 
 template <bool kBackward>
 void rows(const SproutLossArgs& args, int64_t begin, int64_t end, const void* base, void* scratch,
           void* grad_beta) {
-  const PhiloxBlocks call(PhiloxCall(args.rng_state, args.classes));
+  const PhiloxCall call(args.rng_state, args.classes);
   with_floating_type(args.dtype, [&](auto logit) {
     using Logit = decltype(logit);
     using T = decltype(logit * 1.0f);
