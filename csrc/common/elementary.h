@@ -73,10 +73,9 @@ SPROUT_HOST_DEVICE float fast_log1p(float t) {
 }
 SPROUT_HOST_DEVICE double fast_log1p(double t) { return std::log1p(t); }
 
-// exp x; 0 below -87.7 (where float's normal numbers end), 2.4e38 above 88.37; NaN stays NaN.
-SPROUT_HOST_DEVICE float fast_exp(float x) {
-  const float above = x < -88.1f ? -88.1f : x;  // one by one: a maximum and a minimum
-  const float clamped = above > 88.37f ? 88.37f : above;
+// exp x for x < 88; 0 below -87.7 (where float's normal numbers end); NaN stays NaN.
+SPROUT_HOST_DEVICE float fast_exp_below_88(float x) {
+  const float clamped = x < -88.1f ? -88.1f : x;
   const float shifted =
       clamped * 1.44269504088896f + 12582912.0f;  // 1.5 2^23: rounds to an integer
   const int32_t n = float_to_bits(shifted) - 0x4B400000;
@@ -92,6 +91,10 @@ SPROUT_HOST_DEVICE float fast_exp(float x) {
   // 2^n, and 0 for n = -127. Unsigned, because a NaN's n is any number.
   return p * bits_to_float(static_cast<int32_t>(static_cast<uint32_t>(n + 127) << 23));
 }
+SPROUT_HOST_DEVICE double fast_exp_below_88(double x) { return std::exp(x); }
+
+// exp x; 2.4e38 above 88.37.
+SPROUT_HOST_DEVICE float fast_exp(float x) { return fast_exp_below_88(x > 88.37f ? 88.37f : x); }
 SPROUT_HOST_DEVICE double fast_exp(double x) { return std::exp(x); }
 
 // (sin, cos) of 2 pi w / 2^32.

@@ -98,12 +98,15 @@ enum GammaRegion : int32_t {
 constexpr int32_t kGammaRegions = 5;
 
 SPROUT_HOST_DEVICE bool in_small_region(float a, float g) { return (a < 1.0f) & (g <= 0.7f); }
+SPROUT_HOST_DEVICE bool below_middle_region_end(float a, float g) {
+  return (a < 1.0f) & (g <= 16.0f);
+}
 
 SPROUT_HOST_DEVICE GammaRegion gamma_region(float a, float g) {
   const bool large = (a >= 4.0f) & (g >= 0.1353353f * a) & (g <= 5.4739f * a);
   const GammaRegion one_side = g <= a + 0.5f ? kPowerSeries : kContinuedFraction;
   const GammaRegion region = large ? kAsymptotic : one_side;
-  const GammaRegion middle = (a < 1.0f) & (g <= 16.0f) ? kMiddle : region;
+  const GammaRegion middle = below_middle_region_end(a, g) ? kMiddle : region;
   return in_small_region(a, g) ? kSmall : middle;
 }
 

@@ -19,7 +19,7 @@ void forward_row(const DirichletArgs& args, const PhiloxCall& call, int64_t row,
   for (int64_t k = 1; k < K; ++k) main = concentration[k] > concentration[main] ? k : main;
   const int64_t element = call.first_element + row * K;
   const T bound = log_gamma_variate(concentration[main], call, Stream::kGamma, element + main);
-  const GammaRow<T> concentrations{concentration, nullptr, nullptr, nullptr};
+  const GammaRow<T> concentrations{concentration, nullptr, nullptr, nullptr, nullptr};
   log_gamma_row(call, element, K, concentrations, bound - T(kNegligibleNats), log_g);
   log_g[main] = bound;  // under some -1e9 rounding swallows the nats, and it was left out itself
   for (int64_t k = K; k < padded; ++k) log_g[k] = -std::numeric_limits<T>::infinity();
@@ -51,7 +51,7 @@ void backward_row(const DirichletBackwardArgs& args, int64_t row) {
   for (int64_t k = 0; k < K; ++k) mean += keep_if(z[k] != T(0), z[k] * (grad[k] - anchor));
   const T log_total = static_cast<const T*>(args.log_total)[row];
   by_chunks(K, [&](int64_t k0, int64_t count) {
-    T log_g[kGammaChunk];
+    T log_g[kRowChunk];
     for (int64_t i = 0; i < count; ++i) {
       log_g[i] =
           z[k0 + i] == T(0) ? -std::numeric_limits<T>::infinity() : fast_log(z[k0 + i]) + log_total;

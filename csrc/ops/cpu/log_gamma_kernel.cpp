@@ -13,7 +13,7 @@ void forward(const LogGammaArgs& args, int64_t begin, int64_t end) {
   const PhiloxCall call(args.rng_state, args.elements_a_row);
   const T* concentration = static_cast<const T*>(args.concentration) + begin;
   log_gamma_row(call, call.first_element + begin, end - begin,
-                GammaRow<T>{concentration, nullptr, nullptr, nullptr},
+                GammaRow<T>{concentration, nullptr, nullptr, nullptr, nullptr},
                 -std::numeric_limits<T>::infinity(), static_cast<T*>(args.log_g) + begin);
 }
 
@@ -31,8 +31,7 @@ void backward(const LogGammaBackwardArgs& args, int64_t begin, int64_t end) {
     for (int64_t j = 0; j < count; ++j) wanted[j] = grad[first + j] == T(0) ? -infinity : wanted[j];
     log_gamma_gradient_row(count, concentration + first, wanted, nullptr, -infinity, out + first);
     for (int64_t j = 0; j < count; ++j) {
-      const T w = out[first + j];
-      out[first + j] = keep_if(w != T(0), grad[first + j] * w);  // 0 x inf counts as 0
+      out[first + j] = keep_if(wanted[j] != -infinity, grad[first + j] * out[first + j]);
     }
   });
 }

@@ -13,28 +13,31 @@
 SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
-// A row's concentrations and, of each, its GammaShape; or no shapes (null).
+// A row's concentrations and, of each, its GammaShape and what its boost's log U is multiplied by,
+// 1/a below a = 1; or none of these (null).
 template <typename T>
 struct GammaRow {
-  const T *a, *d, *c, *log_d;
+  const T *a, *d, *c, *log_d, *boost;
 
   // The row from element k on.
-  GammaRow from(int64_t k) const { return {a + k, d + k, c + k, log_d + k}; }
+  GammaRow from(int64_t k) const { return {a + k, d + k, c + k, log_d + k, boost + k}; }
 };
-constexpr int64_t kGammaShapeArrays = 3;
+constexpr int64_t kGammaShapeArrays = 4;
 
 // The row of `a` with its shapes, put into `storage`, kGammaShapeArrays arrays of `stride` >=
 // count.
 template <typename T>
 GammaRow<T> gamma_row(int64_t count, const T* a, T* storage, int64_t stride) {
-  T *d = storage, *c = storage + stride, *log_d = storage + 2 * stride;
+  T *d = storage, *c = d + stride, *log_d = c + stride, *boost = log_d + stride;
   for (int64_t k = 0; k < count; ++k) {
     const GammaShape<T> shape = gamma_shape(a[k]);
     d[k] = shape.d;
     c[k] = shape.c;
     log_d[k] = shape.log_d;
   }
-  return {a, d, c, log_d};
+  for (int64_t k = 0; k < count; ++k) boost[k] = T(1) / a[k];
+  for (int64_t k = 0; k < count; ++k) boost[k] = a[k] < T(1) ? boost[k] : T(0);
+  return {a, d, c, log_d, boost};
 }
 
 // Whether a uniform word lies under e^x, x <= 0, for `lanes` of each: by 1 + x <= e^x <= 1 + x +
@@ -88,10 +91,8 @@ inline __attribute__((always_inline)) void attempts(int64_t elements, const Gamm
     log_acceptance[i] = proposal.log_acceptance;
     variate[i] = proposal.log_g;
   }
-  // From a = 1 on a boost of (minus) 0.
   for (int64_t i = 0; i < elements; ++i) {
-    const T a = row.a[i] < T(1) ? row.a[i] : std::numeric_limits<T>::infinity();
-    variate[i] += log_uniform_as<T>(boost_word[i]) / a;
+    variate[i] += log_uniform_as<T>(boost_word[i]) * row.boost[i];
   }
   constexpr int64_t kLanes = 2 * kPhiloxLanes;
   for (int64_t i = 0; i < elements; i += kLanes) {
@@ -140,16 +141,12 @@ int64_t attempt_waiting(const PhiloxDraw& draw, int64_t first, const T* a,
     odd[i] = (index[i] ^ static_cast<int32_t>(first)) & 1;
     even_neighbour[i] = index[i] - odd[i];
   }
-  T concentration[kAttempts], d[kAttempts], c[kAttempts], log_d[kAttempts];
+  T concentration[kAttempts], shapes[kGammaShapeArrays * kAttempts];
   uint32_t boost[kAttempts];
   for (int64_t i = 0; i < elements; ++i) concentration[i] = a[index[i]];
   for (int64_t i = 0; i < elements; ++i) boost[i] = boost_word[index[i]];
-  for (int64_t i = 0; i < elements; ++i) {  // cheaper than to gather it
-    const GammaShape<T> shape = gamma_shape(concentration[i]);
-    d[i] = shape.d;
-    c[i] = shape.c;
-    log_d[i] = shape.log_d;
-  }
+  // Cheaper than to gather them.
+  const GammaRow<T> row = gamma_row(elements, concentration, shapes, kAttempts);
   uint32_t radius_word[kAttempts], angle_word[kAttempts], word[kAttempts];
   for (int64_t i = 0; i < elements; i += kPhiloxLanes) {
     uint32_t words[4][kPhiloxLanes];
@@ -168,8 +165,7 @@ int64_t attempt_waiting(const PhiloxDraw& draw, int64_t first, const T* a,
     normal[i] *= odd[i] != 0 ? sine : cosine;
   }
   int32_t accepted[kAttempts];
-  attempts(elements, GammaRow<T>{concentration, d, c, log_d}, normal, word, boost, variate,
-           accepted);
+  attempts(elements, row, normal, word, boost, variate, accepted);
   // Without branches, which nobody could predict.
   T nowhere;
   T* const target[2] = {&nowhere, log_g};
@@ -224,7 +220,8 @@ __attribute__((noinline)) void log_gamma_chunk(const PhiloxCall& call, int64_t f
     }
     for (int64_t i = 0; i < kAttempts; ++i) wants += wanted[i];
     const int32_t* index = indices_from(k);
-    T variate[kAttempts];
+    T outside[kAttempts];
+    T* variate = inside ? log_g + k : outside;
     if (wants > kAttempts / 2) {
       int32_t accepted[kAttempts], again[kAttempts];
       attempt_block(first_draw, first + k, block, boost_word + k, variate, accepted);
@@ -237,10 +234,8 @@ __attribute__((noinline)) void log_gamma_chunk(const PhiloxCall& call, int64_t f
       for (int64_t i = 0; i < kAttempts; ++i) variate[i] = -infinity;
       first_wait += compact(wanted, 1, kAttempts, Compacted{index, waiting + first_wait});
     }
-    if (inside) {
-      for (int64_t i = 0; i < kAttempts; ++i) log_g[k + i] = variate[i];
-    } else {
-      for (int64_t i = begin; i < end; ++i) log_g[k + i] = variate[i];
+    if (!inside) {
+      for (int64_t i = begin; i < end; ++i) log_g[k + i] = outside[i];
     }
   }
   const auto attempt = [&](const PhiloxDraw& draw, const int32_t* who, int64_t number,
@@ -261,7 +256,7 @@ __attribute__((noinline)) void log_gamma_chunk(const PhiloxCall& call, int64_t f
   for (int64_t n = 0; n < second_wait; ++n) {
     const int32_t k = rejected[n];
     log_g[k] = row.log_d[k];
-    if (row.a[k] < T(1)) log_g[k] += log_uniform_as<T>(boost_word[k]) / row.a[k];
+    log_g[k] += log_uniform_as<T>(boost_word[k]) * row.boost[k];
   }
 }
 
@@ -282,17 +277,6 @@ void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const G
                       log_g + k + reach);
     }
   });
-}
-
-// w[k] = dlog G_k/da_k at log_g[k], and 0 where log_g[k] < floor or is -inf.
-inline void log_gamma_gradient_row(int64_t count, const double* a, const double* log_g,
-                                   const double* /* g: only float's is that exact */, double floor,
-                                   double* w) {
-  const double infinity = std::numeric_limits<double>::infinity();
-  for (int64_t k = 0; k < count; ++k) {
-    const bool wanted = !(log_g[k] < floor) && log_g[k] != -infinity;
-    w[k] = wanted ? log_gamma_gradient(a[k], log_g[k]) : 0.0;
-  }
 }
 
 // log_gamma_gradient of `count` values, at most kRowChunk, with g = e^log_g: where they lie in kSmall
@@ -324,7 +308,11 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
       log_gamma_gradient_at_small(*reinterpret_cast<Lanes>(block_a),
                                   *reinterpret_cast<Lanes>(block_g),
                                   *reinterpret_cast<Lanes>(block_log_g), result);
-      for (int64_t j = 0; j < lanes; ++j) w[i + j] = result[j];
+      if (lanes == kLanes) {
+        for (int64_t j = 0; j < kLanes; ++j) w[i + j] = result[j];
+      } else {
+        for (int64_t j = 0; j < lanes; ++j) w[i + j] = result[j];
+      }
     }
     if (others == 0) continue;
     if (lanes < kLanes) {
@@ -334,10 +322,17 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
                     Compacted{block_a, rest.a + left}, Compacted{block_log_g, rest.log_g + left},
                     Compacted{block_g, rest.g + left});
   }
-  int32_t region[kRowChunk + kLanes], regions = 0;
-  for (int64_t i = 0; i < left; ++i) region[i] = gamma_region(rest.a[i], rest.g[i]);
-  for (int64_t i = 0; i < left; ++i) regions |= 1 << region[i];
-  for (int64_t i = left; i % 8 != 0; ++i) region[i] = kSmall;
+  // Below a = 1 it mostly is one region.
+  int32_t region[kRowChunk + kLanes], elsewhere = 0;
+  for (int64_t i = 0; i < left; ++i) {
+    elsewhere |= below_middle_region_end(rest.a[i], rest.g[i]) ? 0 : 1;
+  }
+  int32_t regions = left > 0 ? 1 << kMiddle : 0;
+  if (elsewhere != 0) {
+    for (int64_t i = 0; i < left; ++i) region[i] = gamma_region(rest.a[i], rest.g[i]);
+    for (int64_t i = left; i % 8 != 0; ++i) region[i] = kSmall;
+    for (int64_t i = 0; i < left; ++i) regions |= 1 << region[i];
+  }
   for (int32_t which = kMiddle; which < kGammaRegions; ++which) {
     if ((regions >> which) % 2 == 0) continue;
     const bool all = regions == 1 << which;
@@ -380,7 +375,8 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
   }
 }
 
-// The same; `g` is e^log_g where the caller has it already, or null.
+// w[k] = dlog G_k/da_k at log_g[k]. `g` is e^log_g where the caller has it already, or null. Where log_g[k] < floor, w[k] may
+// be 0 instead, and where it is -inf, anything.
 inline void log_gamma_gradient_row(int64_t count, const float* a, const float* log_g,
                                    const float* g, float floor, float* w) {
   const float lowest = std::numeric_limits<float>::lowest();
@@ -397,10 +393,6 @@ inline void log_gamma_gradient_row(int64_t count, const float* a, const float* l
     for (int64_t i = 0; i < chunk; ++i) wanted += chunk_log_g[i] < floor ? 0 : 1;
     if (wanted > chunk / 2) {
       log_gamma_gradients(chunk, chunk_a, chunk_log_g, chunk_g, chunk_w);
-      if (wanted == chunk) return;
-      for (int64_t i = 0; i < chunk; ++i) {
-        chunk_w[i] = keep_if(!(chunk_log_g[i] < floor), chunk_w[i]);
-      }
       return;
     }
     const int32_t* index = indices_from(0);
@@ -422,6 +414,16 @@ inline void log_gamma_gradient_row(int64_t count, const float* a, const float* l
     for (int64_t i = 0; i < chunk; ++i) chunk_w[i] = 0.0f;
     for (int64_t i = 0; i < n; ++i) chunk_w[wanted_index[i]] = wanted_w[i];
   });
+}
+
+inline void log_gamma_gradient_row(int64_t count, const double* a, const double* log_g,
+                                   const double* /* g */, double floor,
+                                   double* w) {
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (int64_t k = 0; k < count; ++k) {
+    const bool wanted = !(log_g[k] < floor) && log_g[k] != -infinity;
+    w[k] = wanted ? log_gamma_gradient(a[k], log_g[k]) : 0.0;
+  }
 }
 
 }  // namespace

@@ -22,7 +22,8 @@ constexpr int64_t kPhiloxLanes = 8;
 // a block's lanes have in common is worked out beforehand.
 class PhiloxDraw {
  public:
-  PhiloxDraw(const PhiloxCall& call, Stream stream, uint32_t draw, int64_t first)
+  PhiloxDraw(const PhiloxCall& call, Stream stream, uint32_t draw,
+             [[maybe_unused]] int64_t first)
       : call_(call), stream_(stream), draw_(draw) {
 #if defined(__AVX2__)
     const uint32_t high =

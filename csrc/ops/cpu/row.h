@@ -77,13 +77,13 @@ T row_sum(int64_t padded, Term term) {
   return partial[0];
 }
 
-// The sum of out[k] = e^(x[k] - top), which may be x. (In one loop GCC 12 takes half as many
-// instructions again.)
+// The sum of out[k] = e^(x[k] - top), which may be x; each x[k] - top must be below 88 or NaN. (In
+// one loop GCC 12 takes half as many instructions again.)
 template <typename T>
 T row_exponentials(int64_t padded, const T* x, T top, T* out) {
   T sum = T(0);
   by_chunks(padded, [&](int64_t first, int64_t count) {
-    for (int64_t k = first; k < first + count; ++k) out[k] = fast_exp(x[k] - top);
+    for (int64_t k = first; k < first + count; ++k) out[k] = fast_exp_below_88(x[k] - top);
     sum += row_sum<T>(count, [&](int64_t k) { return out[first + k]; });
   });
   return sum;

@@ -36,7 +36,7 @@ Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scrat
   r.log_g = r.logits + padded;
   r.z = r.log_g + padded;
   r.softmax = r.z + padded;
-  r.base = {base, base + padded, base + 2 * padded, base + 3 * padded};
+  r.base = {base, base + padded, base + 2 * padded, base + 3 * padded, base + 4 * padded};
   const Logit* logits = static_cast<const Logit*>(args.logits) + row * K;
   for (int64_t k = 0; k < K; ++k) r.logits[k] = static_cast<T>(logits[k]);
   for (int64_t k = K; k < padded; ++k) r.logits[k] = -std::numeric_limits<T>::infinity();
@@ -50,7 +50,7 @@ Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scrat
   // through all that is made of the row. (The implicit gradient, about 1/a^2, leaves it before.)
   constexpr bool kFloat = sizeof(T) == 4;
   constexpr T kSmallest = T(kFloat ? 1e-33 : 1e-300), kLargest = T(kFloat ? 1e36 : 1e300);
-  const T mass = base[4 * padded] + (r.label_mass + r.partner_mass);
+  const T mass = base[5 * padded] + (r.label_mass + r.partner_mass);
   if (!(mass >= kSmallest && mass <= kLargest)) {
     r.label_mass = std::numeric_limits<T>::quiet_NaN();
   }
@@ -107,7 +107,7 @@ void add_grad_beta(const SproutLossArgs& args, const Row<T>& r, const T* stats, 
     for (int64_t i = 0; i < count; ++i) {
       const T cost = log_sum - (r.logits[first + i] - top);
       const T by_w = by_sum * r.z[first + i] * (cost - loss) * w[i];
-      grad_beta[first + i] += keep_if(w[i] != T(0), by_w);
+      grad_beta[first + i] += keep_if(r.z[first + i] != T(0), by_w);
     }
   });
 }
@@ -147,7 +147,7 @@ void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
   };
   if (args.wants_mean) {
     const T dot = row_sum<T>(padded, [&](int64_t k) { return times_logit(r.base.a[k], k); });
-    stats[kMass] = base[4 * padded] + (r.label_mass + r.partner_mass);
+    stats[kMass] = base[5 * padded] + (r.label_mass + r.partner_mass);
     stats[kMeanLoss] = log_sum - (dot + times_logit(r.label_mass, r.label) +
                                   times_logit(r.partner_mass, r.partner)) /
                                      stats[kMass];
@@ -160,6 +160,8 @@ void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
     const T top_g = std::fabs(largest) < T(20) ? T(0) : largest;
     const T sum_g = row_exponentials(padded, r.log_g, top_g, r.z);
     const T dot = row_sum<T>(padded, [&](int64_t k) { return times_logit(r.z[k], k); });
+    // A row that is NaN is so for every class, those without a variate included.
+    for (int64_t k = 0; sum_g != sum_g && k < padded; ++k) r.z[k] = sum_g;
     stats[kTopG] = seen_nan(top_g, sum_g);
     stats[kSumG] = sum_g;
     stats[kLoss] = log_sum - dot / sum_g;
@@ -189,7 +191,7 @@ void backward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t ro
     fill_mean(r, padded);
   } else {
     draw_row(args, call, row, r);
-    for (int64_t k = 0; k < padded; ++k) r.z[k] = fast_exp(r.log_g[k] - stats[kTopG]);
+    row_exponentials(padded, r.log_g, stats[kTopG], r.z);
   }
   if (args.wants_grad_beta) add_grad_beta(args, r, stats, weight, grad_beta);
   const T top = stats[kTop], by_sum = T(1) / stats[kSum], by_z = by_z_sum(args, stats);
@@ -228,7 +230,7 @@ void sprout_loss_prepare(const SproutLossArgs& args, void* base) {
     using T = decltype(logit * 1.0f);
     T* a = static_cast<T*>(base);
     gamma_row(padded, a, a + padded, padded);
-    a[4 * padded] = static_cast<T>(row_sum<double>(padded, [&](int64_t k) { return a[k]; }));
+    a[5 * padded] = static_cast<T>(row_sum<double>(padded, [&](int64_t k) { return a[k]; }));
   });
 }
 

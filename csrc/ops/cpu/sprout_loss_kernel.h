@@ -9,8 +9,8 @@ namespace sprout_fast {
 inline int64_t padded_classes(int64_t classes) { return (classes + 31) / 32 * 32; }
 
 // What is the same for every row, in elements of the accumulation type: scale alpha beta_k, its
-// GammaShape's three arrays (each of padded_classes, 0 in the first one's overhang), and their sum.
-inline int64_t sprout_loss_base(int64_t classes) { return 4 * padded_classes(classes) + 1; }
+// GammaRow's four arrays (each of padded_classes, 0 in the first one's overhang), and their sum.
+inline int64_t sprout_loss_base(int64_t classes) { return 5 * padded_classes(classes) + 1; }
 
 // A thread's scratch, in elements of the accumulation type.
 inline int64_t sprout_loss_scratch(const SproutLossArgs& args) {
