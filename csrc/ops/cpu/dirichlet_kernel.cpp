@@ -57,8 +57,7 @@ void backward_row(const DirichletBackwardArgs& args, int64_t row) {
           z[k0 + i] == T(0) ? -std::numeric_limits<T>::infinity() : fast_log(z[k0 + i]) + log_total;
     }
     T* w = out + k0;
-    log_gamma_gradient_row(count, a + k0, log_g, nullptr,
-                           -std::numeric_limits<T>::infinity(), w);
+    log_gamma_gradient_row(count, a + k0, log_g, w);
     for (int64_t i = 0; i < count; ++i) {
       const T through_z = z[k0 + i] * ((grad[k0 + i] - anchor) - mean);
       w[i] = keep_if(z[k0 + i] != T(0), through_z * w[i]);

@@ -29,7 +29,7 @@ void backward(const LogGammaBackwardArgs& args, int64_t begin, int64_t end) {
     T wanted[kRowChunk];
     for (int64_t j = 0; j < count; ++j) wanted[j] = log_g[first + j];
     for (int64_t j = 0; j < count; ++j) wanted[j] = grad[first + j] == T(0) ? -infinity : wanted[j];
-    log_gamma_gradient_row(count, concentration + first, wanted, nullptr, -infinity, out + first);
+    log_gamma_gradient_row(count, concentration + first, wanted, out + first);
     for (int64_t j = 0; j < count; ++j) {
       out[first + j] = keep_if(wanted[j] != -infinity, grad[first + j] * out[first + j]);
     }

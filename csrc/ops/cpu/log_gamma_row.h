@@ -176,13 +176,13 @@ int64_t attempt_waiting(const PhiloxDraw& draw, int64_t first, const T* a,
 
 // log_gamma_row of a chunk, whose shapes are known. (Inlined, it takes more instructions.)
 template <typename T>
-__attribute__((noinline)) void log_gamma_chunk(const PhiloxCall& call, int64_t first,
-                                               int64_t count, const GammaRow<T>& row, T floor,
-                                               T* log_g) {
+__attribute__((noinline)) int64_t log_gamma_chunk(const PhiloxCall& call, int64_t first,
+                                                  int64_t count, const GammaRow<T>& row, T floor,
+                                                  T* log_g) {
   const T infinity = std::numeric_limits<T>::infinity();
   // Who waits for a first attempt, and for a second.
   int32_t waiting[kRowChunk + kPhiloxLanes], rejected[kRowChunk + kPhiloxLanes];
-  int64_t first_wait = 0, second_wait = 0;
+  int64_t first_wait = 0, second_wait = 0, drawn = 0;
   uint32_t boost_words[kRowChunk + 2 * kAttempts];
   uint32_t* const boost_word = boost_words + kAttempts;  // blocks overlap the row's ends
   const PhiloxDraw boost_draw(call, Stream::kGamma, kGammaBoostDraw, first);
@@ -219,6 +219,7 @@ __attribute__((noinline)) void log_gamma_chunk(const PhiloxCall& call, int64_t f
       wanted[i] = (value < limit ? 1 : 0) | (block.a[i] < T(1) ? 0 : 1);
     }
     for (int64_t i = 0; i < kAttempts; ++i) wants += wanted[i];
+    drawn += wants;
     const int32_t* index = indices_from(k);
     T outside[kAttempts];
     T* variate = inside ? log_g + k : outside;
@@ -258,29 +259,34 @@ __attribute__((noinline)) void log_gamma_chunk(const PhiloxCall& call, int64_t f
     log_g[k] = row.log_d[k];
     log_g[k] += log_uniform_as<T>(boost_word[k]) * row.boost[k];
   }
+  return drawn;
 }
 
 // log_g[k] = log of element (first + k)'s variate, for k in [0, count). Those surely under `floor`
 // (-inf: none) become -inf, at the cost of a word. Concentrations must be finite and at least 0.
-// Shapes are for who draws from the same concentrations more than once.
+// Shapes are for who draws from the same concentrations more than once. Returns how many variates,
+// at most, are not -inf.
 template <typename T>
-void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const GammaRow<T>& row,
-                   T floor, T* log_g) {
+int64_t log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const GammaRow<T>& row,
+                      T floor, T* log_g) {
+  int64_t drawn = 0;
   by_chunks(count, [&](int64_t k, int64_t n) {
     T shapes[kGammaShapeArrays * kRowChunk];
     const GammaRow<T> chunk =
         row.d != nullptr ? row.from(k) : gamma_row(n, row.a + k, shapes, kRowChunk);
     const int64_t reach = PhiloxDraw::reach(first + k, n);
-    log_gamma_chunk(call, first + k, reach, chunk, floor, log_g + k);
+    drawn += log_gamma_chunk(call, first + k, reach, chunk, floor, log_g + k);
     if (reach < n) {
-      log_gamma_chunk(call, first + k + reach, n - reach, chunk.from(reach), floor,
-                      log_g + k + reach);
+      drawn += log_gamma_chunk(call, first + k + reach, n - reach, chunk.from(reach), floor,
+                               log_g + k + reach);
     }
   });
+  return drawn;
 }
 
-// log_gamma_gradient of `count` values, at most kRowChunk, with g = e^log_g: where they lie in kSmall
-// on the spot, the rest sorted by region first.
+// w[k] = log_gamma_gradient(a[k], log_g[k]) for `count` values, at most kRowChunk, with g = e^log_g:
+// where they lie in kSmall on the spot, the rest sorted by region first. Anything where log_g is
+// -inf.
 inline void log_gamma_gradients(int64_t count, const float* a, const float* log_g, const float* g,
                                 float* w) {
   constexpr int64_t kLanes = 32;
@@ -375,55 +381,42 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
   }
 }
 
-// w[k] = dlog G_k/da_k at log_g[k]. `g` is e^log_g where the caller has it already, or null. Where log_g[k] < floor, w[k] may
-// be 0 instead, and where it is -inf, anything.
-inline void log_gamma_gradient_row(int64_t count, const float* a, const float* log_g,
-                                   const float* g, float floor, float* w) {
-  const float lowest = std::numeric_limits<float>::lowest();
-  floor = floor < lowest ? lowest : floor;
-  by_chunks(count, [&](int64_t k0, int64_t chunk) {
-    const float *chunk_a = a + k0, *chunk_log_g = log_g + k0, *chunk_g = g + k0;
-    float* chunk_w = w + k0;
-    float exponentials[kRowChunk];
-    if (g == nullptr) {
-      for (int64_t i = 0; i < chunk; ++i) exponentials[i] = fast_exp(chunk_log_g[i]);
-      chunk_g = exponentials;
-    }
-    int32_t wanted = 0;
-    for (int64_t i = 0; i < chunk; ++i) wanted += chunk_log_g[i] < floor ? 0 : 1;
-    if (wanted > chunk / 2) {
-      log_gamma_gradients(chunk, chunk_a, chunk_log_g, chunk_g, chunk_w);
-      return;
-    }
-    const int32_t* index = indices_from(0);
-    int32_t key[kRowChunk], wanted_index[kRowChunk + 8];
-    float wanted_a[kRowChunk + 8], wanted_log_g[kRowChunk + 8], wanted_g[kRowChunk + 8];
-    float wanted_w[kRowChunk];
-    for (int64_t i = 0; i < chunk; ++i) key[i] = chunk_log_g[i] < floor ? 0 : 1;
-    const int64_t whole = chunk / 8 * 8;
-    int64_t n = compact(key, 1, whole, Compacted{index, wanted_index}, Compacted{chunk_a, wanted_a},
-                        Compacted{chunk_log_g, wanted_log_g}, Compacted{chunk_g, wanted_g});
-    for (int64_t i = whole; i < chunk; ++i) {
-      wanted_index[n] = index[i];
-      wanted_a[n] = chunk_a[i];
-      wanted_log_g[n] = chunk_log_g[i];
-      wanted_g[n] = chunk_g[i];
-      n += key[i];
-    }
-    log_gamma_gradients(n, wanted_a, wanted_log_g, wanted_g, wanted_w);
-    for (int64_t i = 0; i < chunk; ++i) chunk_w[i] = 0.0f;
-    for (int64_t i = 0; i < n; ++i) chunk_w[wanted_index[i]] = wanted_w[i];
-  });
-}
-
-inline void log_gamma_gradient_row(int64_t count, const double* a, const double* log_g,
-                                   const double* /* g */, double floor,
-                                   double* w) {
+inline void log_gamma_gradients(int64_t count, const double* a, const double* log_g,
+                                const double* /* g */, double* w) {
   const double infinity = std::numeric_limits<double>::infinity();
   for (int64_t k = 0; k < count; ++k) {
-    const bool wanted = !(log_g[k] < floor) && log_g[k] != -infinity;
-    w[k] = wanted ? log_gamma_gradient(a[k], log_g[k]) : 0.0;
+    w[k] = log_g[k] == -infinity ? 0.0 : log_gamma_gradient(a[k], log_g[k]);
   }
+}
+
+// The same for a row of any length, most of whose log_g may be -inf.
+template <typename T>
+void log_gamma_gradient_row(int64_t count, const T* a, const T* log_g, T* w) {
+  const T infinity = std::numeric_limits<T>::infinity();
+  by_chunks(count, [&](int64_t k0, int64_t chunk) {
+    const T *chunk_a = a + k0, *chunk_log_g = log_g + k0;
+    T* chunk_w = w + k0;
+    T g[kRowChunk];
+    for (int64_t i = 0; i < chunk; ++i) g[i] = fast_exp(chunk_log_g[i]);
+    if constexpr (sizeof(T) == 4) {
+      const int64_t whole = (chunk + 7) / 8 * 8;
+      int32_t key[kRowChunk], index[kRowChunk + 8], wanted = 0;
+      for (int64_t i = 0; i < chunk; ++i) key[i] = chunk_log_g[i] == -infinity ? 0 : 1;
+      for (int64_t i = 0; i < chunk; ++i) wanted += key[i];
+      for (int64_t i = chunk; i < whole; ++i) key[i] = 0;
+      if (wanted <= chunk / 2) {
+        compact(key, 1, whole, Compacted{indices_from(0), index});
+        T wanted_a[kRowChunk], wanted_log_g[kRowChunk], wanted_g[kRowChunk], wanted_w[kRowChunk];
+        for (int64_t i = 0; i < wanted; ++i) wanted_a[i] = chunk_a[index[i]];
+        for (int64_t i = 0; i < wanted; ++i) wanted_log_g[i] = chunk_log_g[index[i]];
+        for (int64_t i = 0; i < wanted; ++i) wanted_g[i] = g[index[i]];
+        log_gamma_gradients(wanted, wanted_a, wanted_log_g, wanted_g, wanted_w);
+        for (int64_t i = 0; i < wanted; ++i) chunk_w[index[i]] = wanted_w[i];
+        return;
+      }
+    }
+    log_gamma_gradients(chunk, chunk_a, chunk_log_g, g, chunk_w);
+  });
 }
 
 }  // namespace

@@ -57,8 +57,9 @@ Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scrat
   return r;
 }
 
+// Returns how many variates, at most, are not -inf.
 template <typename T>
-void draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const Row<T>& r) {
+int64_t draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const Row<T>& r) {
   const int64_t K = args.classes, padded = padded_classes(K);
   // The labels' variates first: they are most of the row's mass, so that their larger one shows
   // which of the others cannot matter.
@@ -68,46 +69,112 @@ void draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, c
   };
   const T label_g = draw(r.label), partner_g = r.partner == r.label ? label_g : draw(r.partner);
   const T floor = (label_g > partner_g ? label_g : partner_g) - unseen_nats<T>();
-  log_gamma_row(call, element, K, r.base, floor, r.log_g);
+  const int64_t drawn = log_gamma_row(call, element, K, r.base, floor, r.log_g);
   r.log_g[r.label] = label_g;
   r.log_g[r.partner] = partner_g;
   for (int64_t k = K; k < padded; ++k) r.log_g[k] = -std::numeric_limits<T>::infinity();
   // Where every concentration is 0 there is no distribution: -inf - -inf makes the row NaN below.
+  return drawn + 2;
 }
 
-// weight x scale alpha dL/da_k, added for every class: dL/da_k = z_k (c_k - L) dlog G_k/da_k
-// (implicit, r.z being z x kSumG) or (c_k - E[L]) / a_0 (expected; METHOD: L is linear in z).
-template <typename T>
-void add_grad_beta(const SproutLossArgs& args, const Row<T>& r, const T* stats, T weight,
-                   T* grad_beta) {
-  const int64_t K = args.classes;
-  const T factor = weight * static_cast<T>(args.scale * args.alpha);
-  const T top = stats[kTop], log_sum = std::log(stats[kSum]);
-  if (args.beta_grad == BetaGrad::kExpected) {
-    const T by_mass = factor / stats[kMass], mean_loss = stats[kMeanLoss];
-    for (int64_t k = 0; k < K; ++k) {
-      grad_beta[k] += by_mass * ((log_sum - (r.logits[k] - top)) - mean_loss);
+// The classes that a draw's sums and gradients go over: all of them, or the `count` that are listed
+// in `index`, ascending, whose logits, log_g and z then stand together at the front of r's arrays.
+using Index = int32_t __attribute__((may_alias));
+struct Drawn {
+  int64_t count;
+  const Index* index;  // null: all
+
+  // Where class k stands, or -1.
+  int64_t position(int64_t k) const {
+    if (index == nullptr) return k;
+    int64_t low = 0, high = count;
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      index[middle] < k ? low = middle + 1 : high = middle;
     }
-    return;
+    return low < count && index[low] == k ? low : -1;
   }
-  const T floor = stats[kTopG] + std::log(stats[kSumG]) - unseen_nats<T>();
-  const T* g = stats[kTopG] == T(0) ? r.z : nullptr;
-  const T by_sum = factor / stats[kSumG], loss = stats[kLoss];
-  by_chunks(K, [&](int64_t first, int64_t count) {
-    T w[kRowChunk];
-    log_gamma_gradient_row(count, r.base.a + first, r.log_g + first, g == nullptr ? g : g + first,
-                           floor, w);
+};
+
+// A row of small concentrations draws few classes, at most `count`: those are moved together.
+inline Drawn drawn_classes(const Row<float>& r, int64_t classes, int64_t count) {
+  const int64_t padded = padded_classes(classes);
+  const float infinity = std::numeric_limits<float>::infinity();
+  // z takes the first half of its array, the list the second. A row that is NaN is so everywhere.
+  const bool finite = std::fabs(r.log_g[r.label] + r.log_g[r.partner]) < infinity;
+  if (!finite || count + kRowLanes > padded / 2) return {classes, nullptr};
+  Index* index = reinterpret_cast<Index*>(r.z + padded / 2);
+  int64_t n = 0;
+  by_chunks(padded, [&](int64_t first, int64_t some) {
+    int32_t drawn[kRowChunk];
+    for (int64_t i = 0; i < some; ++i) drawn[i] = r.log_g[first + i] == -infinity ? 0 : 1;
+    const int64_t more =
+        compact(drawn, 1, some, Compacted{indices_from(0), index + n},
+                Compacted{r.log_g + first, r.log_g + n}, Compacted{r.logits + first, r.logits + n});
+    for (int64_t i = n; i < n + more && first > 0; ++i) index[i] += static_cast<int32_t>(first);
+    n += more;
+  });
+  for (int64_t i = n; i % kRowLanes != 0; ++i) r.log_g[i] = r.logits[i] = -infinity;
+  return {n, index};
+}
+inline Drawn drawn_classes(const Row<double>&, int64_t classes, int64_t) {
+  return {classes, nullptr};
+}
+
+inline bool adds_expected(const SproutLossArgs& args) {
+  return args.wants_grad_beta && args.beta_grad == BetaGrad::kExpected;
+}
+inline bool adds_implicit(const SproutLossArgs& args) {
+  return args.wants_grad_beta && args.beta_grad != BetaGrad::kExpected;
+}
+
+// weight x scale alpha dL/da_k, added for every class. Here (c_k - E[L]) / a_0 (METHOD: L is linear
+// in z).
+template <typename T>
+void add_expected_grad_beta(const SproutLossArgs& args, const Row<T>& r, const T* stats, T weight,
+                            T* grad_beta) {
+  const T by_mass = weight * static_cast<T>(args.scale * args.alpha) / stats[kMass];
+  const T top = stats[kTop], log_sum = std::log(stats[kSum]), mean_loss = stats[kMeanLoss];
+  for (int64_t k = 0; k < args.classes; ++k) {
+    grad_beta[k] += by_mass * ((log_sum - (r.logits[k] - top)) - mean_loss);
+  }
+}
+
+// The same through the draw: z_k (c_k - L) dlog G_k/da_k, r.z being z x kSumG.
+template <typename T>
+void add_implicit_grad_beta(const SproutLossArgs& args, const Row<T>& r, const Drawn& drawn,
+                            const T* stats, T weight, T* grad_beta) {
+  const T by_sum = weight * static_cast<T>(args.scale * args.alpha) / stats[kSumG];
+  const T top = stats[kTop], log_sum = std::log(stats[kSum]), loss = stats[kLoss];
+  const T least = stats[kSumG] * std::exp(-unseen_nats<T>());
+  by_chunks(drawn.count, [&](int64_t first, int64_t count) {
+    T listed_a[kRowChunk], exponentials[kRowChunk], w[kRowChunk];
+    const T *a = r.base.a + first, *log_g = r.log_g + first, *g = r.z + first;
+    if (drawn.index != nullptr) {
+      for (int64_t i = 0; i < count; ++i) listed_a[i] = r.base.a[drawn.index[first + i]];
+      a = listed_a;
+    }
+    if (stats[kTopG] != T(0)) {
+      for (int64_t i = 0; i < count; ++i) exponentials[i] = fast_exp(log_g[i]);
+      g = exponentials;
+    }
+    log_gamma_gradients(count, a, log_g, g, w);
     const auto of_label = [&](int64_t k) {
-      if (k < first || k >= first + count) return;
-      const bool seen = !(r.log_g[k] < floor) && r.log_g[k] != -std::numeric_limits<T>::infinity();
-      w[k - first] = seen ? log_gamma_gradient(concentration_of(r, k), r.log_g[k]) : T(0);
+      const int64_t i = drawn.position(k) - first;
+      if (i < 0 || i >= count) return;
+      w[i] = log_gamma_gradient(concentration_of(r, k), log_g[i]);
     };
     of_label(r.label);
     if (r.partner != r.label) of_label(r.partner);
     for (int64_t i = 0; i < count; ++i) {
       const T cost = log_sum - (r.logits[first + i] - top);
       const T by_w = by_sum * r.z[first + i] * (cost - loss) * w[i];
-      grad_beta[first + i] += keep_if(r.z[first + i] != T(0), by_w);
+      w[i] = keep_if(!(r.z[first + i] < least), by_w);
+    }
+    if (drawn.index == nullptr) {
+      for (int64_t i = 0; i < count; ++i) grad_beta[first + i] += w[i];
+    } else {
+      for (int64_t i = 0; i < count; ++i) grad_beta[drawn.index[first + i]] += w[i];
     }
   });
 }
@@ -152,28 +219,36 @@ void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
                                   times_logit(r.partner_mass, r.partner)) /
                                      stats[kMass];
     stats[kLoss] = stats[kMeanLoss];
+    if (adds_expected(args)) add_expected_grad_beta(args, r, stats, T(1), grad_beta);
   }
+  Drawn drawn{K, nullptr};
   if (args.labels_from == LabelsFrom::kDirichlet) {
-    draw_row(args, call, row, r);
-    const T largest = row_maximum(r.log_g, padded);
+    drawn = drawn_classes(r, K, draw_row(args, call, row, r));
+    const int64_t whole = padded_row(drawn.count);
+    const T largest = row_maximum(r.log_g, whole);
     // Where nothing can leave T's range, the variates as they are, which the gradient needs too.
     const T top_g = std::fabs(largest) < T(20) ? T(0) : largest;
-    const T sum_g = row_exponentials(padded, r.log_g, top_g, r.z);
-    const T dot = row_sum<T>(padded, [&](int64_t k) { return times_logit(r.z[k], k); });
+    const T sum_g = row_exponentials(whole, r.log_g, top_g, r.z);
+    const T dot = row_sum<T>(whole, [&](int64_t k) { return times_logit(r.z[k], k); });
     // A row that is NaN is so for every class, those without a variate included.
     for (int64_t k = 0; sum_g != sum_g && k < padded; ++k) r.z[k] = sum_g;
     stats[kTopG] = seen_nan(top_g, sum_g);
     stats[kSumG] = sum_g;
     stats[kLoss] = log_sum - dot / sum_g;
   }
-  if (args.wants_grad_beta) add_grad_beta(args, r, stats, T(1), grad_beta);
+  if (adds_implicit(args)) add_implicit_grad_beta(args, r, drawn, stats, T(1), grad_beta);
   if (gives_gradient) {
     if (args.labels_from == LabelsFrom::kMean) fill_mean(r, padded);
     // dL/dlogit_k = softmax_k - z_k, since the z add up to 1.
     const T weight = args.reduction == Reduction::kMean ? T(1) / static_cast<T>(args.batch) : T(1);
     const T by_sum = weight / sum, by_z = weight * by_z_sum(args, stats);
     T* gradient = static_cast<T*>(args.grad_logits) + row * K;
-    for (int64_t k = 0; k < K; ++k) gradient[k] = r.softmax[k] * by_sum - r.z[k] * by_z;
+    if (drawn.index == nullptr) {
+      for (int64_t k = 0; k < K; ++k) gradient[k] = r.softmax[k] * by_sum - r.z[k] * by_z;
+    } else {
+      for (int64_t k = 0; k < K; ++k) gradient[k] = r.softmax[k] * by_sum;
+      for (int64_t i = 0; i < drawn.count; ++i) gradient[drawn.index[i]] -= r.z[i] * by_z;
+    }
   }
 }
 
@@ -193,7 +268,10 @@ void backward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t ro
     draw_row(args, call, row, r);
     row_exponentials(padded, r.log_g, stats[kTopG], r.z);
   }
-  if (args.wants_grad_beta) add_grad_beta(args, r, stats, weight, grad_beta);
+  if (adds_expected(args)) add_expected_grad_beta(args, r, stats, weight, grad_beta);
+  if (adds_implicit(args)) {
+    add_implicit_grad_beta(args, r, Drawn{K, nullptr}, stats, weight, grad_beta);
+  }
   const T top = stats[kTop], by_sum = T(1) / stats[kSum], by_z = by_z_sum(args, stats);
   for (int64_t k = 0; k < K; ++k) {
     r.logits[k] = weight * (fast_exp(r.logits[k] - top) * by_sum - r.z[k] * by_z);
