@@ -133,7 +133,7 @@ SPROUT_HOST_DEVICE void log_gamma_gradient_at_small(const float (&a)[N], const f
 #endif
     for (int n = kTerms; n >= 2; --n) {
       const float factor = a[i] + static_cast<float>(n);
-      r = r * (g[i] * factor) + g[i] * (s * d);
+      r = g[i] * (r * factor + s * d);
       d *= factor;
       s = d + g[i] * s;
     }

@@ -166,14 +166,15 @@ void add_implicit_grad_beta(const SproutLossArgs& args, const Row<T>& r, const D
     };
     of_label(r.label);
     if (r.partner != r.label) of_label(r.partner);
-    for (int64_t i = 0; i < count; ++i) {
+    const auto gradient = [&](int64_t i) {
       const T cost = log_sum - (r.logits[first + i] - top);
       const T by_w = by_sum * r.z[first + i] * (cost - loss) * w[i];
-      w[i] = keep_if(!(r.z[first + i] < least), by_w);
-    }
+      return keep_if(!(r.z[first + i] < least), by_w);
+    };
     if (drawn.index == nullptr) {
-      for (int64_t i = 0; i < count; ++i) grad_beta[first + i] += w[i];
+      for (int64_t i = 0; i < count; ++i) grad_beta[first + i] += gradient(i);
     } else {
+      for (int64_t i = 0; i < count; ++i) w[i] = gradient(i);
       for (int64_t i = 0; i < count; ++i) grad_beta[drawn.index[first + i]] += w[i];
     }
   });
