@@ -19,7 +19,7 @@ enum RowStat : int32_t {
   kSum = 1,   // sum_k exp(logit_k - top), so softmax_k = exp(logit_k - top) / sum
   kLoss = 2,  // sum_k z_k c_k, c = -log softmax
   // For LabelsFrom::kDirichlet, else 0:
-  kTopG = 3,  // what log gamma variates are measured from: 0 or the largest one
+  kTopG = 3,  // the largest log gamma variate; on CPU 0 where that will do
   kSumG = 4,  // the same for the variates: z_k = exp(log_g_k - top_g) / sum_g
   // For LabelsFrom::kMean and BetaGrad::kExpected, else 0:
   kMeanLoss = 5,  // sum_k (a_k / a_0) c_k: the loss's expectation over the draw

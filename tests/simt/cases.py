@@ -295,7 +295,15 @@ def run_loss(simt, logits, labels, partner_labels, lam, beta, state=STATE, **opt
     grad_logits, backward_beta = simt.sprout_loss_backward(
         weights_of(loss), *inputs, row_stats=row_stats, **options
     )
-    return loss, forward_beta, row_stats, grad_logits, backward_beta
+    return loss, forward_beta, comparable(row_stats), grad_logits, backward_beta
+
+
+def comparable(row_stats):
+    """With log sum_k G_k for its two parts: what G is measured from is each device's own choice."""
+    row_stats = row_stats.clone()
+    row_stats[:, 3] += row_stats[:, 4].log()
+    row_stats[:, 4] = 0
+    return row_stats
 
 
 def run_loss_on_cpu(logits, labels, partner_labels, lam, beta, state=STATE, *, alpha=0.01,
@@ -307,7 +315,7 @@ def run_loss_on_cpu(logits, labels, partner_labels, lam, beta, state=STATE, *, a
     grad_logits, backward_beta = cpu.sprout_loss_backward(
         weights_of(loss), *inputs, row_stats, *options
     )
-    return loss, forward_beta, row_stats, grad_logits, backward_beta
+    return loss, forward_beta, comparable(row_stats), grad_logits, backward_beta
 
 
 def weights_of(loss):
