@@ -113,9 +113,10 @@ SPROUT_HOST_DEVICE GammaRegion gamma_region(float a, float g) {
 // The power series, W = (S (psi(a + 1) - log g) + R) / a, nested from the last term outwards,
 //   S_{n-1} = 1 + g / (a + n) S_n,  R_{n-1} = g / (a + n) (R_n + S_n / (a + n)),
 // as fractions S_n = s / d and R_n = r / d^2, so that one division is left. What is behind the
-// terms that are taken, S_N = 1F1(1; b; g) with b = a + N + 1, is about (b + p g) / (b - (1 - p) g):
-// p = 1 / (b + 1) gives its g^2 exactly, and kTail the smallest error of W, 1.1e-8, for a and g of
-// this region. R_N = -dS_N/da. The last step,
+// terms that are taken, S_N = 1F1(1; b; g) with b = a + N + 1 and R_N = -dS_N/da, is put at
+//   S_N = (b + p g) / (b - (1 - p) g):
+// p = 1 / (b + 1) would give its g^2 exactly, and kTail gives the smallest error of W over this
+// region, 1.1e-8. The last step,
 //   a W = e_0 + g / (a + 1) (S_1 e_1 + R_1),  e_n = psi(a + n + 1) - log g,
 // subtracts once, and less than half, where e_0 < 0.
 template <int N>

@@ -143,8 +143,8 @@ struct Scratch {
 };
 
 template <typename T, typename Out>
-void mix_chunk(const GaussianMixupArgs& args, const PhiloxCall& call, int64_t image,
-               int64_t first, int64_t count, Scratch<T>& scratch) {
+void mix_chunk(const GaussianMixupArgs& args, const PhiloxCall& call, int64_t image, int64_t first,
+               int64_t count, Scratch<T>& scratch) {
   const int64_t C = args.channels, elements = count * C;
   const int64_t image_elements = args.height * args.width * C;
   const int64_t partner = args.partner == nullptr ? image : args.partner[image];

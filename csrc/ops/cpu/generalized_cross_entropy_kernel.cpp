@@ -79,8 +79,7 @@ void forward_row(const Args& args, int64_t row, T* scratch) {
       return keep_if(weight != T(0), weight * (r.logits[k] - top));
     });
   }
-  const T sum =
-      row_exponentials(padded, r.logits, top, r.logits);
+  const T sum = row_exponentials(padded, r.logits, top, r.logits);
   const T log_sum = std::log(sum);
   T* stats = static_cast<T*>(args.row_stats) + row * Stat::kCount;
   stats[Stat::kTop] = seen_nan(top, sum);

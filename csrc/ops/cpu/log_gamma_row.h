@@ -126,9 +126,9 @@ inline __attribute__((always_inline)) void attempt_block(const PhiloxDraw& draw,
   attempts(kAttempts, row, normal, word, boost_word, variate, accepted);
 }
 
-// An attempt at each of `count` elements, at most kAttempts, of the row that begins at
-// element `first`. Accepted variates go to log_g; writes those that still wait to `rejected`, with
-// room for count + kPhiloxLanes, and returns how many they are.
+// An attempt at each of `count` elements, at most kAttempts, of the row that begins at element
+// `first`, into log_g. Writes those that were rejected, and still wait, to `rejected`, with room
+// for count + kPhiloxLanes, and returns how many they are.
 template <typename T>
 int64_t attempt_waiting(const PhiloxDraw& draw, int64_t first, const T* a,
                         const uint32_t* boost_word, const int32_t* waiting, int64_t count, T* log_g,
@@ -166,10 +166,7 @@ int64_t attempt_waiting(const PhiloxDraw& draw, int64_t first, const T* a,
   }
   int32_t accepted[kAttempts];
   attempts(elements, row, normal, word, boost, variate, accepted);
-  // Without branches, which nobody could predict.
-  T nowhere;
-  T* const target[2] = {&nowhere, log_g};
-  for (int64_t i = 0; i < count; ++i) target[accepted[i]][accepted[i] * index[i]] = variate[i];
+  for (int64_t i = 0; i < count; ++i) log_g[index[i]] = variate[i];
   for (int64_t i = count; i < elements; ++i) accepted[i] = 1;
   return compact(accepted, 0, elements, Compacted{index, rejected});
 }
@@ -284,9 +281,9 @@ int64_t log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, cons
   return drawn;
 }
 
-// w[k] = log_gamma_gradient(a[k], log_g[k]) for `count` values, at most kRowChunk, with g = e^log_g:
-// where they lie in kSmall on the spot, the rest sorted by region first. Anything where log_g is
-// -inf.
+// w[k] = log_gamma_gradient(a[k], log_g[k]) for `count` values, at most kRowChunk: where they lie
+// in kSmall on the spot, the rest sorted by region first. Anything where log_g is -inf; g is
+// e^log_g.
 inline void log_gamma_gradients(int64_t count, const float* a, const float* log_g, const float* g,
                                 float* w) {
   constexpr int64_t kLanes = 32;

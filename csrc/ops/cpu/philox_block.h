@@ -18,12 +18,11 @@ namespace {
 
 constexpr int64_t kPhiloxLanes = 8;
 
-// One draw number of one stream, for the elements whose upper 32 bits are those of `first`: all that
-// a block's lanes have in common is worked out beforehand.
+// One draw number of one stream, for the elements whose upper 32 bits are those of `first`: all
+// that a block's lanes have in common is worked out beforehand.
 class PhiloxDraw {
  public:
-  PhiloxDraw(const PhiloxCall& call, Stream stream, uint32_t draw,
-             [[maybe_unused]] int64_t first)
+  PhiloxDraw(const PhiloxCall& call, Stream stream, uint32_t draw, [[maybe_unused]] int64_t first)
       : call_(call), stream_(stream), draw_(draw) {
 #if defined(__AVX2__)
     const uint32_t high =
@@ -57,9 +56,9 @@ class PhiloxDraw {
     return count < left ? count : left;
   }
 
-  // words[i][lane] = word i of element (first + offset[lane]). Offsets, because the caller's vectors
-  // of them can be loaded as they were stored: elements of 64 bits GCC stores one at a time, and the
-  // load waits for them.
+  // words[i][lane] = word i of element (first + offset[lane]). Offsets, because the caller's
+  // vectors of them can be loaded as they were stored: elements of 64 bits GCC stores one at a
+  // time, and the load waits for them.
   inline __attribute__((always_inline)) void block(int64_t first, const int32_t* offset,
                                                    uint32_t (&words)[4][kPhiloxLanes]) const {
 #if defined(__AVX2__)
@@ -73,14 +72,13 @@ class PhiloxDraw {
     };
     __m256i c0[2], c1[2], c2[2], c3[2];
     for (int half = 0; half < 2; ++half) {
-      const __m256i e = _mm256_add_epi64(
-          _mm256_set1_epi64x(first), _mm256_cvtepi32_epi64(_mm_loadu_si128(
-                                         reinterpret_cast<const __m128i*>(offset + 4 * half))));
+      const __m256i e = _mm256_add_epi64(_mm256_set1_epi64x(first),
+                                         _mm256_cvtepi32_epi64(_mm_loadu_si128(
+                                             reinterpret_cast<const __m128i*>(offset + 4 * half))));
       const __m256i first_0 = _mm256_mul_epu32(e, multiplier0);
       const __m256i second_1 = _mm256_mul_epu32(high_xor(first_0, key(0, 1)), multiplier1);
       const __m256i third_0 = _mm256_mul_epu32(high_xor(second_1, key(1, 0)), multiplier0);
-      const __m256i third_1 =
-          _mm256_mul_epu32(_mm256_xor_si256(first_0, key(1, 1)), multiplier1);
+      const __m256i third_1 = _mm256_mul_epu32(_mm256_xor_si256(first_0, key(1, 1)), multiplier1);
       c0[half] = _mm256_xor_si256(high_xor(third_1, second_1), key(2, 0));
       c1[half] = third_1;
       c2[half] = high_xor(third_0, key(2, 1));
