@@ -83,11 +83,13 @@ SPROUT_HOST_DEVICE float fast_exp_below_88(float x) {
   const int32_t n = float_to_bits(shifted) - 0x4B400000;
   const float k = shifted - 12582912.0f;
   const float r = (clamped - k * 0.693359375f) + k * 2.12194440e-4f;
-  const float r2 = r * r;
-  const float odd =
-      (0.00019917816098313779f * r2 + 0.008333265781402588f) * r2 + 0.1666666716337204f;
-  const float even = (0.0013946074759587646f * r2 + 0.041666269302368164f) * r2 + 0.5f;
-  const float p = (odd * r + even) * r2 + r + 1.0f;
+  float p = 0.00019917816098313779f;
+  p = p * r + 0.0013946074759587646f;
+  p = p * r + 0.008333265781402588f;
+  p = p * r + 0.041666269302368164f;
+  p = p * r + 0.1666666716337204f;
+  p = p * r + 0.5f;
+  p = (p * r) * r + r + 1.0f;
   // 2^n, and 0 for n = -127. Unsigned, because a NaN's n is any number.
   return p * bits_to_float(static_cast<int32_t>(static_cast<uint32_t>(n + 127) << 23));
 }
