@@ -140,7 +140,8 @@ SPROUT_HOST_DEVICE void log_gamma_gradient_at_small(const float (&a)[N], const f
     }
     const float e = digamma_of_next(a[i]) - log_g[i];
     const float x = a[i] + 1.0f, xd = x * d;
-    const float rest = g[i] * (s * d * (e * x + 1.0f) + r * x);
+    // g first: it may be 0, and the rest infinite.
+    const float rest = g[i] * s * d * (e * x + 1.0f) + g[i] * (r * x);
     w[i] = (e * (xd * xd) + rest) / (xd * xd * a[i]);
   }
 }
