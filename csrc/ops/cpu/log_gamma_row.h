@@ -14,7 +14,7 @@ SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
 // A row's concentrations and, of each, its GammaShape and what its boost's log U is multiplied by,
-// 1/a below a = 1; or none of these (null).
+// 1/a below a = 1 (infinite where a is denormal); or none of these (null).
 template <typename T>
 struct GammaRow {
   const T *a, *d, *c, *log_d, *boost;
@@ -282,8 +282,8 @@ int64_t log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, cons
 }
 
 // w[k] = log_gamma_gradient(a[k], log_g[k]) for `count` values, at most kRowChunk: where they lie
-// in kSmall on the spot, the rest sorted by region first. Anything where log_g is -inf; g is
-// e^log_g.
+// in kSmall on the spot, the rest sorted by region first. g is e^log_g. Of a log_g of -inf, w is
+// not to be used.
 inline void log_gamma_gradients(int64_t count, const float* a, const float* log_g, const float* g,
                                 float* w) {
   constexpr int64_t kLanes = 32;
@@ -330,21 +330,21 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
   for (int64_t i = 0; i < left; ++i) {
     elsewhere |= below_middle_region_end(rest.a[i], rest.g[i]) ? 0 : 1;
   }
+  const bool one_region = elsewhere == 0;
   int32_t regions = left > 0 ? 1 << kMiddle : 0;
-  if (elsewhere != 0) {
+  if (!one_region) {
     for (int64_t i = 0; i < left; ++i) region[i] = gamma_region(rest.a[i], rest.g[i]);
     for (int64_t i = left; i % 8 != 0; ++i) region[i] = kSmall;
     for (int64_t i = 0; i < left; ++i) regions |= 1 << region[i];
   }
   for (int32_t which = kMiddle; which < kGammaRegions; ++which) {
     if ((regions >> which) % 2 == 0) continue;
-    const bool all = regions == 1 << which;
-    Elements& list = all ? rest : part;
+    Elements& list = one_region ? rest : part;
     const int64_t length =
-        all ? left
-            : compact(region, which, (left + 7) / 8 * 8, Compacted{rest.index, part.index},
-                      Compacted{rest.a, part.a}, Compacted{rest.log_g, part.log_g},
-                      Compacted{rest.g, part.g});
+        one_region ? left
+                   : compact(region, which, (left + 7) / 8 * 8, Compacted{rest.index, part.index},
+                             Compacted{rest.a, part.a}, Compacted{rest.log_g, part.log_g},
+                             Compacted{rest.g, part.g});
     for (int64_t j = length; j % kLanes != 0; ++j) {
       list.index[j] = list.index[length - 1];
       list.a[j] = list.a[length - 1];
@@ -379,7 +379,7 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
 }
 
 inline void log_gamma_gradients(int64_t count, const double* a, const double* log_g,
-                                const double* /* g */, double* w) {
+                                const double* /* g: of its own */, double* w) {
   const double infinity = std::numeric_limits<double>::infinity();
   for (int64_t k = 0; k < count; ++k) {
     w[k] = log_g[k] == -infinity ? 0.0 : log_gamma_gradient(a[k], log_g[k]);
@@ -394,8 +394,8 @@ void log_gamma_gradient_row(int64_t count, const T* a, const T* log_g, T* w) {
     const T *chunk_a = a + k0, *chunk_log_g = log_g + k0;
     T* chunk_w = w + k0;
     T g[kRowChunk];
-    for (int64_t i = 0; i < chunk; ++i) g[i] = fast_exp(chunk_log_g[i]);
     if constexpr (sizeof(T) == 4) {
+      for (int64_t i = 0; i < chunk; ++i) g[i] = fast_exp(chunk_log_g[i]);
       const int64_t whole = (chunk + 7) / 8 * 8;
       int32_t key[kRowChunk], index[kRowChunk + 8], wanted = 0;
       for (int64_t i = 0; i < chunk; ++i) key[i] = chunk_log_g[i] == -infinity ? 0 : 1;
