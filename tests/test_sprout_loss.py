@@ -425,6 +425,30 @@ def test_nothing_is_drawn_in_front_of_the_row(first_row, dtype):
     assert loss.item() == pytest.approx(math.log(31))
 
 
+def as_in_float64(*inputs, rtol, **options):
+    """The float32 op's loss and gradients, to rtol of their largest entries."""
+    logits, *rest = inputs
+    ours = gradients(sprout_loss, logits, *rest, **options)
+    exact = gradients(sprout_loss, logits.double(), *rest, **options)
+    for got, want in zip(ours, exact, strict=True):
+        torch.testing.assert_close(
+            got.double(), want.double(), rtol=0, atol=rtol * want.abs().max().item()
+        )
+
+
+def test_rows_that_draw_few_classes():
+    """Most variates do not count here; and a row is several chunks of the CPU's."""
+    logits, _, partner_labels, lam, beta = inputs(6, 3000)
+    labels = torch.tensor([0, 1023, 1024, 2047, 2048, 2999])
+    as_in_float64(logits, labels, partner_labels, lam, beta / 5, rtol=1e-4)
+    as_in_float64(logits, labels, None, None, beta / 5, rtol=1e-4)
+
+
+def test_variates_far_above_1():
+    """Whose exponentials are measured from the row's largest."""
+    as_in_float64(*inputs(6, 40), rtol=1e-3, alpha=0.3, scale=1e10)
+
+
 def test_gradient_of_a_label_without_mass():
     """lam = 0 and beta = 0 leave the label's class no concentration: 0, not NaN."""
     logits, labels, partner_labels, _, beta = inputs(8, 10)
