@@ -6,15 +6,16 @@ training loop. Importing this package needs torch alone.
 """
 
 from sprout_fast import _library as _library  # first: it registers the ops
+from sprout_fast._library import __version__ as __version__
 from sprout_fast._library import build_info, cmake_prefix_path
-from sprout_fast.modules import SproutLoss, SproutMixup, SproutTarget
+from sprout_fast.nn import MixupTarget, SproutLoss, SproutMixup
 from sprout_fast.ops import (
     dirichlet,
-    draw_mixup,
     gaussian_mixup,
     generalized_cross_entropy,
     log_gamma,
     pgd_step_,
+    sample_mixup,
     sprout_loss,
 )
 from sprout_fast.random import PhiloxState
@@ -23,11 +24,11 @@ __all__ = [
     "PhiloxState",
     "SproutLoss",
     "SproutMixup",
-    "SproutTarget",
+    "MixupTarget",
     "build_info",
     "cmake_prefix_path",
     "dirichlet",
-    "draw_mixup",
+    "sample_mixup",
     "evaluate",
     "gaussian_mixup",
     "generalized_cross_entropy",
@@ -36,7 +37,6 @@ __all__ = [
     "pgd_step_",
     "sprout_loss",
 ]
-__version__ = str(build_info()["version"])
 
 
 def __getattr__(name: str):

@@ -48,3 +48,6 @@ def build_info() -> dict[str, object]:
     info["cpu_isa"] = "avx2" if _C.have_avx2() else "portable"
     info["cuda_loaded"] = _cuda_loaded
     return info
+
+
+__version__ = str(build_info()["version"])

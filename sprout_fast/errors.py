@@ -1,14 +1,39 @@
-"""The one exception that stands for a mistake of the user."""
+"""Errors that one line explains, told without a traceback by the command lines."""
+
+from __future__ import annotations
 
 
-class UserError(Exception):
-    """A mistake that the user can mend: a missing folder, an unknown name, a wrong file.
+class UserError(ValueError):
+    """A mistake that the user can correct: a missing folder, an unknown name, a wrong file.
 
-    The command lines print its message in one line, without a traceback, and exit with status 2.
-    The message names the thing, what was got and what is taken.
+    The command lines print it in one line, without a traceback, and exit with status 2. The message
+    names the thing, what was got and what is accepted.
 
-    >>> from sprout_fast.errors import UserError
-    >>> raise UserError("--data photos: no such folder")
+    Args:
+        message: one sentence; where ``option`` is given it begins with the option's value.
+        option: the parameter at fault, spelled as in Python. The text then begins with it; a
+            command line prints its flag instead (``--batch-size`` for ``batch_size``).
+
+    >>> raise UserError("64: larger than the training set (50 images)", option="batch_size")
     Traceback (most recent call last):
-    sprout_fast.errors.UserError: --data photos: no such folder
+    sprout_fast.errors.UserError: batch_size 64: larger than the training set (50 images)
     """
+
+    def __init__(self, message: str, *, option: str | None = None) -> None:
+        super().__init__(message)
+        self.message, self.option = message, option
+
+    def __str__(self) -> str:
+        return self.message if self.option is None else f"{self.option} {self.message}"
+
+    def __reduce__(self) -> tuple:
+        # Keyword arguments would not survive a trip from a worker process.
+        return _make, (self.message, self.option)
+
+
+def _make(message: str, option: str | None) -> UserError:
+    return UserError(message, option=option)
+
+
+class FatalError(RuntimeError):
+    """A run that cannot continue, such as a loss that is not finite: one line, exit status 1."""

@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-# A checkout runs without being installed.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from training_benchmark.run import Options, benchmark
 
-from sprout_fast.benchmark.run import Options, benchmark
-from sprout_fast.training import cli
+from sprout_fast import cli
 
 PROG = "benchmark_training.py"
 

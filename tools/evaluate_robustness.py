@@ -12,13 +12,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-# A checkout runs without being installed.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from sprout_fast.cli import parse_options, run_tool
 from sprout_fast.evaluation.command import EvaluateConfig, run
-from sprout_fast.training.cli import parse_options, run_tool
 
 PROG = "evaluate_robustness.py"
 

@@ -19,17 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-# A checkout runs without being installed.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from kernel_report.build import compiled_files
+from kernel_report.disassembly import disassemble
+from kernel_report.kernels import row_of, table_of
+from kernel_report.machines import MACHINES
 from rich.console import Console
 
+from sprout_fast import cli
 from sprout_fast.errors import UserError
-from sprout_fast.report.build import compiled_files
-from sprout_fast.report.disassembly import disassemble
-from sprout_fast.report.kernels import row_of, table_of
-from sprout_fast.report.machines import MACHINES
-from sprout_fast.training import cli
 
 PROG = "report_kernels.py"
 

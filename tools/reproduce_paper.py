@@ -13,14 +13,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-# A checkout runs without being installed.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from reproduction.run import Options, reproduce
+from reproduction.scale import RULES
 
-from sprout_fast.reproduction.run import Options, reproduce
-from sprout_fast.reproduction.scale import RULES
-from sprout_fast.training import cli
+from sprout_fast import cli
 
 PROG = "reproduce_paper.py"
 

@@ -13,13 +13,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
-# A checkout runs without being installed.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
+from sprout_fast.cli import run_tool
 from sprout_fast.models import read_checkpoint
-from sprout_fast.training.cli import parse, run_tool
+from sprout_fast.training.command import parse
 from sprout_fast.training.config import CifarConfig
 from sprout_fast.training.run import train
 

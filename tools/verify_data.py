@@ -14,14 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# A checkout runs without being installed.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from tyro.conf import Positional
 
+from sprout_fast import cli
 from sprout_fast.data.verify import SplitReport, verify
 from sprout_fast.errors import UserError
-from sprout_fast.training import cli
 
 PROG = "verify_data.py"
 

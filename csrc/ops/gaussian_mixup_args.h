@@ -1,33 +1,43 @@
-// Checks of gaussian_mixup's tensors, made once for both devices (gaussian_mixup.cpp).
+// What gaussian_mixup's checks hand to its kernels, on every device.
 #pragma once
 
-#include <optional>
-#include <string>
-#include <vector>
+#include <cstdint>
 
-#include "check.h"
-#include "gaussian_mixup.h"
+#include "../common/dtype.h"
 
 namespace sprout_fast {
 
-// The tensors that the pointers in `args` point into, and what the kernel fills.
-struct GaussianMixupCall {
-  std::optional<Tensor> partner, lam;
-  Tensor rng_state, out;
-  GaussianMixupArgs args;
-};
-SPROUT_EXPORT GaussianMixupCall prepare_gaussian_mixup(
-    const Tensor& images, const std::optional<Tensor>& partner, const std::optional<Tensor>& lam,
-    const Tensor& rng_state, const std::vector<double>& sigma, const std::vector<double>& mean,
-    const std::vector<double>& std, const std::string& noise, ScalarType dtype);
+constexpr int64_t kMaxChannels = 16;
 
-struct GaussianMixupBackwardCall {
-  Tensor grad, grad_images;
-  std::optional<Tensor> partner, lam;
-  GaussianMixupBackwardArgs args;
+// out = (lam x_i + (1 - lam) x_partner + noise - mean) / std as one affine map a channel.
+struct GaussianMixupArgs {
+  Dtype image_dtype, out_dtype;
+  const void* images;  // [B, C, H, W] with these strides, in elements
+  int64_t stride[4];
+  const int64_t* partner;    // [B], or null: no Mixup
+  const float* lam;          // [B] or [1]; null with partner
+  int64_t lam_stride;        // 1 or 0
+  const int64_t* rng_state;  // (seed, offset, first_row)
+  void* out;                 // [B, H, W, C] dense
+  int64_t batch, channels, height, width;
+  bool noise;          // any sigma above 0
+  bool paired;         // "paired" noise instead of "marginal"
+  double pixel_scale;  // 1/255 for uint8, else 1
+  double sigma[kMaxChannels];
+  double mean[kMaxChannels];
+  double inv_std[kMaxChannels];
 };
-SPROUT_EXPORT GaussianMixupBackwardCall prepare_gaussian_mixup_backward(
-    const Tensor& grad, const std::optional<Tensor>& partner, const std::optional<Tensor>& lam,
-    const std::vector<double>& std, ScalarType dtype);
+
+// grad_images[i] = lam_i g_i / std + sum over j with partner_j = i of (1 - lam_j) g_j / std.
+struct GaussianMixupBackwardArgs {
+  Dtype grad_dtype, image_dtype;
+  const void* grad;  // [B, H, W, C] dense
+  const int64_t* partner;
+  const float* lam;
+  int64_t lam_stride;
+  void* grad_images;  // [B, H, W, C] dense
+  int64_t batch, channels, pixels;
+  double inv_std[kMaxChannels];
+};
 
 }  // namespace sprout_fast

@@ -1,24 +1,35 @@
-// Checks of log_gamma's tensors, made once for both devices (log_gamma.cpp).
+// What log_gamma's checks hand to its kernels, on every device.
 #pragma once
 
-#include "check.h"
-#include "log_gamma.h"
+#include <cstdint>
+
+#include "../common/dtype.h"
+#include "../common/gamma_gradient.h"
 
 namespace sprout_fast {
 
-// The tensors that the pointers in `args` point into.
-struct LogGammaCall {
-  Tensor concentration, rng_state, log_g;
-  LogGammaArgs args;
+struct LogGammaArgs {
+  Dtype dtype;                // float32 or float64, of every floating tensor
+  const void* concentration;  // [numel]
+  const int64_t* rng_state;   // (seed, offset, first_row)
+  void* log_g;                // [numel]
+  int64_t numel, elements_a_row;
 };
-SPROUT_EXPORT LogGammaCall prepare_log_gamma(const Tensor& concentration, const Tensor& rng_state);
 
-struct LogGammaBackwardCall {
-  Tensor grad, concentration, log_g, grad_concentration;
-  LogGammaBackwardArgs args;
+struct LogGammaBackwardArgs {
+  Dtype dtype;
+  const void *grad, *concentration, *log_g;  // [numel]
+  void* grad_concentration;                  // [numel]
+  int64_t numel;
 };
-SPROUT_EXPORT LogGammaBackwardCall prepare_log_gamma_backward(const Tensor& grad,
-                                                              const Tensor& concentration,
-                                                              const Tensor& log_g);
+
+// grad x dlog G/da of one variate. 0 where the variate is -inf (a is 0, or so small that log G
+// leaves T's range): what is made of it, exp(-inf) = 0, does not move with a. And 0 where grad is,
+// so that classes nobody looks at cost nothing and 0 x inf does not arise.
+template <typename T>
+SPROUT_HOST_DEVICE T log_gamma_chain(T grad, T a, T log_g) {
+  if (log_g == -std::numeric_limits<T>::infinity() || (grad == T(0) && log_g == log_g)) return T(0);
+  return grad * log_gamma_gradient(a, log_g);
+}
 
 }  // namespace sprout_fast

@@ -1,33 +1,65 @@
-// Checks of sprout_loss's tensors, made once for both devices (sprout_loss.cpp).
+// What sprout_loss's checks hand to its kernels, on every device.
 #pragma once
 
-#include <optional>
-#include <string>
+#include <cstdint>
 
-#include "check.h"
-#include "sprout_loss.h"
+#include "../common/dtype.h"
+#include "reduction.h"
 
 namespace sprout_fast {
 
-// The tensors that the pointers in `args` point into.
-struct SproutLossCall {
-  Tensor logits, labels, beta, rng_state, row_stats;
-  std::optional<Tensor> partner_labels, lam, grad_loss, grad_logits;
-  ScalarType accumulate_dtype;  // float32, or float64 for float64 logits: loss and row_stats
-  SproutLossArgs args;
+enum class LabelMode : int32_t { kSample, kMean };
+enum class BetaGrad : int32_t { kNone, kImplicit, kExpected };
+
+// Columns of row_stats, what backward needs of the forward pass: [B, kRowStats]. Sums of
+// exponentials are kept beside the maximum that they are measured from: added up, the two would
+// lose the digits that a large logit takes.
+enum RowStat : int32_t {
+  kTop = 0,   // largest logit
+  kSum = 1,   // sum_k exp(logit_k - top), so softmax_k = exp(logit_k - top) / sum
+  kLoss = 2,  // sum_k z_k c_k, c = -log softmax
+  // For LabelMode::kSample, else 0:
+  kTopG = 3,  // the largest log gamma variate; on CPU 0 where that will do
+  kSumG = 4,  // the same for the variates: z_k = exp(log_g_k - top_g) / sum_g
+  // For LabelMode::kMean and BetaGrad::kExpected, else 0:
+  kMeanLoss = 5,  // sum_k (a_k / a_0) c_k: the loss's expectation over the draw
+  kMass = 6,      // a_0 = sum_k a_k
+  kRowStats = 7,
 };
 
-SPROUT_EXPORT SproutLossCall prepare_sprout_loss(
-    const Tensor& logits, const Tensor& labels, const std::optional<Tensor>& partner_labels,
-    const std::optional<Tensor>& lam, const Tensor& beta, const Tensor& rng_state, double alpha,
-    double scale, const std::string& labels_from, const std::string& beta_grad,
-    const std::string& reduction, bool return_grad_beta, bool return_grad_logits);
+// Classes whose z is under e^-this are left out of the loss and of beta's gradient, both of which
+// then miss less than a rounding error: (T + 1) e^-T of their expectations is 1e-9 in float, 2e-16
+// in double (see kNegligibleNats in gamma.h).
+template <typename T>
+constexpr T unseen_nats() {
+  return sizeof(T) == 4 ? T(24) : T(40);
+}
 
-SPROUT_EXPORT SproutLossCall prepare_sprout_loss_backward(
-    const Tensor& grad_loss, const Tensor& logits, const Tensor& labels,
-    const std::optional<Tensor>& partner_labels, const std::optional<Tensor>& lam,
-    const Tensor& beta, const Tensor& rng_state, const Tensor& row_stats, double alpha,
-    double scale, const std::string& labels_from, const std::string& beta_grad,
-    const std::string& reduction);
+// concentration a_k = scale ((1 - alpha) y_k + alpha beta_k), y = lam e_label + (1 - lam)
+// e_partner.
+struct SproutLossArgs {
+  Dtype dtype;                    // of logits and their gradient
+  const void* logits;             // [B, K] dense
+  const int64_t* labels;          // [B]
+  const int64_t* partner_labels;  // [B], or null with lam: no Mixup
+  const float* lam;               // [B] or [1]
+  int64_t lam_stride;             // 1 or 0
+  const float* beta;              // [K]
+  const int64_t* rng_state;       // (seed, offset, first_row)
+  void* row_stats;                // [B, kRowStats] float, or double for float64 logits
+  int64_t batch, classes;
+  double alpha, scale;
+  LabelMode label_mode;
+  BetaGrad beta_grad;
+  Reduction reduction;
+  bool wants_grad_beta;  // in this pass
+  bool wants_mean;       // whether kMeanLoss and kMass are asked for
+  // [B, K] dense: in backward the logits' gradient, in their dtype. In forward, where not null,
+  // that of the loss (of each row's for Reduction::kNone) in row_stats' type, which is then only
+  // left to multiply by grad_loss.
+  void* grad_logits;
+  // Backward only:
+  const void* grad_loss;  // one number, or [B] for Reduction::kNone; type of row_stats
+};
 
 }  // namespace sprout_fast

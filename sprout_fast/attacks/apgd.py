@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor, nn
 
+from sprout_fast.attacks.active import ActiveSet
 from sprout_fast.attacks.balls import BALLS, Ball
 from sprout_fast.attacks.base import (
     borrowed,
@@ -18,7 +19,6 @@ from sprout_fast.attacks.base import (
     value_and_gradient,
 )
 from sprout_fast.attacks.losses import LOSSES, likeliest_wrong
-from sprout_fast.attacks.standing import Standing
 
 # Section 3.1: alpha of the momentum's convex combination, and rho, the part of the steps between
 # checkpoints that must raise the loss for the step size to stay.
@@ -85,13 +85,13 @@ def apgd_ce(
     with borrowed(name, model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
             return images
-        standing = Standing(images, labels)
+        active = ActiveSet(images, labels)
         with torch.no_grad():
-            standing.drop(images, model(images))
+            active.drop(images, model(images))
         for _ in range(restarts):
             start = BALLS[norm].uniform(images, eps, generator) if random_start else images
-            _ascend(model, images, start, standing, LOSSES[loss], None, BALLS[norm], eps, steps)
-        return standing.adversarial
+            _ascend(model, images, start, active, LOSSES[loss], None, BALLS[norm], eps, steps)
+        return active.adversarial
 
 
 @register("apgd_t")
@@ -136,16 +136,16 @@ def apgd_t(
     with borrowed(name, model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
             return images
-        standing = Standing(images, labels)
+        active = ActiveSet(images, labels)
         with torch.no_grad():
             logits = model(images)
-        standing.drop(images, logits)
+        active.drop(images, logits)
         loss = LOSSES["dlr" if logits.shape[1] >= 4 else "margin"]
         for targets in likeliest_wrong(logits, labels, target_classes).unbind(1):
             for _ in range(restarts):
                 start = BALLS[norm].uniform(images, eps, generator) if random_start else images
-                _ascend(model, images, start, standing, loss, targets, BALLS[norm], eps, steps)
-        return standing.adversarial
+                _ascend(model, images, start, active, loss, targets, BALLS[norm], eps, steps)
+        return active.adversarial
 
 
 def _check(name: str, norm: str, eps: float, steps: int, restarts: int) -> None:
@@ -181,7 +181,7 @@ def _ascend(
     model: nn.Module,
     images: Tensor,
     start: Tensor,
-    standing: Standing,
+    active: ActiveSet,
     loss: Callable[..., Tensor],
     targets: Tensor | None,
     ball: Ball,
@@ -191,11 +191,11 @@ def _ascend(
     """One run of Algorithm 1 for the images that stand; ``targets`` int64 [B] or None."""
 
     def objective(logits: Tensor) -> Tensor:
-        return loss(logits, standing.labels, None if targets is None else targets[standing.rows])
+        return loss(logits, active.labels, None if targets is None else targets[active.rows])
 
-    if len(standing) == 0:
+    if len(active) == 0:
         return
-    centre, points = images[standing.rows], start[standing.rows]
+    centre, points = images[active.rows], start[active.rows]
     with torch.set_grad_enabled(steps > 0):
         logits, value, gradient = value_and_gradient(model, points, objective)
     state = _State(
@@ -208,15 +208,15 @@ def _ascend(
         best_gradient=gradient,
         best_loss=value,
         step_size=images.new_full((len(points), 1, 1, 1), 2 * eps),
-        rises=torch.zeros_like(standing.rows),
+        rises=torch.zeros_like(active.rows),
         checked_loss=value,
-        halved=torch.ones_like(standing.rows, dtype=torch.bool),
+        halved=torch.ones_like(active.rows, dtype=torch.bool),
     )
-    _drop(standing, state, logits)
+    _drop(active, state, logits)
     checkpoints = _checkpoints(steps)
     last_checkpoint = 0
     for step in range(1, steps + 1):
-        if len(standing) == 0:
+        if len(active) == 0:
             return
         ahead = ball.project(
             state.points + state.step_size * ball.direction(state.gradient), state.centre, eps
@@ -234,16 +234,16 @@ def _ascend(
             logits, value, state.gradient = value_and_gradient(model, ahead, objective)
         state.rises += value > state.loss
         state.loss = value
-        _drop(standing, state, logits)
+        _drop(active, state, logits)
         _keep_better(state)
         if step in checkpoints:
             _halve(state, step - last_checkpoint)
             last_checkpoint = step
-    standing.keep(state.best)
+    active.keep(state.best)
 
 
-def _drop(standing: Standing, state: _State, logits: Tensor) -> None:
-    still = standing.drop(state.points, logits)
+def _drop(active: ActiveSet, state: _State, logits: Tensor) -> None:
+    still = active.drop(state.points, logits)
     if len(still) < len(state.points):
         state.select(still)
 

@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from sprout_fast.attacks.active import is_misclassified
 from sprout_fast.attacks.balls import BALLS
 from sprout_fast.attacks.base import borrowed, check_count, check_number, register
 from sprout_fast.attacks.losses import margin
-from sprout_fast.attacks.standing import is_fallen
 
 _LARGEST_CONSTANT = 1e10  # where none has succeeded
 _PROGRESS = 0.9999  # of a tenth of the steps: less than this factor is none
@@ -127,7 +127,7 @@ class _Nearest:
     def look(self, rows: Tensor, points: Tensor, logits: Tensor) -> Tensor:
         """Take what is nearer of ``points`` [R,C,H,W]; whether the model errs there: bool [R]."""
         labels = self.labels[rows]
-        erred = is_fallen(
+        erred = is_misclassified(
             logits.scatter_add(1, labels[:, None], torch.full_like(logits[:, :1], self.confidence)),
             labels,
         )

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from sprout_fast.attacks.active import ActiveSet, is_misclassified
 from sprout_fast.attacks.balls import BALLS
 from sprout_fast.attacks.base import (
     borrowed,
@@ -17,7 +18,6 @@ from sprout_fast.attacks.base import (
     value_and_gradient,
 )
 from sprout_fast.attacks.losses import LOSSES, likeliest_wrong
-from sprout_fast.attacks.standing import Standing, is_fallen
 
 # Of the final search: its steps, as in the paper, and how much of what lies beyond the point that
 # it aims at it adds, because on a boundary that is straight the point itself is not adversarial.
@@ -116,10 +116,10 @@ class _Search:
     ) -> None:
         self.model, self.images, self.norm, self.eps = model, images, norm, eps
         self.ball = BALLS[norm]
-        self.standing = Standing(images, labels)  # its adversarial: the nearest points
+        self.active = ActiveSet(images, labels)  # its adversarial: the nearest points
         with torch.no_grad():
             self.clean_logits = model(images)
-        self.standing.drop(images, self.clean_logits)
+        self.active.drop(images, self.clean_logits)
         self.clean_margin = LOSSES["margin"](self.clean_logits, labels)
         # Of the nearest points: how far they are, float64 [B], and their margin [B].
         self.distance = torch.full_like(labels, torch.inf, dtype=torch.float64)
@@ -142,14 +142,14 @@ class _Search:
         beta: float,
     ) -> None:
         """Algorithm 1 for the images that stand; ``start`` [B,C,H,W], ``targets`` int64 [B]."""
-        standing = self.standing
-        points, centre = start[standing.rows], self.images[standing.rows]
+        active = self.active
+        points, centre = start[active.rows], self.images[active.rows]
 
         def towards_target(logits: Tensor) -> Tensor:
-            return LOSSES["margin"](logits, standing.labels, targets[standing.rows])
+            return LOSSES["margin"](logits, active.labels, targets[active.rows])
 
         for _ in range(steps):
-            if len(standing) == 0:
+            if len(active) == 0:
                 return
             _, value, gradient = value_and_gradient(self.model, points, towards_target)
             with torch.no_grad():
@@ -167,19 +167,19 @@ class _Search:
         The margin is taken to be linear between the outermost point at which the model did not err
         and the innermost at which it did; a little beyond that line's zero is the next point.
         """
-        standing = self.standing
-        rows = standing.rows
-        inner, outer = self.images[rows], standing.adversarial[rows]
+        active = self.active
+        rows = active.rows
+        inner, outer = self.images[rows], active.adversarial[rows]
         inner_margin, outer_margin = self.clean_margin[rows], self.margin[rows]
         for _ in range(_FINAL_STEPS):
-            if len(standing) == 0:
+            if len(active) == 0:
                 return
             part = inner_margin / (inner_margin - outer_margin)
             part = part.nan_to_num(nan=1).clamp(0, 1)  # NaN: nothing found
             part = (part + _BEYOND * (1 - part))[:, None, None, None]
             points = (inner + part * (outer - inner)).clamp(0, 1)
             logits = self.model(points)
-            margin = LOSSES["margin"](logits, standing.labels)
+            margin = LOSSES["margin"](logits, active.labels)
             erring, still = self.record(points, logits)
             inner_margin = torch.where(erring, inner_margin, margin)[still]
             outer_margin = torch.where(erring, margin, outer_margin)[still]
@@ -191,28 +191,28 @@ class _Search:
         """Take the points that are nearer than those before, and let go of what is within eps.
 
         Returns:
-            (bool [S], where the model errs at ``points``; int64 [S'], see `Standing.drop`).
+            (bool [S], where the model errs at ``points``; int64 [S'], see `ActiveSet.drop`).
         """
-        standing = self.standing
-        erring = is_fallen(logits, standing.labels)
+        active = self.active
+        erring = is_misclassified(logits, active.labels)
         which = erring.nonzero().flatten()
-        rows = standing.rows[which]
+        rows = active.rows[which]
         distance = self.ball.distance(points[which], self.images[rows])
         nearer = distance < self.distance[rows]
         which, rows = which[nearer], rows[nearer]
-        standing.adversarial[rows] = points[which]
+        active.adversarial[rows] = points[which]
         self.distance[rows] = distance[nearer]
-        self.margin[rows] = LOSSES["margin"](logits[which], standing.labels[which])
+        self.margin[rows] = LOSSES["margin"](logits[which], active.labels[which])
         within = torch.zeros_like(erring)
         if self.eps is not None:
-            within = self.distance[standing.rows] <= self.eps
-        return erring, standing.leave(within)
+            within = self.distance[active.rows] <= self.eps
+        return erring, active.leave(within)
 
     def found(self) -> Tensor:
         """[B,C,H,W]: what counts of the nearest points, else the images."""
         eps = torch.inf if self.eps is None else self.eps
         counts = self.distance <= eps
-        return torch.where(counts[:, None, None, None], self.standing.adversarial, self.images)
+        return torch.where(counts[:, None, None, None], self.active.adversarial, self.images)
 
 
 def _step(

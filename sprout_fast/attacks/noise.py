@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from sprout_fast.attacks.active import ActiveSet
 from sprout_fast.attacks.balls import ball_of
 from sprout_fast.attacks.base import borrowed, check_count, check_number, register
-from sprout_fast.attacks.standing import Standing
 
 
 @register("noise")
@@ -49,12 +49,12 @@ def noise(
     check_number("noise", "eps", eps)
     check_count("noise", "draws", draws)
     with borrowed("noise", model, images, labels, generator, seed) as (images, labels, generator):
-        standing = Standing(images, labels)
+        active = ActiveSet(images, labels)
         for _ in range(draws):
-            if len(standing) == 0:
+            if len(active) == 0:
                 break
-            points = ball.uniform(images[standing.rows], eps, generator)
-            standing.keep(points)
+            points = ball.uniform(images[active.rows], eps, generator)
+            active.keep(points)
             with torch.no_grad():
-                standing.drop(points, model(points))
-        return standing.adversarial
+                active.drop(points, model(points))
+        return active.adversarial

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from sprout_fast.attacks.active import ActiveSet
 from sprout_fast.attacks.balls import ball_of
 from sprout_fast.attacks.base import borrowed, check_count, check_number, register
 from sprout_fast.attacks.losses import loss_of
-from sprout_fast.attacks.standing import Standing
 from sprout_fast.attacks.targets import choose_targets
 
 # Of the objective: only the gradient's direction counts, and a network that computes in float16
@@ -32,7 +32,7 @@ def pgd(
     random_start: bool = True,
     loss: str = "ce",
     target: str | Tensor | None = None,
-    drop_fallen: bool = True,
+    early_stop: bool = True,
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Tensor:
@@ -60,7 +60,7 @@ def pgd(
         loss: a key of LOSSES: "ce", "rescaled_ce", "margin" or "dlr".
         target: None raises the loss of the label. Else the class to go for, never the label:
             int64 [B]; "random", uniform among the others; "least_likely", by `model` on `images`.
-        drop_fallen: images leave the batch as they fall, and cost nothing from then on; what is
+        early_stop: images leave the batch as they fall, and cost nothing from then on; what is
             returned of them is where they fell. False returns the last iterate, of the first
             restart whose last iterate fooled the model, else of the last: a weaker attack, as
             papers report it.
@@ -82,7 +82,7 @@ def pgd(
     >>> import torch
     >>> model = torch.nn.Flatten()  # the two channels are the logits
     >>> images, labels = torch.full((2, 2, 1, 1), 0.5), torch.tensor([0, 1])
-    >>> pgd(model, images, labels, eps=0.25, drop_fallen=False).squeeze()
+    >>> pgd(model, images, labels, eps=0.25, early_stop=False).squeeze()
     tensor([[0.2500, 0.7500],
             [0.7500, 0.2500]])
     """
@@ -98,33 +98,33 @@ def pgd(
             'random_start or target="random"'
         )
     with borrowed("pgd", model, images, labels, generator, seed) as (images, labels, generator):
-        standing = Standing(images, labels)
+        active = ActiveSet(images, labels)
         for restart in range(restarts):
-            if len(standing) == 0:
+            if len(active) == 0:
                 break
             start = ball.uniform(images, eps, generator) if random_start else images
             chosen = choose_targets("pgd", model, images, labels, target, generator)
-            points, centre = start[standing.rows], images[standing.rows]
-            targets = None if chosen is None else chosen[standing.rows]
+            points, centre = start[active.rows], images[active.rows]
+            targets = None if chosen is None else chosen[active.rows]
             for _ in range(steps):
-                if len(standing) == 0:
+                if len(active) == 0:
                     break
 
                 def objective(logits: Tensor, targets: Tensor | None = targets) -> Tensor:
-                    return loss_function(logits, standing.labels, targets).sum()
+                    return loss_function(logits, active.labels, targets).sum()
 
                 gradient, logits = input_gradient(model, points, objective)
-                if drop_fallen:
-                    still = standing.drop(points, logits)
+                if early_stop:
+                    still = active.drop(points, logits)
                     if len(still) < len(points):
                         points, gradient, centre = points[still], gradient[still], centre[still]
                         targets = None if targets is None else targets[still]
                 points = ball.step(points, gradient, centre, step_size=step_size, eps=eps)
-            standing.keep(points)
-            if restart + 1 < restarts and len(standing) > 0:
+            active.keep(points)
+            if restart + 1 < restarts and len(active) > 0:
                 with torch.no_grad():
-                    standing.drop(points, model(points))
-        return standing.adversarial
+                    active.drop(points, model(points))
+        return active.adversarial
 
 
 def input_gradient(

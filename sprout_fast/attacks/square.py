@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from sprout_fast.attacks.active import ActiveSet
 from sprout_fast.attacks.balls import BALLS
 from sprout_fast.attacks.base import borrowed, check_choice, check_count, check_number, register
 from sprout_fast.attacks.losses import LOSSES
-from sprout_fast.attacks.standing import Standing
 
 # Of 10,000 queries, those after which the part of the image that a proposal covers is halved.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -54,7 +54,7 @@ def square(
         p_init: in (0, 1], the part of the image that the first squares cover. It is halved nine
             times, as in the paper's section 4.1, whose 10,000 queries are scaled to `queries`.
         generator: gives the squares and is advanced: each query draws for all B images, so that
-            what an image gets does not depend on which others have fallen. Without one, a fresh
+            what an image gets does not depend on which others have misclassified. Without one, a fresh
             generator on the images' device, seeded with `seed`.
 
     Returns:
@@ -82,20 +82,20 @@ def square(
         if len(images) == 0:
             return images
         with torch.no_grad():
-            standing = Standing(images, labels)
-            still = standing.drop(images, model(images))
+            active = ActiveSet(images, labels)
+            still = active.drop(images, model(images))
 
             def draw(*shape: int) -> Tensor:
                 """Uniform float32 [S,*shape] in [0,1) for those that stand, drawn for all."""
                 drawn = torch.rand(
                     len(images), *shape, generator=generator, device=generator.device
                 )
-                return drawn.to(images.device)[standing.rows]
+                return drawn.to(images.device)[active.rows]
 
             # The searches look at windows of flattened images, so in NCHW order.
             proposals = _PROPOSALS[norm](images[still].contiguous(), eps, draw)
-            _search(model, standing, proposals, queries, p_init)
-            return standing.adversarial
+            _search(model, active, proposals, queries, p_init)
+            return active.adversarial
 
 
 class _Proposals(Protocol):
@@ -121,13 +121,13 @@ class _Proposals(Protocol):
 
 
 def _search(
-    model: nn.Module, standing: Standing, proposals: _Proposals, queries: int, p_init: float
+    model: nn.Module, active: ActiveSet, proposals: _Proposals, queries: int, p_init: float
 ) -> None:
     """Algorithm 1."""
-    height, width = standing.adversarial.shape[2:]
+    height, width = active.adversarial.shape[2:]
     best = best_margin = None
     for query in range(queries):
-        if len(standing) == 0:
+        if len(active) == 0:
             return
         if best is None:
             proposed = proposals.first()
@@ -136,19 +136,19 @@ def _search(
             side = proposals.side(p_init / 2**halvings * height * width)
             proposed = proposals.propose(best, side)
         logits = model(proposed)
-        margin = LOSSES["margin"](logits, standing.labels)
+        margin = LOSSES["margin"](logits, active.labels)
         if best is None:
             best, best_margin = proposed, margin
         else:
             better = margin > best_margin
             best = torch.where(better[:, None, None, None], proposed, best)
             best_margin = torch.where(better, margin, best_margin)
-        still = standing.drop(proposed, logits)
+        still = active.drop(proposed, logits)
         if len(still) < len(proposed):
             best, best_margin = best[still], best_margin[still]
             proposals.select(still)
     if best is not None:
-        standing.keep(best)
+        active.keep(best)
 
 
 class _LinfProposals:

@@ -18,9 +18,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from sprout_fast.data.folder import scan_folder
-from sprout_fast.data.listing import FileSplit, Listing, check_shares
-from sprout_fast.data.webdataset import find_tars, scan_tars
+from sprout_fast.data.readers.folder import scan_folder
+from sprout_fast.data.readers.listing import FileSplit, Listing, check_shares
+from sprout_fast.data.readers.webdataset import find_tars, scan_tars
 from sprout_fast.errors import UserError
 
 
@@ -103,9 +103,9 @@ def build_loaders(
     )
 
     if loader == "dali":
-        from sprout_fast.data.dali import DaliLoader as Kind
+        from sprout_fast.data.loaders.dali import DaliLoader as Kind
     elif isinstance(listing.train, FileSplit):
-        from sprout_fast.data.torch_loader import TorchLoader as Kind
+        from sprout_fast.data.loaders.torch import TorchLoader as Kind
     else:
         raise UserError(f"--loader torch: {data} holds WebDataset tars; take --loader dali")
     common = {
@@ -155,8 +155,8 @@ def build_memory_loaders(
         UserError: the data set is missing, empty or inconsistent, a file cannot be decoded or has
             another size than the others, or a rank's share is smaller than a batch.
     """
-    from sprout_fast.data.decoded import read_decoded
-    from sprout_fast.data.memory import MemoryLoader
+    from sprout_fast.data.loaders.memory import MemoryLoader
+    from sprout_fast.data.readers.decoded import read_decoded
 
     decoded = read_decoded(Path(data), limit_train=limit_train, seed=seed)
     train, val = decoded.train, decoded.val

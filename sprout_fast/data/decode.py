@@ -54,7 +54,7 @@ class _DaliDecoder:
     def __call__(
         self, names: Sequence[str], contents: Sequence[np.ndarray]
     ) -> np.ndarray | Sequence[np.ndarray]:
-        from sprout_fast.data.probe import decoder
+        from sprout_fast.data.loaders.probe import decoder
 
         if self._pipeline is None:
             threads = torch.get_num_threads()

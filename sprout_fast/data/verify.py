@@ -13,8 +13,8 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from sprout_fast.data import has_dali, scan
-from sprout_fast.data.encoded import encoded_images
-from sprout_fast.data.listing import FileSplit, TarSplit
+from sprout_fast.data.readers.encoded import encoded_images
+from sprout_fast.data.readers.listing import FileSplit, TarSplit
 
 _CHUNK = 256  # encoded images held in memory at a time
 
@@ -99,7 +99,7 @@ def _decode(sample: tuple[str, bytes]) -> tuple[int, int] | str:
 
 
 def _undecodable_by_dali(samples: list[tuple[str, bytes]], workers: int) -> Iterator[str]:
-    from sprout_fast.data.probe import find_undecodable
+    from sprout_fast.data.loaders.probe import find_undecodable
 
     for name in find_undecodable(samples, whole=True, num_threads=workers):
         yield f"{name}: PIL can decode it, but DALI cannot"

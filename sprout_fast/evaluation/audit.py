@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from sprout_fast.evaluation.records import Record
+from sprout_fast.evaluation.recorder import Record
 from sprout_fast.methods.sprout import LOW_MASS
-from sprout_fast.modules import true_class_mass
+from sprout_fast.nn.loss import true_class_mass
 
 if TYPE_CHECKING:
     from sprout_fast.evaluation.results import Results
@@ -181,7 +181,7 @@ def more_restarts_help_little(results: Results) -> Outcome:
 
 @check("Does accuracy fall as eps grows?", CARLINI)
 def accuracy_falls_with_eps(results: Results) -> Outcome:
-    from sprout_fast.evaluation.protocols.audit import EPS_FACTORS
+    from sprout_fast.evaluation.protocols import EPS_FACTORS
 
     names = [
         (factor, "PGD-20" if factor == 1 else f"PGD-20 at {factor:g} eps")
@@ -218,8 +218,8 @@ WHITE_BOX = (
 
 def _only_without_gradients(results: Results, name: str) -> Outcome:
     """The images at which an attack that sees no gradient succeeds and all that see one fail."""
-    blind = _record(results, f"audit: {name}").fallen
-    seeing = torch.stack([_record(results, f"audit: {white}").fallen for white in WHITE_BOX])
+    blind = _record(results, f"audit: {name}").misclassified
+    seeing = torch.stack([_record(results, f"audit: {white}").misclassified for white in WHITE_BOX])
     alone = int((blind & ~seeing.any(0)).sum())
     total = len(blind)
     numbers = {

@@ -12,13 +12,13 @@ from typing import Annotated, Any, Literal
 import tyro
 from torch import nn
 
+from sprout_fast.cli import Auto
 from sprout_fast.data import default_loader
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation.evaluate import evaluate
 from sprout_fast.evaluation.images import Images, read_images
-from sprout_fast.evaluation.protocols import PROTOCOLS, protocol_of
-from sprout_fast.evaluation.protocols.base import SMALL_IMAGE
-from sprout_fast.evaluation.records import Record
+from sprout_fast.evaluation.protocols import PROTOCOLS, SMALL_IMAGE, protocol_of
+from sprout_fast.evaluation.recorder import Record
 from sprout_fast.evaluation.results import Results
 from sprout_fast.evaluation.subject import Subject
 from sprout_fast.models import (
@@ -30,7 +30,6 @@ from sprout_fast.models import (
 )
 from sprout_fast.models.torch_file import read_torch_file
 from sprout_fast.models.weights import apply_state_dict, find_state_dict
-from sprout_fast.training.config import Auto
 
 # The eps that benchmarks take, by norm: of CIFAR's images, of ImageNet's.
 DEFAULT_EPS = {"linf": (8 / 255, 4 / 255), "l2": (0.5, 3.0)}
@@ -90,7 +89,7 @@ class EvaluateConfig:
 
 def run(config: EvaluateConfig) -> Results:
     """Load, measure, print and save."""
-    from sprout_fast.training.distributed import pick_device
+    from sprout_fast.distributed import pick_device
 
     config.check()
     device = pick_device(config.device)
@@ -109,7 +108,7 @@ def run(config: EvaluateConfig) -> Results:
     if data is None:
         raise UserError("--data: needs a folder or tar of images")
     # Before the images: reading them can take minutes.
-    source = None if config.transfer_from is None else load_model(config.transfer_from, device)
+    surrogate = None if config.transfer_from is None else load_model(config.transfer_from, device)
     found = read_images(
         data,
         loader=config.loader or _loader(arch, trained),
@@ -125,8 +124,8 @@ def run(config: EvaluateConfig) -> Results:
     subject.model.to(device).eval()
     subject.class_names = found.classes
     if config.transfer_from is not None:
-        subject.source = source
-        subject.source_name = str(config.transfer_from)
+        subject.surrogate = surrogate
+        subject.surrogate_name = str(config.transfer_from)
     side = found.images.shape[-1]
     eps = config.eps or DEFAULT_EPS[config.norm][side > SMALL_IMAGE]
     out = config.out or config.checkpoint.parent / "evaluation"
@@ -145,8 +144,8 @@ def run(config: EvaluateConfig) -> Results:
             batch_size=config.batch_size,
             seed=config.seed,
             scale=config.scale,
-            folder=out,
-            told=Lines(),
+            cache_dir=out,
+            progress=Lines(),
         )
         results.images_available = found.available
         report = results.save(out)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from sprout_fast.attacks.balls import ball_of
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation.protocols import Setting, protocol_of
-from sprout_fast.evaluation.records import Record, Recorder
+from sprout_fast.evaluation.recorder import Record, Recorder
 from sprout_fast.evaluation.results import Results
 from sprout_fast.evaluation.subject import Subject
 
@@ -24,12 +24,12 @@ def evaluate(
     protocol: str = "strong",
     eps: float = 8 / 255,
     norm: str = "linf",
-    source: nn.Module | None = None,
+    surrogate: nn.Module | None = None,
     batch_size: int = 128,
     seed: int = 0,
     scale: float = 1.0,
-    folder: str | Path | None = None,
-    told: Callable[[Record, int, int], None] | None = None,
+    cache_dir: str | Path | None = None,
+    progress: Callable[[Record, int, int], None] | None = None,
 ) -> Results:
     """How accurate a classifier stays under attack, and whether that number can be believed.
 
@@ -42,17 +42,17 @@ def evaluate(
             "audit" (signs of gradient masking), "all" (these three), or "autoattack" (the official
             package, where it is installed).
         eps, norm: the ball of the verdict, in [0,1] units, "linf" or "l2".
-        source: another model of the same kind, to attack this one from (transfer).
+        surrogate: another model of the same kind, to attack this one from (transfer).
         batch_size: images in a forward pass.
         seed: of every random number; results repeat exactly on one device.
         scale: in (0,1], multiplies steps, restarts and queries of all attacks: a trial.
-        folder: keeps each batch's answers in ``folder/parts``, so that the same call goes on
+        cache_dir: keeps each batch's answers in ``cache_dir/parts``, so that the same call goes on
             where it was stopped.
-        told: called with (record, images done, images in all) after each batch and at its end.
+        progress: called with (record, images done, images in all) after each batch and at its end.
 
     Returns:
         a `Results`: ``clean_accuracy``, ``robust_accuracy`` (smallest over all attacks, image by
-        image), ``attacks``, ``records``, ``audit``, ``save(folder)``.
+        image), ``attacks``, ``records``, ``audit``, ``save(cache_dir)``.
 
     Raises:
         UserError: an unknown protocol or norm, images, labels or numbers outside their range.
@@ -70,8 +70,8 @@ def evaluate(
     if isinstance(model, Subject):
         subject = model
     else:
-        source_name = "" if source is None else type(source).__name__
-        subject = Subject(model, type(model).__name__, 0, source, source_name)
+        surrogate_name = "" if surrogate is None else type(surrogate).__name__
+        subject = Subject(model, type(model).__name__, 0, surrogate, surrogate_name)
     subject.num_classes = subject.num_classes or _num_classes(subject, images)
     if int(labels.max()) >= subject.num_classes or int(labels.min()) < 0:
         raise UserError(
@@ -85,8 +85,8 @@ def evaluate(
         labels,
         batch_size=batch_size,
         seed=seed,
-        folder=None if folder is None else Path(folder) / "parts",
-        told=told,
+        cache_dir=None if cache_dir is None else Path(cache_dir) / "parts",
+        progress=progress,
     )
     recorder.run(protocol_of(protocol)(setting))
     return Results(

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sprout_fast.data import build_loaders, scan
-from sprout_fast.data.decoded import read_decoded
+from sprout_fast.data.readers.decoded import read_decoded
 from sprout_fast.training.final import Spread
 
 

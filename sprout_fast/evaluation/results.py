@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sprout_fast import __version__
+from sprout_fast._library import __version__
 from sprout_fast.evaluation.accuracy import Accuracy
 from sprout_fast.evaluation.audit import Audit, run_audit
 from sprout_fast.evaluation.measurements.attack import within_ball
-from sprout_fast.evaluation.records import Record
+from sprout_fast.evaluation.recorder import Record
 from sprout_fast.evaluation.subject import Subject, fingerprint
 
 
@@ -59,7 +59,7 @@ class Results:
     @property
     def robust(self) -> Accuracy:
         """Over all attacks, image by image: right, and no attack found an error in the ball."""
-        return Accuracy(int((~self.fallen).sum()), len(self.labels), "robust")
+        return Accuracy(int((~self.misclassified).sum()), len(self.labels), "robust")
 
     @property
     def robust_accuracy(self) -> float:
@@ -67,21 +67,21 @@ class Results:
         return self.robust.top1
 
     @functools.cached_property
-    def fallen(self) -> Tensor:
+    def misclassified(self) -> Tensor:
         """bool [N]: wrong by itself, or under any attack at a distance of at most eps."""
-        fallen = self.records["clean"].fallen.clone()
+        misclassified = self.records["clean"].misclassified.clone()
         for record in self.attacks.values():
-            fallen |= self.fallen_within(record)
-        return fallen
+            misclassified |= self.misclassified_within(record)
+        return misclassified
 
-    def fallen_within(self, record: Record) -> Tensor:
+    def misclassified_within(self, record: Record) -> Tensor:
         """bool [N]: images at which ``record``'s attack found an error in the verdict's ball,
         whatever ball the attack itself had."""
-        fallen = torch.zeros(len(self.labels), dtype=torch.bool)
+        misclassified = torch.zeros(len(self.labels), dtype=torch.bool)
         if self.norm in record.columns:
             inside = within_ball(record.columns[self.norm], self.eps)
-            fallen[record.rows] = record.columns["fallen"] & inside
-        return fallen
+            misclassified[record.rows] = record.columns["misclassified"] & inside
+        return misclassified
 
     @property
     def attacks(self) -> dict[str, Record]:
@@ -120,17 +120,17 @@ class Results:
                 "device": _device_name(self.subject.device),
                 "fingerprint": fingerprint(self.subject, self.images, self.labels),
                 "training": dict(self.subject.config),
-                "transfer_from": self.subject.source_name or None,
+                "transfer_from": self.subject.surrogate_name or None,
             },
             "versions": versions(),
             "measurements": [_record_dict(record) for record in self.records.values()],
             "per_image": {
                 "label": self.labels.tolist(),
-                "fallen": self.fallen.tolist(),
-                "fallen_under": {
-                    name: record.fallen.tolist()
+                "misclassified": self.misclassified.tolist(),
+                "misclassified_under": {
+                    name: record.misclassified.tolist()
                     for name, record in self.records.items()
-                    if record.fallen is not None
+                    if record.misclassified is not None
                 },
             },
         }
@@ -190,7 +190,7 @@ def _record_dict(record: Record) -> dict[str, Any]:
     means = {
         name: column.double().mean().item()
         for name, column in record.columns.items()
-        if name not in ("fallen", "predicted") and len(column) > 0
+        if name not in ("misclassified", "predicted") and len(column) > 0
     }
     if means:
         values["means"] = means

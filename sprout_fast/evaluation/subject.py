@@ -20,9 +20,9 @@ class Subject:
         model: takes images in [0,1], floating [B,C,H,W], gives logits [B,K].
         name: of the report's title.
         num_classes: K.
-        source: another such model, from which `transfer` attacks come; None where there is none.
+        surrogate: another such model, from which `transfer` attacks come; None where there is none.
         beta, alpha: SPROUT's, float32 [K] and in [0,1], where the model was trained with them.
-        source_name: what the report calls it.
+        surrogate_name: what the report calls it.
         config: the training run's options, where they are known.
         class_names: K names, for the gallery.
         time_over_natural: its training's time over natural training's of the same network on the
@@ -32,8 +32,8 @@ class Subject:
     model: nn.Module
     name: str
     num_classes: int
-    source: nn.Module | None = None
-    source_name: str = ""
+    surrogate: nn.Module | None = None
+    surrogate_name: str = ""
     beta: Tensor | None = None
     alpha: float = 0.01
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -62,7 +62,7 @@ class Subject:
 def fingerprint(subject: Subject, *tensors: Tensor) -> str:
     """A hash of all that measured numbers depend on: models, weights and data."""
     digest = hashlib.sha256()
-    for model in (subject.model, subject.source):
+    for model in (subject.model, subject.surrogate):
         digest.update(repr(model).encode())
         if model is not None:
             # Not state_dict: Normalized's mean and std are buffers that it does not hold.

@@ -41,7 +41,7 @@ def build_method(name: str, setting: MethodSetting, **options: Any) -> Method:
     >>> setting = MethodSetting(num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
     >>> build_method("ga", setting, sigma=0.05).mixer
     SproutMixup(
-      sigma=0.05, a=0.0, noise='marginal'
+      sigma=0.05, mixup_alpha=0.0, noise='marginal'
       (rng): PhiloxState(seed, offset, first_row = [0, 0, 0])
     )
     """

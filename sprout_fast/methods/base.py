@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
-from sprout_fast import SproutMixup
+from sprout_fast.nn.mixup import SproutMixup
 
 METHODS: dict[str, type[Method]] = {}
 
@@ -38,13 +38,13 @@ class MethodSetting:
     first_row: int = 0
     device: torch.device | str = "cpu"
 
-    def mixer(self, sigma: float = 0.0, a: float = 0.0) -> SproutMixup:
+    def mixer(self, sigma: float = 0.0, mixup_alpha: float = 0.0) -> SproutMixup:
         """The run's normalisation, with noise of ``sigma`` and Mixup of ``a`` where not 0."""
         if not 0 <= sigma < float("inf"):
             raise ValueError(f"sigma must be a number from 0 up, got {sigma}")
         return SproutMixup(
             sigma,
-            a,
+            mixup_alpha,
             mean=self.mean,
             std=self.std,
             dtype=self.dtype,
@@ -73,7 +73,7 @@ class Optimize(Protocol):
             inputs: normalised [B,3,H,W]; or several such batches, each in a forward pass of its
                 own, whose logits ``loss`` gets as a tuple in the same order.
             target: what ``loss`` takes. Its fields ``labels``, ``partner_labels`` and ``lam``
-                (`SproutTarget`) also tell the log which predictions are right.
+                (`MixupTarget`) also tell the log which predictions are right.
 
         Returns:
             the loss, detached.

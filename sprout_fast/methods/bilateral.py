@@ -6,11 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sprout_fast import generalized_cross_entropy
 from sprout_fast.methods.base import Method, MethodSetting, Optimize
 from sprout_fast.methods.linf import LinfAttack, cross_entropy_of, unit_images
 from sprout_fast.methods.losses import CrossEntropy
 from sprout_fast.models import evaluation_mode
+from sprout_fast.ops.generalized_cross_entropy import generalized_cross_entropy
 
 # Keeps the most confusing class's share of the adversarial label above 0 (gamma in the paper).
 _GAMMA = 0.01

@@ -51,7 +51,7 @@ class FastAdversarialTraining(Method, name="fast_at"):
         images, labels = self._last_batch
         network, eps = optimize.network, self.attack.eps
         # Last iterates: overfitting shows where the step's own end is right, wherever it came by.
-        last = partial(pgd, network, images, labels, eps=eps, drop_fallen=False)
+        last = partial(pgd, network, images, labels, eps=eps, early_stop=False)
         one_step = last(steps=1, step_size=self.attack.step_size)
         ten_steps = last(steps=10)
         with torch.no_grad(), evaluation_mode(network):

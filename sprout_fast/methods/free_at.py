@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sprout_fast import pgd_step_
 from sprout_fast.methods.base import Method, MethodSetting, Optimize
 from sprout_fast.methods.linf import check_unit, unit_images
 from sprout_fast.methods.losses import CrossEntropy
+from sprout_fast.ops.pgd_step import pgd_step_
 
 
 class FreeAdversarialTraining(Method, name="free_at"):

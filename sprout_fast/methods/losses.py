@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sprout_fast import SproutTarget, sprout_loss
+from sprout_fast.nn.mixup import MixupTarget
+from sprout_fast.ops.sprout_loss import sprout_loss
 
 
 class CrossEntropy(nn.Module):
@@ -21,7 +22,7 @@ class CrossEntropy(nn.Module):
         _check(smoothing)
         self.smoothing = smoothing
 
-    def forward(self, logits: Tensor, target: SproutTarget) -> Tensor:
+    def forward(self, logits: Tensor, target: MixupTarget) -> Tensor:
         return F.cross_entropy(logits.float(), target.labels, label_smoothing=self.smoothing)
 
 
@@ -40,14 +41,14 @@ class MixedCrossEntropy(nn.Module):
         undrawn = torch.zeros(3, dtype=torch.int64, device=device)  # a mean draws no numbers
         self.register_buffer("undrawn", undrawn, persistent=False)
 
-    def forward(self, logits: Tensor, target: SproutTarget) -> Tensor:
+    def forward(self, logits: Tensor, target: MixupTarget) -> Tensor:
         return sprout_loss(
             logits,
             *target,
             self.uniform,
             self.undrawn,
             alpha=self.smoothing,
-            labels_from="mean",
+            label_mode="mean",
             beta_grad="none",
         )
 

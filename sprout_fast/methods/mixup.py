@@ -11,9 +11,9 @@ class Mixup(Method, name="mixup"):
 
     Args:
         setting: see `MethodSetting`.
-        a: Mixup's weight is drawn from Beta(a, a); 0 turns Mixup off.
+        mixup_alpha: Mixup's weight is drawn from Beta(mixup_alpha, mixup_alpha); 0 turns Mixup off.
     """
 
-    def __init__(self, setting: MethodSetting, *, a: float = 0.2) -> None:
+    def __init__(self, setting: MethodSetting, *, mixup_alpha: float = 0.2) -> None:
         loss = MixedCrossEntropy(setting.num_classes, device=setting.device)
-        super().__init__(setting.mixer(a=a), loss)
+        super().__init__(setting.mixer(mixup_alpha=mixup_alpha), loss)

@@ -6,9 +6,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from sprout_fast import SproutLoss
 from sprout_fast.methods.base import Method, MethodSetting, Optimize
 from sprout_fast.methods.losses import MixedCrossEntropy
+from sprout_fast.nn.loss import SproutLoss
 
 # Under this expected mass on the true class, labels and logits flatten, and flat logits look robust
 # under PGD without being so (METHOD.md, "beta's drift").
@@ -18,7 +18,7 @@ MODULES = ("ga", "mixup", "dirichlet", "ls")
 
 
 class Sprout(Method, name="sprout"):
-    """SPROUT: x̃ and ỹ mix N(x_i, sigma²) and N(x_j, sigma²) and their labels by λ ~ Beta(a, a), g =
+    """SPROUT: x̃ and ỹ mix N(x_i, sigma²) and N(x_j, sigma²) and their labels by λ ~ Beta(mixup_alpha, mixup_alpha), g =
     I, h = Dirichlet(scale ((1 - alpha) y + alpha beta)), and beta ascends the same loss.
 
     Args:
@@ -27,11 +27,11 @@ class Sprout(Method, name="sprout"):
             commas between. ls is label smoothing by alpha towards u = 1/K; with dirichlet, a draw
             around that label, beta staying at u. Options of a part that is off have no effect.
         sigma: standard deviation of the noise, on images in [0,1].
-        a: Mixup's weight is drawn from Beta(a, a); 0 turns Mixup off.
+        mixup_alpha: Mixup's weight is drawn from Beta(mixup_alpha, mixup_alpha); 0 turns Mixup off.
         alpha: beta's share in the labels' concentration (1-alpha) y + alpha beta.
         scale: factor on that concentration. The authors' code: 11, with alpha 1/11.
-        labels_from: labels drawn from the Dirichlet, or its mean as a control.
-        label_draws: one label for the mixed pair, or one for each of the two, whose losses are
+        label_mode: labels drawn from the Dirichlet, or its mean as a control.
+        labels_per_pair: one label for the mixed pair, or one for each of the two, whose losses are
             mixed, as in the authors' code.
         beta_init: beta's first value in every class; by default drawn from U(0, 10/K).
         beta_lr: step size of beta's ascent; by default 0.5/K. lr follows the weights' learning
@@ -53,11 +53,11 @@ class Sprout(Method, name="sprout"):
         *,
         modules: str = "ga,mixup,dirichlet",
         sigma: float = 0.1,
-        a: float = 0.2,
+        mixup_alpha: float = 0.2,
         alpha: float = 0.01,
         scale: float = 1.0,
-        labels_from: Literal["dirichlet", "mean"] = "dirichlet",
-        label_draws: Literal["one", "each"] = "one",
+        label_mode: Literal["sample", "mean"] = "dirichlet",
+        labels_per_pair: Literal[1, 2] = 1,
         beta_init: float | None = None,
         beta_lr: float | Literal["lr"] | None = None,
         beta_momentum: float = 0.0,
@@ -68,7 +68,7 @@ class Sprout(Method, name="sprout"):
         mass_floor: float | None = None,
     ) -> None:
         on = _modules(modules)
-        mixer = setting.mixer(sigma if "ga" in on else 0.0, a if "mixup" in on else 0.0)
+        mixer = setting.mixer(sigma if "ga" in on else 0.0, mixup_alpha if "mixup" in on else 0.0)
         learns_labels = "dirichlet" in on
         if not learns_labels:
             smoothing = alpha if "ls" in on else 0.0
@@ -78,8 +78,8 @@ class Sprout(Method, name="sprout"):
                 setting.num_classes,
                 alpha=alpha,
                 scale=scale,
-                labels_from=labels_from,
-                label_draws=label_draws,
+                label_mode=label_mode,
+                labels_per_pair=labels_per_pair,
                 beta_init=1 / setting.num_classes if "ls" in on else beta_init,
                 beta_lr=0.0 if beta_lr == "lr" else beta_lr,
                 beta_momentum=beta_momentum,

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from sprout_fast import SproutTarget, generalized_cross_entropy
 from sprout_fast.methods.base import Method, MethodSetting, Optimize
 from sprout_fast.methods.losses import CrossEntropy
+from sprout_fast.nn.mixup import MixupTarget
+from sprout_fast.ops.generalized_cross_entropy import generalized_cross_entropy
 
 
 class StableTraining(Method, name="stable"):
@@ -39,7 +40,7 @@ class StableTraining(Method, name="stable"):
         clean, _ = self.clean(images, labels)
         optimize((clean, noisy), target, self._objective)
 
-    def _objective(self, logits: Sequence[Tensor], target: SproutTarget) -> Tensor:
+    def _objective(self, logits: Sequence[Tensor], target: MixupTarget) -> Tensor:
         clean, noisy = logits
         answer = clean.float().softmax(1)
         return self.loss(clean, target) + self.stability * generalized_cross_entropy(noisy, answer)

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sprout_fast import SproutTarget
 from sprout_fast.methods.base import Method, MethodSetting, Optimize
 from sprout_fast.methods.linf import LinfAttack, unit_images
 from sprout_fast.methods.losses import CrossEntropy
 from sprout_fast.models import evaluation_mode
+from sprout_fast.nn.mixup import MixupTarget
 
 
 class Trades(Method, name="trades"):
@@ -59,7 +59,7 @@ class Trades(Method, name="trades"):
         attacked, _ = self.mixer(adversarial, labels)
         optimize((clean, attacked), target, self._objective)
 
-    def _objective(self, logits: Sequence[Tensor], target: SproutTarget) -> Tensor:
+    def _objective(self, logits: Sequence[Tensor], target: MixupTarget) -> Tensor:
         clean, attacked = logits
         divergence = _divergence(clean.float().softmax(1), attacked) / len(clean)
         return self.loss(clean, target) + self.kl_weight * divergence

@@ -4,16 +4,16 @@ Schemas and argument checks are in ``csrc/ops/<op>.cpp``, kernels in ``csrc/ops/
 """
 
 from sprout_fast.ops.dirichlet import dirichlet
-from sprout_fast.ops.draw_mixup import draw_mixup
 from sprout_fast.ops.gaussian_mixup import gaussian_mixup
 from sprout_fast.ops.generalized_cross_entropy import generalized_cross_entropy
 from sprout_fast.ops.log_gamma import log_gamma
 from sprout_fast.ops.pgd_step import pgd_step_
+from sprout_fast.ops.sample_mixup import sample_mixup
 from sprout_fast.ops.sprout_loss import sprout_loss
 
 __all__ = [
     "dirichlet",
-    "draw_mixup",
+    "sample_mixup",
     "gaussian_mixup",
     "generalized_cross_entropy",
     "log_gamma",

@@ -25,7 +25,7 @@ def sprout_loss(
     *,
     alpha: float = 0.01,
     scale: float = 1.0,
-    labels_from: str = "dirichlet",
+    label_mode: str = "sample",
     beta_grad: str = "implicit",
     reduction: str = "mean",
 ) -> Tensor:
@@ -48,7 +48,7 @@ def sprout_loss(
         alpha: share of beta in the concentration, in [0, 1].
         scale: of the whole concentration, in [1e-30, 1e30]. (1, 0.01) is the paper, (11, 1/11) the
             authors' code.
-        labels_from: ``"dirichlet"``, or ``"mean"``: the Dirichlet's mean instead of a draw, which
+        label_mode: ``"dirichlet"``, or ``"mean"``: the Dirichlet's mean instead of a draw, which
             is label smoothing towards beta, the control for what sampling adds.
         beta_grad: ``"implicit"``: through the draw (Figurnov et al., 2018),
             ``dL/da_k = z_k (c_k - L) dlog G_k/da_k``; ``"expected"``: of the loss's expectation,
@@ -82,7 +82,7 @@ def sprout_loss(
         rng_state,
         alpha,
         scale,
-        labels_from,
+        label_mode,
         beta_grad,
         reduction,
     )
@@ -103,7 +103,7 @@ def sprout_loss_and_grad_beta(
     *,
     alpha: float = 0.01,
     scale: float = 1.0,
-    labels_from: str = "dirichlet",
+    label_mode: str = "sample",
     beta_grad: str = "implicit",
 ) -> tuple[Tensor, Tensor]:
     """:func:`sprout_loss` (mean) and its gradient to beta, float32 [K], from the same forward pass.
@@ -120,7 +120,7 @@ def sprout_loss_and_grad_beta(
         rng_state,
         alpha,
         scale,
-        labels_from,
+        label_mode,
         beta_grad,
         "mean",
     )
@@ -180,7 +180,7 @@ def _(
     rng_state,
     alpha,
     scale,
-    labels_from,
+    label_mode,
     beta_grad,
     reduction,
     return_grad_beta,
@@ -218,7 +218,7 @@ def _(
     row_stats,
     alpha,
     scale,
-    labels_from,
+    label_mode,
     beta_grad,
     reduction,
 ):
@@ -230,9 +230,9 @@ def _(
 
 
 def _setup_context(ctx, inputs, output):
-    *tensors, alpha, scale, labels_from, beta_grad, reduction, _, _ = inputs
+    *tensors, alpha, scale, label_mode, beta_grad, reduction, _, _ = inputs
     ctx.save_for_backward(*tensors, output[2])
-    ctx.scalars = (alpha, scale, labels_from)
+    ctx.scalars = (alpha, scale, label_mode)
     ctx.beta_grad, ctx.reduction = beta_grad, reduction
 
 

@@ -36,7 +36,7 @@ def sprout_loss(
     *,
     alpha: float = 0.01,
     scale: float = 1.0,
-    labels_from: str = "dirichlet",
+    label_mode: str = "sample",
     beta_grad: str = "implicit",
     reduction: str = "mean",
 ) -> Tensor:
@@ -45,7 +45,7 @@ def sprout_loss(
     mean = a / a.sum(1, keepdim=True)
     cost = -F.log_softmax(logits.double(), 1)
     expected = (mean * cost).sum(1)
-    if labels_from == "mean":
+    if label_mode == "mean":
         loss = expected
     else:
         log_g = log_gamma(a if beta_grad == "implicit" else a.detach(), rng_state)
@@ -54,5 +54,5 @@ def sprout_loss(
             by_beta = (mean * cost.detach()).sum(1)
             loss = loss + by_beta - by_beta.detach()
     if beta_grad == "none":
-        loss = loss if labels_from != "mean" else (mean.detach() * cost).sum(1)
+        loss = loss if label_mode != "mean" else (mean.detach() * cost).sum(1)
     return {"none": loss, "sum": loss.sum(), "mean": loss.mean()}[reduction]

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from sprout_fast import PhiloxState
+from sprout_fast.distributed import World
 from sprout_fast.errors import UserError
 from sprout_fast.models import CHECKPOINT_FORMAT, read_checkpoint
-from sprout_fast.training.distributed import World
+from sprout_fast.random import PhiloxState
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:

@@ -8,17 +8,14 @@ import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import docstring_parser
 import tyro
 
+from sprout_fast.cli import Auto, flag
 from sprout_fast.errors import UserError
 from sprout_fast.methods import METHODS
-
-T = TypeVar("T")
-# An option that may be left open: None is "choose for me", and its help says what is chosen.
-Auto = Annotated[T | None, tyro.conf.arg(help_behavior_hint="")]
 
 # Options of one invocation, not of a run: config.yaml and checkpoints leave them out.
 INVOCATION_ONLY = ("config", "resume", "max_steps")
@@ -258,8 +255,3 @@ CIFAR_DEFAULTS = {
     "loader": "memory",
     "weight_decay": 5e-4,
 }
-
-
-def flag(name: str) -> str:
-    """``batch_size`` as the user types it: ``--batch-size``."""
-    return "--" + name.replace("_", "-")

@@ -13,7 +13,8 @@ from typing import Any
 from torch import nn
 
 from sprout_fast.data import Loaders
-from sprout_fast.errors import UserError
+from sprout_fast.distributed import World
+from sprout_fast.errors import FatalError, UserError
 from sprout_fast.evaluation.accuracy import Evaluation, evaluate_accuracy
 from sprout_fast.methods import Method
 from sprout_fast.training.checkpoint import (
@@ -22,8 +23,6 @@ from sprout_fast.training.checkpoint import (
     rng_state,
     save_checkpoint,
 )
-from sprout_fast.training.distributed import World
-from sprout_fast.training.errors import FatalError
 from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.meter import Meter, Reading
 from sprout_fast.training.metrics import MetricsLog

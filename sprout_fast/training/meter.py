@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sprout_fast import SproutTarget
-from sprout_fast.training.errors import FatalError
+from sprout_fast.errors import FatalError
+from sprout_fast.nn.mixup import MixupTarget
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Meter:
         self._start = time.perf_counter()
         self._totals = [0.0, 0.0, 0, 0.0, 0.0]  # loss, hits, images, wait, seconds
 
-    def add(self, loss: Tensor, logits: Tensor, target: SproutTarget, step: int) -> None:
+    def add(self, loss: Tensor, logits: Tensor, target: MixupTarget, step: int) -> None:
         """Count a batch: ``loss`` 0-dim and ``logits`` [B,K] on the device, detached."""
         predicted = logits.argmax(1)
         hits = (predicted == target.labels).float()

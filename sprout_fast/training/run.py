@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sprout_fast.data import Loaders, build_loaders, build_memory_loaders, default_loader
 from sprout_fast.data.sample_set import make_sample_set
+from sprout_fast.distributed import World, joined_world
 from sprout_fast.errors import UserError
 from sprout_fast.methods import MethodSetting, build_method
 from sprout_fast.models import (
@@ -27,7 +28,6 @@ from sprout_fast.models import (
     load_weights,
 )
 from sprout_fast.training.config import TrainConfig
-from sprout_fast.training.distributed import World, joined_world
 from sprout_fast.training.ema import averaged
 from sprout_fast.training.figures import plot_beta
 from sprout_fast.training.final import STEPS, default_images, describe_final, evaluate_final

@@ -26,11 +26,11 @@ import torch.nn.functional as F
 import torchattacks
 import tyro
 from torch import Tensor, nn
+from training_benchmark import machine
 
 from sprout_fast import load_model
 from sprout_fast.attacks.pgd import pgd
-from sprout_fast.benchmark import machine
-from sprout_fast.data.decoded import read_decoded
+from sprout_fast.data.readers.decoded import read_decoded
 from sprout_fast.models import create_model, evaluation_mode, frozen_parameters
 
 
@@ -50,9 +50,9 @@ class Options:
     """1 counts the thread's own time, which other work on the machine hardly disturbs."""
 
 
-def bare(model: nn.Module, images: Tensor, labels: Tensor, standing: list[int]) -> None:
-    """One forward and backward pass for each of ``standing``, of so many images."""
-    for count in standing:
+def bare(model: nn.Module, images: Tensor, labels: Tensor, active: list[int]) -> None:
+    """One forward and backward pass for each of ``active``, of so many images."""
+    for count in active:
         batch = images[:count].clone().requires_grad_()
         loss = F.cross_entropy(model(batch), labels[:count], reduction="sum")
         torch.autograd.grad(loss, batch)
@@ -89,7 +89,7 @@ def contestants(model: nn.Module, options: Options) -> dict[str, Callable]:
     ours = partial(pgd, model, eps=eps, step_size=step_size, steps=steps)
     return {
         "ours": ours,
-        "ours, last iterate": partial(ours, drop_fallen=False),
+        "ours, last iterate": partial(ours, early_stop=False),
         "foolbox": lambda images, labels: theirs.run(wrapped, images, labels, epsilon=eps),
         "torchattacks": torchattacks.PGD(model, eps=eps, alpha=step_size, steps=steps),
     }
@@ -101,14 +101,14 @@ def measure(model: nn.Module, images: Tensor, labels: Tensor, options: Options) 
     attacks = contestants(model, options)
     names = [*attacks, "bare, of those standing", "bare, of all"]
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    wrong, standing = dict.fromkeys(attacks, 0), torch.zeros(options.steps, dtype=torch.int64)
+    wrong, active = dict.fromkeys(attacks, 0), torch.zeros(options.steps, dtype=torch.int64)
     for turn, batch in enumerate(
         zip(images.split(options.batch_size), labels.split(options.batch_size), strict=True)
     ):
         torch.manual_seed(turn)
         counts = passes(model, attacks["ours"], *batch)
         counts += [0] * (options.steps - len(counts))
-        standing += torch.tensor(counts)
+        active += torch.tensor(counts)
         calls = {name: partial(attack, *batch) for name, attack in attacks.items()} | {
             "bare, of those standing": partial(bare, model, *batch, [c for c in counts if c > 0]),
             "bare, of all": partial(bare, model, *batch, [len(batch[0])] * options.steps),
@@ -121,7 +121,7 @@ def measure(model: nn.Module, images: Tensor, labels: Tensor, options: Options) 
             if name in attacks:
                 with torch.no_grad():
                     wrong[name] += (model(result).argmax(1) != batch[1]).sum().item()
-    print(f"images in each pass: {standing.tolist()}", flush=True)
+    print(f"images in each pass: {active.tolist()}", flush=True)
 
     def ratio(name: str, other: str) -> str:
         ratios = [a / b for a, b in zip(seconds[name], seconds[other], strict=True)]

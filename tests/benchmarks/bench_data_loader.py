@@ -30,7 +30,7 @@ from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
 from sprout_fast.data import build_loaders
-from sprout_fast.data.folder import scan_folder
+from sprout_fast.data.readers.folder import scan_folder
 
 
 @dataclass

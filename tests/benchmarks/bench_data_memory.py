@@ -27,8 +27,8 @@ import tyro
 from PIL import Image
 from torchvision.transforms import v2
 
-from sprout_fast.data.augmentation import PADDING
-from sprout_fast.data.memory import MemoryLoader
+from sprout_fast.data.loaders.augmentation import PADDING
+from sprout_fast.data.loaders.memory import MemoryLoader
 
 _BATCHES = 390  # an epoch's, as CIFAR-10's at 128
 

@@ -10,7 +10,7 @@ import torch
 from composites import MEAN, STD
 from harness import FORWARD, IMAGES, STATES, WITH_BACKWARD, Case
 
-from sprout_fast import draw_mixup, gaussian_mixup
+from sprout_fast import gaussian_mixup, sample_mixup
 
 CONTESTANTS = ("ours", "eager", "compiled", "memcpy")
 
@@ -21,7 +21,7 @@ def mixup_case(batch, side, *, dtype=torch.float32, floating=False, parts=True, 
     images = images.contiguous(memory_format=torch.channels_last)
     if floating:
         images = (images / 255).requires_grad_()
-    partner, lam = draw_mixup(torch.tensor([1, 2, 0]), batch) if parts else (None, None)
+    partner, lam = sample_mixup(batch, torch.tensor([1, 2, 0])) if parts else (None, None)
     options = dict(sigma=0.1 if parts else 0, mean=MEAN, std=STD, dtype=dtype)
 
     def ours(images, partner, lam, mean, std, dtype):

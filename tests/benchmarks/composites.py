@@ -31,14 +31,14 @@ def gaussian_mixup(
     return ((x - mean) / std).to(dtype)
 
 
-def draw_mixup(place: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+def sample_mixup(place: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     """Partners and lam of a batch; place: int64 [B], 0 to B - 1; a: [2], Beta's parameters."""
     variates = torch._standard_gamma(a)
     shift = torch.randint(1, max(len(place), 2), (1,), device=place.device)
     return (place + shift) % len(place), variates[:1] / variates.sum()
 
 
-def draw_mixup_distribution(place: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+def sample_mixup_distribution(place: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     """By torch.distributions."""
     shift = torch.randint(1, max(len(place), 2), (1,), device=place.device)
     lam = torch.distributions.Beta(a[:1], a[1:], validate_args=False).sample()

@@ -13,9 +13,8 @@ from timeit import timeit
 import pytest
 import torch
 from harness import TINY, Case
-
-from sprout_fast.benchmark import machine
-from sprout_fast.benchmark.memory import set_memory
+from training_benchmark import machine
+from training_benchmark.memory import set_memory
 
 TURNS = 1 if TINY else 3
 SECONDS = 0 if TINY else 0.15  # for a contestant in a turn

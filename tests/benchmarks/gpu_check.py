@@ -25,18 +25,18 @@ from composites import MEAN, STD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from training_benchmark.contestants import build_methods
+from training_benchmark.trainee import build_trainee, synthetic_batches
 
 from sprout_fast import (
     dirichlet,
-    draw_mixup,
     gaussian_mixup,
     generalized_cross_entropy,
     log_gamma,
     pgd_step_,
+    sample_mixup,
     sprout_loss,
 )
-from sprout_fast.benchmark.contestants import build_methods
-from sprout_fast.benchmark.trainee import build_trainee, synthetic_batches
 
 
 @dataclass(frozen=True)
@@ -166,11 +166,11 @@ def gradients(loss: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
 
 
 def mixup_cases(batch: int, side: int, device: torch.device) -> Iterator[Case]:
-    """gaussian_mixup for two types of output, draw_mixup, and pgd_step_."""
+    """gaussian_mixup for two types of output, sample_mixup, and pgd_step_."""
     state = torch.tensor([1, 2, 0], device=device)
     images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
-    partner, lam = draw_mixup(state, batch)
+    partner, lam = sample_mixup(batch, state)
     mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (MEAN, STD))
 
     size = f"{batch}x3x{side}x{side}"
@@ -184,12 +184,12 @@ def mixup_cases(batch: int, side: int, device: torch.device) -> Iterator[Case]:
         )
 
     yield Case(
-        "draw_mixup",
+        "sample_mixup",
         str(batch),
         0,
-        partial(draw_mixup, state, batch),
+        partial(sample_mixup, batch, state),
         partial(
-            composites.draw_mixup,
+            composites.sample_mixup,
             torch.arange(batch, device=device),
             torch.full((2,), 0.2, device=device),
         ),

@@ -29,7 +29,7 @@ from sprout_fast.data import build_memory_loaders
 from sprout_fast.evaluation import Accuracy, evaluate_accuracy
 from sprout_fast.methods import METHODS
 from sprout_fast.models import read_checkpoint
-from sprout_fast.training.cli import read_recipe
+from sprout_fast.training.command import read_recipe
 from sprout_fast.training.config import CifarConfig
 from sprout_fast.training.final import Spread
 from sprout_fast.training.run import train

@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-
-from sprout_fast.benchmark.machine import caption
-from sprout_fast.benchmark.tables import console_table, digits, markdown_table
+from training_benchmark.machine import caption
+from training_benchmark.tables import console_table, digits, markdown_table
 
 OURS, MEMCPY, CROSS_ENTROPY = "ours", "memcpy", "cross_entropy"
 SLOWER = {"eager": "eager", "compiled": "compile", "torch.distributions": "distributions"}

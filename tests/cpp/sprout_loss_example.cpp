@@ -40,12 +40,12 @@ int main() {
   const Tensor beta = tensor<float>(ScalarType::Float, {3}, {0.5, 1, 2});
   const Tensor rng_state = tensor<int64_t>(ScalarType::Long, {3}, {7, 1, 0});
   const double alpha = 0.5, scale = 2;
-  const std::string labels_from = "dirichlet", beta_grad = "implicit", reduction = "mean";
+  const std::string label_mode = "sample", beta_grad = "implicit", reduction = "mean";
   const bool return_grad_beta = true, return_grad_logits = false;
 
   const auto results =
       call("sprout_fast::sprout_loss", logits, labels, partner_labels, lam, beta, rng_state, alpha,
-           scale, labels_from, beta_grad, reduction, return_grad_beta, return_grad_logits);
+           scale, label_mode, beta_grad, reduction, return_grad_beta, return_grad_logits);
   const Tensor loss = result(results[0]), by_beta = result(results[1]);
   // What sprout_loss_backward takes; and the logits' gradient, empty here. Results must be taken.
   const Tensor row_stats = result(results[2]), by_logits = result(results[3]);

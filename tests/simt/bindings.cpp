@@ -61,10 +61,10 @@ PYBIND11_MODULE(_simt, m) {
 
 #define FIELD(name) field(binding, #name, &Args::name)
   {
-    using Args = DrawMixupArgs;
-    auto binding = record<Args>(m, "DrawMixupArgs");
+    using Args = SampleMixupArgs;
+    auto binding = record<Args>(m, "SampleMixupArgs");
     FIELD(rng_state), FIELD(partner), FIELD(lam), FIELD(batch), FIELD(lams), FIELD(per_sample);
-    FIELD(a);
+    FIELD(mixup_alpha);
   }
   {
     using Args = GaussianMixupArgs;
@@ -86,7 +86,7 @@ PYBIND11_MODULE(_simt, m) {
     auto binding = record<Args>(m, "SproutLossArgs");
     FIELD(dtype), FIELD(logits), FIELD(labels), FIELD(partner_labels), FIELD(lam);
     FIELD(lam_stride), FIELD(beta), FIELD(rng_state), FIELD(row_stats), FIELD(batch);
-    FIELD(classes), FIELD(alpha), FIELD(scale), FIELD(labels_from), FIELD(beta_grad);
+    FIELD(classes), FIELD(alpha), FIELD(scale), FIELD(label_mode), FIELD(beta_grad);
     FIELD(reduction), FIELD(wants_grad_beta), FIELD(wants_mean), FIELD(grad_loss);
     FIELD(grad_logits);
   }
@@ -144,7 +144,7 @@ PYBIND11_MODULE(_simt, m) {
   m.attr("CROSS_ENTROPY_LOSS_STAT") = static_cast<int>(CrossEntropyStat::kLoss);
 
   m.def("take_launched", [] { return std::exchange(simt::launched(), {}); });
-  m.def("draw_mixup", &simt::draw_mixup);
+  m.def("sample_mixup", &simt::sample_mixup);
   m.def("gaussian_mixup", &simt::gaussian_mixup);
   m.def("gaussian_mixup_backward", &simt::gaussian_mixup_backward);
   m.def("log_gamma", &simt::log_gamma);

@@ -55,15 +55,15 @@ def assert_same(ours, expected):
     torch.testing.assert_close(ours, expected, rtol=0, atol=0, equal_nan=True)
 
 
-# draw_mixup
+# sample_mixup
 
 
 @case(batch=[0, 1, 2, 127, 128, 129, 300], per_sample=[False, True], first_row=[0, 3, 2**40 + 1])
-def draw_mixup(simt, batch, per_sample, first_row):
+def sample_mixup(simt, batch, per_sample, first_row):
     for offset in (0, 2**32 - 1):
         state = torch.tensor([-5, offset, first_row])
-        partner, lam = simt.draw_mixup(state, batch, per_sample=per_sample, seed=offset)
-        expected_partner, expected_lam = cpu.draw_mixup(state, batch, 0.2, per_sample)
+        partner, lam = simt.sample_mixup(batch, state, per_sample=per_sample, seed=offset)
+        expected_partner, expected_lam = cpu.sample_mixup(batch, state, 0.2, per_sample)
         assert torch.equal(partner, expected_partner)
         assert_near(lam, expected_lam)
 
@@ -307,10 +307,10 @@ def comparable(row_stats):
 
 
 def run_loss_on_cpu(logits, labels, partner_labels, lam, beta, state=STATE, *, alpha=0.01,
-                    scale=1.0, labels_from="dirichlet", beta_grad="implicit",
+                    scale=1.0, label_mode="sample", beta_grad="implicit",
                     reduction="mean", return_grad_beta=True):  # fmt: skip
     inputs = (logits, labels, partner_labels, lam, beta, state)
-    options = (alpha, scale, labels_from, beta_grad, reduction)
+    options = (alpha, scale, label_mode, beta_grad, reduction)
     loss, forward_beta, row_stats, _ = cpu.sprout_loss(*inputs, *options, return_grad_beta, False)
     grad_logits, backward_beta = cpu.sprout_loss_backward(
         weights_of(loss), *inputs, row_stats, *options
@@ -368,13 +368,13 @@ def loss_many_classes(simt, classes):
 
 @case(
     classes=[33, 257],
-    labels_from=["dirichlet", "mean"],
+    label_mode=["dirichlet", "mean"],
     beta_grad=["implicit", "expected", "none"],
     reduction=["mean", "sum", "none"],
 )
-def loss_modes(simt, classes, labels_from, beta_grad, reduction):
+def loss_modes(simt, classes, label_mode, beta_grad, reduction):
     logits, labels, partner_labels, lam, beta = loss_inputs(3, classes)
-    options = dict(labels_from=labels_from, beta_grad=beta_grad, reduction=reduction, alpha=0.2)
+    options = dict(label_mode=label_mode, beta_grad=beta_grad, reduction=reduction, alpha=0.2)
     check_loss(simt, (logits, labels, partner_labels, lam, beta), **options)
     check_loss(simt, (logits, labels, partner_labels, lam[:1], beta), **options)
     check_loss(simt, (logits, labels, None, None, beta), **options)
@@ -406,8 +406,8 @@ def loss_first_rows(simt, first_row):
         check_loss(simt, loss_inputs(3, classes), torch.tensor([9, 2**32 + 5, first_row]))
 
 
-@case(classes=[5, 300], labels_from=["dirichlet", "mean"])
-def loss_odd_logits(simt, classes, labels_from):
+@case(classes=[5, 300], label_mode=["dirichlet", "mean"])
+def loss_odd_logits(simt, classes, label_mode):
     """Ruled out classes, huge and infinite logits, NaN, zero concentrations."""
     logits, labels, partner_labels, lam, beta = loss_inputs(6, classes)
     labels, partner_labels = labels % 3, partner_labels % 3
@@ -417,7 +417,7 @@ def loss_odd_logits(simt, classes, labels_from):
     logits[3, 3] = torch.inf
     logits[4] = -torch.inf
     beta[4] = 0
-    options = dict(labels_from=labels_from, reduction="none")
+    options = dict(label_mode=label_mode, reduction="none")
     inputs = (logits, labels, partner_labels, lam, beta)
     ours = run_loss(simt, *inputs, **options)
     # A float32 logit of 1e4 is known to 1e-3: the rows' softmax agree to that.
@@ -431,15 +431,15 @@ def loss_odd_logits(simt, classes, labels_from):
     assert nothing[0].isnan().all()
 
 
-@case(classes=[5, 300], labels_from=["dirichlet", "mean"], beta_grad=["implicit", "expected"])
-def loss_wrong_values(simt, classes, labels_from, beta_grad):
+@case(classes=[5, 300], label_mode=["dirichlet", "mean"], beta_grad=["implicit", "expected"])
+def loss_wrong_values(simt, classes, label_mode, beta_grad):
     """A wild label or lam makes its row NaN, and beta's gradient, which sums over rows."""
     inputs = loss_inputs(9, classes)
     logits, labels, partner_labels, lam, beta = [t.clone() for t in inputs]
     labels[1], labels[2], labels[3] = classes, -1, 2**62
     partner_labels[4], partner_labels[5] = classes, -(2**63)
     lam[6], lam[7] = torch.nan, 1e30
-    options = dict(labels_from=labels_from, beta_grad=beta_grad, reduction="none")
+    options = dict(label_mode=label_mode, beta_grad=beta_grad, reduction="none")
     ours = run_loss(simt, logits, labels, partner_labels, lam, beta, **options)
     expected = list(run_loss_on_cpu(*inputs, **options))
     for t in (expected[0], expected[3]):
@@ -454,16 +454,16 @@ def loss_wrong_values(simt, classes, labels_from, beta_grad):
 @case(
     value=[-1.0, torch.nan, torch.inf, -torch.inf],
     classes=[5, 300],
-    labels_from=["dirichlet", "mean"],
+    label_mode=["dirichlet", "mean"],
     beta_grad=["implicit", "expected"],
 )
-def loss_wrong_beta(simt, value, classes, labels_from, beta_grad):
+def loss_wrong_beta(simt, value, classes, label_mode, beta_grad):
     """A negative, infinite or NaN concentration makes its row NaN."""
     logits, labels, partner_labels, lam, beta = loss_inputs(3, classes)
     beta[4] = value
     labels, partner_labels = labels % 3, partner_labels % 3
     loss, forward_beta, _, grad_logits, backward_beta = run_loss(
-        simt, logits, labels, partner_labels, lam, beta, labels_from=labels_from,
+        simt, logits, labels, partner_labels, lam, beta, label_mode=label_mode,
         beta_grad=beta_grad, reduction="none",
     )  # fmt: skip
     for t in (loss, forward_beta, grad_logits, backward_beta):
@@ -735,11 +735,11 @@ def everything(simt, seed: int) -> list[torch.Tensor]:
     grad = simt.gaussian_mixup_backward(
         mixed, partner, lam, std=[1.0] * 3, dtype=torch.float32, seed=seed
     )
-    results = [*simt.draw_mixup(STATE, 200, per_sample=True, seed=seed), mixed, grad]
-    for classes, labels_from in ((10, "dirichlet"), (300, "dirichlet"), (300, "mean")):
+    results = [*simt.sample_mixup(200, STATE, per_sample=True, seed=seed), mixed, grad]
+    for classes, label_mode in ((10, "dirichlet"), (300, "dirichlet"), (300, "mean")):
         inputs = loss_inputs(11, classes)
-        results += run_loss(simt, *inputs, labels_from=labels_from, seed=seed)
-    options = dict(labels_from="mean", beta_grad="none")
+        results += run_loss(simt, *inputs, label_mode=label_mode, seed=seed)
+    options = dict(label_mode="mean", beta_grad="none")
     results += simt.sprout_loss(*loss_inputs(1, 8193), STATE, **options, seed=seed)  # in segments
 
     a = spread((3, 301), low=-1, high=1)

@@ -67,15 +67,15 @@ class Simt:
         shape.seed, shape.grid, shape.block = seed, grid, block
         return shape
 
-    def draw_mixup(self, state: Tensor, batch: int, a=0.2, per_sample=False, **shape):
+    def sample_mixup(self, batch: int, state: Tensor, mixup_alpha=0.2, per_sample=False, **shape):
         partner = unwritten([batch], torch.int64)
         lam = unwritten([batch if per_sample else 1], torch.float32)
         args = self._args(
-            "DrawMixupArgs", rng_state=state, partner=partner, lam=lam, batch=batch,
-            lams=len(lam), per_sample=per_sample, a=a,
+            "SampleMixupArgs", rng_state=state, partner=partner, lam=lam, batch=batch,
+            lams=len(lam), per_sample=per_sample, mixup_alpha=mixup_alpha,
         )  # fmt: skip
         if max(batch, len(lam)) > 0:
-            self.module.draw_mixup(args, self._shape(**shape))
+            self.module.sample_mixup(args, self._shape(**shape))
         return partner, lam
 
     def gaussian_mixup(
@@ -112,20 +112,20 @@ class Simt:
 
     def _sprout_args(
         self, logits, labels, partner_labels, lam, beta, state, row_stats, *, alpha=0.01, scale=1.0,
-        labels_from="dirichlet", beta_grad="implicit", reduction="mean",
+        label_mode="sample", beta_grad="implicit", reduction="mean",
         return_grad_beta=True, **more,
     ):  # fmt: skip
-        if labels_from == "mean" and beta_grad == "implicit":
+        if label_mode == "mean" and beta_grad == "implicit":
             beta_grad = "expected"  # as prepare_sprout_loss does
         return self._args(
             "SproutLossArgs", dtype=DTYPES.index(logits.dtype), logits=logits, labels=labels,
             partner_labels=partner_labels, lam=lam,
             lam_stride=int(lam is not None and len(lam) != 1), beta=beta, rng_state=state,
             row_stats=row_stats, batch=logits.shape[0], classes=logits.shape[1], alpha=alpha,
-            scale=scale, labels_from=LABELS_FROM.index(labels_from),
+            scale=scale, label_mode=LABELS_FROM.index(label_mode),
             beta_grad=BETA_GRAD.index(beta_grad), reduction=REDUCTION.index(reduction),
             wants_grad_beta=beta_grad != "none" and return_grad_beta,
-            wants_mean=labels_from == "mean" or beta_grad == "expected", **more,
+            wants_mean=label_mode == "mean" or beta_grad == "expected", **more,
         )  # fmt: skip
 
     def _reduce_losses(self, row_stats, column: int, reduction: str, seed: int) -> Tensor:

@@ -7,13 +7,13 @@
 #include <set>
 #include <string>
 
-#include "csrc/ops/dirichlet.h"
-#include "csrc/ops/draw_mixup.h"
-#include "csrc/ops/gaussian_mixup.h"
-#include "csrc/ops/generalized_cross_entropy.h"
-#include "csrc/ops/log_gamma.h"
-#include "csrc/ops/pgd_step.h"
-#include "csrc/ops/sprout_loss.h"
+#include "csrc/ops/dirichlet_args.h"
+#include "csrc/ops/gaussian_mixup_args.h"
+#include "csrc/ops/generalized_cross_entropy_args.h"
+#include "csrc/ops/log_gamma_args.h"
+#include "csrc/ops/pgd_step_args.h"
+#include "csrc/ops/sample_mixup_args.h"
+#include "csrc/ops/sprout_loss_args.h"
 
 namespace simt {
 
@@ -25,7 +25,7 @@ struct Shape {
 
 std::set<std::string>& launched();
 
-void draw_mixup(const sprout_fast::DrawMixupArgs& args, const Shape& shape);
+void sample_mixup(const sprout_fast::SampleMixupArgs& args, const Shape& shape);
 
 void gaussian_mixup(const sprout_fast::GaussianMixupArgs& args, const Shape& shape);
 void gaussian_mixup_backward(const sprout_fast::GaussianMixupBackwardArgs& args,

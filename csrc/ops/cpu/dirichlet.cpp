@@ -1,5 +1,5 @@
 // dirichlet on CPU: from checked tensors to the kernel of the processor's instruction set.
-#include "../dirichlet_args.h"
+#include "../dirichlet_call.h"
 
 #include <torch/csrc/stable/library.h>
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "../dirichlet.h"
+#include "../dirichlet_args.h"
 #include "isa.h"
 
 namespace sprout_fast {

@@ -1,5 +1,5 @@
 // gaussian_mixup on CPU: from checked tensors to the kernel of the processor's instruction set.
-#include "../gaussian_mixup_args.h"
+#include "../gaussian_mixup_call.h"
 
 #include <torch/csrc/stable/library.h>
 

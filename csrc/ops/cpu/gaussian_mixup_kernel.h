@@ -1,6 +1,6 @@
 #pragma once
 
-#include "../gaussian_mixup.h"
+#include "../gaussian_mixup_args.h"
 #include "isa.h"
 
 namespace sprout_fast {

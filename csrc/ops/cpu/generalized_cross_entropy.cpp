@@ -1,6 +1,6 @@
 // generalized_cross_entropy on CPU: from checked tensors to the kernel of the processor's
 // instruction set.
-#include "../generalized_cross_entropy_args.h"
+#include "../generalized_cross_entropy_call.h"
 
 #include <torch/csrc/stable/library.h>
 

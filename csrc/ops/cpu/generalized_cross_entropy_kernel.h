@@ -1,6 +1,6 @@
 #pragma once
 
-#include "../generalized_cross_entropy.h"
+#include "../generalized_cross_entropy_args.h"
 #include "isa.h"
 
 namespace sprout_fast {

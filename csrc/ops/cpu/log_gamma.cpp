@@ -1,5 +1,5 @@
 // log_gamma on CPU: from checked tensors to the kernel of the processor's instruction set.
-#include "../log_gamma_args.h"
+#include "../log_gamma_call.h"
 
 #include <torch/csrc/stable/library.h>
 

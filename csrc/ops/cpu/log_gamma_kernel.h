@@ -1,6 +1,6 @@
 #pragma once
 
-#include "../log_gamma.h"
+#include "../log_gamma_args.h"
 #include "isa.h"
 
 namespace sprout_fast {

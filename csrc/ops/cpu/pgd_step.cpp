@@ -1,5 +1,5 @@
 // pgd_step_ on CPU: from checked tensors to the kernel of the processor's instruction set.
-#include "../pgd_step_args.h"
+#include "../pgd_step_call.h"
 
 #include <torch/csrc/stable/library.h>
 

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "../pgd_step.h"
+#include "../pgd_step_args.h"
 #include "isa.h"
 
 // Elements [begin, end), counted in the order of the nest of loops.

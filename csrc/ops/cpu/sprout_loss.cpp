@@ -1,5 +1,5 @@
 // sprout_loss on CPU: from checked tensors to the kernel of the processor's instruction set.
-#include "../sprout_loss_args.h"
+#include "../sprout_loss_call.h"
 
 #include <torch/csrc/stable/library.h>
 
@@ -86,11 +86,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const SproutLossCall& call) {
 std::tuple<Tensor, Tensor, Tensor, Tensor> sprout_loss_cpu(
     const Tensor& logits, const Tensor& labels, const std::optional<Tensor>& partner_labels,
     const std::optional<Tensor>& lam, const Tensor& beta, const Tensor& rng_state, double alpha,
-    double scale, const std::string& labels_from, const std::string& beta_grad,
+    double scale, const std::string& label_mode, const std::string& beta_grad,
     const std::string& reduction, bool return_grad_beta, bool return_grad_logits) {
   const SproutLossCall call =
       prepare_sprout_loss(logits, labels, partner_labels, lam, beta, rng_state, alpha, scale,
-                          labels_from, beta_grad, reduction, return_grad_beta, return_grad_logits);
+                          label_mode, beta_grad, reduction, return_grad_beta, return_grad_logits);
   return call.args.dtype == Dtype::kFloat64 ? forward<double>(call) : forward<float>(call);
 }
 
@@ -98,11 +98,11 @@ std::tuple<Tensor, Tensor> sprout_loss_backward_cpu(
     const Tensor& grad_loss, const Tensor& logits, const Tensor& labels,
     const std::optional<Tensor>& partner_labels, const std::optional<Tensor>& lam,
     const Tensor& beta, const Tensor& rng_state, const Tensor& row_stats, double alpha,
-    double scale, const std::string& labels_from, const std::string& beta_grad,
+    double scale, const std::string& label_mode, const std::string& beta_grad,
     const std::string& reduction) {
   const SproutLossCall call =
       prepare_sprout_loss_backward(grad_loss, logits, labels, partner_labels, lam, beta, rng_state,
-                                   row_stats, alpha, scale, labels_from, beta_grad, reduction);
+                                   row_stats, alpha, scale, label_mode, beta_grad, reduction);
   const RowsKernel kernel = SPROUT_BEST_KERNEL(sprout_loss_backward_rows);
   const Tensor grad_beta = call.args.dtype == Dtype::kFloat64
                                ? finish_grad_beta(call, run_rows<double>(call, kernel), 1.0)

@@ -14,7 +14,7 @@ namespace {
 template <typename T>
 struct Row {
   T* logits;         // [padded], -inf in the overhang
-  T* log_g;          // [padded] log gamma variates, for LabelsFrom::kDirichlet
+  T* log_g;          // [padded] log gamma variates, for LabelMode::kSample
   T* z;              // [padded] what the variates or their mean make of the label
   T* softmax;        // [padded] times its sum; only where the forward pass gives the gradient
   GammaRow<T> base;  // scale alpha beta
@@ -191,7 +191,7 @@ void fill_mean(const Row<T>& r, int64_t padded) {
 // What z is multiplied by to add up to 1.
 template <typename T>
 T by_z_sum(const SproutLossArgs& args, const T* stats) {
-  return T(1) / (args.labels_from == LabelsFrom::kMean ? stats[kMass] : stats[kSumG]);
+  return T(1) / (args.label_mode == LabelMode::kMean ? stats[kMass] : stats[kSumG]);
 }
 
 template <typename T, typename Logit>
@@ -223,7 +223,7 @@ void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
     if (adds_expected(args)) add_expected_grad_beta(args, r, stats, T(1), grad_beta);
   }
   Drawn drawn{K, nullptr};
-  if (args.labels_from == LabelsFrom::kDirichlet) {
+  if (args.label_mode == LabelMode::kSample) {
     drawn = drawn_classes(r, K, draw_row(args, call, row, r));
     const int64_t whole = padded_row(drawn.count);
     const T largest = row_maximum(r.log_g, whole);
@@ -239,7 +239,7 @@ void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
   }
   if (adds_implicit(args)) add_implicit_grad_beta(args, r, drawn, stats, T(1), grad_beta);
   if (gives_gradient) {
-    if (args.labels_from == LabelsFrom::kMean) fill_mean(r, padded);
+    if (args.label_mode == LabelMode::kMean) fill_mean(r, padded);
     // dL/dlogit_k = softmax_k - z_k, since the z add up to 1.
     const T weight = args.reduction == Reduction::kMean ? T(1) / static_cast<T>(args.batch) : T(1);
     const T by_sum = weight / sum, by_z = weight * by_z_sum(args, stats);
@@ -263,7 +263,7 @@ void backward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t ro
   const T weight = args.reduction == Reduction::kNone   ? grad_loss[row]
                    : args.reduction == Reduction::kMean ? grad_loss[0] / static_cast<T>(args.batch)
                                                         : grad_loss[0];
-  if (args.labels_from == LabelsFrom::kMean) {
+  if (args.label_mode == LabelMode::kMean) {
     fill_mean(r, padded);
   } else {
     draw_row(args, call, row, r);

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "../sprout_loss.h"
+#include "../sprout_loss_args.h"
 #include "isa.h"
 
 namespace sprout_fast {

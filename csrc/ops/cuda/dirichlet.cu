@@ -1,5 +1,5 @@
 // Launches of dirichlet.
-#include "../dirichlet_args.h"
+#include "../dirichlet_call.h"
 
 #include <torch/csrc/stable/library.h>
 

@@ -4,7 +4,7 @@
 
 #include "../../common/gamma_gradient.h"
 #include "../../common/reduce.h"
-#include "../dirichlet.h"
+#include "../dirichlet_args.h"
 #include "gamma_packet.cuh"
 #include "row.cuh"
 

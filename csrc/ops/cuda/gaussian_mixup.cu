@@ -1,5 +1,5 @@
 // Launches of gaussian_mixup.
-#include "../gaussian_mixup_args.h"
+#include "../gaussian_mixup_call.h"
 
 #include <torch/csrc/stable/library.h>
 

@@ -7,7 +7,7 @@
 #include "../../common/device_types.h"
 #include "../../common/normal.h"
 #include "../../common/philox.h"
-#include "../gaussian_mixup.h"
+#include "../gaussian_mixup_args.h"
 #include "grid.cuh"
 
 #include <type_traits>

@@ -1,5 +1,5 @@
 // Launches of generalized_cross_entropy.
-#include "../generalized_cross_entropy_args.h"
+#include "../generalized_cross_entropy_call.h"
 
 #include <torch/csrc/stable/library.h>
 

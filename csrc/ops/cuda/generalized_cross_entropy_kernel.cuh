@@ -5,7 +5,7 @@
 #include <type_traits>
 
 #include "../../common/reduce.h"
-#include "../generalized_cross_entropy.h"
+#include "../generalized_cross_entropy_args.h"
 #include "row.cuh"
 
 namespace sprout_fast {

@@ -1,5 +1,5 @@
 // Launches of log_gamma.
-#include "../log_gamma_args.h"
+#include "../log_gamma_call.h"
 
 #include <torch/csrc/stable/library.h>
 

@@ -1,7 +1,7 @@
 // log_gamma on CUDA: a thread takes a packet of neighbouring elements.
 #pragma once
 
-#include "../log_gamma.h"
+#include "../log_gamma_args.h"
 #include "gamma_packet.cuh"
 #include "row.cuh"
 

@@ -1,5 +1,5 @@
 // Launch of pgd_step_.
-#include "../pgd_step_args.h"
+#include "../pgd_step_call.h"
 
 #include <torch/csrc/stable/library.h>
 

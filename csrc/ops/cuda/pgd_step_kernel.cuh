@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../../common/device_types.h"
-#include "../pgd_step.h"
+#include "../pgd_step_args.h"
 #include "grid.cuh"
 
 namespace sprout_fast {

@@ -1,5 +1,5 @@
 // Launches of sprout_loss.
-#include "../sprout_loss_args.h"
+#include "../sprout_loss_call.h"
 
 #include <torch/csrc/stable/library.h>
 
@@ -107,11 +107,11 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const SproutLossCall& call,
 std::tuple<Tensor, Tensor, Tensor, Tensor> sprout_loss_cuda(
     const Tensor& logits, const Tensor& labels, const std::optional<Tensor>& partner_labels,
     const std::optional<Tensor>& lam, const Tensor& beta, const Tensor& rng_state, double alpha,
-    double scale, const std::string& labels_from, const std::string& beta_grad_name,
+    double scale, const std::string& label_mode, const std::string& beta_grad_name,
     const std::string& reduction, bool return_grad_beta, bool return_grad_logits) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
   const SproutLossCall call = prepare_sprout_loss(
-      logits, labels, partner_labels, lam, beta, rng_state, alpha, scale, labels_from,
+      logits, labels, partner_labels, lam, beta, rng_state, alpha, scale, label_mode,
       beta_grad_name, reduction, return_grad_beta, return_grad_logits);
   std::tuple<Tensor, Tensor, Tensor, Tensor> result;
   with_device_type(call.args.dtype, [&](auto logit) {
@@ -124,12 +124,12 @@ std::tuple<Tensor, Tensor> sprout_loss_backward_cuda(
     const Tensor& grad_loss, const Tensor& logits, const Tensor& labels,
     const std::optional<Tensor>& partner_labels, const std::optional<Tensor>& lam,
     const Tensor& beta, const Tensor& rng_state, const Tensor& row_stats, double alpha,
-    double scale, const std::string& labels_from, const std::string& beta_grad_name,
+    double scale, const std::string& label_mode, const std::string& beta_grad_name,
     const std::string& reduction) {
   const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
   const SproutLossCall call =
       prepare_sprout_loss_backward(grad_loss, logits, labels, partner_labels, lam, beta, rng_state,
-                                   row_stats, alpha, scale, labels_from, beta_grad_name, reduction);
+                                   row_stats, alpha, scale, label_mode, beta_grad_name, reduction);
   Tensor grad;
   with_device_type(call.args.dtype, [&](auto logit) {
     using Logit = decltype(logit);

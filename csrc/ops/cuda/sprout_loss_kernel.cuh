@@ -12,7 +12,7 @@
 
 #include "../../common/gamma_gradient.h"
 #include "../../common/reduce.h"
-#include "../sprout_loss.h"
+#include "../sprout_loss_args.h"
 #include "gamma_packet.cuh"
 #include "row.cuh"
 
@@ -171,7 +171,7 @@ struct RowStats {
       value[kMass] = valid ? sums.mass : nan;
       value[kLoss] = value[kMeanLoss] = from_anchor - sums.dot_mass / sums.mass;
     }
-    if (args.labels_from == LabelsFrom::kDirichlet) {
+    if (args.label_mode == LabelMode::kSample) {
       value[kTopG] = sums.top_g;
       value[kSumG] = valid && sums.sum_g != T(0) ? sums.sum_g : nan;
       log_sum_g = std::log(value[kSumG]);
@@ -259,7 +259,7 @@ __global__ void __launch_bounds__(kLossThreads, 1)
   const RowPackets<N> packets(element, K);
   // Threads of a row that is invalid, or behind the last, come to reductions and barriers alone.
   const RowLabels<T> labels(args, row);
-  const bool draws = labels.valid && args.labels_from == LabelsFrom::kDirichlet;
+  const bool draws = labels.valid && args.label_mode == LabelMode::kSample;
 
   // The labels' own variates show which of the others cannot matter.
   Largest<T> largest{-std::numeric_limits<T>::infinity()};
@@ -403,7 +403,7 @@ __global__ void __launch_bounds__(kGradThreads)
   if constexpr (kSumsBeta) {
     for (int j = 0; j < N; ++j) sums[j * kGradThreads + thread] = T(0);
   }
-  const bool draws = args.labels_from == LabelsFrom::kDirichlet &&
+  const bool draws = args.label_mode == LabelMode::kSample &&
                      (args.grad_logits != nullptr || args.beta_grad == BetaGrad::kImplicit);
   const int64_t first_row = group * rows, last_row = std::min(first_row + rows, args.batch);
   for (int64_t team_row = first_row; team_row < last_row; team_row += blockDim.y) {
@@ -429,7 +429,7 @@ __global__ void __launch_bounds__(kGradThreads)
 #pragma unroll
       for (int j = 0; j < N; ++j) {
         const T z =
-            args.labels_from == LabelsFrom::kMean ? a[j] / stats.value[kMass] : stats.z(log_g[j]);
+            args.label_mode == LabelMode::kMean ? a[j] / stats.value[kMass] : stats.z(log_g[j]);
         gradient[j] = weight * (stats.softmax(logit[j]) - z);
       }
     }

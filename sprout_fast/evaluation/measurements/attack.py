@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from sprout_fast.attacks import ATTACKS, Attack
+from sprout_fast.attacks.active import is_misclassified
 from sprout_fast.attacks.balls import BALLS
-from sprout_fast.attacks.standing import is_fallen
 from sprout_fast.evaluation.measurements.base import Batch, Measurement
 from sprout_fast.evaluation.subject import Subject
 
@@ -30,7 +30,7 @@ class AttackMeasurement(Measurement):
         options: the attack's own.
         cascade: attacks after which only the images that all of them left standing are attacked.
 
-    Columns: ``fallen`` (the model errs on the attacked image, which lies within the ball), ``linf``
+    Columns: ``misclassified`` (the model errs on the attacked image, which lies within the ball), ``linf``
     and ``l2`` (how far that image is from the clean one, float64), ``predicted`` and
     ``adversarial`` (the attacked image, of which only the gallery's are kept). An image that the
     model gets wrong by itself has fallen at distance 0 and is not attacked.
@@ -62,7 +62,7 @@ class AttackMeasurement(Measurement):
         return self.cascade
 
     def unavailable(self, subject: Subject) -> str | None:
-        if self.attack == "transfer" and subject.source is None:
+        if self.attack == "transfer" and subject.surrogate is None:
             return "no other model was given to attack from (--transfer-from)"
         return None
 
@@ -71,14 +71,14 @@ class AttackMeasurement(Measurement):
         if self.attack not in OF_ONE_NORM:
             options["norm"] = self.norm
         if self.attack == "transfer":
-            options["source"] = subject.source
+            options["surrogate"] = subject.surrogate
         attack = Attack(self.attack, subject.model, seed=batch.seed, **options)
         adversarial = attack(batch.images, batch.labels)
         logits = subject.logits(adversarial)
         distances = {name: ball.distance(adversarial, batch.images) for name, ball in BALLS.items()}
         within = within_ball(distances[self.norm], self.eps)
         return {
-            "fallen": is_fallen(logits, batch.labels) & within,
+            "misclassified": is_misclassified(logits, batch.labels) & within,
             "predicted": logits.argmax(1),
             "adversarial": adversarial,
             **distances,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sprout_fast.attacks.standing import is_fallen
+from sprout_fast.attacks.active import is_misclassified
 from sprout_fast.evaluation.measurements.base import Batch, Measurement
 from sprout_fast.evaluation.subject import Subject
 
@@ -17,7 +17,7 @@ from sprout_fast.evaluation.subject import Subject
 class Clean(Measurement):
     """Predictions and logits of the images themselves, in two forward passes.
 
-    Columns: ``fallen`` (the prediction is wrong), ``predicted``, ``confidence`` (softmax
+    Columns: ``misclassified`` (the prediction is wrong), ``predicted``, ``confidence`` (softmax
     probability of the predicted class), ``margin`` (largest logit minus the second), ``smallest``
     and ``sum`` (of the logits), ``change`` (largest difference of a logit between the two).
     """
@@ -28,7 +28,7 @@ class Clean(Measurement):
         logits, again = subject.logits(batch.images), subject.logits(batch.images)
         two = logits.topk(2, dim=1).values
         return {
-            "fallen": is_fallen(logits, batch.labels),
+            "misclassified": is_misclassified(logits, batch.labels),
             "predicted": logits.argmax(1),
             "confidence": torch.softmax(logits, 1).amax(1),
             "margin": two[:, 0] - two[:, 1],

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sprout_fast import PhiloxState, dirichlet
 from sprout_fast.attacks.base import borrowed, value_and_gradient
 from sprout_fast.evaluation.measurements.base import Batch, Measurement
 from sprout_fast.evaluation.subject import Subject
+from sprout_fast.ops.dirichlet import dirichlet
+from sprout_fast.random import PhiloxState
 
 MODULES = ("dirichlet", "mixup", "ga")
 
@@ -24,7 +25,7 @@ class Diversity(Measurement):
 
     dirichlet: the label drawn from Dirichlet((1-alpha) y + alpha beta), beta the model's own or
     uniform on [0, 10/K]; mixup: image and label mixed with another image of the batch by
-    lambda ~ Beta(a, a); ga: Gaussian noise of sigma on the image. Each gradient is to the image
+    lambda ~ Beta(mixup_alpha, mixup_alpha); ga: Gaussian noise of sigma on the image. Each gradient is to the image
     that goes into the module.
 
     Columns: ``dirichlet_mixup``, ``dirichlet_ga``, ``mixup_ga``, each in [-1,1] (0 where a gradient
@@ -33,7 +34,7 @@ class Diversity(Measurement):
 
     name: str = "diversity"
     sigma: float = 0.1
-    a: float = 0.2
+    mixup_alpha: float = 0.2
     alpha: float = 0.01
 
     def measure(self, subject: Subject, batch: Batch) -> Mapping[str, Tensor]:
@@ -57,7 +58,7 @@ class Diversity(Measurement):
         state = PhiloxState(batch.seed, device=device).next()
         gradients["dirichlet"] = gradient_of(batch.images, dirichlet(concentration, state))
 
-        lam = torch.distributions.Beta(self.a, self.a)
+        lam = torch.distributions.Beta(self.mixup_alpha, self.mixup_alpha)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(batch.seed)
             lam = lam.sample().item()

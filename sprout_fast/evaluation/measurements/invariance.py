@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from sprout_fast.attacks.standing import is_fallen
+from sprout_fast.attacks.active import is_misclassified
 from sprout_fast.evaluation.measurements.base import Batch, Measurement
 from sprout_fast.evaluation.subject import Subject
 
@@ -51,7 +51,7 @@ class Invariance(Measurement):
             "contrast" (torchvision's, clipped to [0,1]), or "grey" (towards the mean of RGB).
         amount: degrees, factor, factor, or share in [0,1].
 
-    Column: ``fallen``.
+    Column: ``misclassified``.
     """
 
     transformation: str = "rotation"
@@ -59,4 +59,6 @@ class Invariance(Measurement):
 
     def measure(self, subject: Subject, batch: Batch) -> Mapping[str, Tensor]:
         changed = TRANSFORMATIONS[self.transformation](batch.images, self.amount)
-        return {"fallen": is_fallen(subject.logits(changed.clamp(0, 1)), batch.labels)}
+        return {
+            "misclassified": is_misclassified(subject.logits(changed.clamp(0, 1)), batch.labels)
+        }

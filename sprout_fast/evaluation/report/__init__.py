@@ -8,9 +8,9 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sprout_fast.evaluation.figures import plots, png
-from sprout_fast.evaluation.report.beside import tables_beside
 from sprout_fast.evaluation.report.gallery import gallery_of
+from sprout_fast.evaluation.report.paper_tables import tables_beside
+from sprout_fast.evaluation.report.plots import plots, png
 from sprout_fast.evaluation.report.verdict import verdict_of
 from sprout_fast.evaluation.report.words import ball_in_words, in_words
 from sprout_fast.evaluation.results import Results

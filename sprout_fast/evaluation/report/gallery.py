@@ -9,7 +9,7 @@ import matplotlib.image
 import torch
 from torch import Tensor
 
-from sprout_fast.evaluation.figures.base import strongest_of_each_kind
+from sprout_fast.evaluation.report.plots.base import strongest_of_each_kind
 from sprout_fast.evaluation.report.words import in_words
 from sprout_fast.evaluation.results import Results
 
@@ -82,7 +82,7 @@ def gallery_of(results: Results) -> Gallery | None:
                     image=_png(found[row].float()),
                     difference=_png(0.5 + factor * differences[row]),
                     predicted=name_of(predicted[row]),
-                    fell=bool(record.fallen[row]),
+                    fell=bool(record.misclassified[row]),
                 )
                 if row in found
                 else None

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sprout_fast.evaluation.measurements import AttackMeasurement
-from sprout_fast.evaluation.protocols import Setting
-from sprout_fast.evaluation.protocols.strong import strong
-from sprout_fast.evaluation.records import Record
+from sprout_fast.evaluation.protocols import Setting, strong
+from sprout_fast.evaluation.recorder import Record
 from sprout_fast.evaluation.results import Results
 
 #: AutoAttack's attacks: key in ATTACKS -> name.
@@ -43,9 +42,9 @@ class Verdict:
 
 def verdict_of(results: Results) -> Verdict:
     """What is to be said of the results' headline."""
-    right = ~results.records["clean"].fallen
+    right = ~results.records["clean"].misclassified
     felled = {
-        name: int((results.fallen_within(record) & right).sum())
+        name: int((results.misclassified_within(record) & right).sum())
         for name, record in results.attacks.items()
     }
     most = max(felled.values(), default=0)

@@ -1,0 +1,33 @@
+// Checks of gaussian_mixup's tensors, made once for both devices (gaussian_mixup_call.cpp).
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "gaussian_mixup_args.h"
+
+namespace sprout_fast {
+
+// The tensors that the pointers in `args` point into, and what the kernel fills.
+struct GaussianMixupCall {
+  std::optional<Tensor> partner, lam;
+  Tensor rng_state, out;
+  GaussianMixupArgs args;
+};
+SPROUT_EXPORT GaussianMixupCall prepare_gaussian_mixup(
+    const Tensor& images, const std::optional<Tensor>& partner, const std::optional<Tensor>& lam,
+    const Tensor& rng_state, const std::vector<double>& sigma, const std::vector<double>& mean,
+    const std::vector<double>& std, const std::string& noise, ScalarType dtype);
+
+struct GaussianMixupBackwardCall {
+  Tensor grad, grad_images;
+  std::optional<Tensor> partner, lam;
+  GaussianMixupBackwardArgs args;
+};
+SPROUT_EXPORT GaussianMixupBackwardCall prepare_gaussian_mixup_backward(
+    const Tensor& grad, const std::optional<Tensor>& partner, const std::optional<Tensor>& lam,
+    const std::vector<double>& std, ScalarType dtype);
+
+}  // namespace sprout_fast

@@ -1,0 +1,17 @@
+// Checks of pgd_step_'s tensors, made once for both devices (pgd_step_call.cpp).
+#pragma once
+
+#include "check.h"
+#include "pgd_step_args.h"
+
+namespace sprout_fast {
+
+// The tensors that the pointers in `args` point into.
+struct PgdStepCall {
+  Tensor x_adv, grad, x;
+  PgdStepArgs args;
+};
+SPROUT_EXPORT PgdStepCall prepare_pgd_step(const Tensor& x_adv, const Tensor& grad, const Tensor& x,
+                                           double step, double eps, double lower, double upper);
+
+}  // namespace sprout_fast

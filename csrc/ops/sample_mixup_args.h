@@ -1,0 +1,27 @@
+// What sample_mixup's checks hand to its kernels, on every device.
+#pragma once
+
+#include "../common/mixup.h"
+
+namespace sprout_fast {
+
+struct SampleMixupArgs {
+  const int64_t* rng_state;  // (seed, offset, first_row)
+  int64_t* partner;          // [batch]
+  float* lam;                // [lams]
+  int64_t batch, lams;
+  bool per_sample;
+  float mixup_alpha;
+};
+
+// Entry i of both outputs. One lam for the batch is the same on every rank (index 0); lam of each
+// sample counts from the rank's first row. The shift is the rank's own.
+SPROUT_HOST_DEVICE void sample_mixup_entry(const SampleMixupArgs& args, int64_t i) {
+  const PhiloxCall call(args.rng_state, 1);
+  if (i < args.lams) {
+    args.lam[i] = mixup_lam(args.mixup_alpha, call, args.per_sample ? call.first_element + i : 0);
+  }
+  if (i < args.batch) args.partner[i] = (i + mixup_shift(args.batch, call)) % args.batch;
+}
+
+}  // namespace sprout_fast

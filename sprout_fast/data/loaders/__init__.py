@@ -1,0 +1,1 @@
+"""Loaders: batches of one split, in a reproducible order that resumes."""

@@ -1,0 +1,1 @@
+"""Readers: what a data set on disk consists of."""

@@ -1,0 +1,43 @@
+"""Mixup's random numbers: who is mixed with whom, and how much."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def sample_mixup(
+    batch_size: int, rng_state: Tensor, *, mixup_alpha: float = 0.2, per_sample: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Partners and coefficients of Mixup for a batch (Zhang et al., 2018), drawn on the device.
+
+    ``partner[i] = (i + r) mod batch_size`` with one r uniform in 1..batch_size-1, so that no image
+    is its own partner (r = 0 for a batch of one), and lam ~ Beta(mixup_alpha, mixup_alpha), as sigmoid(log G1 - log G2)
+    of two gamma variates.
+
+    Args:
+        batch_size: B.
+        rng_state: int64 [3], from :meth:`PhiloxState.next`; stream 2.
+        mixup_alpha: Beta's parameter, in [1e-30, 1e5]; the SPROUT paper uses 0.2.
+        per_sample: a lam for each image instead of one for the batch.
+
+    Returns:
+        ``partner`` int64 [B] and ``lam`` float32 [1], or [B] with ``per_sample``.
+
+    Raises:
+        RuntimeError: a wrong shape, dtype or scalar, named.
+
+    >>> partner, lam = sample_mixup(4, torch.tensor([0, 0, 0]))
+    >>> partner.shape, lam.shape
+    (torch.Size([4]), torch.Size([1]))
+    """
+    return torch.ops.sprout_fast.sample_mixup(batch_size, rng_state, mixup_alpha, per_sample)
+
+
+@torch.library.register_fake("sprout_fast::sample_mixup")
+def _(rng_state, batch_size, mixup_alpha, per_sample):
+    lams = batch_size if per_sample else 1
+    return (
+        rng_state.new_empty([batch_size]),
+        rng_state.new_empty([lams], dtype=torch.float32),
+    )

@@ -1,0 +1,153 @@
+"""Auto-PGD against torchattacks, its schedule, and a plain form of the algorithm."""
+
+import pytest
+import torch
+import torchattacks
+from helpers.partly_robust import EPS, errs, partly_robust
+from torch import nn
+
+from sprout_fast.attacks import ATTACKS, apgd
+from sprout_fast.attacks.active import ActiveSet
+from sprout_fast.attacks.apgd import apgd_ce, apgd_t
+from sprout_fast.attacks.balls import BALLS
+from sprout_fast.attacks.losses import LOSSES, likeliest_wrong
+
+NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
+THEIRS = {"linf": "Linf", "l2": "L2"}
+
+
+@NORMS
+@pytest.mark.parametrize("loss", ["ce", "dlr"])
+def test_succeeds_as_often_as_torchattacks(norm, loss):
+    model, images, labels = partly_robust()
+    eps = EPS[norm]
+    theirs = torchattacks.APGD(model, norm=THEIRS[norm], eps=eps, steps=30, loss=loss)
+    expected = errs(model, theirs(images, labels), labels).float().mean().item()
+    got = apgd_ce(model, images, labels, norm=norm, eps=eps, steps=30, loss=loss)
+    assert 0.2 < expected < 0.8
+    assert errs(model, got, labels).float().mean() == pytest.approx(expected, abs=0.0101)
+
+
+@NORMS
+def test_targeted_succeeds_as_often_as_torchattacks(norm):
+    model, images, labels = partly_robust()
+    eps = EPS[norm]
+    theirs = torchattacks.APGDT(model, norm=THEIRS[norm], eps=eps, steps=15, n_classes=5)
+    expected = errs(model, theirs(images, labels), labels).float().mean().item()
+    got = apgd_t(model, images, labels, norm=norm, eps=eps, steps=15, target_classes=4)
+    assert 0.2 < expected < 0.8
+    assert errs(model, got, labels).float().mean() == pytest.approx(expected, abs=0.0101)
+
+
+def test_checkpoints_of_the_paper():
+    assert sorted(apgd._checkpoints(100)) == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert sorted(apgd._checkpoints(5)) == [2, 3, 4, 5]
+    assert not apgd._checkpoints(0) - {0}
+
+
+def obvious_apgd(loss, ball, image, start, eps, steps):
+    """Algorithm 1 for one image, with every f(x^(k)) kept. Returns x_max and the step sizes."""
+
+    def evaluate(x):
+        x = x.detach().requires_grad_()
+        value = loss(x)
+        return value.item(), torch.autograd.grad(value, x)[0]
+
+    eta, step_sizes = 2 * eps, []
+    x, before = start, start
+    value, gradient = evaluate(x)
+    values, x_max, f_max, gradient_max = [value], x, value, gradient
+    marks, f_max_at, eta_at, last = sorted(apgd._checkpoints(steps)), f_max, None, 0
+    for k in range(steps):
+        z = ball.project(x + eta * ball.direction(gradient), image, eps)
+        if k > 0:
+            z = ball.project(x + 0.75 * (z - x) + 0.25 * (x - before), image, eps)
+        before, x = x, z
+        step_sizes.append(eta)
+        value, gradient = evaluate(x)
+        values.append(value)
+        if value > f_max:
+            x_max, f_max, gradient_max = x, value, gradient
+        if k + 1 in marks:
+            rises = sum(values[i + 1] > values[i] for i in range(last, k + 1))
+            few = rises < 0.75 * (k + 1 - last)
+            stuck = eta == eta_at and f_max == f_max_at
+            eta_at, f_max_at, last = eta, f_max, k + 1
+            if few or stuck:
+                eta, x, gradient = eta / 2, x_max, gradient_max
+                values[-1] = f_max
+    return x_max, step_sizes
+
+
+@NORMS
+def test_equals_the_algorithm_in_its_plain_form(norm):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.Tanh(), nn.Linear(16, 5)).double()
+    model.requires_grad_(False)
+    images = torch.rand(6, 3, 4, 4, dtype=torch.float64)
+    labels = model(images).argmax(1)
+    eps, steps, ball = {"linf": 0.02, "l2": 0.1}[norm], 25, BALLS[norm]
+    active = ActiveSet(images, labels)
+    active.drop = lambda points, logits: torch.arange(len(points))  # none falls
+    apgd._ascend(model, images, images, active, LOSSES["ce"], None, ball, eps, steps)
+    sizes = set()
+    for i in range(len(images)):
+        expected, step_sizes = obvious_apgd(
+            lambda x, i=i: LOSSES["ce"](model(x), labels[i : i + 1])[0],
+            ball, images[i : i + 1], images[i : i + 1], eps, steps,
+        )  # fmt: skip
+        sizes.add(step_sizes[-1])
+        torch.testing.assert_close(active.adversarial[i], expected[0], rtol=0, atol=1e-7)
+    assert max(sizes) < 2 * eps / 4  # halved more than once
+
+
+@pytest.mark.parametrize("name", ["apgd_ce", "apgd_t"])
+def test_images_that_fell_cost_nothing(name):
+    model, images, labels = partly_robust()
+    seen = []
+    handle = model.register_forward_hook(lambda module, inputs, _: seen.append(len(inputs[0])))
+    try:
+        got = ATTACKS[name](model, images, labels, eps=0.03, steps=10)
+    finally:
+        handle.remove()
+    assert seen == sorted(seen, reverse=True)  # no image ever comes back
+    assert seen[0] == len(images) and seen[1] == (~errs(model, images, labels)).sum()
+    runs = 9 if name == "apgd_t" else 1
+    assert len(seen) == 1 + runs * (10 + 1)
+    still = (~errs(model, got, labels)).sum()
+    assert still <= seen[-1] <= still + 3
+
+
+def test_targets_are_the_likeliest_wrong_classes():
+    logits = torch.tensor([[3.0, 1.0, 2.0, 0.0], [3.0, 3.0, 3.0, 4.0]])
+    assert likeliest_wrong(logits, torch.tensor([0, 3]), 2).tolist()[0] == [2, 1]
+    everything = likeliest_wrong(logits, torch.tensor([0, 0]), 9)
+    assert everything.shape == (2, 3)
+    assert sorted(everything[1].tolist()) == [1, 2, 3]  # the label is not among them, if tied
+
+
+def test_restarts_and_steps_help():
+    model, images, labels = partly_robust()
+
+    def misclassified(**options):
+        return errs(model, apgd_ce(model, images, labels, eps=0.02, **options), labels).sum()
+
+    assert misclassified(steps=0) < misclassified(steps=3) <= misclassified(steps=3, restarts=4)
+
+
+def test_a_small_gradient_has_its_direction():
+    gradient = torch.randn(3, 2, 4, 4)
+    gradient[2] = 0
+    for ball in BALLS.values():
+        expected = ball.direction(gradient)
+        torch.testing.assert_close(ball.direction(gradient * 1e-30), expected)
+        assert (expected[2] == 0).all()
+        assert (ball.direction(gradient * torch.nan) == 0).all()
+
+
+def test_dlr_with_too_few_classes_is_an_error():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
+    with torch.no_grad():
+        labels = model(torch.zeros(1, 3, 1, 1)).argmax(1)
+    with pytest.raises(ValueError, match="dlr: got 2 classes, takes at least 3"):
+        apgd_ce(model, torch.zeros(1, 3, 1, 1), labels, loss="dlr")

@@ -1,0 +1,629 @@
+"""PGD against a plain loop, its exact projection, and the model that it borrows."""
+
+import copy
+from functools import partial
+
+import foolbox
+import pytest
+import torch
+import torch.nn.functional as F
+import torchattacks
+from helpers.attack_models import CLASSES, Scaled, draw_images, errs, trained_model
+from torch import nn
+
+from sprout_fast.attacks import ATTACKS, Attack
+from sprout_fast.attacks.balls import BALLS
+from sprout_fast.attacks.losses import LOSSES
+from sprout_fast.attacks.pgd import pgd
+from sprout_fast.attacks.targets import choose_targets
+from sprout_fast.errors import UserError
+from sprout_fast.evaluation import evaluate_accuracy
+from sprout_fast.models import Normalized
+from sprout_fast.reference.pgd_step import linf_bounds
+
+# What the literature calls PGD: no image leaves early, also where the model errs from the start.
+last_iterate = partial(pgd, early_stop=False)
+
+
+def make_model(seed=0):
+    torch.manual_seed(seed)
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.Tanh(),
+        nn.Dropout(),
+        nn.AdaptiveAvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(32, 5),
+    )
+    return Normalized(model, [0.4, 0.5, 0.6], [0.2, 0.25, 0.3])
+
+
+def make_images(batch=4, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(batch, 3, 8, 8, generator=generator, dtype=torch.float64)
+    images[:, 0, :2] = 0.0  # pixels on the borders of [0,1] and near them
+    images[:, 1, :2] = 1.0
+    images[:, 2, :2] = 0.01
+    return images.to(dtype), torch.randint(5, (batch,), generator=generator)
+
+
+def obvious_pgd(model, start, images, labels, eps, step_size, steps):
+    """Pixel by pixel; Python's floats are float64."""
+    model.eval()
+    x = start.clone()
+    for _ in range(steps):
+        x = x.detach().requires_grad_()
+        F.cross_entropy(model(x), labels).backward()
+        moved = []
+        for value, slope, origin in zip(
+            x.flatten().tolist(), x.grad.flatten().tolist(), images.flatten().tolist(), strict=True
+        ):
+            value += step_size * ((slope > 0) - (slope < 0))
+            value = max(origin - eps, min(origin + eps, value))
+            moved.append(max(0.0, min(1.0, value)))
+        x = torch.tensor(moved, dtype=torch.float64).view_as(images)
+    model.zero_grad(set_to_none=True)
+    return x
+
+
+@pytest.mark.parametrize("random_start", [False, True])
+@pytest.mark.parametrize(("eps", "step_size", "steps"), [(0.03, 0.01, 5), (0.1, 0.3, 3)])
+def test_equals_a_plain_loop_in_float64(eps, step_size, steps, random_start):
+    model = make_model().double()
+    images, labels = make_images(dtype=torch.float64)
+    options = {"eps": eps, "step_size": step_size, "random_start": random_start, "seed": 3}
+    start = last_iterate(model, images, labels, steps=0, **options)
+    assert torch.equal(start, images) != random_start
+    expected = obvious_pgd(model, start, images, labels, eps, step_size, steps)
+    got = last_iterate(model, images, labels, steps=steps, **options)
+    assert got.dtype == torch.float64
+    torch.testing.assert_close(got, expected, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("eps", [8 / 255, 0.03, 0.3, 1e-3, 1e-8, 1e-40, 0.0, 2.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_ball_is_exact(eps, dtype):
+    edges = [0.0, 1.0, 0.5, eps, 1 - eps, 1e-30, 1e-44, 2.0**-24, 1 - 2.0**-24]
+    images = torch.cat(
+        [
+            torch.tensor(edges, dtype=torch.float64),
+            torch.arange(256, dtype=torch.float64) / 255,
+            torch.rand(20000, dtype=torch.float64, generator=torch.Generator().manual_seed(0)),
+        ]
+    ).clamp(0, 1)
+    images = images.to(dtype)
+    lower, upper = linf_bounds(images, eps)
+    for bound in (lower, upper):
+        assert bound.dtype == dtype
+        assert bound.min() >= 0 and bound.max() <= 1
+        assert (bound.double() - images.double()).abs().max().item() <= eps
+    assert (lower <= images).all() and (images <= upper).all()
+    if dtype == torch.float64:  # where differences round, so the widest bound has no short name
+        return
+    # As wide as it can be: two representable numbers further is outside the ball, whose eps is
+    # rounded down to the dtype, or outside [0,1].
+    radius = torch.tensor(eps, dtype=dtype)
+    if radius.item() > eps:
+        radius = torch.nextafter(radius, torch.tensor(0, dtype=dtype))
+    for bound, outwards in ((lower, -1.0), (upper, 2.0)):
+        outside = bound
+        for _ in range(2):
+            outside = torch.nextafter(outside, torch.full_like(outside, outwards))
+        beyond = (outside.double() - images.double()).abs() > radius.double()
+        assert (beyond | (outside < 0) | (outside > 1)).all()
+
+
+@pytest.mark.parametrize("eps", [8 / 255, 0.03])
+def test_float32_results_stay_in_the_ball_and_the_box(eps):
+    model = make_model()
+    images, labels = make_images(16)
+    got = last_iterate(model, images, labels, eps=eps, step_size=eps / 3, steps=4)
+    assert got.dtype == torch.float32 and not got.requires_grad
+    distance = (got.double() - images.double()).abs()
+    assert distance.max().item() <= eps
+    assert distance.max().item() > 0.999 * eps  # and the ball is used
+    assert (got - images).abs().max() <= eps  # as a user would measure it, in float32
+    assert got.min() == 0 and got.max() == 1
+
+
+def test_a_linear_model_is_taken_to_its_worst_corner():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+    images, labels = make_images()
+    labels %= 2
+    got = last_iterate(model, images, labels, eps=0.05, step_size=0.03, steps=4)
+    towards = model[1].weight[1 - labels] - model[1].weight[labels]
+    lower, upper = linf_bounds(images, 0.05)
+    worst = torch.where(towards.view_as(images) > 0, upper, lower)
+    assert torch.equal(got, worst)
+
+
+def test_the_model_comes_back_as_it_was():
+    model = make_model().train()
+    model.model[3].eval()
+    model.model[0].weight.requires_grad_(False)
+    model.model[6].bias.grad = torch.full((5,), 7.0)
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    images, labels = make_images()
+    images.requires_grad_()
+
+    def look():
+        grads = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        assert list(grads) == ["model.6.bias"] and (grads["model.6.bias"] == 7).all()
+        assert images.grad is None
+        assert [m.training for m in model.model] == [True] * 3 + [False] + [True] * 3
+        flags = [n for n, p in model.named_parameters() if not p.requires_grad]
+        assert flags == ["model.0.weight"]
+        for key, value in model.state_dict().items():  # BatchNorm's statistics too
+            assert torch.equal(value, state[key]), key
+
+    got = last_iterate(model, images, labels, steps=2)
+    assert got.grad_fn is None and not got.requires_grad
+    look()
+    with pytest.raises(RuntimeError):  # a failing model is given back all the same
+        last_iterate(model, images.detach()[:, :, :0], labels, steps=2)
+    look()
+
+
+def test_it_works_in_eval_mode_without_parameter_gradients():
+    model = make_model()
+    modes = []
+
+    def look(module, *_):
+        modes.append(module.training or any(p.requires_grad for p in model.parameters()))
+
+    model.model[3].register_forward_hook(look)
+    images, labels = make_images()
+    first = last_iterate(model.train(), images, labels, steps=2)
+    assert torch.equal(first, last_iterate(model.eval(), images, labels, steps=2))
+    assert modes and not any(modes)
+
+
+def test_no_steps_and_no_random_start_return_the_images():
+    images, labels = make_images()
+    got = last_iterate(make_model(), images, labels, steps=0, random_start=False)
+    assert torch.equal(got, images)
+    got.zero_()
+    assert images.max() == 1  # a copy
+
+
+def test_images_do_not_influence_each_other():
+    model = make_model()
+    images, labels = make_images()
+    together = last_iterate(model, images, labels, steps=3, random_start=False)
+    for i in range(len(images)):
+        alone = last_iterate(
+            model, images[i : i + 1], labels[i : i + 1], steps=3, random_start=False
+        )
+        # A sign may turn only where the gradient is all but zero.
+        assert (alone != together[i : i + 1]).float().mean() < 0.02
+
+
+def test_random_numbers_are_an_argument():
+    model = make_model()
+    images, labels = make_images()
+    before = torch.random.get_rng_state()
+
+    def attack(**options):
+        return last_iterate(model, images, labels, steps=2, **options)
+
+    assert torch.equal(attack(seed=5), attack(seed=5))
+    assert not torch.equal(attack(seed=5), attack(seed=6))
+    generator = torch.Generator().manual_seed(5)
+    first, second = attack(generator=generator), attack(generator=generator)
+    assert torch.equal(first, attack(seed=5))
+    assert not torch.equal(first, second)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_random_start_is_uniform_in_the_ball():
+    images = torch.full((8, 3, 32, 32), 0.5)
+    labels = torch.zeros(8, dtype=torch.int64)
+    start = last_iterate(nn.Flatten(), images, labels, eps=0.1, steps=0) - images
+    expected = torch.linspace(-0.1, 0.1, start.numel())
+    # Kolmogorov-Smirnov: 0.02 * 0.2 of 24,576 draws has a false alarm rate under 1e-8.
+    assert (start.flatten().sort().values - expected).abs().max() < 0.02 * 0.2
+
+
+@pytest.mark.parametrize("context", ["no_grad", "inference_mode", "autocast"])
+def test_a_callers_context_changes_nothing(context):
+    model = make_model()
+    images, labels = make_images()
+    expected = last_iterate(model, images, labels, steps=3)
+    contexts = {
+        "no_grad": torch.no_grad(),
+        "inference_mode": torch.inference_mode(),
+        "autocast": torch.autocast("cpu", dtype=torch.bfloat16),
+    }
+    with contexts[context]:
+        inside_images, inside_labels = make_images()
+        got = last_iterate(model, inside_images, inside_labels, steps=3)
+    assert torch.equal(got, expected)
+
+
+def test_memory_format_is_kept():
+    images, labels = make_images()
+    model = make_model()
+    got = last_iterate(model, images.to(memory_format=torch.channels_last), labels, steps=2)
+    assert got.is_contiguous(memory_format=torch.channels_last)
+    # The start is the same; the steps may differ where a gradient is all but zero.
+    plain = last_iterate(model, images, labels, steps=2)
+    assert (got != plain).float().mean() < 0.02
+
+
+def test_pixels_without_a_gradient_stay():
+    class Partial(nn.Module):
+        def forward(self, images):
+            logits = images.mean(dim=(2, 3))
+            bad = images[:, :1, 0, 0] * float("nan")  # one pixel with a gradient of NaN
+            return logits + torch.nan_to_num(bad) if self.finite else logits + bad
+
+    model = Partial()
+    images, labels = make_images()
+    labels %= 3
+    for model.finite in (True, False):
+        got = last_iterate(model, images, labels, steps=2, random_start=False)
+        assert torch.isfinite(got).all() and got.min() >= 0 and got.max() <= 1
+    assert torch.equal(got, images)  # a NaN loss moves nothing
+
+
+def test_empty_batch():
+    got = last_iterate(make_model(), torch.zeros(0, 3, 8, 8), torch.zeros(0, dtype=torch.int64))
+    assert got.shape == (0, 3, 8, 8)
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, TypeError, "uint8"),
+        ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.float16)}, TypeError, "float16"),
+        ({"images": torch.full((2, 3, 8, 8), -0.5)}, ValueError, r"takes \[0,1\]"),
+        ({"images": torch.full((2, 3, 8, 8), 1.1)}, ValueError, r"takes \[0,1\]"),
+        ({"images": torch.full((2, 3, 8, 8), float("nan"))}, ValueError, r"takes \[0,1\]"),
+        ({"images": torch.zeros(3, 8, 8)}, ValueError, r"\[B,C,H,W\]"),
+        ({"labels": torch.zeros(3, dtype=torch.int64)}, ValueError, r"\[B,C,H,W\] and \[B\]"),
+        ({"eps": -0.1}, ValueError, "eps"),
+        ({"step_size": float("nan")}, ValueError, "step_size"),
+        ({"steps": -1}, ValueError, "steps"),
+    ],
+)
+def test_wrong_arguments(change, error, says):
+    arguments = {"images": torch.zeros(2, 3, 8, 8), "labels": torch.zeros(2, dtype=torch.int64)}
+    with pytest.raises(error, match=says):
+        last_iterate(make_model(), **(arguments | change))
+
+
+def four_class_model():
+    """Four classes told apart by a faint pattern: easy, and easy to attack."""
+    torch.manual_seed(0)
+    patterns = torch.randn(4, 3, 8, 8).sign() * 0.04
+
+    def draw(count, generator):
+        labels = torch.randint(4, (count,), generator=generator)
+        noise = torch.randn(count, 3, 8, 8, generator=generator) * 0.05
+        return (0.5 + patterns[labels] + noise).clamp(0, 1), labels
+
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 4))
+    model = Normalized(net, [0.5] * 3, [0.25] * 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(60):
+        images, labels = draw(64, generator)
+        optimizer.zero_grad()
+        F.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+    test = [((255 * x).round().to(torch.uint8), y) for x, y in [draw(100, generator)]]
+    return model, test
+
+
+def test_attack_lowers_the_accuracy_of_a_trained_model():
+    model, batches = four_class_model()
+
+    def under(eps):
+        attack = Attack("pgd", model, eps=eps, step_size=eps / 4, steps=10)
+        return evaluate_accuracy(model, batches, device="cpu", attack=attack)
+
+    weak, strong = under(1 / 255), under(16 / 255)
+    assert weak.clean.top1 > 0.95
+    assert strong.attacked.top1 < 0.1
+    assert strong.attacked.top1 < weak.attacked.top1 <= weak.clean.top1
+    assert strong.attacked_loss > weak.attacked_loss > weak.loss
+    # Noise of the same size does next to nothing: it is the gradient that does it.
+    noise = Attack("pgd", model, eps=16 / 255, steps=0)
+    assert evaluate_accuracy(model, batches, device="cpu", attack=noise).attacked.top1 > 0.9
+
+
+def test_bound_attacks_repeat_from_their_seed():
+    model = make_model()
+    images, labels = make_images()
+
+    def twice(seed):
+        attack = Attack("pgd", model, seed=seed, steps=2, early_stop=False)
+        return attack(images, labels), attack(images, labels)
+
+    first, again, other = twice(1), twice(1), twice(2)
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], first[1]) and not torch.equal(first[0], other[0])
+    assert torch.equal(first[0], last_iterate(model, images, labels, steps=2, seed=1))
+    assert str(Attack("pgd", model, eps=8 / 255, steps=10)) == "pgd(eps=0.03137, steps=10)"
+
+
+def test_unknown_attacks_and_options():
+    assert ATTACKS["pgd"] is pgd
+    with pytest.raises(UserError, match="did you mean pgd"):
+        Attack("pdg", make_model())
+    with pytest.raises(UserError, match="option of attack pgd.*did you mean step_size"):
+        Attack("pgd", make_model(), stepsize=0.1)
+
+
+EPS = {"linf": 0.027, "l2": 0.3}  # where about half of the images fall
+
+
+@pytest.fixture(scope="module")
+def batch():
+    """A trained network, and images and labels of which it knows nearly all."""
+    images, labels = draw_images(400, seed=0)
+    model = trained_model()
+    assert errs(model, images, labels).sum() < 20
+    return model, images, labels
+
+
+def success(model, adversarial, labels):
+    return errs(model, adversarial, labels).double().mean().item()
+
+
+def theirs(library, model, images, labels, norm, **options):
+    """The same attack by another library: 10 steps of eps/4."""
+    eps = EPS[norm]
+    if library == "torchattacks":
+        kind = {"linf": torchattacks.PGD, "l2": torchattacks.PGDL2}[norm]
+        return kind(model, eps=eps, alpha=eps / 4, steps=10, **options)(images, labels)
+    kind = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}[norm]
+    attack = kind(abs_stepsize=eps / 4, steps=10, **options)
+    wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
+    return attack.run(wrapped, images, labels, epsilon=eps)
+
+
+@pytest.mark.parametrize("library", ["foolbox", "torchattacks"])
+@pytest.mark.parametrize("norm", BALLS)
+def test_agrees_with_other_libraries(batch, norm, library):
+    model, images, labels = batch
+    expected = theirs(library, model, images, labels, norm, random_start=False)
+    options = {"norm": norm, "eps": EPS[norm], "random_start": False}
+    got = last_iterate(model, images, labels, **options)
+    # One by one, but where the sign of a gradient of almost 0 came out differently.
+    apart = BALLS[norm].distance(got, expected) > 0.01 * EPS[norm]
+    assert apart.double().mean() < 0.05
+    assert 0.2 < success(model, expected, labels) < 0.8
+    assert abs(success(model, got, labels) - success(model, expected, labels)) <= 0.01
+    dropped = pgd(model, images, labels, **options)
+    assert success(model, dropped, labels) >= success(model, expected, labels) - 0.0025
+
+
+# Not torchattacks' l2, whose starts are nearer to the centre than uniform ones.
+@pytest.mark.parametrize(
+    ("norm", "library"), [("linf", "foolbox"), ("linf", "torchattacks"), ("l2", "foolbox")]
+)
+def test_agrees_with_other_libraries_from_random_starts(batch, norm, library):
+    model, images, labels = batch
+    torch.manual_seed(0)
+    expected = success(model, theirs(library, model, images, labels, norm), labels)
+    got = last_iterate(model, images, labels, norm=norm, eps=EPS[norm])
+    assert success(model, got, labels) == pytest.approx(expected, abs=0.01)
+    dropped = pgd(model, images, labels, norm=norm, eps=EPS[norm])
+    assert success(model, dropped, labels) >= expected - 0.01
+
+
+def test_agrees_with_foolbox_on_targets(batch):
+    model, images, labels = batch
+    target = (labels + 3) % CLASSES
+    expected = theirs(
+        "foolbox",
+        model,
+        images,
+        foolbox.criteria.TargetedMisclassification(target),
+        "linf",
+        random_start=False,
+    )
+    got = last_iterate(model, images, labels, eps=EPS["linf"], random_start=False, target=target)
+    apart = BALLS["linf"].distance(got, expected) > 1e-6
+    assert apart.double().mean() < 0.05
+    assert not errs(model, got, target).all() and errs(model, got, target).any()
+
+
+@pytest.mark.parametrize("target", [None, "random", "least_likely"])
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("norm", BALLS)
+def test_double_precision_stays_inside(batch, norm, loss, target):
+    model, images, labels = copy.deepcopy(batch[0]).double(), batch[1][:64].double(), batch[2][:64]
+    options = {"norm": norm, "eps": EPS[norm], "loss": loss, "target": target}
+    got = pgd(model, images, labels, **options)
+    assert got.dtype == torch.float64
+    assert (BALLS[norm].distance(got, images) <= EPS[norm]).all()
+    assert got.min() >= 0 and got.max() <= 1
+    if target is None:
+        assert success(model, got, labels) > success(model, images, labels) + 0.2
+
+
+class Passes:
+    """How many images go through a model, by hooks: forward and backward."""
+
+    def __init__(self, model):
+        self.forward, self.backward = [], []
+        self.handles = [
+            model.register_forward_hook(lambda _, inputs, __: self.forward.append(len(inputs[0]))),
+            model.register_full_backward_hook(
+                lambda _, __, gradients: self.backward.append(len(gradients[0]))
+            ),
+        ]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for handle in self.handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize("target", [None, "random"])
+@pytest.mark.parametrize("norm", BALLS)
+def test_only_images_that_stand_go_through_the_model(batch, norm, target):
+    model, images, labels = batch
+    steps, options = 6, {"norm": norm, "eps": EPS[norm], "target": target, "loss": "margin"}
+    # Where each image is before each step, and what is right there, by an attack that drops none.
+    path = [last_iterate(model, images, labels, steps=step, **options) for step in range(steps + 1)]
+    right = torch.stack([~errs(model, points, labels) for points in path[:-1]])
+    active = right.long().cumprod(0).sum(1).tolist()
+    counts = [len(images), *active[:-1]]
+    assert counts[-1] < counts[0] and active[-1] > 0
+    with Passes(model) as passes:
+        got = pgd(model, images, labels, steps=steps, **options)
+    shown = [1] if target == "random" else []  # to learn how many classes there are
+    assert passes.forward == [*shown, *counts]
+    assert passes.backward == counts
+    fallen_at = right.long().cumprod(0).sum(0)  # the step before which the image fell, or `steps`
+    expected = torch.stack(path)[fallen_at, torch.arange(len(images))]
+    # Smaller batches round differently, and a sign of a gradient of almost 0 may turn.
+    assert (BALLS[norm].distance(got, expected) > 0.01 * EPS[norm]).double().mean() < 0.05
+
+    # A last pass looks at the last iterate where another restart follows.
+    with Passes(model) as passes:
+        pgd(model, images, labels, steps=steps, restarts=2, **options)
+    first, second = passes.forward[: len(shown) + steps + 1], passes.forward[steps + 1 :]
+    assert first[len(shown) :] == [*counts, active[-1]]
+    assert second[len(shown)] == 1 if shown else second[0] <= active[-1]
+    assert len(passes.backward) == 2 * steps and passes.backward[steps] < active[-1]
+    with Passes(model) as passes:
+        last_iterate(model, images, labels, steps=steps, **options)
+    assert passes.backward == [len(images)] * steps
+
+
+def test_an_attack_ends_where_all_have_fallen(batch):
+    model, images, labels = batch
+    with Passes(model) as passes:
+        got = pgd(model, images, labels, eps=0.3, steps=50, restarts=3)
+    assert errs(model, got, labels).all()
+    assert len(passes.forward) < 20
+
+
+@pytest.mark.parametrize("early_stop", [True, False])
+@pytest.mark.parametrize("target", [None, "random"])
+def test_restarts(batch, early_stop, target):
+    model, images, labels = batch
+    options = {
+        "eps": EPS["linf"],
+        "steps": 2,
+        "target": target,
+        "early_stop": early_stop,
+    }
+    results = [pgd(model, images, labels, restarts=n, seed=4, **options) for n in (1, 2, 3, 4)]
+    misclassified = torch.stack([errs(model, points, labels) for points in results])
+    assert (misclassified[:-1] <= misclassified[1:]).all() and misclassified[
+        0
+    ].sum() < misclassified[-1].sum()
+    again = pgd(model, images, labels, restarts=4, seed=4, **options)
+    assert torch.equal(results[-1], again)
+    if early_stop:
+        return
+    # Each restart for itself, all from one generator: of the first that fooled, or of the last.
+    generator = torch.Generator().manual_seed(4)
+    runs = [pgd(model, images, labels, generator=generator, **options) for _ in range(3)]
+    expected = runs[2]
+    for run in (runs[1], runs[0]):
+        expected = torch.where(errs(model, run, labels).view(-1, 1, 1, 1), run, expected)
+    apart = BALLS["linf"].distance(results[2], expected) > 1e-6
+    assert apart.double().mean() < 0.05
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_losses_that_scaled_logits_do_not_fool(batch, factor):
+    model, images, labels = batch
+    scaled = Scaled(model, factor)
+    options = {"eps": EPS["linf"], "random_start": False}
+    for loss in ("dlr", "rescaled_ce", "margin"):
+        plain = success(model, pgd(model, images, labels, loss=loss, **options), labels)
+        got = success(scaled, pgd(scaled, images, labels, loss=loss, **options), labels)
+        assert plain > 0.3 and abs(got - plain) <= 0.01, loss
+    if factor > 1:  # cross entropy's gradient is 0 in float32: the model only looks robust
+        got = success(scaled, pgd(scaled, images, labels, **options), labels)
+        assert got < success(model, pgd(model, images, labels, **options), labels) - 0.2
+
+
+def test_random_targets_are_uniform_among_the_others():
+    model, images = nn.Flatten(), torch.zeros(30_000, 5, 1, 1)
+    labels = torch.arange(30_000) % 5
+    generator = torch.Generator().manual_seed(0)
+    chosen = choose_targets("pgd", model, images, labels, "random", generator)
+    for label in range(5):
+        counts = chosen[labels == label].bincount(minlength=5)
+        assert counts[label] == 0
+        # 6000 in 4 boxes: five standard deviations.
+        assert (counts.sum() == 6000) and (counts - 1500).abs().sort().values[:4].max() < 168
+
+
+def test_least_likely_targets():
+    images = torch.tensor([[3.0, 1, 2], [1, 2, 3]]).view(2, 3, 1, 1)
+    labels = torch.tensor([0, 0])  # of the second image the label itself has the smallest logit
+    chosen = choose_targets("pgd", nn.Flatten(), images, labels, "least_likely", None)
+    assert chosen.tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("count", [0, 1])
+def test_small_batches(batch, loss, count):
+    model, images, labels = batch
+    for norm in BALLS:
+        options = {"norm": norm, "loss": loss, "target": "random", "restarts": 2}
+        got = pgd(model, images[:count], labels[:count], **options)
+        assert got.shape == images[:count].shape
+
+
+def test_two_classes():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
+    images, _ = draw_images(50, seed=0)
+    labels = model(images).argmax(1)
+    for loss in ("ce", "rescaled_ce", "margin"):
+        for target in (None, "random", "least_likely"):
+            got = pgd(model, images, labels, loss=loss, eps=0.3, target=target)
+            assert errs(model, got, labels).all()
+    with pytest.raises(ValueError, match="dlr: got 2 classes, takes at least 3"):
+        pgd(model, images, labels, loss="dlr")
+    with pytest.raises(ValueError, match="a model of 1 class, takes 2"):
+        one = nn.Sequential(nn.Flatten(), nn.Linear(192, 1))
+        pgd(one, images, torch.zeros(50, dtype=torch.int64), target="random")
+
+
+def test_a_network_that_computes_in_float16_keeps_small_gradients():
+    class Half(nn.Module):
+        def forward(self, images):
+            faint = images.half().flatten(1) * 2.0**-20
+            return faint.float() * 2.0**-6  # a gradient of 2^-27 underflows on its way back
+
+    images = torch.full((1, 2, 1, 1), 0.5)
+    got = last_iterate(Half(), images, torch.tensor([0]), eps=0.25, steps=5, random_start=False)
+    assert got.flatten().tolist() == [0.25, 0.75]
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says"),
+    [
+        ({"norm": "l1"}, UserError, "norm: got 'l1', takes one of linf, l2"),
+        ({"loss": "mse"}, UserError, "loss: got 'mse'"),
+        ({"target": "likely"}, UserError, "target: got 'likely', takes one of random, least"),
+        (
+            {"target": torch.tensor([1, 0])},
+            ValueError,
+            r"the label itself for 1 .*image 1: class 0",
+        ),
+        ({"target": torch.tensor([1])}, ValueError, r"target: got \[1\], takes \[2\]"),
+        ({"target": torch.tensor([1.0, 1.0])}, TypeError, "target: got torch.float32, takes int64"),
+        ({"restarts": 0}, ValueError, "restarts: got 0, takes an int >= 1"),
+        ({"restarts": 2, "random_start": False}, ValueError, "would all do the same"),
+    ],
+)
+def test_wrong_options(change, error, says):
+    images, labels = torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)
+    with pytest.raises(error, match=says):
+        pgd(make_model(), images, labels, **change)

@@ -1,0 +1,136 @@
+"""Square against torchattacks, its schedule and its shapes."""
+
+import pytest
+import torch
+import torchattacks
+from helpers.partly_robust import errs, partly_robust
+from torch import nn
+
+from sprout_fast.attacks import square as module
+from sprout_fast.attacks.balls import BALLS
+from sprout_fast.attacks.square import square
+
+NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
+
+
+@NORMS
+def test_succeeds_as_often_as_torchattacks(norm):
+    """On average over seeds, from one of which to the next two or three images differ.
+
+    More often is no mistake: theirs puts the squares of all images in one place, and never into the
+    last row and column.
+    """
+    model, images, labels = partly_robust()
+    eps = {"linf": 0.03, "l2": 1.0}[norm]
+    expected, got = [], []
+    for seed in range(5):
+        theirs = torchattacks.Square(
+            model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, n_queries=250, seed=seed
+        )
+        expected.append(errs(model, theirs(images, labels), labels).float().mean())
+        ours = square(model, images, labels, norm=norm, eps=eps, queries=250, seed=seed)
+        got.append(errs(model, ours, labels).float().mean())
+    mean = torch.stack(expected).mean()
+    assert 0.2 < mean < 0.8
+    assert mean - 0.01 <= torch.stack(got).mean() <= mean + 0.1
+
+
+def recorded(images, norm, **options):
+    """The points that a model which never errs, and whose margin never falls, is shown."""
+    seen = []
+
+    class Model(nn.Module):
+        def forward(self, points):
+            seen.append(points.clone())
+            logits = torch.zeros(len(points), 2)
+            logits[:, 1] = -1 + 1e-4 * len(seen)
+            return logits
+
+    got = square(Model(), images, torch.zeros(len(images)).long(), norm=norm, **options)
+    assert torch.equal(got, seen[-1])
+    assert torch.equal(seen[0], images)
+    return seen[1:]
+
+
+def test_linf_squares_shrink_as_in_the_paper():
+    images = torch.full((40, 3, 16, 16), 0.5)
+    points = recorded(images, "linf", eps=0.1, queries=1000)
+    assert len(points) == 1000
+    for point in (points[0], points[-1]):
+        assert torch.allclose((point - images).abs(), torch.tensor(0.1))  # at the corners of it
+    assert (points[0] == points[0][:, :, :1]).all()  # stripes
+
+    sides = []
+    for before, after in zip(points[:-1], points[1:], strict=True):
+        changed = (before != after).any(1)  # [B,H,W]
+        rows, columns = changed.any(2).sum(1), changed.any(1).sum(1)
+        sides.append(int(torch.maximum(rows, columns).max()))
+        # A channel of the square is changed whole or not at all: here always from one side.
+        if sides[-1] == 1:
+            assert changed.sum((1, 2)).max() == 1
+    # sqrt(0.8 * 256 / 2^i), halved after 1, 5, 20, 50, 100, 200, 400, 600, 800 of the queries.
+    expected = [14, 14, 10, 10, 10, 10, 7]
+    assert sides[:7] == expected
+    for query, side in ((19, 7), (30, 5), (70, 4), (150, 3), (300, 2), (500, 1), (900, 1)):
+        assert sides[query] == side, query
+
+
+def test_every_pixel_is_reached():
+    images = torch.full((200, 1, 6, 6), 0.5)
+    points = recorded(images, "linf", eps=0.1, queries=50, p_init=0.01)
+    changed = torch.stack([a != b for a, b in zip(points[:-1], points[1:], strict=True)])
+    share = changed.float().mean((0, 1, 2)) * 2 * 36  # half of the draws leave the side as it is
+    assert (share - 1).abs().max() < 0.3  # 9,800 draws: five standard deviations
+
+
+@NORMS
+def test_images_get_squares_of_their_own(norm):
+    images = torch.full((2, 3, 16, 16), 0.5)
+    first, second = (p for p in recorded(images, norm, eps=0.1, queries=20)[-1])
+    assert not torch.equal(first, second)
+
+
+def test_l2_proposals_use_the_whole_ball():
+    images = torch.full((8, 3, 16, 16), 0.5)
+    points = recorded(images, "l2", eps=0.4, queries=60)
+    for point in points:
+        assert torch.allclose((point - images).flatten(1).norm(dim=1), torch.tensor(0.4), rtol=1e-4)
+    # Outside of two squares of the same side nothing changes: late, two of three pixels.
+    changed = ((points[-1] - points[-2]).abs() > 1e-6).any(1).sum((1, 2))
+    assert changed.max() <= 18 and changed.float().mean() > 9
+
+
+def test_shape_of_the_l2_bump():
+    bump = module._bump(6)
+    assert bump.norm() == pytest.approx(1) and bump.dtype == torch.float64
+    torch.testing.assert_close(bump[:3], -bump[3:])
+    # Peak 3 x 6 around (1, 3): distance 0, 1, 2, 3 from it; sums of 1/j^2, j from 1, 2, 3, 4 to 4.
+    sums = [1 + 1 / 4 + 1 / 9 + 1 / 16, 1 / 4 + 1 / 9 + 1 / 16, 1 / 9 + 1 / 16, 1 / 16]
+    peak = [[sums[max(abs(r - 1), abs(c - 3))] for c in range(6)] for r in range(3)]
+    ratio = bump[:3] / torch.tensor(peak, dtype=torch.float64)
+    torch.testing.assert_close(ratio, ratio[0, 0].expand(3, 6))
+    odd = module._bump(5)
+    assert odd[:2].norm() == pytest.approx(odd[2:].norm().item())
+
+
+@NORMS
+@pytest.mark.parametrize("shape", [(1, 1), (2, 5), (3, 9), (28, 28)])
+def test_any_size(norm, shape):
+    images = torch.rand(3, 2, *shape)
+    points = recorded(images, norm, eps=0.05, queries=12)
+    for point in points:
+        assert BALLS[norm].distance(images, point).max() <= 0.05 * (1 + 1e-6)
+
+
+def test_no_gradient_is_asked_of_the_model():
+    class Model(nn.Module):
+        def forward(self, points):
+            assert not torch.is_grad_enabled() and not points.requires_grad
+            return points.mean((2, 3))
+
+    square(Model(), torch.rand(4, 3, 5, 5), torch.zeros(4).long(), queries=5)
+
+
+def test_no_queries_return_the_images():
+    model, images, labels = partly_robust()
+    assert torch.equal(square(model, images, labels, queries=0), images)

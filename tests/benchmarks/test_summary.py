@@ -1,0 +1,124 @@
+"""`make bench` at small sizes: every benchmark runs, and its summary is complete."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import composites
+import pytest
+import summary
+import torch
+import torch.nn.functional as F
+
+from sprout_fast import dirichlet, log_gamma, sprout_loss
+
+BENCHMARKS = Path(summary.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bench") / "bench.json"
+    files = sorted({*BENCHMARKS.glob("bench_*.py")} - {*BENCHMARKS.glob("bench_data_*.py")})
+    subprocess.run(
+        [sys.executable, "-m", "pytest", *files, "--benchmark-quiet", f"--benchmark-json={path}"],
+        env=os.environ | {"SPROUT_FAST_BENCH": "tiny", "OMP_NUM_THREADS": "1"},
+        cwd=BENCHMARKS.parents[1],
+        check=True,
+        timeout=300,
+    )
+    return path
+
+
+def test_every_op_has_every_contestant_and_finite_ratios(report):
+    results = summary.Results(json.loads(report.read_text()))
+    rows = [dict(zip(summary.COLUMNS, row, strict=True)) for row in results.rows()]
+    ops = {"dirichlet", "sample_mixup", "gaussian_mixup", "generalized_cross_entropy", "log_gamma"}
+    assert {row["op"] for row in rows} == ops | {"pgd_step_", "sprout_loss"}
+    for row in rows:
+        assert 0 < float(row["ms"]) < float("inf")
+        expected = {"eager", "compile"}
+        if row["op"] in ("dirichlet", "sample_mixup", "log_gamma", "sprout_loss"):
+            expected |= {"distributions"}
+        if row["op"] != "sample_mixup":
+            expected |= {"/ memcpy"}
+        if row["op"] == "sprout_loss":
+            expected |= {"/ cross entropy"}
+        ratios = {name: row[name] for name in summary.COLUMNS[5:] if row[name]}
+        assert ratios.keys() == expected, row
+        assert all(0 < float(value) < float("inf") for value in ratios.values())
+    measured = {
+        (op, what, setting, contestant)
+        for (op, _, what, setting), found in results.lines.items()
+        for contestant in found
+    }
+    for floor in summary.floors():  # their sizes are not in a tiny run, all else is
+        for (op, _, what, setting), contestant in filter(None, (floor.above, floor.below)):
+            assert (op, what, setting, contestant) in measured, floor.name
+
+
+def test_files_and_readme(report, tmp_path, capsys):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{summary.BEGIN}old\n{summary.END}\nafter\n")
+    assert summary.main([str(report), "--readme", str(readme)]) == 0
+    markdown = report.with_suffix(".md").read_text()
+    assert readme.read_text() == f"before\n{summary.BEGIN}{markdown}{summary.END}\nafter\n"
+    assert "| pgd_step_ | 3×3×8×8 | forward |" in markdown
+    assert report.with_name("bench_scaling.png").read_bytes().startswith(b"\x89PNG")
+    assert "pgd_step_" in capsys.readouterr().out
+
+
+def benchmark(contestant, turn, seconds):
+    op, size, what = summary.LOSS
+    info = dict(op=op, size=size, what=what, setting=summary.PAPER)
+    info |= {"contestant": contestant, "turn": turn}
+    return {"extra_info": info, "stats": {"median": seconds}}
+
+
+def test_ratios_are_within_a_turn():
+    """A turn in which everything took twice as long changes no ratio; floors take both sides."""
+    seconds = {"ours, expected": 0.002, "torch.distributions": 0.1, "cross_entropy": 0.00025}
+    benchmarks = [
+        benchmark(name, turn, (1 + turn) * value)
+        for turn in range(2)
+        for name, value in seconds.items()
+    ]
+    results = summary.Results(
+        {"machine_info": {}, "datetime": "2026-01-02T03:04", "benchmarks": benchmarks}
+    )
+    (row,) = results.rows()
+    assert row[3:] == ["paper, float32, expected", "3", "", "", "50", "8.0", ""]
+    verdicts = {floor.name: floor.row(results)[1:] for floor in summary.floors()}
+    assert verdicts["sprout_loss, paper, expected: torch.distributions / ours"] == [
+        "≥ 40", "50", "reached",
+    ]  # fmt: skip
+    assert verdicts["sprout_loss, paper, expected: ours / cross entropy"] == ["≤ 4", "8", "missed"]
+    assert verdicts["sprout_loss, paper, implicit: ours / cross entropy"][2] == "not measured"
+
+
+def test_composites_draw_from_the_ops_distributions():
+    """Means and spreads of 20,000 rows: a baseline of another distribution is none."""
+    torch.manual_seed(0)
+    state, rows = torch.tensor([1, 2, 0]), 20_000
+    a = torch.tensor([0.3, 1.0, 4.0]).expand(rows, 3)
+    near = dict(rtol=0.05, atol=0.01)
+    for op, baselines in (
+        (log_gamma, (composites.log_gamma, composites.log_gamma_distribution)),
+        (dirichlet, (composites.dirichlet, composites.dirichlet_distribution)),
+    ):
+        for baseline in baselines:
+            for moment in (torch.mean, torch.std):
+                found, expected = moment(baseline(a), 0), moment(op(a, state), 0)
+                torch.testing.assert_close(found, expected, **near)
+    labels, beta = torch.randint(3, (rows,)), torch.tensor([0.2, 1.0, 0.5])
+    logits, one_hot = torch.randn(rows, 3), F.one_hot(labels, 3).float()
+    ours = sprout_loss(logits, labels, None, None, beta, state, alpha=1 / 11, scale=11.0)
+    for baseline in (composites.sprout_loss, composites.sprout_loss_by_gammas):
+        found = baseline(logits, one_hot, beta, 1 / 11, 11.0)
+        assert found.item() == pytest.approx(ours.item(), rel=0.01)
+    arguments = torch.arange(4), torch.full((2,), 0.2)
+    for baseline in (composites.sample_mixup, composites.sample_mixup_distribution):
+        lam = torch.cat([baseline(*arguments)[1] for _ in range(2000)])
+        assert lam.mean().item() == pytest.approx(0.5, abs=0.05)
+        assert lam.var().item() == pytest.approx(0.25 / 1.4, rel=0.1)  # of Beta(0.2, 0.2)

@@ -1,0 +1,566 @@
+"""sprout_fast.evaluate: measurements, protocols, the audit, and going on where it was stopped."""
+
+import copy
+import dataclasses
+import functools
+import json
+import sys
+
+import pytest
+import torch
+from helpers.tiny_model import EPS, made_images, trained
+from torch import nn
+
+import sprout_fast
+from sprout_fast.attacks import ATTACKS
+from sprout_fast.attacks.balls import BALLS
+from sprout_fast.errors import UserError
+from sprout_fast.evaluation import PROTOCOLS, Subject
+from sprout_fast.evaluation.audit import run_audit
+from sprout_fast.evaluation.measurements import (
+    AttackMeasurement,
+    Batch,
+    Clean,
+    Diversity,
+    Gradients,
+    Invariance,
+    Landscape,
+    Measurement,
+)
+from sprout_fast.evaluation.measurements.attack import within_ball
+from sprout_fast.evaluation.protocols import Setting
+from sprout_fast.evaluation.recorder import Recorder
+from sprout_fast.models import Normalized
+
+
+class Scaled(nn.Module):
+    """Logits times a factor."""
+
+    def __init__(self, model, factor):
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, images):
+        return self.factor * self.model(images)
+
+
+class Quantised(nn.Module):
+    """Images rounded to a few levels: a staircase, whose gradient is 0."""
+
+    def __init__(self, model, levels=8):
+        super().__init__()
+        self.model, self.levels = model, levels
+
+    def forward(self, images):
+        return self.model(torch.round(images * self.levels) / self.levels)
+
+
+class Noisy(nn.Module):
+    """Noise on the images at every call."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return self.model(images + 0.05 * torch.randn_like(images))
+
+
+class Softmax(nn.Module):
+    """Probabilities instead of logits."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return self.model(images).softmax(1)
+
+
+def audited(model, count=100, **options):
+    images, labels = made_images(count, seed=5)
+    options = {"protocol": "audit", "eps": EPS, "scale": 0.05} | options
+    return sprout_fast.evaluate(model, images, labels, **options)
+
+
+@pytest.fixture(scope="module")
+def honest():
+    return audited(trained(adversarially=True), surrogate=trained(adversarially=False))
+
+
+def failed(results):
+    return {check.name for check in results.audit.failed}
+
+
+def test_an_adversarially_trained_model_is_not_flagged(honest):
+    assert honest.audit.passed, str(honest.audit)
+    ran = {check.name for check in honest.audit.ran}
+    assert len(ran) == len(honest.audit.checks) - 1  # all but SPROUT's own
+    assert 0.05 < honest.robust_accuracy < honest.clean_accuracy
+
+
+@pytest.mark.parametrize("adversarially", [False, True])
+def test_flat_logits_are_flagged(adversarially):
+    assert "logits are not flat" in failed(audited(Scaled(trained(adversarially), 1e-3)))
+
+
+def test_huge_logits_are_flagged():
+    found = failed(audited(Scaled(trained(True), 1e4)))
+    assert {"logits are not saturated", "rescaling changes nothing"} <= found
+
+
+def test_a_quantiser_in_front_is_flagged():
+    results = audited(Quantised(trained(True)))
+    assert {"gradients are there", "accuracy reaches zero", "black box never wins"} <= failed(
+        results
+    )
+
+
+class Detached(nn.Module):
+    """No graph from logits to images."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images):
+        return self.model(images.detach())
+
+
+def test_a_model_without_gradients_is_flagged():
+    with torch.no_grad():
+        frozen = Detached(copy.deepcopy(trained(True)).requires_grad_(False))
+    results = audited(frozen, count=20, protocol="all", surrogate=trained(False))
+    assert {"gradients are there", "black box never wins"} <= failed(results)
+
+
+def test_accuracy_that_no_eps_changes_is_flagged(honest):
+    def with_accuracy(misclassified):
+        changed = {
+            name: dataclasses.replace(record, misclassified=misclassified(record))
+            for name, record in honest.records.items()
+            if name.startswith("audit: PGD-20")
+        }
+        return dataclasses.replace(honest, records=honest.records | changed)
+
+    def check(results):
+        return next(c for c in run_audit(results).checks if c.name == "accuracy falls with eps")
+
+    clean = honest.records["clean"].misclassified
+    assert check(honest).status == "pass"
+    assert check(with_accuracy(lambda record: clean)).status == "fail"
+    # One image more that stands, of 100, is luck; three are a sign.
+    largest = honest.records["audit: PGD-20 at 2 eps"].misclassified
+    for more, status in ((1, "pass"), (3, "fail")):
+        fewer = largest.clone()
+        fewer[largest.nonzero().flatten()[:more]] = False
+        results = with_accuracy(
+            lambda r, fewer=fewer: (
+                fewer
+                if r.name.endswith(" 4 eps")
+                else (r.misclassified if not r.name.endswith(" 2 eps") else largest)
+            )
+        )
+        assert check(results).status == status
+
+
+def test_a_random_model_and_probabilities_are_flagged():
+    assert "answers are not random" in failed(audited(Noisy(trained(True))))
+    assert "outputs are logits" in failed(audited(Softmax(trained(True))))
+
+
+def test_a_model_that_is_always_wrong_gives_the_audit_nothing_to_look_at():
+    images, labels = made_images(20)
+    wrong = (trained(True)(images).argmax(1) + 1) % 10
+    results = sprout_fast.evaluate(
+        trained(True), images, wrong, protocol="audit", eps=EPS, scale=0.01
+    )
+    assert results.robust_accuracy == results.clean_accuracy == 0
+    assert not results.audit.ran and "no image right" in results.audit.checks[0].reason
+
+
+def test_sprouts_beta_is_audited(honest):
+    beta = torch.full((10,), 0.5)
+    for alpha, good in ((0.01, True), (0.9, False)):
+        subject = Subject(trained(True), "a SPROUT model", 10, beta=beta, alpha=alpha)
+        results = dataclasses.replace(honest, subject=subject)
+        (check,) = [c for c in run_audit(results).checks if c.name == "beta leaves the label"]
+        assert check.status == ("pass" if good else "fail")
+        assert check.numbers["true-class mass"] == pytest.approx(
+            (1 - alpha + alpha * 0.5) / (1 - alpha + alpha * 5), abs=1e-6
+        )
+
+
+def test_the_verdict_is_the_smallest_accuracy_image_by_image(honest):
+    misclassified = honest.records["clean"].misclassified.clone()
+    for record in honest.attacks.values():
+        inside = record.column("linf", torch.inf) <= EPS * (1 + 1e-6)
+        fell = record.column("misclassified", 0).bool() & inside
+        misclassified |= fell
+    assert torch.equal(honest.misclassified, misclassified)
+    assert honest.robust.correct == int((~misclassified).sum())
+    # Attacks in larger balls found more errors, which do not count.
+    larger = honest.records["audit: PGD-20 at 4 eps"]
+    assert larger.accuracy.correct < honest.robust.correct
+    smallest = min(
+        record.accuracy.correct
+        for record in honest.attacks.values()
+        if record.parameters["eps"] <= EPS
+    )
+    assert honest.robust.correct <= smallest
+
+
+def test_every_attack_is_within_its_ball_and_its_success_is_the_models_own_answer(honest):
+    model, (images, labels) = trained(True), made_images(100, seed=5)
+    for record in honest.attacks.values():
+        norm, eps = record.parameters["norm"], record.parameters["eps"]
+        assert (record.columns[norm] <= eps * (1 + 1e-6)).all(), record.name
+        shown = torch.isin(record.rows, record.gallery)
+        assert torch.equal(
+            model(record.adversarial).argmax(1) != labels[record.gallery],
+            record.columns["misclassified"][shown],
+        )
+        assert torch.allclose(
+            BALLS[norm].distance(record.adversarial, images[record.gallery]),
+            record.columns[norm][shown],
+        )
+
+
+def test_a_cascade_attacks_what_the_ones_before_left_standing():
+    images, labels = made_images(60, seed=6)
+    results = sprout_fast.evaluate(trained(True), images, labels, eps=EPS, scale=0.1)
+    active = ~results.records["clean"].misclassified
+    for record in list(results.records.values())[1:]:
+        assert torch.equal(record.rows, active.nonzero().flatten())
+        active &= ~record.misclassified
+        assert record.accuracy.correct == int(active.sum())
+    assert torch.equal(results.misclassified, ~active)
+    assert 0 < results.robust_accuracy < results.clean_accuracy
+
+
+@pytest.mark.parametrize("protocol", ["paper", "strong", "audit", "all"])
+def test_every_protocol_says_all_that_it_measures(protocol):
+    for setting in (Setting(), Setting(num_classes=1000, image_size=224), Setting(norm="l2")):
+        measurements = PROTOCOLS[protocol](setting)
+        names = [measurement.name for measurement in measurements]
+        assert len(set(names)) == len(names)
+        assert names[0] == "clean"
+        for measurement in measurements:
+            assert measurement.parameters()["name"] == measurement.name
+            json.dumps(measurement.parameters())
+            if isinstance(measurement, AttackMeasurement):
+                assert measurement.attack in ATTACKS
+    if protocol == "all":
+        for part in ("paper", "strong", "audit"):
+            assert {m.name for m in PROTOCOLS[part](Setting())} <= set(names)
+
+
+def test_the_papers_protocol_is_whole():
+    names = {m.name: m.parameters() for m in PROTOCOLS["paper"](Setting(image_size=224))}
+    for steps in (20, 100, 200, 500):
+        options = names[f"PGD-{steps} at 0.03"]["options"]
+        assert (options["steps"], options["step_size"]) == (steps, 0.03 / 5)
+    assert names["10x PGD-100 at 0.03"]["options"]["restarts"] == 10
+    assert [names[f"{n}x PGD-20 at 0.03"]["options"]["restarts"] for n in (3, 5, 8)] == [3, 5, 8]
+    assert names["C&W-l2 at 0.05"]["options"] == {"binary_searches": 10, "steps": 1000}
+    for eps in ("0.005", "0.01", "0.015", "0.02"):
+        assert names[f"random-target PGD-20 at {eps}"]["options"]["target"] == "random"
+    assert {"rotation 10°", "brightness x 1.5", "contrast x 2", "grey", "transfer at 0.03"} <= set(
+        names
+    )
+
+
+class Stopped(Exception):
+    pass
+
+
+def recorded(folder, *, model=None, images=None, seed=0, batch_size=10, stop=None):
+    """Records of three attacks on 40 images, and which batches were measured for them."""
+    given, labels = made_images(40, seed=7)
+    measured = []
+
+    def progress(record, done, total):
+        measured.append((record.name, done))
+        if (record.name, done) == stop:
+            raise Stopped
+
+    recorder = Recorder(
+        Subject(model or trained(True), "", 10),
+        given if images is None else images,
+        labels,
+        batch_size=batch_size,
+        seed=seed,
+        cache_dir=folder,
+        progress=progress,
+    )
+    options = {"steps": 3, "step_size": EPS / 2}
+    try:
+        recorder.run(
+            [
+                Clean(),
+                AttackMeasurement("first", "pgd", eps=EPS, options=options),
+                AttackMeasurement("second", "pgd", eps=EPS, options=options, cascade=("first",)),
+                AttackMeasurement("third", "square", eps=EPS, options={"queries": 20}),
+            ]
+        )
+    except Stopped:
+        assert stop is not None
+    return recorder.records, measured
+
+
+def test_a_stopped_evaluation_goes_on_where_it_was_and_ends_the_same(tmp_path):
+    whole, batches = recorded(None)
+    assert ("third", 10) in batches and ("third", 20) in batches
+    records, _ = recorded(tmp_path, stop=("third", 20))
+    assert "third" not in records
+    again, batches = recorded(tmp_path)
+    # What was complete is told of once.
+    assert ("first", 10) not in batches and ("third", 10) not in batches
+    assert ("third", 30) in batches
+    assert list(again) == list(whole)
+    for name, record in whole.items():
+        assert torch.equal(record.misclassified, again[name].misclassified)
+        for column, values in record.columns.items():
+            assert torch.equal(values, again[name].columns[column]), (name, column)
+
+
+@pytest.mark.parametrize("change", ["seed", "model", "factor", "mean", "images", "batch_size"])
+def test_what_was_measured_otherwise_is_not_taken_for_it(tmp_path, change):
+    changed = {
+        "seed": 1,
+        "model": Scaled(trained(True), 3.0),
+        "factor": Scaled(trained(True), 3.0),
+        "mean": Normalized(trained(True), [0.2] * 3, [1.0] * 3),
+        "images": made_images(40, seed=7)[0].flip(-1),
+        "batch_size": 20,
+    }[change]
+    # Models that differ in a plain number of their code, or in a buffer that is not saved.
+    model = {
+        "factor": Scaled(trained(True), 2.0),
+        "mean": Normalized(trained(True), [0.0] * 3, [1.0] * 3),
+    }.get(change)
+    recorded(tmp_path, model=model)
+    _, batches = recorded(tmp_path, model=model)
+    assert [done for name, done in batches if name == "first"] == [40]
+    change = "model" if model is not None else change
+    _, batches = recorded(tmp_path, **{"model": model, change: changed})
+    assert len([done for name, done in batches if name == "first"]) > 1
+    if change != "model":  # what can tell models apart by weights or code alone is not kept
+        _, batches = recorded(tmp_path, model=model)
+        assert [done for name, done in batches if name == "first"] == [40]
+
+
+def test_a_cascade_is_measured_anew_where_other_images_are_left(tmp_path):
+    records, _ = recorded(tmp_path)
+    (path,) = tmp_path.glob("first-*.pt")
+    content = torch.load(path)
+    active = (~content["columns"]["misclassified"]).nonzero().flatten()
+    content["columns"]["misclassified"][active[0]] = True  # as if a GPU had found one more
+    torch.save(content, path)
+    again, batches = recorded(tmp_path)
+    assert len(again["second"].rows) == len(records["second"].rows) - 1
+    assert all(
+        len(column) == len(again["second"].rows) for column in again["second"].columns.values()
+    )
+    assert [done for name, done in batches if name == "third"] == [40]
+
+
+def test_a_damaged_part_is_named(tmp_path):
+    model, (images, labels) = trained(True), made_images(10)
+    evaluate = functools.partial(
+        sprout_fast.evaluate,
+        model,
+        images,
+        labels,
+        protocol="strong",
+        eps=EPS,
+        scale=0.05,
+        cache_dir=tmp_path,
+    )
+    evaluate()
+    (part,) = (tmp_path / "parts").glob("clean-*.pt")
+    part.write_bytes(part.read_bytes()[:100])
+    with pytest.raises(UserError, match=f"{part.name}: is truncated or damaged"):
+        evaluate()
+
+
+def test_uint8_images_count_as_their_256th_parts():
+    model, (images, labels) = trained(True), made_images(20)
+    as_bytes = (images * 255).round().to(torch.uint8)
+    options = {"eps": EPS, "scale": 0.05}
+    first = sprout_fast.evaluate(model, as_bytes, labels, **options)
+    second = sprout_fast.evaluate(model, as_bytes.float() / 255, labels, **options)
+    assert torch.equal(first.misclassified, second.misclassified)
+
+
+def test_a_model_in_float64_is_given_float64():
+    images, labels = made_images(20)
+    options = {"eps": EPS, "scale": 0.05, "protocol": "all"}
+    double = copy.deepcopy(trained(True)).double()
+    results = sprout_fast.evaluate(double, images, labels, **options)
+    assert 0 < results.robust_accuracy < results.clean_accuracy
+
+
+def test_perturbations_that_float32_rounds_past_eps_count():
+    eps = 4 / 255
+    images = torch.linspace(0, 1 - eps, 1000).view(-1, 1, 1, 1)
+    distance = BALLS["linf"].distance(images + eps, images)  # as other packages clip
+    assert (distance > eps * (1 + 1e-6)).any()
+    assert within_ball(distance, eps).all()
+    assert not within_ball(torch.tensor([eps + 1e-6], dtype=torch.float64), eps).any()
+
+
+def test_the_model_is_given_back_as_it_was():
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(192, 10)).train()
+    images, labels = made_images(20)
+    before = torch.get_rng_state()
+    sprout_fast.evaluate(model, images, labels, protocol="all", eps=EPS, scale=0.01)
+    assert model.training and model[1].training
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"protocol": "strnog"}, "protocol: got 'strnog'.*did you mean strong"),
+        ({"norm": "l1"}, "norm: got 'l1', takes one of linf, l2"),
+        ({"eps": 0}, "eps: got 0"),
+        ({"eps": float("nan")}, "eps: got nan"),
+        ({"scale": 2}, "scale: got 2"),
+        ({"batch_size": 0}, "batch_size: got 0"),
+        ({"labels": torch.full((4,), 10)}, "labels: got 10 to 10, takes 0 to 9"),
+        ({"labels": torch.zeros(3, dtype=torch.int64)}, r"images: got \[4, 3, 8, 8\]"),
+        ({"labels": torch.zeros(4)}, "labels: got torch.float32, takes int64"),
+        ({"images": torch.full((4, 3, 8, 8), 2.0)}, r"values from 2 to 2, takes \[0,1\]"),
+        ({"images": torch.full((4, 3, 8, 8), float("nan"))}, "values from nan"),
+        ({"images": torch.zeros(4, 3, 8, 8, dtype=torch.int32)}, "images: got torch.int32"),
+        ({"model": nn.Sequential(nn.Flatten(), nn.Linear(192, 1))}, r"outputs \[1, 1\]"),
+    ],
+)
+def test_wrong_arguments_are_named(change, message):
+    images, labels = made_images(4)
+    arguments = {"model": trained(True), "images": images, "labels": labels} | change
+    with pytest.raises(UserError, match=message):
+        sprout_fast.evaluate(**arguments)
+
+
+def test_the_official_autoattack_is_asked_for_by_name(monkeypatch):
+    monkeypatch.setitem(sys.modules, "autoattack", None)
+    monkeypatch.setattr("sprout_fast.attacks.autoattack.is_installed", lambda: False)
+    images, labels = made_images(4)
+    with pytest.raises(UserError, match="official AutoAttack package is not installed"):
+        sprout_fast.evaluate(trained(True), images, labels, protocol="autoattack")
+
+
+def test_the_official_autoattack_agrees_with_strong():
+    pytest.importorskip("autoattack")
+    model, (images, labels) = trained(True), made_images(100, seed=8)
+    theirs = sprout_fast.evaluate(model, images, labels, protocol="autoattack", eps=EPS)
+    ours = sprout_fast.evaluate(model, images, labels, protocol="strong", eps=EPS)
+    assert abs(theirs.robust_accuracy - ours.robust_accuracy) <= 0.01
+
+
+def batch(count=20):
+    return Batch(*made_images(count, seed=9), seed=3)
+
+
+def test_invariance_transforms_as_it_says():
+    seen = []
+
+    class Watched(nn.Module):
+        def forward(self, images):
+            seen.append(images)
+            return images.flatten(1)[:, :10]
+
+    subject, given = Subject(Watched(), "watched", 10), batch()
+    for transformation, amount in (("rotation", 90), ("brightness", 1.5), ("grey", 1)):
+        Invariance("x", transformation, amount).measure(subject, given)
+    rotated, brighter, grey = seen
+    assert torch.allclose(rotated, given.images.rot90(1, (2, 3)), atol=1e-5)
+    assert torch.allclose(brighter, (1.5 * given.images).clamp(0, 1))
+    assert torch.allclose(grey, given.images.mean(1, keepdim=True).expand(-1, 3, -1, -1))
+    Invariance("x", "contrast", 2).measure(subject, given)
+    mean = (seen[-1] - 2 * given.images)[:, 0, 0, 0]  # 2 x - mean, where it is not clipped
+    inside = (seen[-1] > 0) & (seen[-1] < 1)
+    expected = 2 * given.images + mean[:, None, None, None]
+    rows = ((seen[-1] > 0) & (seen[-1] < 1))[:, 0, 0, 0]
+    assert rows.any()
+    assert torch.allclose(seen[-1][rows][inside[rows]], expected[rows][inside[rows]], atol=1e-5)
+
+
+def test_gradients_against_finite_differences():
+    model = trained(True)
+    given = batch(5)
+    columns = Gradients().measure(Subject(model, "", 10), given)
+    double = [p.double() for p in model.parameters()]
+    assert len(double) > 0
+    images = given.images.requires_grad_()
+    nn.functional.cross_entropy(model(images), given.labels, reduction="sum").backward()
+    assert torch.allclose(columns["ce_norm"], images.grad.flatten(1).norm(dim=1), rtol=1e-5)
+    assert (columns["ce_zero"] < 0.5).all()
+    dead = Gradients().measure(Subject(Quantised(model), "", 10), batch(5))
+    assert (dead["ce_zero"] == 1).all() and (dead["margin_zero"] == 1).all()
+
+
+def test_landscape_starts_at_the_loss_and_rises_along_the_gradient():
+    model, given = trained(False), batch(6)
+    loss = Landscape(points=5).measure(Subject(model, "", 10), given)["loss"]
+    assert loss.shape == (6, 5, 5)
+    with torch.no_grad():
+        here = nn.functional.cross_entropy(model(given.images), given.labels, reduction="none")
+    assert torch.allclose(loss[:, 0, 0], here)
+    along_gradient, at_random = loss[:, -1, 0].mean(), loss[:, 0, -1].mean()
+    assert along_gradient > at_random
+
+
+def test_diversity_of_one_module_with_itself_is_one_and_of_noise_small():
+    subject = Subject(trained(True), "", 10)
+    columns = Diversity(sigma=0.0, alpha=0.0).measure(subject, batch())
+    # Without noise, and with a label that is drawn at y alone, both are the plain gradient.
+    assert torch.allclose(columns["dirichlet_ga"], torch.ones(20), atol=1e-4)
+    columns = Diversity().measure(subject, batch())
+    assert set(columns) == {"dirichlet_mixup", "dirichlet_ga", "mixup_ga"}
+    assert all((column.abs() <= 1 + 1e-6).all() for column in columns.values())
+
+
+def test_a_measurement_that_cannot_be_taken_says_why():
+    images, labels = made_images(6)
+    subject = Subject(trained(True), "", 10)
+    recorder = Recorder(subject, images, labels, batch_size=4)
+    recorder.run([Clean(), AttackMeasurement("t", "transfer")])
+    assert "no other model was given" in recorder.records["t"].unavailable
+    assert recorder.records["t"].accuracy is None
+
+
+def test_two_measurements_of_one_name_are_refused():
+    images, labels = made_images(6)
+    recorder = Recorder(Subject(trained(True), "", 10), images, labels, batch_size=4)
+    same = AttackMeasurement("noise", "noise", options={"draws": 1})
+    recorder.run([Clean(), same, same])
+    with pytest.raises(ValueError, match="two different measurements are called 'noise'"):
+        recorder.run([dataclasses.replace(same, eps=0.1)])
+
+
+def test_a_new_kind_of_measurement_is_one_class():
+    @dataclasses.dataclass(frozen=True)
+    class Brightness(Measurement):
+        name: str = "brightness of the images"
+
+        def measure(self, subject, batch):
+            return {"brightness": batch.images.mean((1, 2, 3))}
+
+    images, labels = made_images(6)
+    recorder = Recorder(Subject(trained(True), "", 10), images, labels, batch_size=4)
+    recorder.run([Brightness()])
+    found = recorder.records["brightness of the images"].column("brightness")
+    assert torch.allclose(found, images.mean((1, 2, 3)).double())
+
+
+def test_results_say_what_they_found(honest):
+    text = str(honest)
+    assert text.startswith("clean ") and "robust " in text and "sign of gradient masking" in text
+    everything = json.loads(json.dumps(honest.to_dict(), allow_nan=False))
+    assert everything["verdict"]["robust_accuracy"] == honest.robust_accuracy
+    assert everything["per_image"]["misclassified"] == honest.misclassified.tolist()
+    assert {m["name"] for m in everything["measurements"]} == set(honest.records)

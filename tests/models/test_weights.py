@@ -1,0 +1,409 @@
+"""Weights files and checkpoints: ours, torchvision's, foreign ones, and files that are neither."""
+
+import argparse
+import copy
+import pickle
+import warnings
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models as torchvision_models
+
+from sprout_fast.errors import UserError
+from sprout_fast.models import (
+    CHECKPOINT_FORMAT,
+    Normalized,
+    create_model,
+    load_model,
+    load_weights,
+    read_checkpoint,
+)
+
+
+def small_model(num_classes=10, width=8):
+    return nn.Sequential(
+        OrderedDict(
+            conv=nn.Conv2d(3, width, 3),
+            norm=nn.BatchNorm2d(width),
+            pool=nn.AdaptiveAvgPool2d(1),
+            flat=nn.Flatten(),
+            fc=nn.Linear(width, num_classes),
+        )
+    )
+
+
+def same(first, second):
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def snapshot(model):
+    return copy.deepcopy(model.state_dict())
+
+
+def save(content, folder, name="weights.pt", **options):
+    torch.save(content, folder / name, **options)
+    return folder / name
+
+
+def prefixed(state_dict, prefix):
+    return {prefix + key: value for key, value in state_dict.items()}
+
+
+def checkpoint(model, *, arch="squeezenet1_1", num_classes=10, ema=None):
+    return {
+        "format": CHECKPOINT_FORMAT,
+        "model": model.state_dict(),
+        "ema": ema,
+        "beta": torch.ones(num_classes),
+        "epoch": 3,
+        "step": 12,
+        "config": {
+            "arch": arch,
+            "num_classes": num_classes,
+            "mean": [0.4, 0.5, 0.6],
+            "std": [0.2, 0.25, 0.3],
+        },
+    }
+
+
+FORMS = {
+    "plain": lambda state: state,
+    "ddp": lambda state: prefixed(state, "module."),
+    "compiled": lambda state: prefixed(state, "_orig_mod."),
+    "ddp of compiled": lambda state: prefixed(state, "module._orig_mod."),
+    "compiled ddp": lambda state: prefixed(state, "_orig_mod.module."),
+    "foreign state_dict": lambda state: {"state_dict": prefixed(state, "module."), "epoch": 1},
+    "foreign model": lambda state: {"model": state, "optimizer": {"lr": 0.1}, "args": None},
+    "averaged model": lambda state: (
+        {"n_averaged": torch.tensor(4)} | prefixed(state, "module.")  # torch's AveragedModel
+    ),
+    "half": lambda state: {
+        k: v.half().float() if v.is_floating_point() else v for k, v in state.items()
+    },
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("new_format", [True, False])
+def test_load_weights_takes_every_form(tmp_path, form, new_format):
+    source, model = small_model(), small_model()
+    content = FORMS[form](source.state_dict())
+    path = save(content, tmp_path, _use_new_zipfile_serialization=new_format)
+    said = load_weights(model, path, reset_head=False)
+    expected = source.state_dict()
+    assert same(model.state_dict(), FORMS["half"](expected) if form == "half" else expected)
+    assert said.startswith(str(path)) and said.endswith("loaded 9 tensors")
+
+
+def test_load_weights_prefers_ema_in_our_checkpoint(tmp_path):
+    raw, ema = small_model(), small_model()
+    path = save(checkpoint(raw, ema=ema.state_dict()), tmp_path)
+    model = small_model()
+    assert "(ema)" in load_weights(model, path)
+    assert same(model.state_dict(), ema.state_dict())
+    path = save(checkpoint(raw), tmp_path)
+    assert "(model)" in load_weights(model, path)
+    assert same(model.state_dict(), raw.state_dict())
+
+
+def test_a_head_of_another_size_needs_reset_head(tmp_path):
+    source, model = small_model(1000), small_model(10)
+    path = save(source.state_dict(), tmp_path)
+    before = snapshot(model)
+    with pytest.raises(UserError, match="--reset-head") as error:
+        load_weights(model, path, reset_head=False)
+    for part in ("'fc'", "1000", "10", str(path)):
+        assert part in str(error.value)
+    assert same(model.state_dict(), before)
+
+    said = load_weights(model, path, reset_head=True)
+    assert "fresh classifier 'fc' for 10 classes" in said and "7 tensors" in said
+    after = model.state_dict()
+    for key in after:
+        expected = before if key.startswith("fc.") else source.state_dict()
+        assert torch.equal(after[key], expected[key]), key
+
+
+def test_reset_head_leaves_a_head_that_fits(tmp_path):
+    source, model = small_model(), small_model()
+    said = load_weights(model, save(source.state_dict(), tmp_path), reset_head=True)
+    assert "fresh" not in said
+    assert same(model.state_dict(), source.state_dict())
+
+
+# One arch of each of torchvision's families and forms of classifier.
+@pytest.mark.parametrize(
+    ("arch", "head"),
+    [
+        ("alexnet", "classifier.6"),
+        ("convnext_tiny", "classifier.2"),
+        ("densenet121", "classifier"),
+        ("efficientnet_b0", "classifier.1"),
+        ("googlenet", "fc"),
+        ("inception_v3", "fc"),
+        ("maxvit_t", "classifier.5"),
+        ("mnasnet0_5", "classifier.1"),
+        ("mobilenet_v3_small", "classifier.3"),
+        ("resnet18", "fc"),
+        ("shufflenet_v2_x0_5", "fc"),
+        ("squeezenet1_1", "classifier.1"),
+        ("swin_t", "head"),
+        ("vgg11_bn", "classifier.6"),
+        ("vit_b_32", "heads.head"),
+    ],
+)
+def test_the_head_of_every_family_is_found(tmp_path, arch, head, monkeypatch):
+    with torch.device("meta"):  # shapes alone: no memory, no time
+        source, model = create_model(arch, 12), create_model(arch, 5)
+    monkeypatch.setattr("sprout_fast.models.weights.read_torch_file", lambda path: content)
+    content = source.state_dict()
+    with pytest.raises(UserError, match=f"classifier '{head}' is for 12 classes, the model's for"):
+        load_weights(model, "weights.pt")
+
+
+def test_keys_that_differ_are_named_and_the_model_is_unchanged(tmp_path):
+    model = small_model()
+    before = snapshot(model)
+    state = small_model().state_dict()
+    del state["fc.bias"]
+    state["extra.weight"] = torch.zeros(1)
+    with pytest.raises(UserError) as error:
+        load_weights(model, save(state, tmp_path), reset_head=True)
+    message = str(error.value)
+    assert "1 keys missing (fc.bias)" in message
+    assert "1 keys unexpected (extra.weight)" in message
+    assert "\n" not in message
+    assert same(model.state_dict(), before)
+
+
+def test_shapes_that_differ_are_named(tmp_path):
+    model = small_model(width=8)
+    before = snapshot(model)
+    path = save(small_model(width=6).state_dict(), tmp_path)
+    with pytest.raises(UserError, match=r"conv.weight: file \[6, 3, 3, 3\], model \[8, 3, 3, 3\]"):
+        load_weights(model, path, reset_head=True)
+    assert same(model.state_dict(), before)
+
+
+def test_a_head_with_other_inputs_is_not_only_of_another_size(tmp_path):
+    state = small_model().state_dict() | {
+        "fc.weight": torch.zeros(12, 9),
+        "fc.bias": torch.ones(12),
+    }
+    with pytest.raises(UserError, match=r"fc.weight: file \[12, 9\], model \[10, 8\]"):
+        load_weights(small_model(), save(state, tmp_path), reset_head=True)
+
+
+def test_many_keys_are_counted(tmp_path):
+    state = {f"layer{i}.weight": torch.zeros(1) for i in range(50)}
+    with pytest.raises(UserError, match="50 keys unexpected .* and 47 more") as error:
+        load_weights(small_model(), save(state, tmp_path))
+    assert "another architecture" in str(error.value)
+    assert len(str(error.value)) < 600
+
+
+def test_weights_of_another_arch_say_so(tmp_path):
+    model = create_model("resnet18", 10)
+    with torch.device("meta"):
+        deeper, wider = create_model("resnet34", 10), create_model("resnet18", 10)
+    wider.fc = nn.Linear(2048, 10, device="meta")
+    state = {k: torch.zeros(v.shape) for k, v in deeper.state_dict().items()}
+    with pytest.raises(UserError, match="looks like another architecture"):
+        load_weights(model, save(state, tmp_path), reset_head=True)
+    # Our checkpoint knows what it is.
+    ours = checkpoint(create_model("squeezenet1_1", 10))
+    with pytest.raises(UserError, match="this ResNet, it holds a squeezenet1_1"):
+        load_weights(model, save(ours, tmp_path))
+
+
+def test_torchvision_files_with_auxiliary_heads(tmp_path):
+    theirs = torchvision_models.get_model(
+        "googlenet", num_classes=9, aux_logits=True, transform_input=True, init_weights=False
+    )
+    ours = create_model("googlenet", 9)
+    load_weights(ours, save(theirs.state_dict(), tmp_path))
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=0, atol=0)
+
+
+def test_old_densenet_names_and_files_without_batch_counts(tmp_path):
+    source, model = create_model("densenet121", 4), create_model("densenet121", 4)
+    old = {}
+    for key, value in source.state_dict().items():
+        for name in ("norm1", "norm2", "conv1", "conv2"):
+            if f"denselayer{key.split('denselayer')[-1].split('.')[0]}.{name}." in key:
+                key = key.replace(name, f"{name[:-1]}.{name[-1]}")
+        if not key.endswith("num_batches_tracked"):
+            old[key] = value
+    assert "features.denseblock1.denselayer1.norm.1.weight" in old
+    load_weights(model, save(old, tmp_path))
+    assert same(model.state_dict(), source.state_dict())
+
+
+def test_old_vit_names(monkeypatch):
+    with torch.device("meta"):
+        source, model = create_model("vit_b_32", 4), create_model("vit_b_32", 4)
+    old = {
+        key.replace("mlp.0.", "mlp.linear_1.").replace("mlp.3.", "mlp.linear_2."): value
+        for key, value in source.state_dict().items()
+    }
+    assert "encoder.layers.encoder_layer_0.mlp.linear_1.weight" in old
+    monkeypatch.setattr("sprout_fast.models.weights.read_torch_file", lambda path: old)
+    assert f"loaded {len(old)} tensors" in load_weights(model, "vit.pth")
+
+
+@pytest.mark.filterwarnings("error")
+def test_modules_that_read_their_version_load(tmp_path):
+    # mnasnet refuses a state dict whose metadata names no version.
+    source, model = create_model("mnasnet0_5", 4), create_model("mnasnet0_5", 4)
+    for state in (
+        source.state_dict(),
+        prefixed(source.state_dict(), "module."),  # a plain dict: without metadata
+        nn.DataParallel(source).state_dict(),
+    ):
+        load_weights(model, save(state, tmp_path))
+        assert same(model.state_dict(), source.state_dict())
+
+
+def write(path, data):
+    path.write_bytes(data)
+    return path
+
+
+def truncated(folder, part, **options):
+    data = save(small_model().state_dict(), folder, "whole.pt", **options).read_bytes()
+    return write(folder / "part.pt", data[: int(len(data) * part)])
+
+
+BAD_FILES = {
+    "missing": (lambda d: d / "none.pt", "no such file"),
+    "folder": (lambda d: d, "is a folder"),
+    "below a file": (lambda d: write(d / "f", b"x") / "none.pt", "cannot be read"),
+    "empty": (lambda d: write(d / "x.pt", b""), "is empty"),
+    "text": (lambda d: write(d / "x.pt", b"hello there\n" * 20), "not a file that torch.save"),
+    "html": (lambda d: write(d / "x.pt", b"<!DOCTYPE html>\n<html>"), "<!DOCTYPE html>"),
+    "git lfs": (lambda d: write(d / "x.pt", b"version https://git-lfs.gith\n"), "version https"),
+    "bytes": (lambda d: write(d / "x.pt", bytes(range(256)) * 9), "not a file that torch.save"),
+    "half a zip": (lambda d: truncated(d, 0.5), "truncated"),
+    "start of a zip": (lambda d: truncated(d, 0.02), "truncated"),
+    "half a legacy file": (
+        lambda d: truncated(d, 0.9, _use_new_zipfile_serialization=False),
+        "truncated",
+    ),
+    "whole model": (lambda d: save(nn.Linear(2, 2), d), r"torch\.nn\.modules\.linear\.Linear"),
+    "unsafe argument": (
+        lambda d: save({"model": {}, "args": argparse.Namespace(lr=1)}, d),
+        r"argparse\.Namespace",
+    ),
+    "pickle": (
+        lambda d: write(d / "x.pt", pickle.dumps({"a": d})),
+        "not a file that torch.save",
+    ),
+    "torchscript": (lambda d: script(d), "TorchScript"),
+    "tensor": (lambda d: save(torch.zeros(3), d), "holds a Tensor, takes a state dict"),
+    "list": (lambda d: save([torch.zeros(3)], d), "holds a list"),
+    "empty dict": (lambda d: save({}, d), "holds an empty dict"),
+    "no tensors": (lambda d: save({"lr": 0.1, "epoch": 3}, d), "'lr' is a float"),
+    "nested": (lambda d: save({"net": {"w": torch.zeros(1)}}, d), "'net' is a dict of w"),
+    "ours without weights": (
+        lambda d: save({"format": CHECKPOINT_FORMAT, "config": {}}, d),
+        "holds nothing",
+    ),
+}
+
+
+def script(folder):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, its files are still about
+        torch.jit.script(nn.Linear(2, 2)).save(folder / "script.pt")
+    return folder / "script.pt"
+
+
+@pytest.mark.parametrize("case", BAD_FILES)
+def test_files_that_cannot_be_loaded(tmp_path, case):
+    make, says = BAD_FILES[case]
+    path = make(tmp_path)
+    model = small_model()
+    before = snapshot(model)
+    with (
+        warnings.catch_warnings(record=True) as warned,
+        pytest.raises(UserError, match=says) as error,
+    ):
+        warnings.simplefilter("always")
+        load_weights(model, path)
+    assert not warned  # the one line is all that a user sees
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert same(model.state_dict(), before)
+
+
+def test_nothing_in_a_file_is_run(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return open, (str(tmp_path / "ran"), "w")
+
+    path = save({"model": Payload()}, tmp_path)
+    for load in (lambda: load_weights(small_model(), path), lambda: load_model(path)):
+        with pytest.raises(UserError, match="could run code"):
+            load()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_load_model_gives_a_plain_module_on_01_images(tmp_path):
+    source, ema = create_model("squeezenet1_1", 10).eval(), create_model("squeezenet1_1", 10).eval()
+    images = torch.rand(2, 3, 48, 48)
+    record = ([0.4, 0.5, 0.6], [0.2, 0.25, 0.3])
+    for content, expected in (
+        (checkpoint(source), source),
+        (checkpoint(source, ema=ema.state_dict()), ema),
+    ):
+        state = torch.random.get_rng_state()
+        model = load_model(save(content, tmp_path))
+        assert torch.equal(torch.random.get_rng_state(), state)
+        assert isinstance(model, Normalized)
+        assert not any(module.training for module in model.modules())
+        with torch.no_grad():
+            assert torch.equal(model(images), Normalized(expected, *record)(images))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"format": "sprout_fast.checkpoint.v9"}, "checkpoint.v9"),
+        ({"format": None}, "without a format"),
+        ({"config": None}, "lacks arch, num_classes, mean, std"),
+        ({"config": {"arch": "resnet18", "num_classes": 10}}, "lacks mean, std"),
+        ({"model": None}, "holds nothing"),
+        ({"model": {"a": torch.zeros(1)}}, "keys missing"),
+    ],
+)
+def test_load_model_refuses_what_is_not_a_whole_checkpoint(tmp_path, change, says):
+    path = save(checkpoint(create_model("squeezenet1_1", 10)) | change, tmp_path)
+    with pytest.raises(UserError, match=says) as error:
+        load_model(path)
+    assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("arch", "squeezenet9", "did you mean squeezenet"),
+        ("num_classes", 11, "10 classes"),
+        ("mean", "imagenet", "config does not fit"),
+        ("std", [0.0, 1.0, 1.0], "std > 0"),
+    ],
+)
+def test_load_model_refuses_a_config_that_does_not_fit(tmp_path, key, value, says):
+    content = checkpoint(create_model("squeezenet1_1", 10))
+    content["config"][key] = value
+    with pytest.raises(UserError, match=says):
+        load_model(save(content, tmp_path))
+
+
+def test_a_weights_file_is_not_a_checkpoint(tmp_path):
+    path = save(small_model().state_dict(), tmp_path)
+    for read in (read_checkpoint, load_model):
+        with pytest.raises(UserError, match="takes a checkpoint of sprout_fast"):
+            read(path)

@@ -1,0 +1,413 @@
+"""The CUDA ops against the CPU ops on the same draws. Needs a GPU: `make gpu-check` runs it there.
+
+The kernels' integer streams are those of the CPU, and floats differ by ulps of the transcendental
+functions, which the tolerances allow for. No machine that builds this project has a GPU, so what
+passes for this file elsewhere is tests/test_simt.py, which executes the kernels' source on the CPU.
+"""
+
+import pytest
+import torch
+
+from sprout_fast import (
+    SproutLoss,
+    SproutMixup,
+    dirichlet,
+    gaussian_mixup,
+    generalized_cross_entropy,
+    log_gamma,
+    pgd_step_,
+    sample_mixup,
+    sprout_loss,
+)
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+STATE = torch.tensor([0x1234_5678_9ABC_DEF0, 7, 3])
+
+
+def close(ours, theirs, **tolerances):
+    torch.testing.assert_close(ours.cpu(), theirs, **tolerances)
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_sample_mixup(per_sample):
+    partner, lam = sample_mixup(300, STATE.cuda(), per_sample=per_sample)
+    expected_partner, expected_lam = sample_mixup(300, STATE, per_sample=per_sample)
+    assert torch.equal(partner.cpu(), expected_partner)
+    close(lam, expected_lam, rtol=3e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(5, 3, 7, 9), (8, 3, 224, 224), (3, 16, 6, 11), (0, 3, 4, 4)])
+@pytest.mark.parametrize("image_dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("noise", ["marginal", "paired"])
+def test_gaussian_mixup(shape, image_dtype, dtype, noise):
+    images = torch.randint(256, shape, dtype=torch.uint8)
+    if image_dtype != torch.uint8:
+        images = (images / 255).to(image_dtype)
+    partner, lam = sample_mixup(shape[0], STATE, per_sample=True)
+    for layout in (torch.contiguous_format, torch.channels_last):
+        x = images.contiguous(memory_format=layout)
+        options = dict(mean=0.4, std=0.2, noise=noise, dtype=dtype)
+        expected = gaussian_mixup(x, partner, lam, STATE, **options)
+        ours = gaussian_mixup(x.cuda(), partner.cuda(), lam.cuda(), STATE.cuda(), **options)
+        rounding = {torch.float32: 4e-6, torch.float16: 2**-9, torch.bfloat16: 2**-6}[dtype]
+        close(ours, expected, rtol=rounding, atol=rounding)
+
+
+def test_gaussian_mixup_gradient():
+    x = torch.rand(6, 3, 16, 16)
+    partner, lam = torch.tensor([1, 1, 1, 3, 0, 2]), torch.rand(6)
+    weights = torch.randn(6, 3, 16, 16)
+    gradients = []
+    for device in ("cpu", "cuda"):
+        leaf = x.to(device).requires_grad_()
+        out = gaussian_mixup(leaf, partner.to(device), lam.to(device), STATE.to(device))
+        (out * weights.to(device)).sum().backward()
+        gradients.append(leaf.grad.cpu())
+    close(*gradients, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("alpha, scale", [(0.01, 1.0), (1 / 11, 11.0)])
+@pytest.mark.parametrize("classes", [1, 2, 10, 255, 256, 257, 1000, 100_000])
+@pytest.mark.parametrize("label_mode", ["dirichlet", "mean"])
+@pytest.mark.parametrize("beta_grad", ["implicit", "expected"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sprout_loss(alpha, scale, classes, label_mode, beta_grad, dtype):
+    torch.manual_seed(0)
+    batch = 33 if classes <= 1000 else 5
+    logits = (3 * torch.randn(batch, classes)).to(dtype)
+    labels, partner_labels = torch.randint(classes, (2, batch))
+    lam, beta = torch.rand(batch), torch.rand(classes)
+    results = []
+    for device in ("cpu", "cuda"):
+        x = logits.to(device).requires_grad_()
+        b = beta.to(device).requires_grad_()
+        loss = sprout_loss(
+            x, labels.to(device), partner_labels.to(device), lam.to(device), b, STATE.to(device),
+            alpha=alpha, scale=scale, label_mode=label_mode, beta_grad=beta_grad,
+        )  # fmt: skip
+        results.append([loss.detach(), *torch.autograd.grad(loss, (x, b))])
+    for ours, theirs in zip(results[1], results[0], strict=True):
+        size = theirs.abs().max().float().item()
+        close(ours, theirs, rtol=2e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-4 * size)
+
+
+def test_wrong_values_make_rows_nan():
+    logits = torch.randn(4, 5, device="cuda", requires_grad=True)
+    labels = torch.tensor([0, 7, -1, 4], device="cuda")
+    beta = torch.ones(5, device="cuda")
+    loss = sprout_loss(logits, labels, None, None, beta, STATE.cuda(), reduction="none")
+    assert loss.isnan().tolist() == [False, True, True, False]
+    (grad,) = torch.autograd.grad(loss.sum(), logits)
+    assert grad.isnan().all(1).tolist() == [False, True, True, False]
+    images = torch.zeros(3, 3, 4, 4, device="cuda")
+    partner, lam = torch.tensor([1, 5, 0]).cuda(), torch.tensor([0.5, 0.5, 1.5]).cuda()
+    out = gaussian_mixup(images, partner, lam, STATE.cuda())
+    assert out.flatten(1).isnan().all(1).tolist() == [False, True, True]
+
+
+def random_images(batch=8, size=32):
+    images = torch.randint(256, (batch, 3, size, size), dtype=torch.uint8)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def on_samples(call, a):
+    """A differentiable op's result and its gradient at `a`."""
+    leaf = a.clone().requires_grad_()
+    out = call(leaf)
+    weights = torch.linspace(-1, 1, out.numel(), device=out.device).view_as(out)
+    return [out.detach(), *torch.autograd.grad(out, leaf, weights.to(out.dtype))]
+
+
+def gamma_concentration(rows=33, classes=65, dtype=torch.float32):
+    """From 1e-4 to 1e4, and a zero in every row."""
+    a = torch.logspace(-4, 4, rows * classes, dtype=dtype).view(rows, classes)
+    a[:, 3] = 0
+    return a
+
+
+def op_calls(device, dtype=torch.float32, batch=33, classes=65):
+    """Every op with its gradients, as functions of tensors made once: name -> call."""
+    generator = torch.Generator().manual_seed(0)
+    state = STATE.to(device)
+    images = random_images().to(device)
+    partner, lam = (t.to(device) for t in sample_mixup(8, STATE, per_sample=True))
+    floating = (images.float() / 255).to(dtype)
+    logits = (3 * torch.randn(batch, classes, generator=generator)).to(dtype).to(device)
+    labels, partner_labels = torch.randint(classes, (2, batch), generator=generator).to(device)
+    row_lam = torch.rand(batch, generator=generator).to(device)
+    beta = torch.rand(classes, generator=generator).to(device)
+    target = torch.softmax(torch.randn(batch, classes, generator=generator), 1).to(device)
+    a = gamma_concentration(batch, classes).to(device)
+    x = torch.rand(1000, generator=generator).to(device)
+    grad = torch.randn(1000, generator=generator).to(dtype).to(device)
+
+    def loss_with_gradients(**options):
+        leaf, b = logits.clone().requires_grad_(), beta.clone().requires_grad_()
+        loss = sprout_loss(leaf, labels, partner_labels, row_lam, b, state, **options)
+        return [loss.detach(), *torch.autograd.grad(loss, (leaf, b))]
+
+    def cross_entropy_with_gradients():
+        leaf, t = logits.clone().requires_grad_(), target.clone().requires_grad_()
+        loss = generalized_cross_entropy(leaf, t, label_smoothing=0.1)
+        return [loss.detach(), *torch.autograd.grad(loss, (leaf, t))]
+
+    def pgd():
+        x_adv = x.clone()
+        pgd_step_(x_adv, grad, x, step=0.01, eps=0.02)
+        return [x_adv]
+
+    return {
+        "sample_mixup": lambda: list(sample_mixup(300, state, per_sample=True)),
+        "gaussian_mixup": lambda: [
+            gaussian_mixup(images, partner, lam, state, mean=0.4, std=0.2, dtype=dtype)
+        ],
+        "gaussian_mixup, gradient": lambda: on_samples(
+            lambda leaf: gaussian_mixup(leaf, partner, lam, state, noise="paired"), floating
+        ),
+        "log_gamma": lambda: [log_gamma(a, state)],
+        "dirichlet": lambda: on_samples(lambda leaf: dirichlet(leaf, state), a),
+        "generalized_cross_entropy": cross_entropy_with_gradients,
+        "sprout_loss, implicit": lambda: loss_with_gradients(beta_grad="implicit"),
+        "sprout_loss, expected": lambda: loss_with_gradients(beta_grad="expected"),
+        "sprout_loss, mean": lambda: loss_with_gradients(label_mode="mean", beta_grad="expected"),
+        "pgd_step_": pgd,
+    }
+
+
+OPS = list(op_calls("cpu")) if torch.cuda.is_available() else []
+
+
+def same(ours, theirs):
+    return all(
+        torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)) for a, b in zip(ours, theirs, strict=True)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(0, 5), (1, 1), (7, 3), (5, 1000), (3, 100_000)])
+def test_log_gamma_and_dirichlet(shape, dtype):
+    a = torch.logspace(-4, 4, shape[0] * shape[1], dtype=dtype).view(shape)
+    tolerance = 3e-5 if dtype == torch.float32 else 1e-10
+    for op in (log_gamma, dirichlet):
+        ours = on_samples(lambda leaf, op=op: op(leaf, STATE.cuda()), a.cuda())
+        expected = on_samples(lambda leaf, op=op: op(leaf, STATE), a)
+        for x, y in zip(ours, expected, strict=True):
+            scale = max(y.abs().max().item(), 1.0) if y.numel() else 1.0
+            close(x, y, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+
+
+@pytest.mark.parametrize("classes", [2, 10, 255, 257, 1000, 100_000])
+@pytest.mark.parametrize("target_kind", ["labels", "probabilities"])
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_generalized_cross_entropy(classes, target_kind, reduction, dtype):
+    torch.manual_seed(0)
+    batch = 33 if classes <= 1000 else 3
+    logits = (3 * torch.randn(batch, classes)).to(dtype)
+    target = torch.randint(classes, (batch,))
+    if target_kind == "probabilities":
+        target = torch.softmax(torch.randn(batch, classes), 1).to(dtype)
+    results = []
+    for device in ("cpu", "cuda"):
+        leaf = logits.to(device).requires_grad_()
+        loss = generalized_cross_entropy(
+            leaf, target.to(device), label_smoothing=0.1, reduction=reduction
+        )
+        results.append([loss.detach(), *torch.autograd.grad(loss.sum(), leaf)])
+    rounding = {torch.float16: 2**-10, torch.bfloat16: 2**-7}.get(dtype, 1e-5)
+    for ours, theirs in zip(results[1], results[0], strict=True):
+        size = theirs.abs().max().float().item()
+        close(ours, theirs, rtol=rounding, atol=1e-5 * size)
+
+
+@pytest.mark.parametrize("layout", ["dense", "strided", "misaligned"])
+@pytest.mark.parametrize("grad_dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_pgd_step(layout, grad_dtype):
+    torch.manual_seed(0)
+    x, x_adv, grad = torch.rand(3, 4, 3, 9, 11)
+    results = []
+    for device in ("cpu", "cuda"):
+        tensors = [t.to(device) for t in (x_adv.clone(), grad.to(grad_dtype) - 0.5, x)]
+        if layout == "strided":
+            tensors = [t.transpose(1, 3) for t in tensors]
+        if layout == "misaligned":
+            tensors = [t.flatten()[1:] for t in tensors]
+        moved, g, center = tensors
+        results.append(pgd_step_(moved, g, center, step=2 / 255, eps=8 / 255))
+    assert torch.equal(results[1].cpu(), results[0])
+
+
+def test_wide_classes_and_the_ends_of_int32():
+    """More elements than 32 bits count: the last row is that of a call on it alone."""
+    rows, classes = 22_000, 100_000
+    if torch.cuda.mem_get_info()[0] < 3 * 2 * rows * classes:
+        pytest.skip("needs 13 GB of free GPU memory")
+    logits = torch.zeros(rows, classes, dtype=torch.bfloat16, device="cuda", requires_grad=True)
+    labels = torch.zeros(rows, dtype=torch.int64, device="cuda")
+    beta = torch.rand(classes, device="cuda")
+    loss = sprout_loss(
+        logits, labels, None, None, beta, torch.tensor([1, 2, 0]).cuda(), reduction="none",
+        beta_grad="none",
+    )  # fmt: skip
+    (grad,) = torch.autograd.grad(loss.sum(), logits)
+    last = torch.zeros(1, classes, dtype=torch.bfloat16, device="cuda", requires_grad=True)
+    state = torch.tensor([1, 2, rows - 1]).cuda()
+    alone = sprout_loss(
+        last, labels[:1], None, None, beta, state, reduction="none", beta_grad="none"
+    )
+    close(loss[-1:].detach(), alone.detach().cpu(), rtol=1e-5, atol=1e-6)
+    close(grad[-1:], torch.autograd.grad(alone.sum(), last)[0].cpu(), rtol=2**-7, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_same_bits_again(name, dtype):
+    call = op_calls("cuda", dtype)[name]
+    first = call()
+    for _ in range(3):
+        assert same(call(), first)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_other_stream(name):
+    """On a stream of the caller's, beside work on another, without waiting for either."""
+    call = op_calls("cuda")[name]
+    expected = call()
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream() for _ in range(2)]
+    results = []
+    for stream in streams:
+        with torch.cuda.stream(stream):
+            torch.cuda._sleep(100_000_000)  # some 50 ms: a call that waits would outlast it
+            results.append(call())
+    assert not streams[0].query() or not streams[1].query()
+    torch.cuda.synchronize()
+    assert all(same(result, expected) for result in results)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_each_op_captures_into_a_graph(name):
+    call = op_calls("cuda")[name]
+    expected = call()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        call()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        held = call()
+    for _ in range(2):
+        for tensor in held:
+            tensor.zero_()
+        graph.replay()
+        torch.cuda.synchronize()
+        assert same(held, expected)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("name", OPS)
+def test_device_of_the_tensors(name):
+    """Runs where its tensors are, whatever the current device is."""
+    expected = op_calls("cuda:1")[name]()
+    with torch.cuda.device(0):
+        ours = op_calls("cuda:1")[name]()
+        assert torch.cuda.current_device() == 0
+    assert all(t.device.index == 1 for t in ours)
+    assert same(ours, expected)
+
+
+def test_mixed_devices_raise():
+    images = torch.zeros(2, 3, 4, 4, device="cuda")
+    with pytest.raises(RuntimeError, match="gaussian_mixup: rng_state"):
+        gaussian_mixup(images, None, None, STATE)
+    logits = torch.zeros(2, 5, device="cuda")
+    labels = torch.zeros(2, dtype=torch.int64, device="cuda")
+    with pytest.raises(RuntimeError, match="sprout_loss: beta"):
+        sprout_loss(logits, labels, None, None, torch.ones(5), STATE.cuda())
+
+
+def test_compiles():
+    """Mixer and loss under torch.compile: the same values as without."""
+    state = STATE.cuda()
+    images, labels = random_images().cuda(), torch.arange(8, device="cuda")
+    weight = torch.randn(3 * 32 * 32, 10, device="cuda")
+    beta = torch.rand(10, device="cuda")
+
+    def step(images, weight, beta):
+        partner, lam = sample_mixup(8, state)
+        batch = gaussian_mixup(images, partner, lam, state)
+        return sprout_loss(
+            batch.flatten(1) @ weight, labels, labels[partner], lam.expand(8), beta, state
+        )
+
+    results = []
+    for run in (step, torch.compile(step, fullgraph=True)):
+        w, b = weight.clone().requires_grad_(), beta.clone().requires_grad_()
+        loss = run(images, w, b)
+        results.append([loss.detach(), *torch.autograd.grad(loss, (w, b))])
+    for ours, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast(dtype):
+    """Logits of an autocast model: a float32 loss, gradients in the weights' type, all finite."""
+    torch.manual_seed(0)
+    mixer, loss_fn = SproutMixup(device="cuda"), SproutLoss(10, device="cuda")
+    model = torch.nn.Linear(3 * 32 * 32, 10, device="cuda")
+    scaler = torch.amp.GradScaler("cuda", enabled=dtype == torch.float16)
+    batch, target = mixer(random_images().cuda(), torch.arange(8, device="cuda"))
+    with torch.autocast("cuda", dtype):
+        logits = model(batch.flatten(1))
+        loss = loss_fn(logits, target)
+    assert logits.dtype == dtype and loss.dtype == torch.float32
+    scaler.scale(loss).backward()
+    assert model.weight.grad.dtype == torch.float32
+    assert model.weight.grad.isfinite().all() and model.weight.grad.any()
+
+
+def test_captures_into_a_graph():
+    """Mixer and loss in a CUDA graph: each replay draws new numbers and moves beta."""
+    mixer, loss_fn = SproutMixup(device="cuda"), SproutLoss(10, device="cuda", alpha=0.3)
+    images = torch.randint(256, (8, 3, 8, 8), dtype=torch.uint8, device="cuda")
+    labels = torch.arange(8, device="cuda")
+    weight = torch.randn(192, 10, device="cuda")
+
+    def step():
+        batch, target = mixer(images, labels)
+        return loss_fn(batch.flatten(1) @ weight, target)
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        loss = step()
+    seen = []
+    for _ in range(3):
+        graph.replay()
+        seen.append((loss.item(), loss_fn.beta.sum().item()))
+    assert len(set(seen)) == 3
+
+
+def test_attacks_stay_in_their_ball_and_the_evaluation_runs():
+    from sprout_fast import evaluate
+    from sprout_fast.attacks import ATTACKS, Attack
+    from sprout_fast.attacks.balls import BALLS
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5)).cuda()
+    images, labels = torch.rand(10, 3, 8, 8, device="cuda"), torch.arange(10, device="cuda") % 5
+    for name in ATTACKS:
+        if name in ("autoattack", "transfer"):  # another package, another model
+            continue
+        norm = "l2" if name == "cw_l2" else "linf"
+        attacked = Attack(name, model, eps=0.1)(images, labels)
+        assert attacked.device == images.device
+        assert (BALLS[norm].distance(attacked, images) <= 0.1 * (1 + 1e-6)).all(), name
+    results = evaluate(model, images.cpu(), labels.cpu(), protocol="all", eps=0.1, scale=0.05)
+    assert results.robust_accuracy <= results.clean_accuracy

@@ -1,0 +1,87 @@
+"""sample_mixup against its reference twin and against Beta(a, a)."""
+
+import pytest
+import torch
+from scipy import stats
+
+from sprout_fast import reference, sample_mixup
+
+
+@pytest.mark.parametrize("per_sample", [False, True])
+@pytest.mark.parametrize("batch, first_row", [(1, 0), (2, 0), (7, 5), (300, 123456)])
+def test_equals_reference(batch, first_row, per_sample):
+    for offset in range(5):
+        state = torch.tensor([-3, offset, first_row])
+        partner, lam = sample_mixup(batch, state, per_sample=per_sample)
+        expected_partner, expected_lam = reference.sample_mixup(batch, state, per_sample=per_sample)
+        assert torch.equal(partner, expected_partner)
+        # sigmoid of a difference of logs, each a few ulps off.
+        torch.testing.assert_close(lam, expected_lam, rtol=3e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("a", [0.05, 0.2, 1.0, 5.0])
+def test_lam_is_beta(a):
+    _, lam = sample_mixup(20_000, torch.tensor([1, 0, 0]), mixup_alpha=a, per_sample=True)
+    # Beta(.05, .05) has mass within float32's spacing of 1, so the test is of the middle and of the
+    # share of either end.
+    middle = lam[(lam > 0.01) & (lam < 0.99)].double().numpy()
+    law = stats.beta(a, a)
+    low, high = law.cdf(0.01), law.cdf(0.99)
+    assert stats.kstest(middle, lambda x: (law.cdf(x) - low) / (high - low)).pvalue > 1e-4
+    ends = (lam <= 0.01).sum().item()
+    assert stats.binomtest(ends, len(lam), low).pvalue > 1e-4
+
+
+def test_partner_is_a_shift_of_the_batch():
+    shifts = []
+    for offset in range(600):
+        partner, lam = sample_mixup(4, torch.tensor([9, offset, 0]))
+        shift = int(partner[0])
+        assert partner.tolist() == [(i + shift) % 4 for i in range(4)]
+        assert lam.shape == (1,)
+        shifts.append(shift)
+    counts = [shifts.count(r) for r in range(4)]
+    assert counts[0] == 0
+    assert stats.chisquare(counts[1:]).pvalue > 1e-4
+
+
+def test_ranks():
+    """lam of each sample counts from the rank's rows; one lam for the batch is every rank's."""
+    _, whole = sample_mixup(6, torch.tensor([5, 1, 0]), per_sample=True)
+    _, second = sample_mixup(3, torch.tensor([5, 1, 3]), per_sample=True)
+    assert torch.equal(whole[3:], second)
+    assert torch.equal(*[sample_mixup(3, torch.tensor([5, 1, r]))[1] for r in (0, 3)])
+
+
+def test_opcheck():
+    torch.library.opcheck(
+        torch.ops.sprout_fast.sample_mixup.default, (torch.tensor([1, 2, 3]), 5, 0.2, True)
+    )
+
+
+@pytest.mark.parametrize(
+    "message, arguments, options",
+    [
+        ("rng_state must be int64 [3]", (4, torch.zeros(3)), {}),
+        ("batch_size must be in [0, 2^31), got -1", (-1, torch.tensor([0, 0, 0])), {}),
+        (
+            "mixup_alpha must be in [1e-30, 1e5], got 0",
+            (4, torch.tensor([0, 0, 0])),
+            {"mixup_alpha": 0},
+        ),
+        (
+            "mixup_alpha must be in [1e-30, 1e5], got 1e-38",
+            (4, torch.tensor([0, 0, 0])),
+            {"mixup_alpha": 1e-38},
+        ),
+        (
+            "mixup_alpha must be in [1e-30, 1e5], got nan",
+            (4, torch.tensor([0, 0, 0])),
+            {"mixup_alpha": float("nan")},
+        ),
+    ],
+)
+def test_wrong_arguments_are_named(message, arguments, options):
+    with pytest.raises(RuntimeError) as error:
+        sample_mixup(*arguments, **options)
+    assert "sprout_fast::sample_mixup: " + message in str(error.value)

@@ -1,0 +1,284 @@
+"""The CUDA kernels' own source, executed on the CPU: against the CPU ops, in shuffled orders of
+threads, under AddressSanitizer and UBSan; and proof that all of that catches mistakes.
+
+tests/simt/cuda_on_cpu.h says how; tests/simt/cases.py has the cases and states their tolerances.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from simt import build
+from simt.build import Mistake
+from simt.cases import CASES, everything
+from simt.harness import Simt
+
+TESTS = Path(__file__).parent
+
+pytestmark = pytest.mark.skipif(
+    build.cuda_include() is None, reason="no cuda_fp16.h: neither nvcc nor nvidia-cuda-runtime"
+)
+
+TYPES, REDUCE = "common/device_types.h", "common/reduce.h"
+LOSS, MIXUP = "ops/cuda/sprout_loss_kernel.cuh", "ops/cuda/gaussian_mixup_kernel.cuh"
+CROSS_ENTROPY = "ops/cuda/generalized_cross_entropy_kernel.cuh"
+
+
+def without_barrier(op, file, before, behind=""):
+    return Mistake(op, file, f"{before}__syncthreads();{behind}", f"{before}{{}}{behind}")
+
+
+UNWRITTEN = "reads shared memory that no thread|data race: reads shared memory"
+
+# What is planted, a case that runs into it, the report.
+REPORTED = {
+    "no barrier before the reduction's second stage, sprout_loss": (
+        without_barrier("sprout_loss", REDUCE, "/ 32] = v;\n  "),
+        "loss_classes-257-paper-float32",
+        UNWRITTEN,
+    ),
+    "the same, dirichlet": (
+        without_barrier("dirichlet", REDUCE, "/ 32] = v;\n  "),
+        "dirichlet_classes-2047-float32",
+        UNWRITTEN,
+    ),
+    "the same, generalized_cross_entropy": (
+        without_barrier("generalized_cross_entropy", REDUCE, "/ 32] = v;\n  "),
+        "cross_entropy_classes-1023-None",
+        UNWRITTEN,
+    ),
+    "the same, the losses' sum": (
+        without_barrier("reduction", REDUCE, "/ 32] = v;\n  "),
+        "cross_entropy_batches-64-None-mean-0.0",
+        UNWRITTEN,
+    ),
+    "no barrier between what a block keeps and its readers": (
+        without_barrier("sprout_loss", LOSS, "  ", "  // before threads read what others kept"),
+        "loss_classes-33-paper-float32",
+        UNWRITTEN,
+    ),
+    "no barrier between rows' gradients and their sum": (
+        without_barrier("sprout_loss", LOSS, "  ", "  // before the rows' gradients"),
+        "loss_classes-33-paper-float32",
+        "data race: reads shared memory",
+    ),
+    "no barrier where classes change hands": (
+        without_barrier("sprout_loss", LOSS, "if constexpr (kSumsBeta) ", "  // classes change"),
+        "loss_classes-1023-paper-float32",
+        UNWRITTEN,
+    ),
+    "no barrier before the teams' sums are added up": (
+        without_barrier("sprout_loss", LOSS, "    ", "  // before the teams' sums"),
+        "loss_classes-33-paper-float32",
+        "data race: reads shared memory",
+    ),
+    "no barrier in the sum over groups": (
+        without_barrier("sprout_loss", LOSS, "[threadIdx.x] = sum;\n  "),
+        "loss_classes-33-paper-float32",
+        UNWRITTEN,
+    ),
+    "no barrier behind the channels' map": (
+        without_barrier("gaussian_mixup", MIXUP, "map[i] = channel;\n  }\n  "),
+        "mixup_layouts-contiguous-marginal-(5,3,7,9)",
+        UNWRITTEN,
+    ),
+    "no barrier between a tile's matches and their readers": (
+        Mistake("gaussian_mixup", MIXUP, "__syncthreads_or(match)", "true"),
+        "mixup_backward_batches-257-True",
+        UNWRITTEN,
+    ),
+    "no barrier behind the partners' tile": (
+        without_barrier("gaussian_mixup", MIXUP, "  ", "  // before the next"),
+        "mixup_backward_batches-257-True",
+        "data race: writes shared memory",
+    ),
+    "a barrier that only some threads reach": (
+        Mistake(
+            "sprout_loss",
+            LOSS,
+            "  sums = row_reduce",
+            "  if (threadIdx.x < 32) __syncthreads();\n  sums = row_reduce",
+        ),
+        "loss_classes-257-paper-float32",
+        "threads are at different barriers",
+    ),
+    "a shuffle without all lanes of its mask": (
+        Mistake("sprout_loss", LOSS, "largest = row_", "if (threadIdx.x != 3) largest = row_"),
+        "loss_classes-33-paper-float32",
+        "lanes are at different warp operations|names lane 3, which waits at __shfl",
+    ),
+    "a mask without its caller": (
+        Mistake(
+            "sprout_loss",
+            LOSS,
+            "return {__shfl_xor_sync(0xffffffffu",
+            "return {__shfl_xor_sync(0x7fffffffu",
+        ),
+        "loss_classes-33-paper-float32",
+        "has a mask without the caller",
+    ),
+    "two threads that write one output": (
+        Mistake(
+            "sprout_loss", LOSS, "grad_beta[k] = static_cast", "grad_beta[k / 2] = static_cast"
+        ),
+        "loss_classes-33-paper-float32",
+        "data race: writes global memory",
+    ),
+}
+OUT_OF_BOUNDS = {
+    "one element too many of an image": (
+        Mistake(
+            "gaussian_mixup",
+            MIXUP,
+            "if (first + j >= elements) return",
+            "if (first + j > elements) return",
+        ),
+        "mixup_layouts-contiguous-marginal-(2,1,1,1)",
+        "heap-buffer-overflow",
+    ),
+    "an image at a misaligned address": (
+        Mistake("gaussian_mixup", MIXUP, "is_aligned(args.images) && is_aligned(args.out)", "true"),
+        "mixup_layouts-misaligned-marginal-(2,4,8,8)",
+        "misaligned address",
+    ),
+    "a packet at a misaligned address": (
+        Mistake("pgd_step", TYPES, "&& is_aligned(p + k)) {\n    Packet", ") {\n    Packet"),
+        "pgd_step_misaligned-(0,)",
+        "misaligned address",
+    ),
+    "one element too many read": (
+        Mistake("dirichlet", TYPES, "k + j < end ? load_as", "k + j <= end ? load_as"),
+        "dirichlet_classes-5-float32",
+        "heap-buffer-overflow",
+    ),
+    "one element too many written": (
+        Mistake("log_gamma", TYPES, "k + j < end) p[k + j]", "k + j <= end) p[k + j]"),
+        "log_gamma_sizes-5-float32",
+        "heap-buffer-overflow",
+    ),
+    "one row too many": (
+        Mistake("generalized_cross_entropy", CROSS_ENTROPY, "if (row >= args", "if (row > args"),
+        "cross_entropy_batches-65-float32-mean-0.1",
+        "heap-buffer-overflow",
+    ),
+    "a label equal to the number of classes": (
+        Mistake("sprout_loss", LOSS, "label < args.classes &&", "label <= args.classes &&"),
+        "loss_wrong_values-5-dirichlet-implicit",
+        "heap-buffer-overflow",
+    ),
+    "shared memory for half the warps": (
+        Mistake("sprout_loss", LOSS, "RowSums<T> shared[kLossThreads / 32", "RowSums<T> shared[8"),
+        "loss_classes-1000-paper-float32",
+        "insufficient space|global-buffer-overflow",
+    ),
+    "shared memory asked for one row too few": (
+        Mistake("sprout_loss", LOSS, "= least * packets", "= (least - 1) * packets"),
+        "loss_batches-64-mean",
+        "heap-buffer-overflow",
+    ),
+}
+PLANTED = REPORTED | OUT_OF_BOUNDS
+
+
+@pytest.fixture(scope="session")
+def modules():
+    """All builds at once, so that every processor compiles."""
+    wanted = {"checked": ("checked", None), "sanitized": ("sanitized", None)}
+    wanted |= {name: ("checked", mistake) for name, (mistake, *_) in REPORTED.items()}
+    wanted |= {name: ("sanitized", mistake) for name, (mistake, *_) in OUT_OF_BOUNDS.items()}
+    return dict(zip(wanted, build.build(list(wanted.values())), strict=True))
+
+
+@pytest.fixture(scope="session")
+def jobs(modules, tmp_path_factory):
+    """All that needs a process of its own, begun before this process's tests and read after."""
+    wanted = {"sanitized": {"module": str(modules["sanitized"]), "cases": list(CASES)}}
+    wanted |= {n: {"module": str(modules[n]), "cases": [c]} for n, (_, c, _) in PLANTED.items()}
+    folder = tmp_path_factory.mktemp("simt")
+    (folder / "jobs").write_text(json.dumps(list(wanted.values())))
+    with open(folder / "jobs") as stdin, open(folder / "results", "w") as stdout:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "simt.jobs"],
+            stdin=stdin,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=TESTS,
+            env=os.environ | build.sanitizer_environment(),
+        )
+    results = {}
+
+    def result(name):
+        if not results:
+            _, errors = process.communicate()
+            assert process.returncode == 0, errors
+            lines = (folder / "results").read_text().splitlines()
+            results.update(zip(wanted, map(json.loads, lines), strict=True))
+        return results[name]
+
+    yield result
+    process.kill()
+
+
+@pytest.fixture(scope="session")
+def simt(modules, jobs):
+    return Simt(modules["checked"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_equals_cpu_op(simt, name):
+    CASES[name](simt)
+
+
+def test_thread_order_does_not_matter(simt):
+    first = everything(simt, seed=0)
+    for seed in range(1, 22):
+        for a, b in zip(first, everything(simt, seed), strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+
+
+def test_every_kernel_is_executed(simt):
+    """By `everything`, which is what the orders of threads are compared on."""
+    kernels = Path(build.ROOT, "csrc/ops/cuda").glob("*_kernel.cuh")
+    written = {
+        name
+        for file in kernels
+        for name in re.findall(
+            r"__global__ void (?:__launch_bounds__\([^)]*\)\s*)?(\w+)\(", file.read_text()
+        )
+    }
+    simt.module.take_launched()
+    everything(simt, seed=0)
+    launched = {re.search(r"kernel = .*?(\w+_kernel)\b", n)[1] for n in simt.module.take_launched()}
+    assert launched == written
+
+
+def test_sanitizers_find_nothing(jobs):
+    assert jobs("sanitized")["status"] == 0, jobs("sanitized")["output"]
+
+
+def test_every_barrier_is_removed_once():
+    """By one of the planted mistakes; what is in a reduction, in every op that has one."""
+    mistakes = [mistake for mistake, *_ in REPORTED.values()]
+    csrc = Path(build.ROOT, "csrc")
+    for file in [*csrc.rglob("*.cuh"), *csrc.rglob("*.h")]:
+        text, name = file.read_text(), str(file.relative_to(csrc))
+        for mistake in mistakes:
+            if mistake.file == name and "__syncthreads" not in mistake.new:
+                text = text.replace(mistake.old, mistake.new)
+        assert "__syncthreads" not in text, name
+    kernels = Path(csrc, "ops", "cuda").glob("*_kernel.cuh")
+    reducing = {f.stem.removesuffix("_kernel") for f in kernels if "row_reduce(" in f.read_text()}
+    assert {mistake.op for mistake in mistakes if mistake.file == REDUCE} == reducing
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted_mistake_is_found(jobs, name):
+    assert jobs(name)["status"] != 0
+    assert re.search(PLANTED[name][2], jobs(name)["output"]), jobs(name)["output"]

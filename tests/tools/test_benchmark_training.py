@@ -1,0 +1,436 @@
+"""tools/benchmark_training.py: others' steps are what they claim, and the clock is fair."""
+
+import itertools
+import json
+import re
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import benchmark_training
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.optim import SGD
+from training_benchmark import baselines, rounds, trainee
+from training_benchmark.added import measure_added
+from training_benchmark.contestants import Contestant, build_contestants, build_methods
+from training_benchmark.machine import caption
+from training_benchmark.parts import PARTS, PartsClock, measure_parts, timed
+from training_benchmark.report import Report
+from training_benchmark.rounds import Timings, measure
+
+from sprout_fast.methods import METHODS
+
+CPU = torch.device("cpu")
+CLASSES, SIDE, BATCH = 3, 2, 5
+
+
+@pytest.fixture
+def linear(monkeypatch):
+    """A trainee whose network is linear, so that its gradients are known in closed form."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, CLASSES))
+    monkeypatch.setattr(trainee, "create_model", lambda *_, **__: model)
+    return trainee.build_trainee("cifar_resnet20", CLASSES, image_size=SIDE)
+
+
+@pytest.fixture
+def batch(linear):
+    return next(trainee.synthetic_batches(linear, BATCH))
+
+
+class MeanDirichlet:
+    """The mean in place of a draw: METHOD.md's closed forms are then the gradients."""
+
+    def __init__(self, concentration, validate_args):
+        self.concentration = concentration
+
+    def rsample(self):
+        return self.concentration / self.concentration.sum(-1, keepdim=True)
+
+
+class Momentum:
+    """SGD by hand on a list of tensors."""
+
+    def __init__(self, values):
+        self.values = [value.detach().clone() for value in values]
+        self.velocities = [torch.zeros_like(value) for value in self.values]
+
+    def step(self, gradients, lr, momentum, weight_decay):
+        for value, velocity, gradient in zip(self.values, self.velocities, gradients, strict=True):
+            velocity.mul_(momentum).add_(gradient + weight_decay * value)
+            value.sub_(lr * velocity)
+
+
+def linear_gradients(weight, bias, inputs, label):
+    """Of the mean over rows of -sum_k label_k log softmax(W x + b)_k."""
+    x = inputs.flatten(1)
+    error = ((x @ weight.T + bias).softmax(1) - label) / len(x)
+    return error.T @ x, error.sum(0)
+
+
+def beta_gradient(logits, concentration):
+    """METHOD.md: dE[L]/da_k = (c_k - E[L]) / a_0, a row's; the mean over rows."""
+    c, total = -logits.log_softmax(1), concentration.sum(1, keepdim=True)
+    loss = (concentration / total * c).sum(1, keepdim=True)
+    return ((c - loss) / total).mean(0)
+
+
+def test_authors_step_is_three_steps_of_the_weights_and_one_of_u(linear, batch, monkeypatch):
+    monkeypatch.setattr(baselines, "Dirichlet", MeanDirichlet)
+    step = baselines.AuthorsSprout(linear)
+    options = {"lr": 0.5, "momentum": 0.9, "weight_decay": 0.1}
+    for optimizer in (step.optimizer, step.u_optimizer):
+        optimizer.param_groups[0].update(options)
+    # u's gradient is some hundredths: at this rate some of it falls under 0.
+    step.u_optimizer.param_groups[0].update(lr=200.0, weight_decay=1e-3)
+    draws = [
+        (torch.rand(BATCH, 3, SIDE, SIDE), torch.tensor(0.3), torch.randperm(BATCH))
+        for _ in range(3)
+    ]
+    feed = iter(draws)
+    monkeypatch.setattr(step, "mixed", lambda images: next(feed))
+    images, labels = batch
+    by_hand = Momentum(linear.model.parameters())
+    concentration = 10 * F.one_hot(labels, CLASSES) + 1.0
+    label = concentration / concentration.sum(1, keepdim=True)
+    for inputs, lam, partner in draws:
+        mixed_label = lam * label + (1 - lam) * label[partner]
+        by_hand.step(linear_gradients(*by_hand.values, inputs, mixed_label), **options)
+    logits = (images / 255).flatten(1) @ by_hand.values[0].T + by_hand.values[1]
+    ascent = beta_gradient(logits, concentration) - 1e-3  # weight decay times u = 1
+    expected_u = (1 + 200 * ascent).clamp(min=0)
+
+    step(images, labels)
+
+    assert next(feed, None) is None  # fresh noise and Mixup for each of the three
+    for found, expected in zip(linear.model.parameters(), by_hand.values, strict=True):
+        torch.testing.assert_close(found.detach(), expected)
+    torch.testing.assert_close(step.u.detach(), expected_u)
+    assert (expected_u == 0).any() and (expected_u > 1).any()
+
+
+def test_two_passes_step_the_weights_and_then_beta(linear, batch, monkeypatch):
+    monkeypatch.setattr(baselines, "Dirichlet", MeanDirichlet)
+    step = baselines.TwoPassSprout(linear)
+    options = {"lr": 0.5, "momentum": 0.9, "weight_decay": 0.1}
+    step.optimizer.param_groups[0].update(options)
+    step.beta_optimizer.param_groups[0].update(lr=100.0)
+    images, labels = batch
+    mixed, lam, partner = torch.rand(BATCH, 3, SIDE, SIDE), torch.tensor(0.3), torch.randperm(BATCH)
+    monkeypatch.setattr(step, "mixed", lambda images: (mixed, lam, partner))
+    mean, std = (torch.tensor(n).view(3, 1, 1) for n in (linear.setting.mean, linear.setting.std))
+    inputs, one_hot = (mixed - mean) / std, F.one_hot(labels, CLASSES)
+    beta = step.beta.detach().clone()
+    concentration = 0.99 * (lam * one_hot + (1 - lam) * one_hot[partner]) + 0.01 * beta
+    label = concentration / concentration.sum(1, keepdim=True)
+    by_hand = Momentum(linear.model.parameters())
+    by_hand.step(linear_gradients(*by_hand.values, inputs, label), **options)
+    logits = inputs.flatten(1) @ by_hand.values[0].T + by_hand.values[1]
+    expected_beta = beta + 100 * 0.01 * beta_gradient(logits, concentration)
+
+    step(images, labels)
+
+    for found, expected in zip(linear.model.parameters(), by_hand.values, strict=True):
+        torch.testing.assert_close(found.detach(), expected)
+    torch.testing.assert_close(step.beta.detach(), expected_beta.clamp(min=1e-3 / CLASSES))
+
+
+def test_vicinity_of_the_plain_sprouts(linear):
+    """Noise of 0.1 on each of the two, and lam of one for the batch."""
+    step = baselines.AuthorsSprout(linear)
+    images = torch.rand(64, 3, 32, 32)
+    mixed, lam, partner = step.mixed(images)
+    noise = mixed - (lam * images + (1 - lam) * images[partner])
+    assert lam.ndim == 0 and sorted(partner.tolist()) == list(range(64))
+    fixed = partner == torch.arange(64)  # its own partner keeps the noise whole
+    expected = 0.1 * (lam**2 + (1 - lam) ** 2).sqrt()
+    assert noise[~fixed].std().item() == pytest.approx(expected.item(), rel=0.02)
+
+
+def test_torchvisions_natural_step_is_ours(linear, batch):
+    """One step from the same weights: only the decay of biases differs."""
+    weights = {name: value.clone() for name, value in linear.model.state_dict().items()}
+    found = []
+    methods = build_methods(linear, ["natural"])
+    for contestant in build_contestants(linear, methods, ["torchvision"])[0]:
+        linear.model.load_state_dict(weights)
+        contestant.step(*batch)
+        found.append(linear.model[1].weight.detach().clone())
+    moved = found[0] - weights["1.weight"]
+    assert moved.norm() > 0
+    torch.testing.assert_close(found[1] - weights["1.weight"], moved, rtol=1e-3, atol=1e-8)
+
+
+def fake_timm(networks=()):
+    optim = SimpleNamespace(
+        create_optimizer_v2=lambda model, name, **options: SGD(model.parameters(), **options)
+    )
+    own = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, CLASSES))
+    return SimpleNamespace(
+        optim=optim,
+        is_model=lambda arch: arch in networks,
+        create_model=lambda arch, num_classes: own,
+    )
+
+
+def test_timm_trains_its_own_network_or_ours_or_is_left_out(linear, batch, monkeypatch):
+    def row():
+        return build_contestants(linear, build_methods(linear, ["natural"]), ["timm"])
+
+    monkeypatch.setitem(sys.modules, "timm", None)
+    contestants, unavailable = row()
+    assert [c.name for c in contestants] == ["natural"]
+    assert "pip install timm" in unavailable["natural (timm)"]
+
+    for networks, is_ours in (((), True), (("cifar_resnet20",), False)):
+        timm = fake_timm(networks)
+        monkeypatch.setitem(sys.modules, "timm", timm)
+        monkeypatch.setitem(sys.modules, "timm.optim", timm.optim)
+        (_, contestant), unavailable = row()
+        before = linear.model[1].weight.detach().clone()
+        contestant.step(*batch)
+        assert (linear.model[1].weight != before).any() == is_ours
+        assert ("no such network" in contestant.note) == is_ours and not unavailable
+
+
+class FakeTime:
+    """A clock that only steps of contestants move."""
+
+    def __init__(self, monkeypatch):
+        self.now, self.log = 0.0, []
+        monkeypatch.setattr(rounds.time, "perf_counter", lambda: self.now)
+
+    def contestant(self, name, seconds):
+        def step(images, labels):
+            self.log.append(name)
+            self.now += next(seconds) if isinstance(seconds, Iterator) else seconds
+
+        return Contestant(name, step)
+
+    def measure(self, contestants, **options):
+        endless = iter(lambda: (None, None), 0)
+        return measure(contestants, endless, CPU, base="natural", say=lambda _: None, **options)
+
+
+def test_contestants_take_turns_within_the_budget(monkeypatch):
+    clock = FakeTime(monkeypatch)
+    costs = {"natural": 1.0, "ga": 1.0, "trades": 10.0}
+    contestants = [clock.contestant(*item) for item in costs.items()]
+    # Warm-up takes 12; left are 38: two rounds of trades, 8 of the others.
+    timings = clock.measure(contestants, rounds=8, steps=1, budget=50)
+    assert {name: len(found) for name, found in timings.seconds.items()} == {
+        "natural": 8,
+        "ga": 8,
+        "trades": 2,
+    }
+    assert clock.now <= 50
+    assert timings.ratios("trades", "natural") == [10.0, 10.0]
+    log = clock.log[3:]  # after the warm-up
+    assert log[:5] == ["natural", "ga", "trades", "ga", "natural"]  # the order rotates
+    assert timings.seconds["trades"].keys() == {0, 4}
+
+
+def test_everybody_has_a_turn_whatever_the_budget(monkeypatch):
+    clock = FakeTime(monkeypatch)
+    contestants = [clock.contestant("natural", 0.01), clock.contestant("free_at", 0.08)]
+    timings = clock.measure(contestants, rounds=9, budget=0)
+    assert timings.steps == 25  # a quarter of a second of natural's
+    assert {name: len(found) for name, found in timings.seconds.items()} == {
+        "natural": 1,
+        "free_at": 1,
+    }
+    assert timings.of("free_at") == pytest.approx([0.08])
+
+
+def test_natural_is_in_every_round_though_steps_grow_slower(monkeypatch):
+    clock = FakeTime(monkeypatch)
+    seconds = itertools.chain([1.0] * 3, itertools.repeat(1.7))  # the warm-up, and from then on
+    contestants = [clock.contestant(name, seconds) for name in ("natural", "ga", "mixup")]
+    timings = clock.measure(contestants, rounds=20, steps=1, budget=11)
+    # By the warm-up, two of them and natural would still fit into the second round.
+    assert [list(found) for found in timings.seconds.values()] == [[0, 1], [0, 1], [0]]
+    assert clock.now < 12
+
+
+def test_parts_follow_the_step(linear, batch):
+    """On a clock that ticks once a border, each part's ticks say how often it was entered."""
+    ticks = iter(range(1000))
+    expected = {
+        "natural": dict(loader=1, attack=3, mixer=1, forward=1, loss=1, backward=1, optimizer=1),
+        "stable": dict(loader=1, attack=4, mixer=2, forward=1, loss=1, backward=1, optimizer=1),
+        "free_at": dict(loader=1, attack=17, mixer=8, forward=8, loss=8, backward=8, optimizer=8),
+    }
+    for name, method in build_methods(linear, expected).items():
+        clock = PartsClock(CPU, now=lambda: next(ticks))
+        with timed(method, linear.optimize, clock) as lent:
+            clock.restart("loader")
+            clock.switch("attack")
+            method.training_step(lent, *batch)
+            clock.switch("loader")
+        assert clock.seconds == expected[name], name
+        assert not any(m._forward_hooks or m._forward_pre_hooks for m in method.modules())
+    assert not linear.optimize.optimizer._optimizer_step_pre_hooks
+
+
+def test_parts_add_up_to_the_step_and_find_what_is_slow(linear, batch):
+    methods = build_methods(linear, ["natural", "sprout"])
+    slept = 0.02
+    loss = methods["sprout"].loss
+    loss.register_forward_pre_hook(lambda *_: time.sleep(slept))
+    start = time.perf_counter()
+    found = measure_parts(methods, linear.optimize, iter([batch] * 6), CPU, steps=3)
+    whole = time.perf_counter() - start
+    assert {name: len(steps) for name, steps in found.items()} == {"natural": 3, "sprout": 3}
+    for steps in found.values():
+        assert all(step.keys() == set(PARTS) and min(step.values()) >= 0 for step in steps)
+    total = sum(sum(step.values()) for steps in found.values() for step in steps)
+    assert 0.7 * whole < total <= whole
+    assert all(slept <= step["loss"] for step in found["sprout"])
+    assert any(step["loss"] == max(step.values()) for step in found["sprout"])
+
+
+def test_added_times_mixer_and_loss_alone(linear, batch, monkeypatch):
+    methods = build_methods(linear, ["natural", "sprout"])
+    methods["sprout"].mixer.register_forward_pre_hook(lambda *_: time.sleep(0.05))
+    beta, weights = methods["sprout"].beta.clone(), linear.model[1].weight.detach().clone()
+    found = measure_added(linear, methods, *batch, seconds=0)
+    assert len(found["natural"]) == len(found["sprout"]) == 3
+    assert min(found["natural"]) < 0.05 <= min(found["sprout"])
+    assert (methods["sprout"].beta != beta).any()  # its ascent is part of it
+    assert torch.equal(linear.model[1].weight, weights)
+
+
+def report(**changes):
+    machine = dict(gpu=None, processor="P", cores=2, cpu_isa="avx2", threads=2, torch="2")
+    machine |= dict(sprout_fast="0", compiler="C", python="3", others=0.0)
+    seconds = {
+        "natural": {0: 2.0, 1: 4.0, 2: 2.0},
+        "sprout": {0: 2.0, 1: 4.4, 2: 2.2},
+        "natural (torchvision)": {0: 2.5, 1: 4.4, 2: 2.2},
+        "pgd_at": {1: 32.0},
+    }
+    values = dict(
+        machine=machine,
+        date="2026-01-02",
+        command="python tools/benchmark_training.py",
+        arch="cifar_vgg16",
+        image_size=32,
+        batch_size=100,
+        images_per_epoch=50_000,
+        setting="amp none",
+        timings=Timings(1, seconds),
+        unavailable={"natural (timm)": "no timm"},
+        added={"natural": [1e-3, 2e-3, 1e-3], "sprout": [4e-3, 5e-3, 4.5e-3]},
+    )
+    return Report(**values | changes)
+
+
+def test_rows_of_the_table():
+    rows = {row[0]: row[1:] for row in report().rows()}
+    assert rows["natural"][:4] == ["3", "2,000 [2,000, 3,000]", "1,000", "10,000"]
+    assert rows["natural"][4:6] == ["1.00 [1.00, 1.00]", "1.00"]
+    # Ratios are within a round: pgd_at ran in the slow one.
+    assert rows["pgd_at"][:6] == ["1", "32,000", "16,000", "160,000", "8.00", "9.05"]
+    assert rows["sprout"][4:6] == ["1.10 [1.05, 1.10]", "1.85"]
+    assert rows["natural (timm)"][-1] == "not measured: no timm"
+
+
+def test_floors_of_the_design():
+    """Added: 3 ms, 3 ms, 3.5 ms of 2 s; the whole step: .8, 1, 1 of torchvision's."""
+    added, whole = report().floor_rows()
+    assert added[1:] == ["≤ 0.2%", "0.150% (3e+03 µs)", "reached"]
+    assert whole[1:] == ["≤ 1.00", "1.00 [0.90, 1.00]", "too few rounds"]
+    seconds = {"natural": 1.0, "sprout": 1.1, "natural (torchvision)": 1.0}
+    timings = Timings(1, {name: dict.fromkeys(range(5), one) for name, one in seconds.items()})
+    assert list(report(timings=timings).floor_rows())[1][-1] == "missed"
+    slower = {"natural": [1e-3], "sprout": [6e-3]}
+    assert next(report(added=slower).floor_rows())[-1] == "missed"
+    assert next(report(arch="resnet18").floor_rows())[1::2] == ["none", ""]
+
+
+def test_caption_warns_of_a_busy_machine():
+    machine = report().machine
+    assert "too much" not in caption(machine, "d")
+    assert "others used 30 %" in (busy := caption(machine | {"others": 0.3}, "d"))
+    assert "measure again" in busy
+
+
+def test_every_row_is_measured_and_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    threads = torch.get_num_threads()
+    files = {name: tmp_path / f"table.{name}" for name in ("json", "markdown")}
+    argv = "--arch cifar_resnet20 --image-size 8 --batch-size 4 --rounds 2 --steps 1 --budget 1"
+    argv = [*argv.split(), "--threads", "1", *(f"--{n}={path}" for n, path in files.items())]
+    try:
+        assert benchmark_training.main(argv) == 0
+    finally:
+        torch.set_num_threads(threads)
+    printed = capsys.readouterr().out
+    found = json.loads(files["json"].read_text())
+    markdown = files["markdown"].read_text()
+    measured = found["timings"]["seconds"]
+    baseline_rows = {kind.row for kind in baselines.BASELINES.values()}
+    assert measured.keys() == METHODS.keys() | baseline_rows - {"natural (timm)"}
+    assert found["machine"]["threads"] == 1 and found["batch_size"] == 4
+    lines = markdown.split("\n\n")[1].splitlines()
+    cells = {line.split(" | ")[0].lstrip("| "): line.split(" | ") for line in lines}
+    for row, seconds in measured.items():
+        assert int(cells[row][1]) == len(seconds) >= 1
+        median = statistics.median(seconds.values())
+        assert float(cells[row][2].split()[0].replace(",", "")) == pytest.approx(
+            1e3 * median, rel=1e-2
+        )
+        epoch = float(cells[row][3].replace(",", ""))
+        assert epoch == pytest.approx(50_000 / 4 * median, rel=1e-2)
+        assert re.search(rf"^ *{re.escape(row)} +{len(seconds)} ", printed, re.MULTILINE)
+    assert "not measured: timm cannot be imported" in markdown and "[quartiles]" in printed
+    assert found["parts"].keys() == found["added"].keys() == {"natural", "sprout"}
+    assert "what SPROUT adds" in markdown and "| none |" in markdown
+
+
+def test_batches_of_a_data_set(tmp_path, capsys):
+    from torchvision.utils import save_image
+
+    for split in ("train", "test"):
+        for name in ("cat", "dog", "eel"):
+            folder = tmp_path / "data" / split / name
+            folder.mkdir(parents=True)
+            for number in range(4):
+                save_image(torch.rand(3, 8, 8), folder / f"{number}.png")
+    out = tmp_path / "table.json"
+    argv = "--arch cifar_resnet20 --image-size 8 --batch-size 4 --rounds 1 --steps 1 --budget 1"
+    argv += f" --methods natural --baselines none --json {out}"
+    assert benchmark_training.main([*argv.split(), "--data", str(tmp_path / "data")]) == 0
+    assert "12 training" in capsys.readouterr().out
+    found = json.loads(out.read_text())
+    assert found["images_per_epoch"] == 12 and found["timings"]["seconds"].keys() == {"natural"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("--arch resnet999", "resnet999"),
+        ("--methods natural,trade", "--methods trade: takes natural, .*did you mean trades"),
+        ("--baselines tim", "--baselines tim: takes torchvision, timm.*did you mean timm"),
+        ("--parts trades --methods sprout", "--parts trades: takes natural, sprout"),
+        ("--rounds 0", "--rounds 0: must be a number from 1 up"),
+        ("--budget nan", "--budget nan: must be"),
+        ("--batch-size 1", "--batch-size 1: must be a number from 2 up"),
+        ("--loader torch", "--loader torch: needs --data"),
+        ("--data nowhere", "nowhere"),
+        ("--json nowhere/t.json", "--json nowhere/t.json: no such folder"),
+        ("--device tpu", "--device tpu"),
+        ("--amp fp8", "--amp fp8: takes bf16, fp16, none"),
+        ("--speed 3", "unknown option --speed"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line(argv, message, capsys):
+    assert benchmark_training.main(argv.split()) == 2
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert re.fullmatch(f"benchmark_training.py: error: .*{message}.*\n", captured.err)

@@ -1,0 +1,165 @@
+"""tools/evaluate_robustness.py as its users call it."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from evaluate_robustness import main
+from helpers.image_files import noise_image, write_folder
+from helpers.paths import TOOLS
+
+from sprout_fast.models import CHECKPOINT_FORMAT, create_model
+
+TOOL = TOOLS / "evaluate_robustness.py"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """An image folder of 3 classes, 32x32."""
+    counts = {"train": {"a": 2, "b": 2, "c": 2}, "val": {"a": 4, "b": 4, "c": 4}}
+    return write_folder(
+        tmp_path_factory.mktemp("images"), counts, lambda number: noise_image(number, (32, 32))
+    )
+
+
+@pytest.fixture(scope="module")
+def checkpoint(data, tmp_path_factory):
+    """A checkpoint as train_cifar.py writes it, of a SPROUT model with fresh weights."""
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("run") / "best.pt"
+    torch.save(
+        {
+            "format": CHECKPOINT_FORMAT,
+            "model": create_model("cifar_resnet8", 3).state_dict(),
+            "ema": None,
+            "beta": torch.tensor([1.0, 2.0, 3.0]),
+            "config": {
+                "arch": "cifar_resnet8",
+                "num_classes": 3,
+                "classes": ["a", "b", "c"],
+                "mean": [0.5] * 3,
+                "std": [0.25] * 3,
+                "image_size": 32,
+                "loader": "memory",
+                "method": "sprout",
+                "data": str(data),
+                "alpha": None,
+            },
+        },
+        path,
+    )
+    return path
+
+
+def test_a_checkpoint_of_ours_needs_nothing_else(checkpoint, capsys):
+    assert main(["--checkpoint", str(checkpoint), "--protocol", "all", "--scale", "0.01"]) == 0
+    printed = capsys.readouterr().out
+    assert "12 validation images of 3 classes" in printed
+    assert "cifar_resnet8 by sprout" in printed
+    assert "transfer at 0.03" in printed and "not measured: no other model was given" in printed
+    out = checkpoint.parent / "evaluation"
+    results = json.loads((out / "results.json").read_text())
+    assert results["verdict"]["images"] == results["verdict"]["images_available"] == 12
+    assert results["parameters"]["training"]["method"] == "sprout"
+    mass = [c for c in results["audit"]["checks"] if c["name"] == "beta leaves the label"]
+    assert mass[0]["numbers"]["largest beta"] == 3
+    assert (out / "report.html").read_text().count("<h1") == 1
+    assert any((out / "figures").glob("*.png"))
+
+
+@pytest.mark.parametrize("loader", ["dali", "torch"])
+def test_a_torchvision_weights_file(data, tmp_path, capsys, loader):
+    weights = tmp_path / "resnet18.pth"
+    torch.save(create_model("resnet18", 3).state_dict(), weights)
+    arguments = ["--checkpoint", str(weights), "--arch", "resnet18", "--data", str(data)]
+    arguments += ["--image-size", "32", "--limit", "6", "--scale", "0.01", "--loader", loader]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    printed = capsys.readouterr().out
+    assert "6 of 12 validation images" in printed and "resnet18.pth: loaded" in printed
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert len(results["per_image"]["label"]) == 6
+    assert results["verdict"]["images_available"] == 12
+
+
+def test_larger_images_have_the_smaller_ball(data, tmp_path, capsys):
+    weights = tmp_path / "resnet18.pth"
+    torch.save(create_model("resnet18", 3).state_dict(), weights)
+    arguments = ["--checkpoint", str(weights), "--arch", "resnet18", "--data", str(data)]
+    arguments += ["--image-size", "72", "--limit", "1", "--scale", "0.001", "--loader", "torch"]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    assert f"linf eps {4 / 255:.4g}" in capsys.readouterr().out
+
+
+def test_interrupted_it_goes_on_where_it_was(checkpoint, tmp_path):
+    command = [sys.executable, str(TOOL), "--checkpoint", str(checkpoint), "--out", str(tmp_path)]
+    command += ["--protocol", "audit", "--batch-size", "4", "--scale", "0.1"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    parts = tmp_path / "parts"
+    deadline = time.monotonic() + 120
+    while not list(parts.glob("gradients-*.pt")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, error = process.communicate(timeout=60)
+    assert process.returncode == 130, (out, error)
+    assert "the same command goes on from there" in out
+    assert error.strip() == "evaluate_robustness.py: interrupted"
+    before = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.pt")}
+    assert not (tmp_path / "report.html").exists()
+
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report.html").exists()
+    after = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.pt")}
+    kept = [name for name, written in before.items() if after[name] == written]
+    # All that was complete was read; what was going on at the signal was added to.
+    assert len(kept) >= len(before) - 1
+    assert any(name.startswith("clean") for name in kept)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--checkpoint", "nowhere.pt"], "nowhere.pt"),
+        (["--checkpoint", "{weights}"], "is no checkpoint of ours; say its --arch"),
+        (["--checkpoint", "{weights}", "--arch", "resnet18"], "--data: needs a folder"),
+        (["--checkpoint", "{ours}", "--arch", "resnet18"], "holds a cifar_resnet8"),
+        (["--checkpoint", "{ours}", "--protocol", "al"], "did you mean all"),
+        (["--checkpoint", "{ours}", "--eps", "8"], "--eps 8.0: images are in [0,1]"),
+        (["--checkpoint", "{ours}", "--limit", "0"], "--limit 0: must be a number from 1 up"),
+        (["--checkpoint", "{ours}", "--scale", "2"], "--scale 2.0: must be above 0"),
+        (["--checkpoint", "{ours}", "--transfer-from", "{weights}"], "checkpoint of sprout_fast"),
+        (["--checkpoint", "{ours}", "--data", "{other}"], "was trained on 3 (a, ...)"),
+        (["--checkpoint", "{ours}", "--protocl", "all"], "did you mean --protocol"),
+        ([], "--checkpoint"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(checkpoint, tmp_path, capsys, arguments, message):
+    weights = tmp_path / "weights.pth"
+    torch.save(create_model("resnet18", 3).state_dict(), weights)
+    counts = {"train": {"x": 2, "y": 2}, "val": {"x": 1, "y": 1}}
+    other = write_folder(tmp_path / "o", counts, lambda number: noise_image(number, (32, 32)))
+    names = {"weights": weights, "ours": checkpoint, "other": other}
+    arguments = [argument.format(**names) for argument in arguments]
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_a_folder_that_is_a_file_is_told_in_one_line(checkpoint, tmp_path, capsys):
+    (tmp_path / "out").write_text("")
+    assert main(["--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_unknown_protocol_is_told_before_images_are_read(checkpoint, capsys):
+    assert main(["--checkpoint", str(checkpoint), "--protocol", "al", "--data", "nowhere"]) == 2
+    assert "did you mean all" in capsys.readouterr().err

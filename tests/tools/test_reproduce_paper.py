@@ -1,0 +1,438 @@
+"""tools/reproduce_paper.py: every table and figure is planned and drawn, two are run for real."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from helpers.image_files import noise_image, write_folder
+from helpers.paths import TOOLS
+from PIL import Image
+from reproduce_paper import main
+from reproduction import plan, store
+from reproduction.datasets import CIFAR, IMAGENET
+from reproduction.exhibits import EXHIBITS
+from reproduction.exhibits.base import Measured
+from reproduction.findings import Findings
+from reproduction.part import part_of
+from reproduction.report import Report, headline
+from reproduction.scale import Scale
+from reproduction.store import TIMED_METHODS, Store
+from rich.console import Console
+from training_benchmark.rounds import Timings
+
+from sprout_fast import load_model
+from sprout_fast.data.readers.decoded import read_decoded
+from sprout_fast.errors import UserError
+from sprout_fast.evaluation import evaluate_accuracy
+from sprout_fast.evaluation.measurements import (
+    AttackMeasurement,
+    Diversity,
+    Landscape,
+    Measurement,
+)
+from sprout_fast.evaluation.recorder import Record, Recorder
+from sprout_fast.methods.sprout import Sprout
+from sprout_fast.models import read_checkpoint
+
+TOOL = TOOLS / "reproduce_paper.py"
+CPU = torch.device("cpu")
+TINY = 1e-6
+ALL = sorted(EXHIBITS)
+CLASSES = [f"class{number}" for number in range(10)]
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten classes of 32-pixel images, 80 to train on and 20 to test."""
+    counts = {"train": dict.fromkeys(CLASSES, 8), "test": dict.fromkeys(CLASSES, 2)}
+    root = tmp_path_factory.mktemp("cifar") / "images"
+    return write_folder(root, counts, lambda number: noise_image(number, (32, 32)))
+
+
+def exhibit(kind: str, number: int, value: float = TINY):
+    return EXHIBITS[kind, number](Scale(value, Path("cifar"), Path("imagenet")))
+
+
+def test_all_tables_and_figures_are_there() -> None:
+    tables = [("table", number) for number in range(2, 12)]
+    assert set(EXHIBITS) == {*tables, *(("figure", number) for number in range(1, 8))}
+
+
+@pytest.mark.parametrize("value", [1.0, TINY])
+@pytest.mark.parametrize(("kind", "number"), ALL)
+def test_every_plan(
+    kind: str, number: int, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "seconds_a_pass", lambda *_: 0.001)
+    made = exhibit(kind, number, value)
+    assert (made.kind, made.number) == (kind, number)
+    assert len({(cell.row, cell.column) for cell in made.cells}) == len(made.cells)
+    trainings = made.trainings()
+    for place, training in enumerate(trainings):
+        assert training.start is None or training.start in trainings[:place]
+    assert len({training.key for training in trainings}) == len(trainings)
+    console = Console(file=io.StringIO(), width=180)
+    plan.Plan(made, Store(tmp_path, made.scale, CPU)).print_to(console)
+    shown = console.file.getvalue()
+    assert f"to do: {len(trainings)} trainings" in shown
+    for training in trainings:
+        assert training.label in shown
+    assert list(tmp_path.iterdir()) == []
+    if value == 1:
+        assert "not comparable" not in headline(made) and made.scale.lines(CIFAR, []) == []
+    else:
+        assert "SCALED DOWN (--scale 1e-06): these numbers are not comparable" in headline(made)
+
+
+def test_at_scale_1_the_sizes_are_the_papers() -> None:
+    full = Scale(1)
+    training = full.train("vgg16", "natural")
+    assert (training["arch"], training["epochs"], training.limit) == ("cifar_vgg16", 200, None)
+    assert training["batch_size"] == 128 and full.test_images() == 10_000
+    archs = {
+        number: {one["arch"] for one in exhibit("table", number, 1.0).trainings()}
+        for number in (2, 4, 5, 10)
+    }
+    assert archs[2] == {"cifar_vgg16", "cifar_wrn34_10"} and archs[5] == {"cifar_wrn34_10"}
+    assert archs[4] == {"resnet152"} and archs[10] == {"resnet50"}
+    steps = {
+        name: (measurement.options["steps"], measurement.options.get("restarts", 1))
+        for measurements in exhibit("table", 2, 1.0).measured().values()
+        for name, measurement in measurements.items()
+        if isinstance(measurement, AttackMeasurement)
+    }
+    assert steps == {
+        "PGD-20 at 0.03": (20, 1),
+        "PGD-100 at 0.03": (100, 1),
+        "PGD-200 at 0.03": (200, 1),
+        "10x PGD-100 at 0.03": (100, 10),
+    }
+    # SPROUT by the paper's recipe from the natural model; the others from nothing.
+    starts = {one["method"]: one.start for one in exhibit("table", 9, 1.0).trainings()}
+    assert starts["sprout"]["method"] == "natural"
+    assert all(start is None for method, start in starts.items() if method != "sprout")
+
+
+@pytest.mark.parametrize("value", [1e-6, 1e-4, 1e-3, 0.01, 0.3])
+def test_the_scales_rules(value: float) -> None:
+    scale, root = Scale(value), math.sqrt(value)
+    assert scale.train_images() == max(64, round(50_000 * root))
+    assert scale.epochs() == max(1, round(200 * root))
+    assert scale.test_images() == max(10, round(10_000 * root))
+    assert scale.setting().scaled(100, 3) == max(3, round(100 * value**0.25))
+    small = scale.arch("vgg16") != "cifar_vgg16"
+    assert small == (value < 0.1)
+    assert scale.train_images() // scale.batch_size() >= 32 or scale.batch_size() == 8
+    assert any("instead of 50,000" in line for line in scale.lines(CIFAR, ["vgg16"]))
+    assert any("stands for VGG-16" in line for line in scale.lines(CIFAR, ["vgg16"])) == small
+
+
+#: METHOD.md, "The paper's figures": a line for each row of a table.
+METHOD = {
+    2: """natural 93.34/0.6/0.1/0.0/0.0; adv 80.32/36.63/36.29/36.01/36.8;
+          TRADES 84.85/38.81/38.21/37.95/37.94; SPROUT 89.15/62.24/58.93/57.9/58.08;
+          natural 95.93/0/0/0/0; adv 87.25/45.91/45.32/45.02/44.98;
+          TRADES 84.92/56.23/56.13/55.96/56.01; SPROUT 90.56/66.23/64.58/64.30/64.32""",
+    3: "adv 79.13/85.84; TRADES 83.53/83.9; SPROUT 86.28/89.1",
+    4: "natural 78.31/37.13/9.14/2.12/0.78; SPROUT 74.23/65.24/52.86/35.04/12.18",
+    5: """natural 88.21/93.4/91.88/91.95; adv 82.66/83.64/84.99/81.08;
+          TRADES 80.81/81.5/83.08/79.27; SPROUT 85.95/88.26/86.98/81.64""",
+    6: """natural 146.7/1449.6; adv 1327.1/14246.1; TRADES 1932.5/22438.4; Free 2053.1/20652.5;
+          SPROUT 271.7/2727.8""",
+    7: """GA 12.44/9.46; Mixup .76/.08; Dirichlet 29.64/9.77; GA+Mixup 41.88/40.29;
+          Mixup+Dirichlet 17.53/7.97; GA+Dirichlet 55.27/53.79; LS 15.36/5.12;
+          SPROUT 62.64/58.93""",
+    8: """natural 95.93/0/26.95/91.88/146.7; adv 84.92/36.29/70.13/84.99/1327.1;
+          TRADES 88.6/38.29/75.08/83.08/1932.5; SPROUT 90.56/58.93/72.7/86.98/271.7""",
+    9: """adv 45.88/45.67/45.52/45.52/45.21; TRADES 57.02/56.84/56.77/56.7/56.7;
+          SPROUT 64.58/62.53/61.98/61.38/61.00/61.18""",
+    10: """natural 76.15/24.37/3.54/.90/.40; Free 60.49/51.35/42.29/32.96/24.45;
+           SPROUT 61.23/51.69/38.14/25.98/18.52""",
+    11: "SPROUT .1023/.0163/.0111",
+}
+
+
+@pytest.mark.parametrize("number", METHOD)
+def test_the_papers_numbers_are_those_of_method_md(number: int) -> None:
+    made = exhibit("table", number, 1.0)
+    names = {"adv": "adversarial training", "Free": "Free adversarial training"}
+    names |= {"LS": "uniform label smoothing"}
+    expected = []
+    for line in METHOD[number].split(";"):
+        name, numbers = line.split()
+        expected.append((names.get(name, name), [float(one) for one in numbers.split("/")]))
+    found = [
+        (row, [cell.published for cell in made.cells if cell.row == row]) for row in made.rows()
+    ]
+    assert [numbers for _, numbers in found] == [numbers for _, numbers in expected]
+    for (row, _), (name, _) in zip(found, expected, strict=True):
+        assert re.sub(r"[ -]", "", row).endswith(re.sub(r"[ -]", "", name)), (row, name)
+
+
+class MadeUp:
+    """A store whose models were trained and measured by nobody."""
+
+    out, device, timing_budget = Path("out"), CPU, 1.0
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(0)
+
+    def epochs_done(self, training) -> int:
+        return training["epochs"]
+
+    def folder(self, training) -> Path:
+        return self.out / training.name
+
+    def described(self, of) -> str:
+        return "made up"
+
+    def images(self, of):
+        return store.Images(torch.zeros(20, 3, 2, 2), torch.zeros(20), CLASSES, 20, "made up")
+
+    def measure(self, training, source, measurements: list[Measurement]) -> dict[str, Record]:
+        return {one.name: self.record(one) for one in measurements}
+
+    def record(self, one: Measurement) -> Record:
+        def drawn(*shape: int) -> torch.Tensor:
+            return torch.rand(shape, generator=self.generator)
+
+        columns = {}
+        if isinstance(one, Landscape):
+            columns = {"loss": drawn(20, one.points, one.points)}
+        elif isinstance(one, Diversity):
+            columns = {name: drawn(20) for name in ("dirichlet_mixup", "dirichlet_ga", "mixup_ga")}
+        misclassified = drawn(20) < 0.5
+        return Record(one.name, {}, 20, torch.arange(20), columns, misclassified=misclassified)
+
+    def beta(self, training) -> tuple[list[str], torch.Tensor]:
+        return CLASSES, torch.rand(10, generator=self.generator)
+
+    def seconds(self, arch: str) -> dict[str, list[float]]:
+        return {name: [float(place), 2.0 + place] for place, name in enumerate(TIMED_METHODS, 1)}
+
+
+@pytest.mark.parametrize(("kind", "number"), ALL)
+def test_every_report(kind: str, number: int, tmp_path: Path) -> None:
+    made = exhibit(kind, number)
+    report = Report(Findings(made, MadeUp(), print), MadeUp(), ["--table", "0"])
+    paths = report.write(tmp_path)
+    assert [path.suffix for path in paths] == [".md", ".json", *[".png"] * (kind == "figure")]
+    content = json.loads(paths[1].read_text())
+    assert len(content["cells"]) == len(made.cells) and not content["comparable_in_size"]
+    text = paths[0].read_text()
+    assert text.splitlines()[0] == headline(made)
+    assert all(f"- {note}" in text for note in (*made.chosen, *made.footnotes))
+    assert len(made.chosen) > 0 and "scaled down" in text
+    for cell in content["cells"]:
+        if cell["images"] is not None:
+            assert cell["low"] <= cell["ours"] <= cell["high"] and cell["images"] == 20
+    if kind == "figure":
+        assert min(Image.open(paths[2]).size) > 300
+
+
+def test_an_attack_that_could_not_be_run_is_told() -> None:
+    made = exhibit("table", 3)
+    findings = Findings(made, MadeUp(), print)
+    for records in findings._records.values():
+        for record in records.values():
+            record.unavailable = "no source"
+    with pytest.raises(UserError, match=r"Table 3: transfer at 0\.03: no source"):
+        findings.value(made.cells[0])
+
+
+def run(images: Path, out: Path, *argv: str) -> int:
+    data = ["--data", str(images), "--scale", str(TINY), "--device", "cpu", "--out", str(out)]
+    return main([*argv, *data])
+
+
+def test_tables_7_and_2_run_and_what_is_done_is_not_repeated(
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    calls = {"train": 0, "measure": 0, "step": 0}
+    stop_at = {}
+
+    def counted(owner: object, name: str, kind: str) -> None:
+        original = getattr(owner, name)
+
+        def wrapper(*args, **kwargs):
+            calls[kind] += 1
+            if calls[kind] == stop_at.get(kind):
+                signal.raise_signal(signal.SIGINT)
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, wrapper)
+
+    counted(store, "train", "train")
+    counted(Sprout, "training_step", "step")
+    counted(AttackMeasurement, "measure", "measure")
+
+    # Ctrl-C in the fifth of the eight steps of the second training by SPROUT.
+    stop_at["step"] = 13
+    assert run(images, tmp_path, "--table", "7") == 130
+    assert "the same command goes on from there" in capsys.readouterr().out
+    made = EXHIBITS["table", 7](Scale(TINY, images))
+    folders = [tmp_path / "models" / training.name for training in made.trainings()]
+    stopped = read_checkpoint(folders[2] / "last.pt")
+    assert (stopped["epoch"], stopped["step"]) == (0, 5) and not folders[3].exists()
+    assert calls == {"train": 3, "measure": 0, "step": 13}
+
+    # It goes on with the sixth step; then Ctrl-C in the fourth attack.
+    stop_at.update(step=None, measure=4)
+    assert run(images, tmp_path, "--table", "7") == 130
+    assert f"going on from {folders[2] / 'last.pt'}: 0 epochs and 5 steps done" in (
+        capsys.readouterr().out
+    )
+    resumed = read_checkpoint(folders[2] / "last.pt")
+    assert (resumed["epoch"], resumed["step"]) == (1, 8)
+    assert resumed["config"]["lr"] == stopped["config"]["lr"] == pytest.approx(0.1 * 8 / 1280)
+    assert calls == {"train": 3 + 7, "measure": 4, "step": 13 + 3 + 6 * 8}
+
+    # All is trained, three attacks are measured: sixteen in all, less those on models that get
+    # nothing right.
+    stop_at.clear()
+    before = dict(calls)
+    assert run(images, tmp_path, "--table", "7") == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("Table 7 SCALED DOWN (--scale 1e-06): these numbers are not comparable")
+    assert "to do: 0 trainings" in shown and "resnet8 stands for VGG-16" in shown
+    assert f"- 64 training and 10 test images of {images}" in shown
+    content = json.loads((tmp_path / "table_7.json").read_text())
+    assert len(content["cells"]) == 16
+    assert calls["train"] == before["train"] and calls["step"] == before["step"]
+    assert 0 < calls["measure"] - before["measure"] <= 13
+
+    # Again: nothing at all. Table 2 shares two of its eight trainings.
+    before = dict(calls)
+    assert run(images, tmp_path, "--table", "7") == 0
+    assert calls == before
+    assert json.loads((tmp_path / "table_7.json").read_text())["cells"] == content["cells"]
+    capsys.readouterr()
+    assert run(images, tmp_path, "--table", "2") == 0
+    assert calls["train"] - before["train"] == 6
+    assert "10x PGD-100" in capsys.readouterr().out
+
+    # The clean column is what the checkpoints give on the part's own test images.
+    content = json.loads((tmp_path / "table_2.json").read_text())
+    clean = [cell["ours"] for cell in content["cells"] if cell["column"] == "clean"]
+    (part,) = tmp_path.glob("cifar-10-*")
+    split = read_decoded(part).val
+    batches = [(split.images.permute(0, 3, 1, 2), split.labels)]
+    made = EXHIBITS["table", 2](Scale(TINY, images))
+    models = dict.fromkeys(cell.source.training for cell in made.cells)
+    for training, ours in zip(models, clean, strict=True):
+        model = load_model(tmp_path / "models" / training.name / "last.pt")
+        assert ours == 100 * evaluate_accuracy(model, batches, device=CPU).clean.top1
+    of_row = {cell["row"]: cell["ours"] for cell in content["cells"] if cell["column"] == "clean"}
+    assert all(cell["ours"] <= of_row[cell["row"]] for cell in content["cells"])
+
+
+def test_seconds_are_those_of_ten_epochs_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def measured(contestants, *_, **options) -> Timings:
+        asked.append([one.name for one in contestants])
+        return Timings(1, {one.name: {0: 0.5, 1: 1.0} for one in contestants})
+
+    monkeypatch.setattr(store, "measure", measured)
+    kept = Store(tmp_path, Scale(TINY), CPU)
+    for _ in range(2):
+        found = kept.seconds("cifar_resnet8")
+        assert found == {name: [0.5 * 500_000 / 128, 500_000 / 128] for name in TIMED_METHODS}
+    assert [sorted(names) for names in asked] == [sorted(TIMED_METHODS)]
+
+
+def test_a_part_has_every_class_and_is_made_once(images: Path, tmp_path: Path) -> None:
+    for of, suffix in ((CIFAR, ".png"), (IMAGENET, ".jpg")):
+        part = part_of(images, of, tmp_path, train=33, test=3, seed=1)
+        whole, found = read_decoded(images), read_decoded(part)
+        assert found.classes == CLASSES
+        # At least one image of each class.
+        assert (len(found.train), len(found.val)) == (33, 10)
+        assert found.val.labels.tolist() == list(range(10))
+        files = sorted(part.rglob(f"*{suffix}"))
+        assert len(files) == 43 and files[0].is_symlink() == (of is IMAGENET)
+        known = {image.numpy().tobytes() for image in whole.train.images}
+        assert all(image.numpy().tobytes() in known for image in found.train.images)
+        stamp = part.stat().st_mtime_ns
+        assert part_of(images, of, tmp_path, train=33, test=3, seed=1) == part
+        assert part.stat().st_mtime_ns == stamp
+        assert part_of(images, of, tmp_path, train=33, test=3, seed=2) != part
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ("", "takes one of --table N and --figure N, got none"),
+        ("--table 2 --figure 2", "takes one of --table N and --figure N, got 2"),
+        ("--table 1", "--table 1: takes 2 to 11"),
+        ("--table 12", "--table 12: takes 2 to 11"),
+        ("--figure 0", "--figure 0: takes 1 to 7"),
+        ("--figure 8", "--figure 8: takes 1 to 7"),
+        ("--table x", "--table x: takes"),
+        ("--table 7", "Table 7 needs --data, the images of CIFAR-10"),
+        ("--table 4 --data .", "Table 4 needs --imagenet, the images of ImageNet"),
+        ("--table 7 --data nowhere", "--data nowhere: no such file or folder"),
+        ("--table 10 --imagenet nowhere", "--imagenet nowhere: no such file or folder"),
+        ("--table 7 --data . --scale 0", "--scale 0: takes a number above 0 up to 1"),
+        ("--table 7 --data . --scale 1.5", "--scale 1.5: takes a number above 0 up to 1"),
+        ("--table 7 --data . --scale nan", "--scale nan: takes a number above 0 up to 1"),
+        ("--table 7 --data . --seed -1", "--seed -1: must be from 0 up"),
+        ("--table 7 --data . --device tpu", "--device tpu: cannot be used here"),
+        ("--tabel 7", "unknown option --tabel; did you mean --table?"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(
+    argv: str, message: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert main(argv.split()) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("reproduce_paper.py: error: ") and error.count("\n") == 1
+    assert message in error
+
+
+def test_wrong_data_leaves_no_half_part(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    out = tmp_path / "out"
+    assert run(tmp_path / "data", out, "--table", "11") == 2
+    assert "no val/ or test/" in capsys.readouterr().err
+    assert list(out.iterdir()) == []
+
+
+def test_figure_4_takes_ten_classes() -> None:
+    class Few(MadeUp):
+        def beta(self, training) -> tuple[list[str], torch.Tensor]:
+            return CLASSES[:3], torch.ones(3)
+
+    made = exhibit("figure", 4)
+    findings = Findings(made, Few(), print)
+    assert findings.value(made.cells[0]).number == 1
+    with pytest.raises(UserError, match="takes CIFAR-10's 10 classes, got 3"):
+        findings.value(made.cells[3])
+
+
+def test_every_measured_cell_reads_what_its_measurement_gives(images: Path) -> None:
+    """Each kind of measurement once, for real, on a network that is not trained."""
+    made = [EXHIBITS[key](Scale(TINY, images)) for key in (("table", 11), ("figure", 2))]
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
+    split = read_decoded(images).val
+    subject = store.Subject(model, "linear", 10)
+    recorder = Recorder(subject, split.images.permute(0, 3, 1, 2), split.labels, batch_size=8)
+    for one in made:
+        for cell in one.cells:
+            assert isinstance(cell.source, Measured)
+            recorder.run([cell.source.measurement])
+            value = cell.source.read(recorder.records[cell.source.measurement.name])
+            assert value.low <= value.number <= value.high and value.images in (16, 20)

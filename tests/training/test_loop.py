@@ -1,0 +1,538 @@
+"""The training loop: against a replay in plain PyTorch, resumed, interrupted, and diverging."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from sprout_fast import reference
+from sprout_fast.data import Loaders
+from sprout_fast.distributed import World
+from sprout_fast.errors import FatalError
+from sprout_fast.methods import METHODS, Method, MethodSetting, build_method
+from sprout_fast.models import Normalized, read_checkpoint
+from sprout_fast.training.ema import averaged
+from sprout_fast.training.loop import Outcome, Position, Trainer, steps_per_epoch
+from sprout_fast.training.metrics import COLUMNS, MetricsLog
+from sprout_fast.training.optim import (
+    build_optimizer,
+    build_scheduler,
+    learning_rate_factor,
+)
+from sprout_fast.training.progress import Display
+from sprout_fast.training.step import OptimizeStep
+
+CLASSES, SIZE, BATCH = 5, 8, 6
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+SPROUT_COLUMNS = ("true_class_mass", "beta_min", "beta_mean", "beta_max")
+WORLD = World(0, 1, torch.device("cpu"))
+
+
+class FakeLoader:
+    """Batches that depend on seed and epoch alone, with the loaders' contract."""
+
+    def __init__(self, batches: int = 4, seed: int = 0, train: bool = True) -> None:
+        self.batch_size, self.num_images = BATCH, BATCH * batches
+        self._batches, self._seed, self._epoch = batches, seed, 0
+        self._train = train
+        self.read = 0
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def batch(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(1000 * self._seed + 100 * epoch + index)
+        nhwc = torch.randint(256, (BATCH, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(CLASSES, (BATCH,), generator=generator)
+        nhwc[..., 0] = labels[:, None, None] * 50  # something to learn
+        return nhwc.permute(0, 3, 1, 2), labels
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for index in range(self._batches):
+            self.read += 1
+            yield self.batch(self._epoch, index)
+        self._epoch += self._train
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self._epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._epoch = state["epoch"]
+
+
+def tiny_model() -> nn.Module:
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.1),
+        nn.Linear(8, CLASSES),
+    )
+
+
+def setting(**changes: Any) -> MethodSetting:
+    return MethodSetting(**{"num_classes": CLASSES, "mean": MEAN, "std": STD, "seed": 11} | changes)
+
+
+def make_trainer(
+    out: Path | None = None,
+    *,
+    method: str | Method = "sprout",
+    model: nn.Module | None = None,
+    epochs: int = 2,
+    batches: int = 4,
+    accumulation_steps: int = 1,
+    lr: float = 0.2,
+    amp_dtype: torch.dtype | None = None,
+    fp16: bool = False,
+    ema: float | None = None,
+    **options: Any,
+) -> Trainer:
+    model = model or tiny_model()
+    averages = None if ema is None else averaged(model, ema)
+    if isinstance(method, str):
+        dtype = amp_dtype or torch.float32
+        method = build_method(
+            method, setting(accumulation_steps=accumulation_steps, dtype=dtype), **options
+        )
+    steps = steps_per_epoch(batches, accumulation_steps, method.passes)
+    optimizer = build_optimizer("sgd", model, lr=lr, momentum=0.9, weight_decay=0.01)
+
+    def metrics(at: Position) -> MetricsLog:
+        return MetricsLog(out, method.statistics(), at.epoch, at.step)
+
+    return Trainer(
+        model=model,
+        evaluated=Normalized(model if averages is None else averages.module, MEAN, STD),
+        method=method,
+        optimize=OptimizeStep(
+            model,
+            Normalized(model, MEAN, STD),
+            optimizer,
+            build_scheduler(optimizer, warmup_steps=2, total_steps=epochs * steps),
+            GradScaler("cpu", enabled=fp16),
+            accumulation_steps=accumulation_steps,
+            amp_dtype=amp_dtype,
+            ema=averages,
+        ),
+        loaders=Loaders(
+            FakeLoader(batches), FakeLoader(1, seed=9, train=False), list("abcde"), "fake"
+        ),
+        epochs=epochs,
+        world=WORLD,
+        out=out,
+        record={"arch": "tiny"},
+        display=Display(live=False),
+        metrics=None if out is None else metrics,
+    )
+
+
+class CountOps(TorchDispatchMode):
+    """How often each op ran, by its full name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: dict[str, int] = {}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.name().split(".")[0]
+        self.calls[name] = self.calls.get(name, 0) + 1
+        return func(*args, **(kwargs or {}))
+
+
+def replay(model: nn.Module, loss_options: dict[str, Any], beta_lr: float, **run: Any) -> Tensor:
+    """Four SPROUT steps in plain PyTorch on ``model``, in place; returns beta.
+
+    Written from METHOD.md's Algorithm 1 with the reference twins; nothing of the trainer's.
+    """
+    loader, offset = FakeLoader(4), 0
+    beta = torch.rand(CLASSES, generator=torch.Generator().manual_seed(11)) * 10 / CLASSES
+    velocity = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    decayed = {name for name, p in model.named_parameters() if p.ndim > 1}
+    model.train()
+    accumulated, grad_beta = 0, torch.zeros(CLASSES)
+    every, step = run.get("accumulation_steps", 1), 0
+    for index in range(4):
+        images, labels = loader.batch(0, index)
+        state = torch.tensor([11, offset, 0])
+        offset += 1
+        partner, lam = reference.sample_mixup(BATCH, state, mixup_alpha=0.2)
+        inputs = reference.gaussian_mixup(
+            images, partner, lam, state, sigma=0.1, mean=MEAN, std=STD
+        )
+        leaf = beta.clone().requires_grad_()
+        loss = reference.sprout_loss(
+            model(inputs), labels, labels[partner], lam, leaf, state, **loss_options
+        )
+        (loss / every).backward()
+        grad_beta += leaf.grad
+        accumulated += 1
+        if accumulated < every:
+            continue
+        lr = 0.2 * learning_rate_factor(step, warmup_steps=2, total_steps=run["total_steps"])
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                gradient = parameter.grad + (0.01 * parameter if name in decayed else 0)
+                velocity[name].mul_(0.9).add_(gradient)
+                parameter.sub_(lr * velocity[name])
+                parameter.grad = None
+            beta = (beta + beta_lr * grad_beta).clamp(min=1e-3 / CLASSES)
+        accumulated, step = 0, step + 1
+        grad_beta = torch.zeros(CLASSES)
+    return beta
+
+
+@pytest.mark.parametrize(
+    ("options", "loss_options", "accumulation_steps"),
+    [
+        ({"beta_lr": 50.0}, {"beta_grad": "implicit"}, 1),
+        (
+            {"beta_lr": 0.5, "scale": 11.0, "alpha": 1 / 11, "beta_grad": "expected"},
+            {"beta_grad": "expected", "scale": 11.0, "alpha": 1 / 11},
+            1,
+        ),
+        ({"beta_lr": 50.0}, {"beta_grad": "implicit"}, 2),
+    ],
+    ids=["paper", "authors-scale", "accumulation"],
+)
+def test_four_steps_equal_a_replay_in_plain_pytorch(
+    options: dict[str, Any], loss_options: dict[str, Any], accumulation_steps: int
+) -> None:
+    trained, replayed = tiny_model(), tiny_model()
+    trained[5].p = replayed[5].p = 0.0  # the two must not share a hidden generator
+    trainer = make_trainer(
+        model=trained, epochs=1, accumulation_steps=accumulation_steps, **options
+    )
+    before = trainer.method.beta.clone()
+    assert trainer.fit() is Outcome.FINISHED
+    beta = replay(
+        replayed,
+        loss_options,
+        options["beta_lr"],
+        accumulation_steps=accumulation_steps,
+        total_steps=4 // accumulation_steps,
+    )
+    assert (trainer.method.beta - before).abs().max() > 1e-3, "beta is decoration"
+    torch.testing.assert_close(trainer.method.beta, beta, rtol=1e-4, atol=1e-5)
+    for (name, ours), theirs in zip(
+        trained.state_dict().items(), replayed.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: n + m)
+    fresh = tiny_model().state_dict()
+    assert (trained.state_dict()["0.weight"] - fresh["0.weight"]).abs().max() > 1e-3
+
+
+def test_every_training_step_goes_through_the_compiled_ops() -> None:
+    for method, expected in (("sprout", 4), ("natural", 4)):
+        trainer = make_trainer(method=method, epochs=1)
+        with CountOps() as ops:
+            trainer.fit()
+        assert ops.calls["sprout_fast::gaussian_mixup"] == expected, method
+        assert ops.calls.get("sprout_fast::sprout_loss", 0) == (4 if method == "sprout" else 0)
+        assert ops.calls.get("sprout_fast::sprout_loss_backward", 0) <= 4
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("sprout", {}),
+        ("sprout", {"ema": 0.9}),
+        ("sprout", {"weight_steps": 3, "beta_batch": "clean", "beta_lr": "lr"}),
+        ("natural", {}),
+        ("pgd_at", {"attack_steps": 2}),
+        ("trades", {"attack_steps": 2}),
+        ("free_at", {"replays": 2}),
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    method: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    whole, half = tmp_path / "whole", tmp_path / "half"
+    whole.mkdir(), half.mkdir()
+
+    def trainer_in(folder: Path) -> Trainer:
+        return make_trainer(folder, method=method, epochs=3, **options)
+
+    full = trainer_in(whole)
+    passes = full.method.passes
+    assert full.fit() is Outcome.FINISHED
+    for stop in (4, 3, 2):  # at an epoch's end, then twice within an epoch
+        trainer = trainer_in(half)
+        if (half / "last.pt").exists():
+            trainer.restore(read_checkpoint(half / "last.pt"))
+        assert trainer.fit(max_steps=stop * passes) is Outcome.MAX_STEPS
+    resumed = trainer_in(half)
+    resumed.restore(read_checkpoint(half / "last.pt"))
+    assert resumed.position.step == 9 * passes
+    assert resumed.fit() is Outcome.FINISHED
+    one, two = (read_checkpoint(folder / "last.pt") for folder in (whole, half))
+    assert_same(one, two)
+    compared = ("epoch", "step", "val_top1", "val_top5", "val_loss", "lr")
+    compared += ("beta_mean",) * (method == "sprout")
+    rows = [
+        [[row[column] for column in compared] for row in read_rows(folder)]
+        for folder in (whole, half)
+    ]
+    assert len(rows[0]) == 3 and rows[0] == rows[1]
+
+
+def test_max_steps_within_a_batch_of_several_ends_with_the_batch() -> None:
+    trainer = make_trainer(method="free_at", replays=3, epochs=2)
+    assert trainer.fit(max_steps=4) is Outcome.MAX_STEPS
+    assert trainer.position.step == 6
+
+
+def test_averages_follow_the_weights() -> None:
+    trainer = make_trainer(ema=0.5, epochs=1)
+    values = []
+    step = trainer.optimize.scheduler.step
+
+    def noted() -> None:
+        values.append(trainer.model[0].weight.detach().clone())
+        step()
+
+    trainer.optimize.scheduler.step = noted
+    trainer.fit()
+    expected = values[0]
+    for count, value in enumerate(values[1:], start=1):
+        decay = min(0.5, (1 + count) / (10 + count))
+        expected = decay * expected + (1 - decay) * value
+    torch.testing.assert_close(trainer.optimize.ema.module[0].weight, expected)
+    assert not torch.allclose(expected, values[-1]) and len(values) == 4
+
+
+def read_rows(folder: Path) -> list[dict[str, str]]:
+    with open(folder / "metrics.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same(one: Any, two: Any, where: str = "") -> None:
+    if isinstance(one, Tensor):
+        assert torch.equal(one, two), where
+    elif isinstance(one, dict):
+        assert one.keys() == two.keys(), where
+        for key in one:
+            assert_same(one[key], two[key], f"{where}/{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(two), where
+        for index, (a, b) in enumerate(zip(one, two, strict=True)):
+            assert_same(a, b, f"{where}/{index}")
+    else:
+        assert one == two, where
+
+
+def test_checkpoint_has_the_designs_keys_and_best_is_the_best(tmp_path: Path) -> None:
+    make_trainer(tmp_path, epochs=4).fit()
+    content = read_checkpoint(tmp_path / "last.pt")
+    wanted = "format model ema beta optimizer scheduler scaler rng_state loader epoch step config"
+    assert set(wanted.split()) <= set(content)
+    assert (content["epoch"], content["step"]) == (4, 16)
+    assert torch.equal(content["beta"], content["rng_state"]["method"]["loss.beta"])
+    rows = read_rows(tmp_path)
+    top1 = [float(row["val_top1"]) for row in rows]
+    best = read_checkpoint(tmp_path / "best.pt")
+    assert best["epoch"] == top1.index(max(top1)) + 1
+    assert best["best_top1"] == pytest.approx(max(top1), abs=1e-5)
+    assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*"))
+
+
+def test_metrics_rows_and_events(tmp_path: Path) -> None:
+    make_trainer(tmp_path, epochs=2).fit()
+    rows = read_rows(tmp_path)
+    assert tuple(rows[0]) == (*COLUMNS, *SPROUT_COLUMNS) and [row["epoch"] for row in rows] == [
+        "1",
+        "2",
+    ]
+    for row in rows:
+        assert all(row[column] != "" for column in rows[0])
+        assert 0 <= float(row["train_acc"]) <= 1 and 0 < float(row["true_class_mass"]) <= 1
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(tmp_path)).Reload()
+    assert {"train/loss", "epoch/val_top1"} <= set(events.Tags()["scalars"])
+    recorded = [scalar.value for scalar in events.Scalars("epoch/val_top1")]
+    assert recorded == pytest.approx([float(row["val_top1"]) for row in rows], abs=1e-5)
+
+
+def test_natural_training_has_no_columns_of_sprouts(tmp_path: Path) -> None:
+    make_trainer(tmp_path, method="natural", epochs=1).fit()
+    (row,) = read_rows(tmp_path)
+    assert tuple(row) == COLUMNS and row["val_loss"] != ""
+    assert read_checkpoint(tmp_path / "last.pt")["beta"] is None
+
+
+def test_accumulation_leaves_out_an_incomplete_group_but_reads_it() -> None:
+    trainer = make_trainer(epochs=2, batches=5, accumulation_steps=2)
+    trainer.fit()
+    assert trainer.position.step == 4  # two whole groups an epoch
+    assert trainer.loaders.train.read == 10  # a loader counts whole epochs
+    assert trainer.method.loss.rng.state[1] == 8
+
+
+def test_a_method_may_run_over_a_batch_several_times() -> None:
+    class Thrice(Method, name="thrice"):
+        passes = 3
+
+        def training_step(self, optimize, images, labels):
+            for _ in range(self.passes):
+                inputs, target = self.mixer(images, labels)
+                optimize(inputs, target, self.loss)
+
+    METHODS.pop("thrice")
+    sprout = build_method("sprout", setting())
+    trainer = make_trainer(method=Thrice(sprout.mixer, sprout.loss), epochs=2)
+    assert trainer.steps_per_epoch == 12
+    assert trainer.fit() is Outcome.FINISHED
+    assert trainer.position.step == 24
+    assert trainer.optimize.optimizer.param_groups[0]["lr"] == 0.0  # the cosine ends with the run
+
+
+@pytest.mark.parametrize("amp", ["bf16", "fp16"])
+def test_mixed_precision_trains_and_keeps_float32_weights(amp: str, tmp_path: Path) -> None:
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+    trainer = make_trainer(tmp_path, epochs=1, amp_dtype=dtype, fp16=amp == "fp16")
+    before = trainer.model[0].weight.detach().clone()
+    seen: list[torch.dtype] = []
+    trainer.method.loss.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
+    trainer.fit()
+    assert set(seen) == {dtype}  # autocast reached the model, and the loss reads what it gave
+    assert trainer.model[0].weight.dtype is torch.float32
+    assert not torch.equal(trainer.model[0].weight, before)
+    assert bool(read_checkpoint(tmp_path / "last.pt")["scaler"]) == (amp == "fp16")
+
+
+def test_channels_last_reaches_the_model_or_does_not() -> None:
+    for memory_format in (torch.channels_last, torch.contiguous_format):
+        trainer = make_trainer(epochs=1)
+        trainer.optimize.memory_format = memory_format
+        formats: list[bool] = []
+        trainer.model.register_forward_pre_hook(
+            lambda _, inputs, seen=formats, wanted=memory_format: seen.append(
+                inputs[0].is_contiguous(memory_format=wanted)
+            )
+        )
+        trainer.fit(max_steps=1)
+        assert formats == [True]
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, epochs=2)
+
+    calls: list[int] = []
+
+    def breaks(module: nn.Module, inputs: Any, loss: Tensor) -> Tensor:
+        calls.append(1)
+        return loss * float("nan") if len(calls) == 7 else loss
+
+    trainer.method.loss.register_forward_hook(breaks)
+    with pytest.raises(FatalError, match="not finite at step 7:"):
+        trainer.fit()
+    kept = read_checkpoint(tmp_path / "last.pt")
+    assert kept["epoch"] == 1 and all(v.isfinite().all() for v in kept["model"].values())
+
+
+def test_ctrl_c_ends_at_a_step_that_a_resumed_run_goes_on_from(tmp_path: Path) -> None:
+    whole = make_trainer(epochs=2)
+    whole.fit()
+    trainer = make_trainer(tmp_path, epochs=2)
+    step = trainer.method.training_step
+
+    def interrupted_step(optimize, images, labels):
+        if trainer.position.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        step(optimize, images, labels)
+
+    trainer.method.training_step = interrupted_step
+    handler = signal.getsignal(signal.SIGINT)
+    assert trainer.fit() is Outcome.INTERRUPTED
+    assert signal.getsignal(signal.SIGINT) is handler
+    content = read_checkpoint(tmp_path / "last.pt")
+    assert (content["epoch"], content["step"]) == (1, 6)
+    resumed = make_trainer(epochs=2)
+    resumed.restore(content)
+    assert resumed.fit() is Outcome.FINISHED
+    assert_same(whole.model.state_dict(), resumed.model.state_dict())
+
+
+def test_ctrl_c_during_validation_loses_nothing(tmp_path: Path) -> None:
+    whole = make_trainer(epochs=2)
+    whole.fit()
+    trainer = make_trainer(tmp_path, epochs=2)
+
+    class Interrupting(FakeLoader):
+        def __iter__(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            yield from super().__iter__()
+
+    object.__setattr__(trainer.loaders, "val", Interrupting(1, seed=9, train=False))
+    assert trainer.fit() is Outcome.INTERRUPTED
+    content = read_checkpoint(tmp_path / "last.pt")
+    assert (content["epoch"], content["step"]) == (0, 4)
+    resumed = make_trainer(epochs=2)
+    resumed.restore(content)
+    assert resumed.fit() is Outcome.FINISHED
+    assert_same(whole.model.state_dict(), resumed.model.state_dict())
+
+
+def test_a_second_ctrl_c_stops_at_once_and_saves_nothing(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, epochs=2)
+
+    def stuck_step(optimize, images, labels):
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    trainer.method.training_step = stuck_step
+    with pytest.raises(KeyboardInterrupt):
+        trainer.fit()
+    assert not (tmp_path / "last.pt").exists() and not list(tmp_path.glob(".*"))
+
+
+def test_a_warning_when_the_true_classs_mass_falls(capsys: pytest.CaptureFixture[str]) -> None:
+    trainer = make_trainer(epochs=1)
+    trainer.fit()
+    assert "warning" not in capsys.readouterr().out
+    trainer = make_trainer(epochs=1)
+    trainer.method.beta.fill_(1e3)
+    trainer.fit()
+    lines = capsys.readouterr().out.splitlines()
+    (warning,) = [line for line in lines if line.startswith("warning")]
+    assert "true class" in warning and "--mass-floor" in warning
+
+
+def test_restore_keeps_the_new_options_and_the_old_momentum(tmp_path: Path) -> None:
+    make_trainer(tmp_path, epochs=2).fit(max_steps=4)
+    content = read_checkpoint(tmp_path / "last.pt")
+    trainer = make_trainer(epochs=2, lr=0.05)
+    trainer.optimize.optimizer.param_groups[0]["weight_decay"] = 0.5
+    trainer.restore(content)
+    group = trainer.optimize.optimizer.param_groups[0]
+    assert group["weight_decay"] == 0.5
+    factor = learning_rate_factor(4, warmup_steps=2, total_steps=8)
+    assert group["lr"] == pytest.approx(0.05 * factor)
+    momentum = trainer.optimize.optimizer.state[group["params"][0]]["momentum_buffer"]
+    assert torch.equal(momentum, content["optimizer"]["state"][0]["momentum_buffer"])
+
+
+def test_an_epoch_cut_otherwise_cannot_be_resumed_within(tmp_path: Path) -> None:
+    from sprout_fast.errors import UserError
+
+    make_trainer(tmp_path, epochs=2).fit(max_steps=3)
+    trainer = make_trainer(epochs=2, accumulation_steps=2)
+    with pytest.raises(UserError, match="step 3 of 4"):
+        trainer.restore(read_checkpoint(tmp_path / "last.pt"))
+    make_trainer(tmp_path, epochs=2).fit(max_steps=4)
+    trainer.restore(read_checkpoint(tmp_path / "last.pt"))
+    assert trainer.position.step == 2  # of the schedule of now

@@ -1,0 +1,84 @@
+"""Fig. 2: the loss around an image."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from reproduction.exhibits.base import (
+    Cell,
+    Exhibit,
+    Measured,
+    mean_of,
+    of_protocol,
+    register,
+)
+from reproduction.exhibits.trained import (
+    BASELINES_CHOSEN,
+    TRAINING_CHOSEN,
+    compared,
+)
+from reproduction.scale import Scale
+from sprout_fast.paper import METHOD_NAMES
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from reproduction.findings import Findings
+
+NETWORK = "vgg16"
+
+
+@register("figure", 2)
+def figure_2(scale: Scale) -> Exhibit:
+    what = of_protocol(scale, "loss landscape")
+    end = what.points - 1
+    places = {
+        "at the image": (0, 0),
+        f"{what.radius:g} along the gradient's sign": (end, 0),
+        f"{what.radius:g} along a random sign": (0, end),
+        "along both": (end, end),
+    }
+    return Exhibit(
+        "figure",
+        2,
+        f"mean cross entropy in nats around test images, {scale.label(NETWORK)}, CIFAR-10",
+        scale,
+        [
+            Cell(METHOD_NAMES[method], column, Measured(training, what, mean_of("loss", *place)))
+            for method, training in compared(scale, NETWORK).items()
+            for column, place in places.items()
+        ],
+        [NETWORK],
+        chosen=[
+            *TRAINING_CHOSEN,
+            *BASELINES_CHOSEN,
+            f"{what.limit} test images, whose mean is drawn, up to {what.radius:g} in both"
+            " directions: network, image and range are open",
+        ],
+        draw=draw_landscapes,
+    )
+
+
+def draw_landscapes(findings: Findings) -> Figure:
+    """A surface for each model, all to one scale."""
+    from matplotlib.figure import Figure
+
+    by_row = {cell.row: cell.source for cell in findings.exhibit.cells}
+    surfaces = {
+        row: findings.record(source).columns["loss"].mean(0) for row, source in by_row.items()
+    }
+    figure = Figure(figsize=(4 * len(surfaces), 4), layout="constrained")
+    top = max(surface.max().item() for surface in surfaces.values())
+    for place, (row, surface) in enumerate(surfaces.items(), start=1):
+        radius = by_row[row].measurement.radius
+        lengths = torch.linspace(0, radius, len(surface))
+        along, across = torch.meshgrid(lengths, lengths, indexing="ij")
+        axes = figure.add_subplot(1, len(surfaces), place, projection="3d")
+        axes.plot_surface(along.numpy(), across.numpy(), surface.numpy(), cmap="cividis")
+        axes.set(title=row, zlim=(0, top), xlabel="gradient's sign", ylabel="random sign")
+        axes.locator_params(nbins=4)
+        axes.set_zlabel("loss")
+        axes.set_box_aspect(None, zoom=0.8)  # else the labels below are cut
+    return figure

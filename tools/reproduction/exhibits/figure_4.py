@@ -1,0 +1,51 @@
+"""Fig. 4: what SPROUT's beta has become."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from reproduction.exhibits.base import Beta, Cell, Exhibit, register
+from reproduction.exhibits.trained import TRAINING_CHOSEN, sprout
+from reproduction.scale import Scale
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from reproduction.findings import Findings
+
+NETWORK = "vgg16"
+CLASSES = 10
+
+
+@register("figure", 4)
+def figure_4(scale: Scale) -> Exhibit:
+    training = sprout(scale, NETWORK, scale.train(NETWORK, "natural"))
+    return Exhibit(
+        "figure",
+        4,
+        f"products beta_s beta_t of two classes, {scale.label(NETWORK)} by SPROUT, CIFAR-10",
+        scale,
+        [
+            Cell(f"class {one}", str(other), Beta(training, one, other))
+            for one in range(CLASSES)
+            for other in range(CLASSES)
+        ],
+        [NETWORK],
+        chosen=[*TRAINING_CHOSEN, "network and moment are open: here after the last epoch"],
+        draw=draw_matrix,
+    )
+
+
+def draw_matrix(findings: Findings) -> Figure:
+    """The matrix as colours, classes by name."""
+    from matplotlib.figure import Figure
+
+    names, beta = findings.beta(findings.exhibit.cells[0].source.training)
+    figure = Figure(figsize=(6, 5.2), layout="constrained")
+    axes = figure.subplots()
+    axes.grid(False)
+    shown = axes.imshow(beta.outer(beta).numpy(), cmap="cividis")
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axes.set_yticks(range(len(names)), names)
+    figure.colorbar(shown, label="β_s β_t")
+    return figure

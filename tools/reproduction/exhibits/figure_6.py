@@ -1,0 +1,48 @@
+"""Fig. 6: C&W in the l-infinity ball."""
+
+from __future__ import annotations
+
+from reproduction.exhibits.base import (
+    Cell,
+    Exhibit,
+    Measured,
+    register,
+)
+from reproduction.exhibits.curves import draw_curves
+from reproduction.exhibits.trained import (
+    BASELINES_CHOSEN,
+    TRAINING_CHOSEN,
+    compared,
+)
+from reproduction.scale import Scale
+from sprout_fast.evaluation.protocols import PAPER_EPS, PAPER_EPS_CURVE, paper_pgd
+from sprout_fast.paper import METHOD_NAMES
+
+NETWORK = "vgg16"
+
+
+@register("figure", 6)
+def figure_6(scale: Scale) -> Exhibit:
+    attacks = {
+        eps: paper_pgd(scale.setting(), f"C&W-linf at {eps:g}", eps, 100, loss="margin")
+        for eps in sorted((*PAPER_EPS_CURVE, PAPER_EPS))
+    }
+    return Exhibit(
+        "figure",
+        6,
+        f"accuracy in percent under C&W-l-inf against eps, {scale.label(NETWORK)}, CIFAR-10",
+        scale,
+        [
+            Cell(METHOD_NAMES[method], f"eps {eps:g}", Measured(training, what))
+            for method, training in compared(scale, NETWORK).items()
+            for eps, what in attacks.items()
+        ],
+        [NETWORK],
+        chosen=[
+            *TRAINING_CHOSEN,
+            *BASELINES_CHOSEN,
+            "the attack is PGD on C&W's margin, 100 steps of eps/5; network, steps and eps are"
+            " open",
+        ],
+        draw=draw_curves("eps"),
+    )

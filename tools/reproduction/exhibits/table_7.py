@@ -1,0 +1,43 @@
+"""Table 7: SPROUT's modules, one by one and in pairs."""
+
+from __future__ import annotations
+
+from reproduction.exhibits.base import Exhibit, register
+from reproduction.exhibits.trained import TRAINING_CHOSEN, grid, notes_of, sprout
+from reproduction.scale import Scale
+from sprout_fast.paper import VGG, published
+
+NETWORK = "vgg16"
+#: --modules, by the paper's name.
+MODULES = {
+    "GA": "ga",
+    "Mixup": "mixup",
+    "Dirichlet": "dirichlet",
+    "GA + Mixup": "ga,mixup",
+    "Mixup + Dirichlet": "mixup,dirichlet",
+    "GA + Dirichlet": "ga,dirichlet",
+    "uniform label smoothing": "ls",
+    "sprout": "ga,mixup,dirichlet",
+}
+
+
+@register("table", 7)
+def table_7(scale: Scale) -> Exhibit:
+    table, natural = published(7, VGG), scale.train(NETWORK, "natural")
+    trained = {
+        name: sprout(scale, NETWORK, natural, modules=modules) for name, modules in MODULES.items()
+    }
+    return Exhibit(
+        "table",
+        7,
+        f"accuracy in percent of SPROUT's modules, {scale.label(NETWORK)}, CIFAR-10, eps 0.03",
+        scale,
+        grid(scale, table, trained),
+        [NETWORK],
+        chosen=[
+            *TRAINING_CHOSEN,
+            "every row starts from the natural model, as SPROUT does; uniform smoothing has"
+            " SPROUT's alpha, 0.01",
+        ],
+        footnotes=notes_of(table),
+    )

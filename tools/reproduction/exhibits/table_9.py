@@ -1,0 +1,32 @@
+"""Table 9: more random starts."""
+
+from __future__ import annotations
+
+from reproduction.exhibits.base import Exhibit, register
+from reproduction.exhibits.trained import (
+    BASELINES_CHOSEN,
+    TRAINING_CHOSEN,
+    compared,
+    grid,
+    notes_of,
+)
+from reproduction.scale import Scale
+from sprout_fast.paper import WRN, published
+
+NETWORK = "wrn34_10"
+
+
+@register("table", 9)
+def table_9(scale: Scale) -> Exhibit:
+    tables, trained = (published(9, WRN), published(None, WRN)), compared(scale, NETWORK)
+    return Exhibit(
+        "table",
+        9,
+        f"accuracy in percent under PGD-20 with random starts, {scale.label(NETWORK)}, CIFAR-10,"
+        " eps 0.03",
+        scale,
+        [cell for table in tables for cell in grid(scale, table, trained)],
+        [NETWORK],
+        chosen=[*TRAINING_CHOSEN, *BASELINES_CHOSEN],
+        footnotes=notes_of(*tables),
+    )

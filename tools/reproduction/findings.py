@@ -1,0 +1,71 @@
+"""What was found for a table or figure: the number of each cell."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+import torch
+from training_benchmark.report import quartiles
+
+from reproduction.exhibits.base import Beta, Cell, Exhibit, Measured, Timed, Value
+from reproduction.store import Store
+from reproduction.training import Training
+from sprout_fast.errors import UserError
+from sprout_fast.evaluation.recorder import Record
+
+
+class Findings:
+    """Runs all that an exhibit needs and is not there yet, and answers for its cells.
+
+    Args:
+        say: gets a line before each training, model and timing.
+    """
+
+    def __init__(self, exhibit: Exhibit, store: Store, say: Callable[[str], None]) -> None:
+        self.exhibit, self._store = exhibit, store
+        trainings = exhibit.trainings()
+        for number, training in enumerate(trainings, start=1):
+            if store.epochs_done(training) < training["epochs"]:
+                say(f"\ntraining {number} of {len(trainings)}: {training.label}")
+                store.train(training)
+        self._records = {}
+        for (training, source), measurements in exhibit.measured().items():
+            images = store.images(training.dataset)
+            say(f"\n{training.label}, on {len(images.labels):,} test images:")
+            records = store.measure(training, source, list(measurements.values()))
+            self._records[training, source] = records
+        self._seconds = {}
+        for arch in exhibit.timed():
+            say(f"\ntiming training steps of {arch}, about {store.timing_budget:.0f} s")
+            self._seconds[arch] = store.seconds(arch)
+
+    def record(self, source: Measured) -> Record:
+        """Behind a cell.
+
+        Raises:
+            UserError: it could not be measured.
+        """
+        record = self._records[source.training, source.source][source.measurement.name]
+        if record.unavailable is not None:
+            raise UserError(f"{self.exhibit.name}: {record.name}: {record.unavailable}")
+        return record
+
+    def beta(self, training: Training) -> tuple[list[str], torch.Tensor]:
+        """Class names and SPROUT's last beta."""
+        return self._store.beta(training)
+
+    def value(self, cell: Cell) -> Value:
+        """Our number."""
+        source = cell.source
+        if isinstance(source, Measured):
+            return source.read(self.record(source))
+        if isinstance(source, Timed):
+            seconds = self._seconds[source.arch][source.method]
+            low, high = quartiles(seconds) if len(seconds) > 1 else (None, None)
+            return Value(statistics.median(seconds), low, high)
+        assert isinstance(source, Beta)
+        names, beta = self.beta(source.training)
+        if max(source.one, source.other) >= len(beta):
+            raise UserError(f"{self.exhibit.name}: takes CIFAR-10's 10 classes, got {len(names)}")
+        return Value((beta[source.one] * beta[source.other]).item())

@@ -1,0 +1,157 @@
+"""What a table will cost, before it starts: counts, and seconds by a trial of each network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import torch
+from rich.console import Console
+from training_benchmark.rounds import synchronize
+from training_benchmark.tables import console_table
+from training_benchmark.trainee import build_trainee, synthetic_batches
+
+from reproduction.exhibits.base import Exhibit
+from reproduction.store import Store
+from reproduction.training import Training
+from sprout_fast.evaluation.measurements import AttackMeasurement, Landscape, Measurement
+from sprout_fast.methods import build_method
+
+
+def passes_of(measurement: Measurement) -> int:
+    """Passes for each image: of an attack forward and backward, if the image never falls.
+
+    >>> passes_of(AttackMeasurement("ten starts", options={"steps": 20, "restarts": 10}))
+    200
+    """
+    if isinstance(measurement, AttackMeasurement):
+        options = measurement.options
+        return (
+            options.get("steps", 1) * options.get("restarts", 1) * options.get("binary_searches", 1)
+        )
+    return measurement.points**2 if isinstance(measurement, Landscape) else 1
+
+
+def training_passes(training: Training) -> int:
+    """Images times passes of a whole training."""
+    images = training.limit or training.dataset.train_images
+    return images * training["epochs"] * training.passes
+
+
+class Plan:
+    """Of what is still to be done for an exhibit."""
+
+    def __init__(self, exhibit: Exhibit, store: Store) -> None:
+        self.exhibit, self.store = exhibit, store
+        self.trainings = exhibit.trainings()
+        self.done = {one: store.epochs_done(one) for one in self.trainings}
+
+    def print_to(self, console: Console) -> None:
+        """Tables of trainings and measurements, and the sum."""
+
+        def line(text: str) -> None:
+            console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+        if self.trainings:
+            columns = ["training", "epochs", "images", "batch", "image passes", "state"]
+            console.print(console_table(columns, self._training_rows(), left=1))
+            line("")
+        if self.exhibit.measured():
+            columns = ["measured", "models", "images of each", "steps", "image passes at most"]
+            console.print(console_table(columns, self._measurement_rows(), left=1))
+            line("")
+        for text in self._sum():
+            line(text)
+
+    def _training_rows(self) -> Iterator[list[str]]:
+        for training in self.trainings:
+            done, epochs = self.done[training], training["epochs"]
+            state = "done" if done >= epochs else f"{done} epochs done" if done else "to do"
+            yield [
+                training.label,
+                f"{epochs:,}",
+                f"{training.limit or training.dataset.train_images:,}",
+                str(training["batch_size"]),
+                f"{training_passes(training):,}",
+                state,
+            ]
+
+    def _measurement_rows(self) -> Iterator[list[str]]:
+        models: dict[str, int] = {}
+        named: dict[str, Measurement] = {}
+        for measurements in self.exhibit.measured().values():
+            for name, measurement in measurements.items():
+                named[name] = measurement
+                models[name] = models.get(name, 0) + 1
+        for name, measurement in named.items():
+            images = self._images(measurement)
+            passes = images * models[name] * passes_of(measurement)
+            yield [
+                name,
+                str(models[name]),
+                f"{images:,}",
+                f"{passes_of(measurement):,}",
+                f"{passes:,}",
+            ]
+
+    def _images(self, measurement: Measurement) -> int:
+        images = self.store.scale.test_images(self.exhibit.dataset)
+        return images if measurement.limit is None else min(measurement.limit, images)
+
+    def _sum(self) -> Iterator[str]:
+        training: dict[str, float] = {}
+        for one in self.trainings:
+            left = 1 - min(1, self.done[one] / one["epochs"])
+            training[one["arch"]] = training.get(one["arch"], 0) + left * training_passes(one)
+        attacks: dict[str, int] = {}
+        for (model, _), measurements in self.exhibit.measured().items():
+            passes = sum(self._images(one) * passes_of(one) for one in measurements.values())
+            attacks[model["arch"]] = attacks.get(model["arch"], 0) + passes
+        timing = self.store.timing_budget * len(self.exhibit.timed())
+        yield (
+            f"to do: {sum(self.done[one] < one['epochs'] for one in self.trainings)} trainings with"
+            f" {sum(training.values()):,.0f} image passes, forward and backward; measurements with"
+            f" at most {sum(attacks.values()):,} (images leave an attack as they fall)"
+        )
+        pass_seconds = {
+            arch: seconds_a_pass(arch, self._side(arch), self.store.device) for arch in training
+        }
+        train = sum(passes * pass_seconds[arch] for arch, passes in training.items())
+        attack = sum(passes * pass_seconds[arch] for arch, passes in attacks.items())
+        yield (
+            f"about {duration(train + timing)} of training and timing and at most"
+            f" {duration(attack)} of measuring, by a trial of a second or so on"
+            f" {self.store.device}; what was measured before is read, not measured again"
+        )
+
+    def _side(self, arch: str) -> int:
+        return next(one["image_size"] for one in self.trainings if one["arch"] == arch)
+
+
+def seconds_a_pass(arch: str, image_size: int, device: torch.device) -> float:
+    """Of a training step, for each image of its batch: the better of two."""
+    trainee = build_trainee(arch, 10, image_size=image_size, device=device)
+    count = 32 if image_size <= 64 else 4
+    batches = synthetic_batches(trainee, count)
+    method = build_method("natural", trainee.setting).to(device)
+    seconds = []
+    for _ in range(3):  # the first warms up
+        synchronize(device)
+        start = time.perf_counter()
+        method.training_step(trainee.optimize, *next(batches))
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:]) / count
+
+
+def duration(seconds: float) -> str:
+    """In the unit that a person would say.
+
+    >>> duration(42), duration(600), duration(36_000), duration(864_000)
+    ('42 s', '10 min', '10.0 h', '10.0 days')
+    """
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"

@@ -1,0 +1,77 @@
+"""What SPROUT adds to natural training, timed apart from the network, whose noise would hide it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from sprout_fast.methods import Method
+from training_benchmark.memory import set_memory
+from training_benchmark.rounds import synchronize
+from training_benchmark.trainee import Trainee
+
+# Seconds of a turn of one of the two, at least, and of them all.
+_TURN, _ALL = 0.005, 5.0
+
+
+def own_part(
+    trainee: Trainee, method: Method, images: Tensor, labels: Tensor
+) -> Callable[[], None]:
+    """What a step does besides the network: mixer, loss with its gradient to the logits, beta."""
+    logits = torch.randn(
+        len(labels),
+        trainee.setting.num_classes,
+        dtype=trainee.setting.dtype,
+        device=trainee.device,
+        requires_grad=True,
+    )
+
+    def run() -> None:
+        _, target = method.mixer(images, labels)
+        logits.grad = None
+        method.loss(logits, target).backward()
+
+    return run
+
+
+def measure_added(
+    trainee: Trainee,
+    methods: dict[str, Method],
+    images: Tensor,
+    labels: Tensor,
+    seconds: float = _ALL,
+) -> dict[str, list[float]]:
+    """Seconds of each method's `own_part`, turn by turn, into memory that was written before.
+
+    Args:
+        images, labels: a batch, uint8 [B,3,H,W] and int64 [B].
+        seconds: for all; at least 3 turns each.
+    """
+    device = trainee.device
+    calls = {name: own_part(trainee, m, images, labels) for name, m in methods.items()}
+
+    def turn(call: Callable[[], None], repeats: int) -> float:
+        synchronize(device)
+        start = time.perf_counter()
+        for _ in range(repeats):
+            call()
+        synchronize(device)
+        return (time.perf_counter() - start) / repeats
+
+    if device.type == "cpu":
+        # Fresh pages would cost both the same, and hide the difference.
+        set_memory("warm", 4 * images.numel() * trainee.setting.dtype.itemsize)
+    try:
+        repeats = max(1, round(_TURN / min(turn(call, 2) for call in calls.values())))
+        found: dict[str, list[float]] = {name: [] for name in calls}
+        end = time.perf_counter() + seconds
+        while time.perf_counter() < end or any(len(turns) < 3 for turns in found.values()):
+            for name, call in calls.items():
+                found[name].append(turn(call, repeats))
+        return found
+    finally:
+        if device.type == "cpu":
+            set_memory("glibc")
