@@ -21,7 +21,7 @@ def nearest(name: str, choices: Iterable[str]) -> str:
     >>> nearest("xyz", ["natural", "sprout"])
     ''
     """
-    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
+    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.65)
     return f"; did you mean {close[0]}?" if close else ""
 
 

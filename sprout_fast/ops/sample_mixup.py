@@ -35,7 +35,7 @@ def sample_mixup(
 
 
 @torch.library.register_fake("sprout_fast::sample_mixup")
-def _(rng_state, batch_size, mixup_alpha, per_sample):
+def _(batch_size, rng_state, mixup_alpha, per_sample):
     lams = batch_size if per_sample else 1
     return (
         rng_state.new_empty([batch_size]),

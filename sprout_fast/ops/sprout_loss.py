@@ -48,7 +48,7 @@ def sprout_loss(
         alpha: share of beta in the concentration, in [0, 1].
         scale: of the whole concentration, in [1e-30, 1e30]. (1, 0.01) is the paper, (11, 1/11) the
             authors' code.
-        label_mode: ``"dirichlet"``, or ``"mean"``: the Dirichlet's mean instead of a draw, which
+        label_mode: ``"sample"``, or ``"mean"``: the Dirichlet's mean instead of a draw, which
             is label smoothing towards beta, the control for what sampling adds.
         beta_grad: ``"implicit"``: through the draw (Figurnov et al., 2018),
             ``dL/da_k = z_k (c_k - L) dlog G_k/da_k``; ``"expected"``: of the loss's expectation,

@@ -13,12 +13,15 @@ the labels are what it says itself: so all images stand at first, and most fall 
 from __future__ import annotations
 
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from functools import partial
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 import foolbox
 import torch

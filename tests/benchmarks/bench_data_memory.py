@@ -19,7 +19,7 @@ from functools import partial
 from itertools import chain, repeat
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 import torch
 import torchvision.transforms as v1

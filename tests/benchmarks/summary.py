@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
+
 from rich.console import Console
 from training_benchmark.machine import caption
 from training_benchmark.tables import console_table, digits, markdown_table

@@ -5,7 +5,6 @@ tests/benchmarks/learning.py measures it at length; README holds what came out.
 
 from __future__ import annotations
 
-import os
 import tarfile
 from collections import Counter
 from pathlib import Path

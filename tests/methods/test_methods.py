@@ -108,7 +108,7 @@ def test_natural_shows_the_normalised_images_and_their_labels() -> None:
 
 @pytest.mark.parametrize("name", ["ls", "pgd_at", "sprout"])
 def test_methods_with_all_off_show_what_natural_shows(name: str) -> None:
-    off = {"ls": {}, "pgd_at": {"eps": 0.0}, "sprout": {"sigma": 0.0, "a": 0.0}}[name]
+    off = {"ls": {}, "pgd_at": {"eps": 0.0}, "sprout": {"sigma": 0.0, "mixup_alpha": 0.0}}[name]
     natural = step("natural")[1].seen[0][0]
     torch.testing.assert_close(step(name, **off)[1].seen[0][0], natural)
 
@@ -123,7 +123,7 @@ def test_noise_has_its_standard_deviation(name: str) -> None:
 
 
 def test_mixup_mixes_images_and_labels_by_one_weight() -> None:
-    method, recorder = step("mixup", a=1.0)
+    method, recorder = step("mixup", mixup_alpha=1.0)
     ((_, target),) = recorder.seen
     images, labels = batch()
     lam = target.lam.item()
@@ -412,7 +412,7 @@ def test_reference_code_takes_three_steps_and_then_one_of_beta_on_the_clean_batc
 
 
 def test_each_draws_mix_two_losses() -> None:
-    method, recorder = step("sprout", labels_per_pair=2, a=1.0, scale=1e5)
+    method, recorder = step("sprout", labels_per_pair=2, mixup_alpha=1.0, scale=1e5)
     ((_, target),) = recorder.seen
     logits = torch.randn(B, K, generator=torch.Generator().manual_seed(0))
     lam = target.lam.item()
@@ -521,11 +521,11 @@ def test_the_readmes_method_is_one_class_and_trains() -> None:
 
 
 def test_options_reach_the_mixer_and_the_loss() -> None:
-    options = {"sigma": 0.3, "a": 0.7, "alpha": 0.2, "scale": 3.0, "label_mode": "mean"}
+    options = {"sigma": 0.3, "mixup_alpha": 0.7, "alpha": 0.2, "scale": 3.0, "label_mode": "mean"}
     options |= {"beta_lr": 0.9, "beta_grad": "expected", "mass_floor": 0.6}
     method = build_method("sprout", SETTING, **options)
     for name, value in options.items():
-        part = method.mixer if name in ("sigma", "a") else method.loss
+        part = method.mixer if name in ("sigma", "mixup_alpha") else method.loss
         assert getattr(part, name) == value, name
 
 
@@ -555,16 +555,16 @@ def test_an_option_of_another_method_is_not_ignored() -> None:
     [
         ("sprout", "alpha", 1.5),
         ("sprout", "sigma", -0.1),
-        ("sprout", "a", -1.0),
+        ("sprout", "mixup_alpha", -1.0),
         ("sprout", "beta_lr", float("nan")),
         ("sprout", "weight_steps", 0),
         ("sprout", "beta_init", -1.0),
         ("sprout", "beta_init", 1e30),
         ("sprout", "scale", -1.0),
         ("sprout", "scale", float("nan")),
-        ("sprout", "a", float("nan")),
+        ("sprout", "mixup_alpha", float("nan")),
         ("sprout", "mass_floor", 0.25),
-        ("mixup", "a", float("inf")),
+        ("mixup", "mixup_alpha", float("inf")),
         ("pgd_at", "eps", 8.0),
         ("trades", "step_size", 2.0),
         ("free_at", "eps", 8.0),

@@ -55,7 +55,7 @@ def test_ranks():
 
 def test_opcheck():
     torch.library.opcheck(
-        torch.ops.sprout_fast.sample_mixup.default, (torch.tensor([1, 2, 3]), 5, 0.2, True)
+        torch.ops.sprout_fast.sample_mixup.default, (5, torch.tensor([1, 2, 3]), 0.2, True)
     )
 
 

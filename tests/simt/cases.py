@@ -368,7 +368,7 @@ def loss_many_classes(simt, classes):
 
 @case(
     classes=[33, 257],
-    label_mode=["dirichlet", "mean"],
+    label_mode=["sample", "mean"],
     beta_grad=["implicit", "expected", "none"],
     reduction=["mean", "sum", "none"],
 )
@@ -406,7 +406,7 @@ def loss_first_rows(simt, first_row):
         check_loss(simt, loss_inputs(3, classes), torch.tensor([9, 2**32 + 5, first_row]))
 
 
-@case(classes=[5, 300], label_mode=["dirichlet", "mean"])
+@case(classes=[5, 300], label_mode=["sample", "mean"])
 def loss_odd_logits(simt, classes, label_mode):
     """Ruled out classes, huge and infinite logits, NaN, zero concentrations."""
     logits, labels, partner_labels, lam, beta = loss_inputs(6, classes)
@@ -431,7 +431,7 @@ def loss_odd_logits(simt, classes, label_mode):
     assert nothing[0].isnan().all()
 
 
-@case(classes=[5, 300], label_mode=["dirichlet", "mean"], beta_grad=["implicit", "expected"])
+@case(classes=[5, 300], label_mode=["sample", "mean"], beta_grad=["implicit", "expected"])
 def loss_wrong_values(simt, classes, label_mode, beta_grad):
     """A wild label or lam makes its row NaN, and beta's gradient, which sums over rows."""
     inputs = loss_inputs(9, classes)
@@ -454,7 +454,7 @@ def loss_wrong_values(simt, classes, label_mode, beta_grad):
 @case(
     value=[-1.0, torch.nan, torch.inf, -torch.inf],
     classes=[5, 300],
-    label_mode=["dirichlet", "mean"],
+    label_mode=["sample", "mean"],
     beta_grad=["implicit", "expected"],
 )
 def loss_wrong_beta(simt, value, classes, label_mode, beta_grad):
@@ -736,7 +736,7 @@ def everything(simt, seed: int) -> list[torch.Tensor]:
         mixed, partner, lam, std=[1.0] * 3, dtype=torch.float32, seed=seed
     )
     results = [*simt.sample_mixup(200, STATE, per_sample=True, seed=seed), mixed, grad]
-    for classes, label_mode in ((10, "dirichlet"), (300, "dirichlet"), (300, "mean")):
+    for classes, label_mode in ((10, "sample"), (300, "sample"), (300, "mean")):
         inputs = loss_inputs(11, classes)
         results += run_loss(simt, *inputs, label_mode=label_mode, seed=seed)
     options = dict(label_mode="mean", beta_grad="none")

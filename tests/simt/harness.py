@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64]  # as in dtype.h
-LABELS_FROM = ["dirichlet", "mean"]
+LABELS_FROM = ["sample", "mean"]
 BETA_GRAD = ["none", "implicit", "expected"]
 REDUCTION = ["none", "mean", "sum"]
 H100_SHARED_BYTES = (227 << 10) - 2048  # that a block may ask for beside kLossOwnBytes

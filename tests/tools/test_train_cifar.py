@@ -95,7 +95,7 @@ def test_beta_is_projected_finite_and_moving_under_every_recipe(
 
 
 def test_recipes_say_what_each_value_is_from() -> None:
-    folder = Path(sys.modules["sprout_fast.cli"].__file__).parent / "recipes"
+    folder = Path(sys.modules["sprout_fast.training.command"].__file__).parent / "recipes"
     names = {path.stem for path in folder.glob("*.yaml")}
     assert names == {"paper", "reference-code", "expected"}
     for path in folder.glob("*.yaml"):

@@ -39,7 +39,9 @@ def test_command_line_has_the_last_word_over_yaml(tmp_path: Path) -> None:
 
 
 def test_a_saved_config_reads_back_as_the_same_options(tmp_path: Path) -> None:
-    config = read("--data", "photos", "--lr", "0.3", "--sigma=0.05", "--compile", "--a", "0")
+    config = read(
+        "--data", "photos", "--lr", "0.3", "--sigma=0.05", "--compile", "--mixup-alpha", "0"
+    )
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(config.stored()))
     again = read("--config", str(file))

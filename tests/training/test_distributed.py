@@ -51,7 +51,7 @@ def train(world: World, out: Path) -> Trainer:
     )
     first_row = world.rank * BATCH // world.size
     method = build_method(
-        "sprout", setting(first_row=first_row, accumulation_steps=2), a=0.0, beta_lr=50.0
+        "sprout", setting(first_row=first_row, accumulation_steps=2), mixup_alpha=0.0, beta_lr=50.0
     )
     optimizer = build_optimizer("sgd", model, lr=0.2, momentum=0.9, weight_decay=0.01)
     wrapped = DistributedDataParallel(model) if world.size > 1 else model
