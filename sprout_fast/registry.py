@@ -6,11 +6,12 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from sprout_fast.errors import UserError
 
 T = TypeVar("T")
+EntryT = TypeVar("EntryT")  # not T: a decorated function keeps its own signature
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -29,18 +30,19 @@ class Registry(Mapping[str, T], Generic[T]):
     """A mapping from names to things of one kind, in order of registration.
 
     The modules of ``package`` register what they define. They are imported at the first look-up,
-    in alphabetical order, so a new entry is a new file that no other file mentions.
+    so a new entry is a new file that no other file mentions. The order is then that of the modules'
+    names, whichever of them was imported earlier.
 
     Args:
         kind: what an entry is, for error messages, e.g. ``"attack"``.
         package: dotted name of the package whose modules to import, or None.
 
-    >>> colours = Registry("colour")
-    >>> colours.register("red")("#f00")
+    >>> colors = Registry("color")
+    >>> colors.register("red")("#f00")
     '#f00'
-    >>> colours.look_up("rde")
+    >>> colors.look_up("rde")
     Traceback (most recent call last):
-    sprout_fast.errors.UserError: colour: got 'rde', expected one of red; did you mean red?
+    sprout_fast.errors.UserError: color: got 'rde', expected one of red; did you mean red?
     """
 
     def __init__(self, kind: str, package: str | None = None) -> None:
@@ -48,11 +50,11 @@ class Registry(Mapping[str, T], Generic[T]):
         self._package = package
         self._entries: dict[str, T] = {}
 
-    def register(self, name: str) -> Callable[[T], T]:
+    def register(self, name: str) -> Callable[[EntryT], EntryT]:
         """Return a decorator that enters its argument under ``name``."""
 
-        def enter(entry: T) -> T:
-            self._entries[name] = entry
+        def enter(entry: EntryT) -> EntryT:
+            self._entries[name] = cast(T, entry)
             return entry
 
         return enter
@@ -83,9 +85,12 @@ class Registry(Mapping[str, T], Generic[T]):
     def _loaded(self) -> dict[str, T]:
         package, self._package = self._package, None
         if package is not None:
-            for module in sorted(
-                pkgutil.iter_modules(importlib.import_module(package).__path__),
-                key=lambda module: module.name,
-            ):
+            for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
                 importlib.import_module(f"{package}.{module.name}")
+            by_module = sorted(self._entries.items(), key=lambda item: _defined_in(item[1]))
+            self._entries = dict(by_module)
         return self._entries
+
+
+def _defined_in(entry: Any) -> str:
+    return getattr(entry, "__module__", "")

@@ -1,4 +1,4 @@
-"""Which images of a batch still stand, so that an attack spends nothing on those that fell."""
+"""The images of a batch that an attack still works on."""
 
 from __future__ import annotations
 
@@ -7,16 +7,21 @@ from torch import Tensor
 
 
 class ActiveSet:
-    """A batch under attack: images leave it with the point at which the model erred.
+    """A batch under attack, in which images that are still correctly classified are active.
+
+    An image that is dropped keeps the point at which it was misclassified, and costs no further
+    computation. An attack's own state has one row per active image; :meth:`drop` and
+    :meth:`remove` return the rows to keep.
 
     Args:
-        images: [B,C,H,W], what an image that never falls starts from.
+        images: [B, C, H, W], the initial ``adversarial``.
         labels: int64 [B].
 
     Attributes:
-        adversarial: [B,C,H,W], of each image the point at which it fell, or the last one kept.
-        rows: int64 [S], which of the batch still stand; an attack's own state has S rows too.
-        labels: int64 [S], theirs.
+        adversarial: [B, C, H, W], for each image the point at which it was misclassified, or the
+            last one stored by :meth:`update`.
+        rows: int64 [A], indices of the active images in the batch.
+        labels: int64 [A], labels of the active images.
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
@@ -27,29 +32,43 @@ class ActiveSet:
     def __len__(self) -> int:
         return len(self.rows)
 
-    def keep(self, points: Tensor) -> None:
-        """Take ``points`` [S,C,H,W] as those of the images that stand."""
+    def update(self, points: Tensor) -> None:
+        """Store ``points`` [A, C, H, W] as the current result for the active images."""
         self.adversarial[self.rows] = points.detach()
 
     def drop(self, points: Tensor, logits: Tensor) -> Tensor:
-        """Let the images go whose label ``logits`` [S,K] at ``points`` [S,C,H,W] miss.
+        """Remove the images that are misclassified at ``points``, and store those points.
+
+        Args:
+            points: [A, C, H, W].
+            logits: [A, K], the model's output at ``points``.
 
         Returns:
-            int64 [S'], the rows of S that still stand, with which to index the attack's own state.
+            int64 [A'], the rows of the A images that are still active.
         """
         misclassified = is_misclassified(logits, self.labels)
-        if not misclassified.any():  # in most steps; saves the rest
+        if not misclassified.any():  # true of most steps, and saves the copies
             return torch.arange(len(self), device=self.rows.device)
         self.adversarial[self.rows[misclassified]] = points.detach()[misclassified]
-        return self.leave(misclassified)
+        return self.remove(misclassified)
 
-    def leave(self, misclassified: Tensor) -> Tensor:
-        """Let the images of ``misclassified`` bool [S] go; returns what `drop` does."""
-        still = (~misclassified).nonzero().flatten()
-        self.rows, self.labels = self.rows[still], self.labels[still]
-        return still
+    def remove(self, finished: Tensor) -> Tensor:
+        """Remove the images where ``finished``, bool [A], is true; return the rows to keep."""
+        still_active = (~finished).nonzero().flatten()
+        self.rows, self.labels = self.rows[still_active], self.labels[still_active]
+        return still_active
 
 
 def is_misclassified(logits: Tensor, labels: Tensor) -> Tensor:
-    """Whether the label is not the largest logit: bool [B]. A row with NaN has misclassified."""
+    """Return whether the label's logit is not the largest, bool [B].
+
+    Logits with a NaN count as misclassified.
+
+    Args:
+        logits: [B, K].
+        labels: int64 [B].
+
+    >>> is_misclassified(torch.tensor([[2.0, 1.0], [1.0, float("nan")]]), torch.tensor([0, 0]))
+    tensor([False,  True])
+    """
     return (logits.argmax(1) != labels) | logits.isnan().any(1)

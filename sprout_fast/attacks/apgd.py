@@ -1,4 +1,4 @@
-"""Auto-PGD: PGD that chooses its own step size (Croce & Hein 2020), two of AutoAttack's four."""
+"""Auto-PGD, which chooses its own step size: two of AutoAttack's four attacks."""
 
 from __future__ import annotations
 
@@ -9,79 +9,80 @@ import torch
 from torch import Tensor, nn
 
 from sprout_fast.attacks.active import ActiveSet
-from sprout_fast.attacks.balls import BALLS, Ball
+from sprout_fast.attacks.balls import BALLS, Ball, Norm
 from sprout_fast.attacks.base import (
+    ATTACKS,
     borrowed,
-    check_choice,
     check_count,
     check_number,
-    register,
     value_and_gradient,
 )
-from sprout_fast.attacks.losses import LOSSES, likeliest_wrong
+from sprout_fast.attacks.losses import LOSSES, Loss, likeliest_wrong
 
-# Section 3.1: alpha of the momentum's convex combination, and rho, the part of the steps between
-# checkpoints that must raise the loss for the step size to stay.
+# Section 3.1: alpha, the weight of the gradient step against momentum, and rho, the share of the
+# steps between two checkpoints that must increase the loss, or the step size is halved.
 _STEP_SHARE = 0.75
 _RISING_SHARE = 0.75
 
 
-@register("apgd_ce")
+@ATTACKS.register("apgd_ce")
 def apgd_ce(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     *,
-    norm: str = "linf",
+    norm: Norm = "linf",
     eps: float = 8 / 255,
     steps: int = 100,
     restarts: int = 1,
-    loss: str = "ce",
+    loss: Loss = "ce",
     random_start: bool = True,
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Points within eps of `images` at which the model errs, by Auto-PGD on an untargeted loss.
+    """Auto-PGD on an untargeted loss.
 
     Algorithm 1 of Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of
-    diverse parameter-free attacks", ICML 2020. An image leaves the batch where the model first
-    errs, the others go on; at the end they are where their loss was largest in the last restart.
-    The defaults are those of AutoAttack.
+    diverse parameter-free attacks", ICML 2020: PGD with momentum that halves its step size when the
+    loss stops increasing. An image leaves the batch as soon as it is misclassified. The defaults
+    are AutoAttack's.
 
     Args:
-        model: takes images in [0,1], gives logits [B,K]. In eval mode meanwhile; its modes, its
-            requires_grad flags and its parameters' .grad are left as they were.
-        images: float32 or float64 [B,C,H,W] in [0,1]. The attack runs in this dtype.
+        model: maps images in [0, 1] to logits [B, K]. It is evaluated in eval mode; its modes,
+            ``requires_grad`` flags and ``.grad`` are left unchanged.
+        images: float32 or float64 [B, C, H, W] in [0, 1]. The attack runs in this dtype.
         labels: int64 [B].
-        norm: a key of BALLS: "linf" or "l2".
-        eps: radius of the ball, >= 0, in [0,1] units.
-        steps: >= 0; a run is steps + 1 forward and steps backward passes, after one forward pass
-            on the images.
-        restarts: >= 1, the first run among them.
-        loss: a key of LOSSES.
-        random_start: from a uniform point of the ball; otherwise from the image, and every restart
-            does the same.
-        generator: gives the random starts and is advanced: each run draws for all B images.
-            Without one, a fresh generator on the images' device, seeded with `seed`.
+        norm: ``"linf"`` or ``"l2"``.
+        eps: radius of the ball, >= 0, on images in [0, 1].
+        steps: number of steps, >= 0. A run is ``steps + 1`` forward and ``steps`` backward passes;
+            the attack begins with one forward pass on the images.
+        restarts: number of runs, >= 1, on the images that are still correctly classified.
+        loss: the loss to maximize, a key of :data:`~sprout_fast.attacks.losses.LOSSES`.
+        random_start: start from a uniform point of the ball. False starts from the image, and makes
+            all restarts the same.
+        generator: random numbers, drawn for all B images in each run. Default: a new generator on
+            the images' device.
+        seed: seed of that new generator.
 
     Returns:
-        images like `images`, in the ball and in [0,1]; those misclassified to begin with unchanged.
+        Images of the same shape and dtype in the ball and in [0, 1]: the first point that is
+        misclassified, else the point of the largest loss in the last restart. Images that are
+        misclassified to begin with are returned unchanged.
 
     Raises:
-        TypeError, ValueError: see `check_images`; an option outside its range; a loss that needs
-            more classes than there are.
+        TypeError, ValueError: images that :func:`~sprout_fast.attacks.base.check_images` rejects,
+            an option outside its range, or a loss that needs more classes than there are.
         UserError: unknown norm or loss.
 
     >>> import torch
     >>> model = torch.nn.Flatten()  # the two channels are the logits
     >>> images = torch.tensor([[0.6, 0.4], [0.9, 0.1]])[:, :, None, None]
     >>> found = apgd_ce(model, images, torch.tensor([0, 0]), eps=0.25, steps=5)
-    >>> model(found).argmax(1)  # the second is too far from the boundary
+    >>> model(found).argmax(1)  # the second image is too far from the boundary
     tensor([1, 0])
     """
     name = "apgd_ce"
-    _check(name, norm, eps, steps, restarts)
-    check_choice(name, "loss", loss, LOSSES)
+    ball, objective = _check(name, norm, eps, steps, restarts), LOSSES.look_up(loss)
     with borrowed(name, model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
             return images
@@ -89,18 +90,18 @@ def apgd_ce(
         with torch.no_grad():
             active.drop(images, model(images))
         for _ in range(restarts):
-            start = BALLS[norm].uniform(images, eps, generator) if random_start else images
-            _ascend(model, images, start, active, LOSSES[loss], None, BALLS[norm], eps, steps)
+            start = ball.uniform(images, eps, generator) if random_start else images
+            _ascend(model, images, start, active, objective, None, ball, eps, steps)
         return active.adversarial
 
 
-@register("apgd_t")
+@ATTACKS.register("apgd_t")
 def apgd_t(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     *,
-    norm: str = "linf",
+    norm: Norm = "linf",
     eps: float = 8 / 255,
     steps: int = 100,
     restarts: int = 1,
@@ -109,19 +110,39 @@ def apgd_t(
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Points within eps of `images` at which the model errs, by Auto-PGD towards one class a run.
+    """Auto-PGD toward one target class per run.
 
-    `apgd_ce` on the targeted DLR loss (eq. 7 of Croce & Hein 2020), which no scale of the logits
-    changes, for each of the `target_classes` wrong classes that the model finds likeliest at the
-    image, likeliest first. It divides by a difference of the four largest logits: models with fewer
-    than four classes are attacked by the targeted `margin` loss. An image has fallen where the
-    model errs, towards its target or not.
+    It is :func:`apgd_ce` with the targeted DLR loss (eq. 7 of Croce & Hein 2020), which does not
+    change with the logits' scale, for each of the ``target_classes`` wrong classes with the largest
+    logits on the image, largest first. That loss needs the four largest logits: models with fewer
+    than four classes are attacked with the targeted ``margin`` loss. An image is misclassified when
+    the model predicts any class but its label, target or not.
 
     Args:
-        target_classes: >= 1, and at most K - 1 are taken.
-        others: as of `apgd_ce`; `restarts` is for each target.
+        model: maps images in [0, 1] to logits [B, K]. It is evaluated in eval mode; its modes,
+            ``requires_grad`` flags and ``.grad`` are left unchanged.
+        images: float32 or float64 [B, C, H, W] in [0, 1]. The attack runs in this dtype.
+        labels: int64 [B].
+        norm: ``"linf"`` or ``"l2"``.
+        eps: radius of the ball, >= 0, on images in [0, 1].
+        steps: number of steps in a run, >= 0.
+        restarts: number of runs for each target, >= 1.
+        target_classes: number of targets, >= 1; at most K - 1 are used.
+        random_start: start from a uniform point of the ball. False starts from the image, and makes
+            all restarts the same.
+        generator: random numbers, drawn for all B images in each run. Default: a new generator on
+            the images' device.
+        seed: seed of that new generator.
 
-    Returns, raises: as `apgd_ce`; those that stand to the end are at the last target's best.
+    Returns:
+        Images of the same shape and dtype in the ball and in [0, 1]: the first point that is
+        misclassified, else the point of the largest loss in the last run. Images that are
+        misclassified to begin with are returned unchanged.
+
+    Raises:
+        TypeError, ValueError: images that :func:`~sprout_fast.attacks.base.check_images` rejects,
+            or an option outside its range.
+        UserError: unknown norm.
 
     >>> import torch
     >>> model = torch.nn.Flatten()  # the channels are the logits
@@ -131,7 +152,7 @@ def apgd_t(
     tensor([1, 0])
     """
     name = "apgd_t"
-    _check(name, norm, eps, steps, restarts)
+    ball = _check(name, norm, eps, steps, restarts)
     check_count(name, "target_classes", target_classes, low=1)
     with borrowed(name, model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
@@ -143,34 +164,34 @@ def apgd_t(
         loss = LOSSES["dlr" if logits.shape[1] >= 4 else "margin"]
         for targets in likeliest_wrong(logits, labels, target_classes).unbind(1):
             for _ in range(restarts):
-                start = BALLS[norm].uniform(images, eps, generator) if random_start else images
-                _ascend(model, images, start, active, loss, targets, BALLS[norm], eps, steps)
+                start = ball.uniform(images, eps, generator) if random_start else images
+                _ascend(model, images, start, active, loss, targets, ball, eps, steps)
         return active.adversarial
 
 
-def _check(name: str, norm: str, eps: float, steps: int, restarts: int) -> None:
-    check_choice(name, "norm", norm, BALLS)
+def _check(name: str, norm: str, eps: float, steps: int, restarts: int) -> Ball:
     check_number(name, "eps", eps)
     check_count(name, "steps", steps)
     check_count(name, "restarts", restarts, low=1)
+    return BALLS.look_up(norm)
 
 
 @dataclass
 class _State:
-    """Of each image that stands, in the terms of Algorithm 1; f is the loss."""
+    """The state of the active images, in the terms of Algorithm 1; f is the loss."""
 
-    centre: Tensor  # [S,C,H,W], x_orig
-    points: Tensor  # [S,C,H,W], x^(k)
-    previous: Tensor  # [S,C,H,W], x^(k-1)
-    gradient: Tensor  # [S,C,H,W], of f at points
-    loss: Tensor  # [S], f(x^(k))
-    best: Tensor  # [S,C,H,W], x_max
-    best_gradient: Tensor  # [S,C,H,W]
-    best_loss: Tensor  # [S], f_max
-    step_size: Tensor  # [S,1,1,1], eta
-    rises: Tensor  # int64 [S], steps since the last checkpoint that raised f
-    checked_loss: Tensor  # [S], f_max at the last checkpoint
-    halved: Tensor  # bool [S], whether eta was halved there
+    center: Tensor  # [A,C,H,W], x_orig
+    points: Tensor  # [A,C,H,W], x^(k)
+    previous: Tensor  # [A,C,H,W], x^(k-1)
+    gradient: Tensor  # [A,C,H,W], of f at points
+    loss: Tensor  # [A], f(x^(k))
+    best: Tensor  # [A,C,H,W], x_max
+    best_gradient: Tensor  # [A,C,H,W]
+    best_loss: Tensor  # [A], f_max
+    step_size: Tensor  # [A,1,1,1], eta
+    rises: Tensor  # int64 [A], steps since the last checkpoint that increased f
+    checked_loss: Tensor  # [A], f_max at the last checkpoint
+    halved: Tensor  # bool [A], whether eta was halved there
 
     def select(self, rows: Tensor) -> None:
         for field in fields(self):
@@ -188,18 +209,18 @@ def _ascend(
     eps: float,
     steps: int,
 ) -> None:
-    """One run of Algorithm 1 for the images that stand; ``targets`` int64 [B] or None."""
+    """Run Algorithm 1 once on the active images; ``targets`` is int64 [B] or None."""
 
     def objective(logits: Tensor) -> Tensor:
         return loss(logits, active.labels, None if targets is None else targets[active.rows])
 
     if len(active) == 0:
         return
-    centre, points = images[active.rows], start[active.rows]
+    center, points = images[active.rows], start[active.rows]
     with torch.set_grad_enabled(steps > 0):
         logits, value, gradient = value_and_gradient(model, points, objective)
     state = _State(
-        centre=centre,
+        center=center,
         points=points,
         previous=points,
         gradient=gradient,
@@ -219,14 +240,14 @@ def _ascend(
         if len(active) == 0:
             return
         ahead = ball.project(
-            state.points + state.step_size * ball.direction(state.gradient), state.centre, eps
+            state.points + state.step_size * ball.direction(state.gradient), state.center, eps
         )
         if step > 1:  # line 7; the first step has no momentum
             ahead = ball.project(
                 state.points
                 + _STEP_SHARE * (ahead - state.points)
                 + (1 - _STEP_SHARE) * (state.points - state.previous),
-                state.centre,
+                state.center,
                 eps,
             )
         state.previous, state.points = state.points, ahead
@@ -239,13 +260,13 @@ def _ascend(
         if step in checkpoints:
             _halve(state, step - last_checkpoint)
             last_checkpoint = step
-    active.keep(state.best)
+    active.update(state.best)
 
 
 def _drop(active: ActiveSet, state: _State, logits: Tensor) -> None:
-    still = active.drop(state.points, logits)
-    if len(still) < len(state.points):
-        state.select(still)
+    kept = active.drop(state.points, logits)
+    if len(kept) < len(state.points):
+        state.select(kept)
 
 
 def _keep_better(state: _State) -> None:
@@ -257,8 +278,11 @@ def _keep_better(state: _State) -> None:
 
 
 def _halve(state: _State, steps: int) -> None:
-    """Halve eta and go back to x_max where, of the ``steps`` since the last checkpoint, too few
-    raised f (condition 1), or where neither eta nor f_max has changed over them (condition 2)."""
+    """Halve eta and return to x_max where progress since the last checkpoint was too small.
+
+    That is where too few of the ``steps`` since then increased f (condition 1), or neither eta nor
+    f_max has changed (condition 2).
+    """
     halve = state.rises < _RISING_SHARE * steps
     halve |= ~state.halved & (state.checked_loss >= state.best_loss)
     wide = halve[:, None, None, None]
@@ -271,9 +295,9 @@ def _halve(state: _State, steps: int) -> None:
 
 
 def _checkpoints(steps: int) -> set[int]:
-    """w_j = ceil(p_j steps), p_0 = 0, p_1 = 0.22, p_j+1 = p_j + max(p_j - p_j-1 - 0.03, 0.06).
+    """Return w_j = ceil(p_j steps), p_j+1 = p_j + max(p_j - p_j-1 - 0.03, 0.06), from 0 and 0.22.
 
-    In hundredths, so that 0.41 * 100 steps is 41.
+    It is computed in integer hundredths, because a rounding error in p_j would raise the ceiling.
     """
     found = set()
     before, at = 0, 22

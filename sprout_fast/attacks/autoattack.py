@@ -1,16 +1,18 @@
-"""The official AutoAttack package, where it is installed."""
+"""The official AutoAttack package, if installed."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 from importlib.util import find_spec
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from sprout_fast.attacks.balls import ball_of
-from sprout_fast.attacks.base import borrowed, check_number, register
+from sprout_fast.attacks.balls import BALLS, Norm
+from sprout_fast.attacks.base import ATTACKS, borrowed, check_number
 from sprout_fast.errors import UserError
 
 _NORMS = {"linf": "Linf", "l2": "L2"}
@@ -21,49 +23,54 @@ MISSING = (
 
 
 def is_installed() -> bool:
-    """Whether `autoattack` can be imported."""
+    """Return whether the package ``autoattack`` can be imported."""
     return find_spec("autoattack") is not None
 
 
-@register("autoattack")
+@ATTACKS.register("autoattack")
 def autoattack(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     *,
-    norm: str = "linf",
+    norm: Norm = "linf",
     eps: float = 8 / 255,
-    version: str = "standard",
+    version: Literal["standard", "plus", "rand"] = "standard",
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Images in [0,1] that the official AutoAttack gives (Croce & Hein 2020).
+    """Run the official AutoAttack.
+
+    Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
+    parameter-free attacks", ICML 2020.
 
     Args:
-        model: takes images in [0,1], gives logits [B,K].
-        images: float32 or float64 [B,C,H,W] in [0,1].
+        model: maps images in [0, 1] to logits [B, K]. Its state is left unchanged.
+        images: float32 or float64 [B, C, H, W] in [0, 1].
         labels: int64 [B].
-        norm: "linf" or "l2"; eps: radius, in [0,1] units.
-        version: the package's own: "standard", "plus" or "rand".
-        generator: gives the package's seed; without one, ``seed`` does.
+        norm: ``"linf"`` or ``"l2"``.
+        eps: radius of the ball, >= 0, on images in [0, 1].
+        version: the package's set of attacks.
+        generator: draws the package's seed. Default: a new generator on the images' device.
+        seed: seed of that new generator.
 
     Returns:
-        images like ``images``.
+        Images of the same shape and dtype in [0, 1].
 
     Raises:
-        UserError: the package is not installed.
+        TypeError, ValueError: images that :func:`~sprout_fast.attacks.base.check_images` rejects,
+            or a negative ``eps``.
+        UserError: the package is not installed, or unknown norm.
     """
-    ball_of(norm)
+    BALLS.look_up(norm)
     check_number("autoattack", "eps", eps)
     if not is_installed():
         raise UserError(f"attack autoattack: {MISSING}")
-    from autoattack import AutoAttack
-
     with borrowed("autoattack", model, images, labels, generator, seed) as (images, labels, drawn):
         drawn_seed = int(torch.randint(2**31, (), generator=drawn, device=drawn.device))
-        # It seeds torch's global generator, and prints although it is told not to.
+        # It seeds torch's global generator, and prints in spite of verbose=False.
         with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
-            adversary = AutoAttack(
+            adversary = importlib.import_module("autoattack").AutoAttack(
                 model,
                 norm=_NORMS[norm],
                 eps=eps,
@@ -72,5 +79,5 @@ def autoattack(
                 device=images.device,
                 verbose=False,
             )
-            images = images.contiguous()  # it flattens by view
+            images = images.contiguous()  # the package flattens with view
             return adversary.run_standard_evaluation(images, labels, bs=len(images)).detach()

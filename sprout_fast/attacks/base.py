@@ -1,61 +1,65 @@
-"""What attacks share: the table that they enter, their checks, and how they borrow a model."""
+"""What all attacks share: the registry, checks of their arguments, and the model's state."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+import typing
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from sprout_fast.errors import UserError
 from sprout_fast.models.mode import evaluation_mode, frozen_parameters
+from sprout_fast.registry import Registry, nearest
 
-AttackFunction = Callable[..., Tensor]
-ATTACKS: dict[str, AttackFunction] = {}
-
-
-def register(name: str) -> Callable[[AttackFunction], AttackFunction]:
-    """Enter a function into ``ATTACKS``, by which evaluation, report and command line know it.
-
-    The function takes ``(model, images, labels, *, generator=None, seed=0, **options)`` and gives
-    images; where it knows several balls, ``norm`` and ``eps`` name one.
-    """
-
-    def enter(function: AttackFunction) -> AttackFunction:
-        ATTACKS[name] = function
-        return function
-
-    return enter
+#: Attacks by name: ``attack(model, images, labels, *, generator=None, seed=0, **options)`` returns
+#: images. An attack in a ball has the options ``norm`` and ``eps``.
+ATTACKS: Registry[Callable[..., Tensor]] = Registry("attack", "sprout_fast.attacks")
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:
-    """Raise ``UserError`` for an attack that is not in ``ATTACKS`` or an option it does not take.
+    """Check that an attack exists, has these options, and that those with names have a valid one.
 
-    An attack with ``**options`` hands them to the one that its own option ``attack`` names.
+    Options that an attack with ``**options`` does not name itself are those of the attack that its
+    option ``attack`` names.
+
+    Raises:
+        UserError: unknown attack, option or name.
     """
-    if name not in ATTACKS:
-        raise UserError(_unknown("attack", name, list(ATTACKS)))
-    parameters = inspect.signature(ATTACKS[name]).parameters
-    taken = [
+    function = ATTACKS.look_up(name)
+    parameters = inspect.signature(function).parameters
+    accepted = [
         key
         for key, parameter in parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY and key not in ("generator", "seed")
     ]
-    others = {key: value for key, value in options.items() if key not in taken}
+    others = {key: value for key, value in options.items() if key not in accepted}
     if any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
         check_options(options.get("attack", parameters["attack"].default), others)
     elif others:
-        raise UserError(_unknown(f"option of attack {name}", next(iter(others)), taken))
+        option = next(iter(others))
+        raise UserError(
+            f"option of attack {name}: got {option!r}, expected one of {', '.join(accepted)}"
+            f"{nearest(option, accepted)}"
+        )
+    hints = typing.get_type_hints(function)
+    for option in accepted:
+        value, names = options.get(option), _names(hints[option])
+        if isinstance(value, str) and names and value not in names:
+            raise UserError(
+                f"{option}: got {value!r}, expected one of {', '.join(names)}"
+                f"{nearest(value, names)}"
+            )
 
 
-def _unknown(what: str, got: str, taken: list[str]) -> str:
-    nearest = difflib.get_close_matches(got, taken, n=1)
-    hint = f"; did you mean {nearest[0]}?" if nearest else ""
-    return f"{what}: got {got!r}, takes one of {', '.join(taken)}{hint}"
+def _names(hint: Any) -> tuple[str, ...]:
+    """Return the names in a ``Literal``, or in those that are part of a union."""
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    return tuple(name for part in typing.get_args(hint) for name in _names(part))
 
 
 @contextmanager
@@ -67,17 +71,25 @@ def borrowed(
     generator: torch.Generator | None,
     seed: int,
 ) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
-    """Check an attack's arguments, and lend it the model as every attack wants it.
+    """Check an attack's arguments and put the model into the state in which it is attacked.
 
-    Inside, the model is in eval mode and its parameters take no gradient; autograd is on, autocast
-    and TF32 are off: attacks run in the images' own float32 or float64. All is as it was after.
+    Inside, the model is in eval mode, its parameters require no gradient, autograd is on, autocast
+    and TF32 are off: attacks run in the images' own float32 or float64. Afterwards everything is
+    as before, also after an exception.
+
+    Args:
+        name: the attack's name, for error messages.
+        model: maps images in [0, 1] to logits [B, K].
+        images: float32 or float64 [B, C, H, W] in [0, 1].
+        labels: int64 [B].
+        generator: random numbers, or None for a new generator on the images' device.
+        seed: seed of that new generator.
 
     Yields:
-        images and labels as tensors of the attack's own, without a graph, and its generator:
-        the one given, or a fresh one on the images' device, seeded with ``seed``.
+        Copies of ``images`` and ``labels`` without a graph, and the generator.
 
     Raises:
-        TypeError, ValueError: see `check_images`.
+        TypeError, ValueError: see :func:`check_images`.
     """
     check_images(name, images, labels)
     if generator is None:
@@ -90,26 +102,31 @@ def borrowed(
         evaluation_mode(model),
         frozen_parameters(model),
     ):
-        # Clones: an inference tensor, as a caller's inference_mode makes, cannot enter a graph.
+        # Copies: an inference tensor, from a caller's inference_mode, cannot enter a graph.
         yield images.detach().clone(), labels.clone(), generator
 
 
 def value_and_gradient(
     model: Callable[[Tensor], Tensor], points: Tensor, value: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """``value`` [B] of the model's logits at ``points`` [B,C,H,W], and each image's own gradient.
+    """Return ``value`` of the model's logits at ``points`` and its gradient for each image.
 
-    Under no_grad, and where the logits do not depend on the points by way of autograd, the gradient
-    is 0.
+    The gradient is 0 under ``torch.no_grad``, and where the logits do not depend on the points
+    through autograd.
+
+    Args:
+        model: maps images to logits [B, K].
+        points: [B, C, H, W].
+        value: maps logits to [B].
 
     Returns:
-        (logits [B,K], value [B], gradient [B,C,H,W]), without a graph.
+        Logits [B, K], values [B] and gradients [B, C, H, W], without a graph.
     """
     points = points.detach().requires_grad_()
     logits = model(points)
     values = value(logits)
     if values.requires_grad:
-        # Of the sum: one image's gradient does not depend on the batch that it is in.
+        # A sum, not a mean: an image's gradient must not depend on the batch size.
         (gradient,) = torch.autograd.grad(values.sum(), points, materialize_grads=True)
     else:
         gradient = torch.zeros_like(points)
@@ -118,8 +135,8 @@ def value_and_gradient(
 
 @contextmanager
 def full_float32() -> Iterator[None]:
-    """CUDA's matrix products and convolutions in float32 proper inside, not in TF32."""
-    backends = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    """Compute CUDA's float32 matrix products and convolutions in float32 inside, not in TF32."""
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     for backend in backends:
         backend.allow_tf32 = False
@@ -131,40 +148,41 @@ def full_float32() -> Iterator[None]:
 
 
 def check_images(name: str, images: Tensor, labels: Tensor) -> None:
-    """Raise for what is not float32 or float64 [B,C,H,W] in [0,1] with one label an image."""
+    """Check that images are float32 or float64 [B, C, H, W] in [0, 1], with one label per image.
+
+    Args:
+        name: the caller's name, for the message.
+
+    Raises:
+        TypeError: images of another dtype.
+        ValueError: shapes that do not fit, or values outside [0, 1], NaN included.
+    """
     if images.dtype not in (torch.float32, torch.float64):
         raise TypeError(
-            f"{name}: got {images.dtype} images, takes float32 or float64 in [0,1] "
+            f"{name}: got {images.dtype} images, expected float32 or float64 in [0,1] "
             "(uint8 images: images.float() / 255)"
         )
     if images.ndim != 4 or labels.shape != images.shape[:1]:
         raise ValueError(
             f"{name}: got images {list(images.shape)} and labels {list(labels.shape)}, "
-            "takes [B,C,H,W] and [B]"
+            "expected [B,C,H,W] and [B]"
         )
     if images.numel() > 0:
         low, high = torch.stack(torch.aminmax(images)).tolist()
         if not (low >= 0 and high <= 1):  # also NaN
             raise ValueError(
-                f"{name}: got images between {low:.4g} and {high:.4g}, takes [0,1] "
-                "(attacks see images before normalisation)"
+                f"{name}: got images between {low:.4g} and {high:.4g}, expected [0,1] "
+                "(attacks see images before normalization)"
             )
 
 
 def check_number(name: str, option: str, value: float) -> None:
-    """Raise ``ValueError`` for what is not a finite number from 0 up."""
+    """Raise ``ValueError`` unless ``value`` is a finite number >= 0."""
     if not 0 <= value < float("inf"):
-        raise ValueError(f"{name}: {option}: got {value}, takes a finite number >= 0")
+        raise ValueError(f"{name}: {option}: got {value}, expected a finite number >= 0")
 
 
 def check_count(name: str, option: str, value: int, low: int = 0) -> None:
-    """Raise ``ValueError`` for an int below ``low``."""
+    """Raise ``ValueError`` unless ``value`` is at least ``low``."""
     if value < low:
-        raise ValueError(f"{name}: {option}: got {value}, takes an int >= {low}")
-
-
-def check_choice(name: str, option: str, value: str, choices: Iterable[str]) -> None:
-    """Raise ``UserError`` for what is none of ``choices``."""
-    choices = list(choices)
-    if value not in choices:
-        raise UserError(f"{name}: {option}: got {value!r}, takes one of {', '.join(choices)}")
+        raise ValueError(f"{name}: {option}: got {value}, expected an int >= {low}")

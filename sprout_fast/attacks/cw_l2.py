@@ -1,4 +1,4 @@
-"""The l2 attack of Carlini & Wagner (2017)."""
+"""Carlini & Wagner's l2 attack."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from torch import Tensor, nn
 
 from sprout_fast.attacks.active import is_misclassified
 from sprout_fast.attacks.balls import BALLS
-from sprout_fast.attacks.base import borrowed, check_count, check_number, register
+from sprout_fast.attacks.base import ATTACKS, borrowed, check_count, check_number
 from sprout_fast.attacks.losses import margin
 
-_LARGEST_CONSTANT = 1e10  # where none has succeeded
-_PROGRESS = 0.9999  # of a tenth of the steps: less than this factor is none
-# Of tanh's range that is the box, up to rounding. The authors' code takes all of it: there tanh is
-# flat, pixels of 0 and 1 hardly move, and what has many of them looks robust.
+_LARGEST_CONSTANT = 1e10  # upper bound of the search until a constant succeeds
+_PROGRESS = 0.9999  # a search ends unless a tenth of its steps lowers the objective by this factor
+# Share of tanh's range that is mapped to [0,1], up to rounding. The authors' code uses all of it;
+# tanh is flat at its ends, so pixels of 0 and 1 hardly move and images with many of them look
+# robust.
 _RANGE = 0.99
 _INSIDE = _RANGE * (1 - 1e-6)
 _END = math.atanh(_INSIDE)
 
 
-@register("cw_l2")
+@ATTACKS.register("cw_l2")
 def cw_l2(
     model: nn.Module,
     images: Tensor,
@@ -37,35 +38,41 @@ def cw_l2(
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """The nearest images in [0,1], by Euclidean distance, at which the model errs.
+    """Carlini & Wagner's attack: the smallest l2 perturbation that is misclassified.
 
-    Adam lowers |x - image|^2 + c max(0, label's logit - largest other + confidence) over w, from
-    the image, with x = (tanh(w)/0.99 + 1)/2 and w held where x is in [0,1]. A binary search of each
-    image's own c, ten times larger as long as nothing succeeds, looks for the smallest that does
-    (Carlini & Wagner, "Towards Evaluating the Robustness of Neural Networks", S&P 2017, section
-    VI.A). Like the authors' code, the last of 10 or more searches repeats the best constant.
+    Adam minimizes |x - image|^2 + c max(0, label's logit - largest other + confidence) over w, from
+    the image, with x = (tanh(w) / 0.99 + 1) / 2 and w clamped so that x stays in [0, 1]. A binary
+    search finds the smallest c that succeeds for each image, starting with c ten times larger as
+    long as none does (Carlini & Wagner, "Towards Evaluating the Robustness of Neural Networks", S&P
+    2017, section VI.A). As in the authors' code, the last of 10 or more searches repeats the best
+    constant.
 
-    An image leaves a search where a tenth of the steps no longer lowers its objective, and the
-    attack where a point within `eps` is found.
+    An image leaves a search when a tenth of the steps no longer lowers its objective, and leaves
+    the attack when a point within ``eps`` is found.
 
     Args:
-        model: takes images in [0,1], gives logits [B,K]; left as it was.
-        images: float32 or float64 [B,C,H,W] in [0,1].
+        model: maps images in [0, 1] to logits [B, K]. It is evaluated in eval mode; its modes,
+            ``requires_grad`` flags and ``.grad`` are left unchanged.
+        images: float32 or float64 [B, C, H, W] in [0, 1]. The attack runs in this dtype.
         labels: int64 [B].
-        eps: None looks for the nearest; a length in [0,1] units is enough where that is asked.
-        binary_searches, steps: >= 1; so many steps in each search.
-        step_size: Adam's, of w, > 0.
+        eps: distance, on images in [0, 1], at which a point is close enough. Default: search for
+            the closest point.
+        binary_searches: number of searches, >= 1.
+        steps: number of steps in each search, >= 1.
+        step_size: Adam's learning rate for w, > 0.
         initial_constant: the first c, > 0.
-        confidence: >= 0, by how much another logit must exceed the label's.
-        generator, seed: not used, there is nothing random.
+        confidence: amount by which another logit must exceed the label's, >= 0.
+        generator: not used; the attack is deterministic.
+        seed: not used.
 
     Returns:
-        of each image the nearest point found at which the model errs, within eps where that is
-        given; the image itself where there is none or the model errs at it. As `images` otherwise,
-        without a graph.
+        Images of the same shape and dtype in [0, 1], without a graph: the closest misclassified
+        point found, within ``eps`` if given. The image itself if there is none, or if it is
+        misclassified to begin with.
 
     Raises:
-        TypeError, ValueError: images that are no such images, a number outside its range.
+        TypeError, ValueError: images that :func:`~sprout_fast.attacks.base.check_images` rejects,
+            or an option outside its range.
 
     >>> import torch
     >>> model = torch.nn.Flatten()  # the two channels are the logits
@@ -81,35 +88,37 @@ def cw_l2(
     for option, value in (("step_size", step_size), ("initial_constant", initial_constant)):
         check_number("cw_l2", option, value)
         if value == 0:
-            raise ValueError(f"cw_l2: {option}: got 0, takes a finite number > 0")
+            raise ValueError(f"cw_l2: {option}: got 0, expected a finite number > 0")
     with borrowed("cw_l2", model, images, labels, generator, seed) as (images, labels, _):
-        nearest = _Nearest(images, labels, eps, confidence)
+        closest = _Closest(images, labels, eps, confidence)
         if len(images) > 0:
             with torch.no_grad():
-                nearest.look(torch.arange(len(images), device=images.device), images, model(images))
+                closest.record(
+                    torch.arange(len(images), device=images.device), images, model(images)
+                )
         lower = images.new_zeros(len(images))
         upper = torch.full_like(lower, _LARGEST_CONSTANT)
         constant = torch.full_like(lower, initial_constant)
         for search in range(binary_searches):
-            rows = nearest.sought().nonzero().flatten()
+            rows = closest.searching().nonzero().flatten()
             if len(rows) == 0:
                 break
             if binary_searches >= 10 and search == binary_searches - 1:
                 constant = upper.clone()
-            hit = _minimise(model, nearest, rows, constant[rows], steps, step_size)
-            upper = torch.where(hit, torch.minimum(upper, constant), upper)
-            lower = torch.where(hit, lower, torch.maximum(lower, constant))
+            found = _minimize(model, closest, rows, constant[rows], steps, step_size)
+            upper = torch.where(found, torch.minimum(upper, constant), upper)
+            lower = torch.where(found, lower, torch.maximum(lower, constant))
             tried = upper < _LARGEST_CONSTANT
             constant = torch.where(tried, (lower + upper) / 2, 10 * constant)
-        return nearest.points
+        return closest.points
 
 
-class _Nearest:
-    """Of each image the nearest point so far at which the model errs, and its distance.
+class _Closest:
+    """The closest misclassified point found so far for each image, and its distance.
 
     Attributes:
-        points: [B,C,H,W], the image itself where there is none yet.
-        distance: float64 [B], infinite where there is none yet.
+        points: [B,C,H,W], the image itself until one is found.
+        distance: float64 [B], infinite until one is found.
     """
 
     def __init__(
@@ -120,59 +129,67 @@ class _Nearest:
         self.distance = images.new_full((len(images),), torch.inf, dtype=torch.float64)
         self._limit, self._enough = (torch.inf, 0.0) if eps is None else (eps, eps)
 
-    def sought(self) -> Tensor:
-        """bool [B]: of which images a nearer point is still looked for."""
+    def searching(self) -> Tensor:
+        """Return for which images a closer point is still searched for, bool [B]."""
         return self.distance > self._enough
 
-    def look(self, rows: Tensor, points: Tensor, logits: Tensor) -> Tensor:
-        """Take what is nearer of ``points`` [R,C,H,W]; whether the model errs there: bool [R]."""
+    def record(self, rows: Tensor, points: Tensor, logits: Tensor) -> Tensor:
+        """Store those points [R,C,H,W] that are misclassified and closer than before.
+
+        Returns:
+            bool [R], whether each point is misclassified.
+        """
         labels = self.labels[rows]
-        erred = is_misclassified(
+        misclassified = is_misclassified(
             logits.scatter_add(1, labels[:, None], torch.full_like(logits[:, :1], self.confidence)),
             labels,
         )
         distance = BALLS["l2"].distance(points, self.images[rows])
-        nearer = erred & (distance < self.distance[rows]) & (distance <= self._limit)
-        self.points[rows[nearer]] = points[nearer]
-        self.distance[rows[nearer]] = distance[nearer]
-        return erred
+        closer = misclassified & (distance < self.distance[rows]) & (distance <= self._limit)
+        self.points[rows[closer]] = points[closer]
+        self.distance[rows[closer]] = distance[closer]
+        return misclassified
 
 
-def _minimise(
+def _minimize(
     model: Callable[[Tensor], Tensor],
-    nearest: _Nearest,
+    closest: _Closest,
     rows: Tensor,
     constant: Tensor,
     steps: int,
     step_size: float,
 ) -> Tensor:
-    """One search, of the images ``rows`` by their ``constant`` [R]: bool [B], where it hit."""
-    hit = torch.zeros_like(nearest.labels, dtype=torch.bool)
-    w = ((2 * nearest.images[rows] - 1) * _INSIDE).atanh()
+    """Run one search on the images ``rows``, each with its ``constant`` [R].
+
+    Returns:
+        bool [B], whether a misclassified point was found.
+    """
+    found = torch.zeros_like(closest.labels, dtype=torch.bool)
+    w = ((2 * closest.images[rows] - 1) * _INSIDE).atanh()
     first, second = torch.zeros_like(w), torch.zeros_like(w)  # Adam's moments
-    at_last_look = torch.full_like(constant, torch.inf)
+    last_objective = torch.full_like(constant, torch.inf)
     for step in range(1, steps + 1):
         w = w.detach().requires_grad_()
         points = (w.tanh() / _RANGE + 1) / 2
         logits = model(points)
-        missing = (nearest.confidence - margin(logits, nearest.labels[rows])).relu()
-        square = (points - nearest.images[rows]).square().flatten(1).sum(1)
+        missing = (closest.confidence - margin(logits, closest.labels[rows])).relu()
+        square = (points - closest.images[rows]).square().flatten(1).sum(1)
         objective = square + constant * missing
         (gradient,) = torch.autograd.grad(objective.sum(), w)
         with torch.no_grad():
-            hit[rows] |= nearest.look(rows, points.detach(), logits)
+            found[rows] |= closest.record(rows, points.detach(), logits)
             first.lerp_(gradient, 0.1)
             second.lerp_(gradient.square(), 0.001)
             root = (second / (1 - 0.999**step)).sqrt_().add_(1e-8)
             w = (w - step_size / (1 - 0.9**step) * first / root).clamp(-_END, _END)
-            on = nearest.sought()[rows]
+            continuing = closest.searching()[rows]
             if (step - 1) % math.ceil(steps / 10) == 0:
-                on &= objective < _PROGRESS * at_last_look
-                at_last_look = objective.detach()
-        if not on.all():
-            rows, constant, at_last_look, w, first, second = (
-                state[on] for state in (rows, constant, at_last_look, w, first, second)
+                continuing &= objective < _PROGRESS * last_objective
+                last_objective = objective.detach()
+        if not continuing.all():
+            rows, constant, last_objective, w, first, second = (
+                state[continuing] for state in (rows, constant, last_objective, w, first, second)
             )
             if len(rows) == 0:
                 break
-    return hit
+    return found

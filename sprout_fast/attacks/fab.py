@@ -1,4 +1,4 @@
-"""Fast Adaptive Boundary attack, targeted (Croce & Hein 2020), of AutoAttack."""
+"""Targeted Fast Adaptive Boundary attack, one of AutoAttack's four attacks."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ import torch
 from torch import Tensor, nn
 
 from sprout_fast.attacks.active import ActiveSet, is_misclassified
-from sprout_fast.attacks.balls import BALLS
+from sprout_fast.attacks.balls import BALLS, Norm
 from sprout_fast.attacks.base import (
+    ATTACKS,
     borrowed,
-    check_choice,
     check_count,
     check_number,
-    register,
     value_and_gradient,
 )
-from sprout_fast.attacks.losses import LOSSES, likeliest_wrong
+from sprout_fast.attacks.losses import likeliest_wrong, margin
 
-# Of the final search: its steps, as in the paper, and how much of what lies beyond the point that
-# it aims at it adds, because on a boundary that is straight the point itself is not adversarial.
+# Steps of the final search, as in the paper.
 _FINAL_STEPS = 3
+# Share of the rest of the segment that each of them moves past its estimate of the boundary: a
+# point exactly on the boundary is not adversarial.
 _BEYOND = 0.02
 
 
-@register("fab_t")
+@ATTACKS.register("fab_t")
 def fab_t(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     *,
-    norm: str = "linf",
+    norm: Norm = "linf",
     eps: float | None = 8 / 255,
     steps: int = 100,
     restarts: int = 1,
@@ -42,38 +42,43 @@ def fab_t(
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """The nearest points at which the model errs, by stepping to its linearised boundary.
+    """Fast Adaptive Boundary attack: small perturbations, by steps to a linearized boundary.
 
     Algorithm 1 of Croce & Hein, "Minimally distorted adversarial examples with a fast adaptive
-    boundary attack", ICML 2020, towards one class a run: each of the `target_classes` wrong classes
-    that the model finds likeliest at the image, likeliest first. An image leaves the batch with the
-    first point within eps at which the model errs. The defaults are those of AutoAttack, to which
-    the paper's final search is added.
+    boundary attack", ICML 2020, toward one class per run: each of the ``target_classes`` wrong
+    classes with the largest logits on the image, largest first. An image leaves the batch at the
+    first misclassified point within ``eps``. The defaults are AutoAttack's; the paper's final
+    search is added to it.
 
     Args:
-        model: takes images in [0,1], gives logits [B,K]. In eval mode meanwhile; its modes, its
-            requires_grad flags and its parameters' .grad are left as they were.
-        images: float32 or float64 [B,C,H,W] in [0,1]. The attack runs in this dtype.
+        model: maps images in [0, 1] to logits [B, K]. It is evaluated in eval mode; its modes,
+            ``requires_grad`` flags and ``.grad`` are left unchanged.
+        images: float32 or float64 [B, C, H, W] in [0, 1]. The attack runs in this dtype.
         labels: int64 [B].
-        norm: a key of BALLS, in which distance is meant: "linf" or "l2".
-        eps: >= 0, in [0,1] units: what is further away does not count. With None everything does,
-            no image leaves, and the result tells how far the model's boundary is at most.
-        steps: >= 0, of two forward passes and one backward pass each.
-        restarts: >= 1 for each target. The first run starts from the image, the others from a
-            uniform point at half the distance of what was found, at most half of eps.
-        target_classes: >= 1, and at most K - 1 are taken.
-        alpha_max: in [0,1], the largest part that the image's own projection has in a step (9).
-        eta: >= 1, by how much steps pass the linearised boundary.
-        beta: in (0,1], the part that is kept of an adversarial point's way from the image.
-        generator: gives the restarts and is advanced: each draws for all B images. Without one, a
-            fresh generator on the images' device, seeded with `seed`.
+        norm: ``"linf"`` or ``"l2"``, the norm of the distance.
+        eps: largest distance that counts, >= 0, on images in [0, 1]. None: every distance counts,
+            no image leaves the batch, and the result is an upper bound on the distance to the
+            decision boundary.
+        steps: number of steps in a run, >= 0, each of two forward passes and one backward pass.
+        restarts: number of runs for each target, >= 1. The first starts from the image, the others
+            from a uniform point within half the distance of the closest point found, at most
+            half of ``eps``.
+        target_classes: number of targets, >= 1; at most K - 1 are used.
+        alpha_max: largest weight of the image's own projection in a step, in [0, 1] (eq. 9).
+        eta: factor by which steps overshoot the linearized boundary, >= 1.
+        beta: factor on a misclassified point's difference from the image before the next step, in
+            (0, 1].
+        generator: random numbers for restarts, drawn for all B images in each. Default: a new
+            generator on the images' device.
+        seed: seed of that new generator.
 
     Returns:
-        images like `images` and in [0,1]: the nearest point found at which the model errs; where
-        there is none within eps, the image.
+        Images of the same shape and dtype in [0, 1]: the closest misclassified point found, or the
+        image itself if there is none within ``eps``.
 
     Raises:
-        TypeError, ValueError: see `check_images`; an option outside its range.
+        TypeError, ValueError: images that :func:`~sprout_fast.attacks.base.check_images` rejects,
+            or an option outside its range.
         UserError: unknown norm.
 
     >>> import torch
@@ -83,19 +88,19 @@ def fab_t(
     tensor([0.4875, 0.5125])
     """
     name = "fab_t"
-    check_choice(name, "norm", norm, BALLS)
+    BALLS.look_up(norm)
     if eps is not None:
         check_number(name, "eps", eps)
     check_count(name, "steps", steps)
     check_count(name, "restarts", restarts, low=1)
     check_count(name, "target_classes", target_classes, low=1)
-    for option, value, taken, fits in (
+    for option, value, expected, fits in (
         ("alpha_max", alpha_max, "a number >= 0 and <= 1", 0 <= alpha_max <= 1),
         ("eta", eta, "a finite number >= 1", 1 <= eta < math.inf),
         ("beta", beta, "a number > 0 and <= 1", 0 < beta <= 1),
     ):
         if not fits:
-            raise ValueError(f"{name}: {option}: got {value}, takes {taken}")
+            raise ValueError(f"{name}: {option}: got {value}, expected {expected}")
     with borrowed(name, model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
             return images
@@ -109,26 +114,27 @@ def fab_t(
 
 
 class _Search:
-    """The nearest points found so far, and the runs that look for nearer ones."""
+    """The closest misclassified points found so far, and the runs that look for closer ones."""
 
     def __init__(
-        self, model: nn.Module, images: Tensor, labels: Tensor, norm: str, eps: float | None
+        self, model: nn.Module, images: Tensor, labels: Tensor, norm: Norm, eps: float | None
     ) -> None:
-        self.model, self.images, self.norm, self.eps = model, images, norm, eps
+        self.model, self.images, self.eps = model, images, eps
+        self.norm: Norm = norm
         self.ball = BALLS[norm]
-        self.active = ActiveSet(images, labels)  # its adversarial: the nearest points
+        self.active = ActiveSet(images, labels)  # its adversarial: the closest points
         with torch.no_grad():
             self.clean_logits = model(images)
         self.active.drop(images, self.clean_logits)
-        self.clean_margin = LOSSES["margin"](self.clean_logits, labels)
-        # Of the nearest points: how far they are, float64 [B], and their margin [B].
+        self.clean_margin = margin(self.clean_logits, labels)
+        # Distance, float64 [B], and margin [B] of the closest points.
         self.distance = torch.full_like(labels, torch.inf, dtype=torch.float64)
         self.margin = torch.full_like(self.distance, torch.nan, dtype=images.dtype)
 
     def near(self, generator: torch.Generator) -> Tensor:
-        """Uniform points [B,C,H,W] at half the distance of the nearest, at most half of eps."""
+        """Draw points within half the distance of the closest found so far and half of eps."""
         radius = self.distance.clamp(max=1 if self.eps is None else self.eps) / 2
-        # From the ball of radius 1: the segments to its points in [0,1] are in [0,1] too.
+        # Scaled down from the ball of radius 1: then segments to points in [0,1] stay in [0,1].
         away = self.ball.uniform(self.images, 1.0, generator) - self.images
         return self.images + radius.to(away.dtype)[:, None, None, None] * away
 
@@ -141,31 +147,31 @@ class _Search:
         eta: float,
         beta: float,
     ) -> None:
-        """Algorithm 1 for the images that stand; ``start`` [B,C,H,W], ``targets`` int64 [B]."""
+        """Run Algorithm 1 on the active images; ``start`` [B,C,H,W], ``targets`` int64 [B]."""
         active = self.active
-        points, centre = start[active.rows], self.images[active.rows]
+        points, center = start[active.rows], self.images[active.rows]
 
         def towards_target(logits: Tensor) -> Tensor:
-            return LOSSES["margin"](logits, active.labels, targets[active.rows])
+            return margin(logits, active.labels, targets[active.rows])
 
         for _ in range(steps):
             if len(active) == 0:
                 return
             _, value, gradient = value_and_gradient(self.model, points, towards_target)
             with torch.no_grad():
-                points = _step(points, centre, value, gradient, self.norm, alpha_max, eta)
-                erring, still = self.record(points, self.model(points))
-                pulled = centre + beta * (points - centre)
-                points = torch.where(erring[:, None, None, None], pulled, points)
-                if len(still) < len(points):
-                    points, centre = points[still], centre[still]
+                points = _step(points, center, value, gradient, self.norm, alpha_max, eta)
+                misclassified, kept = self.record(points, self.model(points))
+                pulled = center + beta * (points - center)
+                points = torch.where(misclassified[:, None, None, None], pulled, points)
+                if len(kept) < len(points):
+                    points, center = points[kept], center[kept]
 
     @torch.no_grad()
     def finish(self) -> None:
-        """The final search, on the segment from each image to the nearest point found.
+        """Run the final search, on the segment from each image to the closest point found.
 
-        The margin is taken to be linear between the outermost point at which the model did not err
-        and the innermost at which it did; a little beyond that line's zero is the next point.
+        The margin is assumed to be linear between the outermost point that is correctly classified
+        and the innermost one that is not; the next point is slightly beyond its zero.
         """
         active = self.active
         rows = active.rows
@@ -175,95 +181,105 @@ class _Search:
             if len(active) == 0:
                 return
             part = inner_margin / (inner_margin - outer_margin)
-            part = part.nan_to_num(nan=1).clamp(0, 1)  # NaN: nothing found
+            part = part.nan_to_num(nan=1).clamp(0, 1)  # NaN: no point found yet
             part = (part + _BEYOND * (1 - part))[:, None, None, None]
             points = (inner + part * (outer - inner)).clamp(0, 1)
             logits = self.model(points)
-            margin = LOSSES["margin"](logits, active.labels)
-            erring, still = self.record(points, logits)
-            inner_margin = torch.where(erring, inner_margin, margin)[still]
-            outer_margin = torch.where(erring, margin, outer_margin)[still]
-            wide = erring[:, None, None, None]
-            inner = torch.where(wide, inner, points)[still]
-            outer = torch.where(wide, points, outer)[still]
+            value = margin(logits, active.labels)
+            misclassified, kept = self.record(points, logits)
+            inner_margin = torch.where(misclassified, inner_margin, value)[kept]
+            outer_margin = torch.where(misclassified, value, outer_margin)[kept]
+            wide = misclassified[:, None, None, None]
+            inner = torch.where(wide, inner, points)[kept]
+            outer = torch.where(wide, points, outer)[kept]
 
     def record(self, points: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Take the points that are nearer than those before, and let go of what is within eps.
+        """Store misclassified points that are closer, and remove images with one within eps.
 
         Returns:
-            (bool [S], where the model errs at ``points``; int64 [S'], see `ActiveSet.drop`).
+            Whether each point is misclassified, bool [A], and the rows that are still active, see
+            :meth:`ActiveSet.drop`.
         """
         active = self.active
-        erring = is_misclassified(logits, active.labels)
-        which = erring.nonzero().flatten()
+        misclassified = is_misclassified(logits, active.labels)
+        which = misclassified.nonzero().flatten()
         rows = active.rows[which]
         distance = self.ball.distance(points[which], self.images[rows])
-        nearer = distance < self.distance[rows]
-        which, rows = which[nearer], rows[nearer]
+        closer = distance < self.distance[rows]
+        which, rows = which[closer], rows[closer]
         active.adversarial[rows] = points[which]
-        self.distance[rows] = distance[nearer]
-        self.margin[rows] = LOSSES["margin"](logits[which], active.labels[which])
-        within = torch.zeros_like(erring)
+        self.distance[rows] = distance[closer]
+        self.margin[rows] = margin(logits[which], active.labels[which])
+        within = torch.zeros_like(misclassified)
         if self.eps is not None:
             within = self.distance[active.rows] <= self.eps
-        return erring, active.leave(within)
+        return misclassified, active.remove(within)
 
     def found(self) -> Tensor:
-        """[B,C,H,W]: what counts of the nearest points, else the images."""
+        """Return the closest points that are within eps, else the images: [B,C,H,W]."""
         eps = torch.inf if self.eps is None else self.eps
-        counts = self.distance <= eps
-        return torch.where(counts[:, None, None, None], self.active.adversarial, self.images)
+        within = self.distance <= eps
+        return torch.where(within[:, None, None, None], self.active.adversarial, self.images)
 
 
 def _step(
     points: Tensor,
-    centre: Tensor,
+    center: Tensor,
     value: Tensor,
     gradient: Tensor,
-    norm: str,
+    norm: Norm,
     alpha_max: float,
     eta: float,
 ) -> Tensor:
-    """Equations (7) to (9): past the linearised boundary, a little from the image's own side.
+    """Step past the linearized decision boundary, biased toward the image: equations (7) to (9).
 
     Args:
-        points, centre: [S,C,H,W], the iterates and the images.
-        value: [S], the target's logit minus the label's at points.
-        gradient: [S,C,H,W], of value at points.
+        points: [A,C,H,W], the iterates.
+        center: [A,C,H,W], the images.
+        value: [A], the target's logit minus the label's at ``points``.
+        gradient: [A,C,H,W], gradient of ``value`` at ``points``.
+        norm: ``"linf"`` or ``"l2"``.
+        alpha_max: largest weight of the image's own projection.
+        eta: overshoot.
     """
-    # The plane is that of any multiple; products of small gradients would underflow.
+    # Dividing value and gradient by a number leaves the plane unchanged, and without it products
+    # of small gradients would underflow.
     normal = gradient.nan_to_num(nan=0, posinf=0, neginf=0)
     largest = normal.abs().amax((1, 2, 3)).clamp_min(torch.finfo(normal.dtype).tiny)
     normal, value = normal / largest[:, None, None, None], (value / largest).nan_to_num(nan=0)
-    value_at_centre = value + (normal * (centre - points)).sum((1, 2, 3))
+    value_at_center = value + (normal * (center - points)).sum((1, 2, 3))
     both = _to_plane(
-        torch.cat([points, centre]).flatten(1),
+        torch.cat([points, center]).flatten(1),
         torch.cat([normal, normal]).flatten(1),
-        torch.cat([value, value_at_centre]),
+        torch.cat([value, value_at_center]),
         norm,
     )
     length = torch.linalg.vector_norm(both, ord=torch.inf if norm == "linf" else 2, dim=1)
-    ours, its = length.clamp_min(1e-8).chunk(2)  # from the iterate, from the image
-    alpha = (ours / (ours + its)).clamp(max=alpha_max)[:, None, None, None]
-    to_plane, centre_to_plane = both.view(2, *points.shape)
-    ahead = (1 - alpha) * (points + eta * to_plane) + alpha * (centre + eta * centre_to_plane)
+    own, of_image = length.clamp_min(1e-8).chunk(2)  # distances of iterate and image
+    alpha = (own / (own + of_image)).clamp(max=alpha_max)[:, None, None, None]
+    to_plane, center_to_plane = both.view(2, *points.shape)
+    ahead = (1 - alpha) * (points + eta * to_plane) + alpha * (center + eta * center_to_plane)
     return ahead.clamp(0, 1)
 
 
-def _to_plane(points: Tensor, normal: Tensor, value: Tensor, norm: str) -> Tensor:
-    """The shortest d with value + <normal, d> = 0 and points + d in [0,1], equation (3) and (4).
+def _to_plane(points: Tensor, normal: Tensor, value: Tensor, norm: Norm) -> Tensor:
+    """Return the shortest d with value + <normal, d> = 0 and points + d in [0,1]: eqs. (3), (4).
 
-    Where the plane misses the box: to the box's corner nearest to the plane.
+    If the plane misses the box, d leads to the box's corner closest to the plane.
 
     Every element moves against the sign of value * normal, at a speed of 1 (linf) or |normal| (l2),
-    until it meets the box. How far the plane comes nearer, over the time that this goes on, is
-    increasing, concave and made of straight pieces. So Newton's method from 0 comes to the plane
-    from below, every step on another piece, and is exact on the last.
+    until it reaches the box. The distance by which the plane comes closer is an increasing,
+    concave, piecewise linear function of time. So Newton's method from 0 approaches the plane from
+    below, on another piece in every step, and is exact on the last one.
 
     Args:
-        points, normal: [S,N].
-        value: [S].
-        norm: "linf" or "l2".
+        points: [A,N].
+        normal: [A,N].
+        value: [A].
+        norm: ``"linf"`` or ``"l2"``.
+
+    Returns:
+        [A,N].
     """
     direction = -value.sign()[:, None] * normal.sign()
     room = torch.where(direction > 0, 1 - points, points) * direction.abs()

@@ -1,4 +1,4 @@
-"""Random points of the ball: what no attack may do worse than."""
+"""Uniform random points of a ball, the baseline that every attack should beat."""
 
 from __future__ import annotations
 
@@ -6,38 +6,46 @@ import torch
 from torch import Tensor, nn
 
 from sprout_fast.attacks.active import ActiveSet
-from sprout_fast.attacks.balls import ball_of
-from sprout_fast.attacks.base import borrowed, check_count, check_number, register
+from sprout_fast.attacks.balls import BALLS, Norm
+from sprout_fast.attacks.base import ATTACKS, borrowed, check_count, check_number
 
 
-@register("noise")
+@ATTACKS.register("noise")
 def noise(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     *,
-    norm: str = "linf",
+    norm: Norm = "linf",
     eps: float = 8 / 255,
     draws: int = 100,
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Images in [0,1] at uniform random points of the ball, the first at which the model errs.
+    """Draw random points of the ball around each image until one is misclassified.
 
-    No attack but its control: where noise fools a model that gradients do not, the gradients are
-    at fault (Athalye, Carlini & Wagner, "Obfuscated Gradients Give a False Sense of Security",
-    ICML 2018, section 3.1).
+    It is a control for attacks: where noise fools a model that gradients do not, the gradients are
+    masked (Athalye, Carlini & Wagner, "Obfuscated Gradients Give a False Sense of Security", ICML
+    2018, section 3.1).
 
     Args:
-        model: takes images in [0,1], gives logits [B,K].
-        images: float32 or float64 [B,C,H,W] in [0,1].
+        model: maps images in [0, 1] to logits [B, K]. Its state is left unchanged.
+        images: float32 or float64 [B, C, H, W] in [0, 1].
         labels: int64 [B].
-        norm: "linf" or "l2"; eps: radius, in [0,1] units.
-        draws: points an image, >= 0.
-        generator: of the points. Without one, a fresh one seeded with ``seed``.
+        norm: ``"linf"`` or ``"l2"``.
+        eps: radius of the ball, >= 0, on images in [0, 1].
+        draws: points per image, >= 0.
+        generator: random numbers. Default: a new generator on the images' device.
+        seed: seed of that new generator.
 
     Returns:
-        images like ``images``; one that never fell is at its last point.
+        Images of the same shape and dtype in the ball and in [0, 1]: the first point that is
+        misclassified, or the last one drawn.
+
+    Raises:
+        TypeError, ValueError: images that :func:`~sprout_fast.attacks.base.check_images` rejects,
+            or an option outside its range.
+        UserError: unknown norm.
 
     >>> import torch
     >>> images = torch.full((1, 2, 1, 1), 0.5)
@@ -45,7 +53,7 @@ def noise(
     >>> bool(got[0, 1] > got[0, 0])
     True
     """
-    ball = ball_of(norm)
+    ball = BALLS.look_up(norm)
     check_number("noise", "eps", eps)
     check_count("noise", "draws", draws)
     with borrowed("noise", model, images, labels, generator, seed) as (images, labels, generator):
@@ -54,7 +62,7 @@ def noise(
             if len(active) == 0:
                 break
             points = ball.uniform(images[active.rows], eps, generator)
-            active.keep(points)
+            active.update(points)
             with torch.no_grad():
                 active.drop(points, model(points))
         return active.adversarial

@@ -1,4 +1,4 @@
-"""Square Attack: random search without gradients (Andriushchenko et al. 2020), of AutoAttack."""
+"""Square Attack, a random search without gradients: one of AutoAttack's four attacks."""
 
 from __future__ import annotations
 
@@ -12,118 +12,121 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sprout_fast.attacks.active import ActiveSet
-from sprout_fast.attacks.balls import BALLS
-from sprout_fast.attacks.base import borrowed, check_choice, check_count, check_number, register
-from sprout_fast.attacks.losses import LOSSES
+from sprout_fast.attacks.balls import BALLS, Norm
+from sprout_fast.attacks.base import ATTACKS, borrowed, check_count, check_number
+from sprout_fast.attacks.losses import margin
 
-# Of 10,000 queries, those after which the part of the image that a proposal covers is halved.
+# Queries, of 10,000, after which the share of the image that a square covers is halved.
 _HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
 
 
-@register("square")
+@ATTACKS.register("square")
 def square(
     model: nn.Module,
     images: Tensor,
     labels: Tensor,
     *,
-    norm: str = "linf",
+    norm: Norm = "linf",
     eps: float = 8 / 255,
     queries: int = 5000,
     p_init: float = 0.8,
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Points within eps of `images` at which the model errs, found from its logits alone.
+    """Square Attack, a random search that uses the model's logits alone.
 
     Algorithm 1 of Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial
-    attack via random search", ECCV 2020: a change of a random square is kept where it raises the
-    margin of the largest other logit over the label's. In the l-infinity ball each channel of the
-    square goes to one side of the ball (Algorithm 2); in the l2 ball it takes up the length of
-    another square, which it clears (Algorithm 3). An image leaves the batch where the model first
-    errs. The defaults are those of AutoAttack.
+    attack via random search", ECCV 2020: a change of a random square is accepted if it increases
+    the margin of the largest wrong logit over the label's. In the l-inf ball each channel of the
+    square moves to one side of the ball (Algorithm 2); in the l2 ball it receives the length of
+    another square, which is reset (Algorithm 3). An image leaves the batch as soon as it is
+    misclassified. The defaults are AutoAttack's.
 
     Args:
-        model: takes images in [0,1], gives logits [B,K]; no gradient is asked of it. In eval mode
-            meanwhile; its modes are left as they were.
-        images: float32 or float64 [B,C,H,W] in [0,1]. The attack runs in this dtype.
+        model: maps images in [0, 1] to logits [B, K]; no gradient is computed. It is evaluated in
+            eval mode; its modes are left unchanged.
+        images: float32 or float64 [B, C, H, W] in [0, 1]. The attack runs in this dtype.
         labels: int64 [B].
-        norm: a key of BALLS: "linf" or "l2".
-        eps: radius of the ball, >= 0, in [0,1] units.
-        queries: >= 0, forward passes of each image after one on the image itself. The first is of
-            stripes (linf) or of a grid of 5 x 5 tiles (l2).
-        p_init: in (0, 1], the part of the image that the first squares cover. It is halved nine
-            times, as in the paper's section 4.1, whose 10,000 queries are scaled to `queries`.
-        generator: gives the squares and is advanced: each query draws for all B images, so that
-            what an image gets does not depend on which others have misclassified. Without one, a fresh
-            generator on the images' device, seeded with `seed`.
+        norm: ``"linf"`` or ``"l2"``.
+        eps: radius of the ball, >= 0, on images in [0, 1].
+        queries: number of forward passes per image, >= 0, after one on the image itself. The first
+            is on stripes (linf) or a grid of 5 x 5 tiles (l2).
+        p_init: share of the image that the first squares cover, in (0, 1]. It is halved nine times,
+            by the schedule of the paper's section 4.1, scaled from 10,000 queries to ``queries``.
+        generator: random numbers, drawn for all B images in each query, so that an image's squares
+            do not depend on which others are misclassified. Default: a new generator on the
+            images' device.
+        seed: seed of that new generator.
 
     Returns:
-        images like `images`, in the ball and in [0,1]: where the model erred, or of the largest
-        margin; those misclassified to begin with unchanged.
+        Images of the same shape and dtype in the ball and in [0, 1]: the first point that is
+        misclassified, else the one of the largest margin. Images that are misclassified to begin
+        with are returned unchanged.
 
     Raises:
-        TypeError, ValueError: see `check_images`; an option outside its range.
+        TypeError, ValueError: images that :func:`~sprout_fast.attacks.base.check_images` rejects,
+            or an option outside its range.
         UserError: unknown norm.
 
     >>> import torch
     >>> model = torch.nn.Flatten()  # the two channels are the logits
     >>> images = torch.tensor([[0.6, 0.4], [0.9, 0.1]])[:, :, None, None]
     >>> found = square(model, images, torch.tensor([0, 0]), eps=0.25, queries=50)
-    >>> model(found).argmax(1)  # the second is too far from the boundary
+    >>> model(found).argmax(1)  # the second image is too far from the boundary
     tensor([1, 0])
     """
     name = "square"
-    check_choice(name, "norm", norm, BALLS)
+    BALLS.look_up(norm)
     check_number(name, "eps", eps)
     check_count(name, "queries", queries)
     if not 0 < p_init <= 1:
-        raise ValueError(f"{name}: p_init: got {p_init}, takes a number > 0 and <= 1")
+        raise ValueError(f"{name}: p_init: got {p_init}, expected a number > 0 and <= 1")
     with borrowed(name, model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
             return images
         with torch.no_grad():
             active = ActiveSet(images, labels)
-            still = active.drop(images, model(images))
+            kept = active.drop(images, model(images))
 
             def draw(*shape: int) -> Tensor:
-                """Uniform float32 [S,*shape] in [0,1) for those that stand, drawn for all."""
+                """Draw uniform float32 [A,*shape] in [0,1), the active rows of a draw for all."""
                 drawn = torch.rand(
                     len(images), *shape, generator=generator, device=generator.device
                 )
                 return drawn.to(images.device)[active.rows]
 
-            # The searches look at windows of flattened images, so in NCHW order.
-            proposals = _PROPOSALS[norm](images[still].contiguous(), eps, draw)
+            # Contiguous: proposals index into flattened images.
+            proposals = _PROPOSALS[norm](images[kept].contiguous(), eps, draw)
             _search(model, active, proposals, queries, p_init)
             return active.adversarial
 
 
 class _Proposals(Protocol):
-    """What to try next for the images that stand; these are its own, [S,C,H,W]."""
+    """Perturbations of one norm to try on the active images [A,C,H,W]."""
 
     def __init__(self, images: Tensor, eps: float, draw: Callable[..., Tensor]) -> None: ...
 
     def first(self) -> Tensor:
-        """Points [S,C,H,W] to begin with."""
+        """Return initial points [A,C,H,W]."""
         ...
 
     def side(self, area: float) -> int:
-        """Of a square that covers ``area`` pixels, as this norm takes them."""
+        """Return the side of a square of about ``area`` pixels that this norm uses."""
         ...
 
     def propose(self, points: Tensor, side: int) -> Tensor:
-        """Other points [S,C,H,W], each changed in a random square."""
+        """Change each of the points [A,C,H,W] in a random square."""
         ...
 
     def select(self, rows: Tensor) -> None:
-        """Only these of the S images still stand."""
+        """Keep the state of these rows only."""
         ...
 
 
 def _search(
     model: nn.Module, active: ActiveSet, proposals: _Proposals, queries: int, p_init: float
 ) -> None:
-    """Algorithm 1."""
+    """Run Algorithm 1 on the active images."""
     height, width = active.adversarial.shape[2:]
     best = best_margin = None
     for query in range(queries):
@@ -136,23 +139,23 @@ def _search(
             side = proposals.side(p_init / 2**halvings * height * width)
             proposed = proposals.propose(best, side)
         logits = model(proposed)
-        margin = LOSSES["margin"](logits, active.labels)
-        if best is None:
-            best, best_margin = proposed, margin
+        value = margin(logits, active.labels)
+        if best is None or best_margin is None:
+            best, best_margin = proposed, value
         else:
-            better = margin > best_margin
+            better = value > best_margin
             best = torch.where(better[:, None, None, None], proposed, best)
-            best_margin = torch.where(better, margin, best_margin)
-        still = active.drop(proposed, logits)
-        if len(still) < len(proposed):
-            best, best_margin = best[still], best_margin[still]
-            proposals.select(still)
+            best_margin = torch.where(better, value, best_margin)
+        kept = active.drop(proposed, logits)
+        if len(kept) < len(proposed):
+            best, best_margin = best[kept], best_margin[kept]
+            proposals.select(kept)
     if best is not None:
-        active.keep(best)
+        active.update(best)
 
 
 class _LinfProposals:
-    """Algorithm 2: each channel of a square at one side of the ball."""
+    """Algorithm 2: each channel of a square moves to one side of the ball."""
 
     def __init__(self, images: Tensor, eps: float, draw: Callable[..., Tensor]) -> None:
         ball = BALLS["linf"]
@@ -161,7 +164,7 @@ class _LinfProposals:
         self.draw = draw
 
     def first(self) -> Tensor:
-        """Vertical stripes, one pixel wide."""
+        """Return vertical stripes, one pixel wide."""
         _, channels, _, width = self.lower.shape
         return torch.where(self.draw(channels, 1, width) < 0.5, self.lower, self.upper)
 
@@ -184,20 +187,20 @@ class _LinfProposals:
 
 
 class _L2Proposals:
-    """Algorithm 3: a square takes what another, and the ball, have left of squared length."""
+    """Algorithm 3: a square receives the squared length of another, and what the ball has left."""
 
     def __init__(self, images: Tensor, eps: float, draw: Callable[..., Tensor]) -> None:
         self.images, self.eps, self.draw = images, eps, draw
         self.bumps = images.new_empty(0, 0, 0)
 
     def first(self) -> Tensor:
-        """A grid of 5 x 5 bumps of random sign and direction, of length eps in all."""
+        """Return a grid of 5 x 5 bumps of random sign and direction, with a total length of eps."""
         channels, height, width = self.images.shape[1:]
         side = max(min(height, width) // 5, 1)
         rows, columns = height // side, width // side
         drawn = self.draw(channels + 1, rows, columns)
-        turned = (drawn[:, channels:] < 0.5).long()
-        tiles = self._bumps_of(side).view(2, side, side)[turned]  # [S,1,rows,columns,side,side]
+        transposed = (drawn[:, channels:] < 0.5).long()
+        tiles = self._bumps_of(side).view(2, side, side)[transposed]  # [A,1,rows,columns,side,side]
         tiles = tiles * _signs(drawn[:, :channels])[..., None, None]
         grid = tiles.transpose(3, 4).flatten(4, 5).flatten(2, 3)
         above, left = (height - rows * side) // 2, (width - columns * side) // 2
@@ -215,7 +218,7 @@ class _L2Proposals:
         drawn = self.draw(channels + 5)
         window = _windows(drawn[:, channels : channels + 2], side, points)
         cleared = _windows(drawn[:, channels + 2 : channels + 4], side, points)
-        bump = self._bumps_of(side)[(drawn[:, -1] < 0.5).long()][:, None]  # [S,1,side * side]
+        bump = self._bumps_of(side)[(drawn[:, -1] < 0.5).long()][:, None]  # [A,1,side * side]
         difference = (points - self.images).flatten(2)
         unused = (self.eps**2 - difference.square().sum((1, 2), keepdim=True)).clamp_min(0)
         old = difference.gather(2, window)
@@ -235,7 +238,7 @@ class _L2Proposals:
         self.images = self.images[rows]
 
     def _bumps_of(self, side: int) -> Tensor:
-        """The bump and its transpose, [2, side * side], in the images' dtype."""
+        """Return the bump and its transpose, [2, side * side], in the images' dtype."""
         if self.bumps.shape[1] != side**2:
             bump = _bump(side)
             self.bumps = torch.stack([bump, bump.T]).flatten(1).to(self.images)
@@ -250,9 +253,12 @@ def _signs(drawn: Tensor) -> Tensor:
 
 
 def _windows(drawn: Tensor, side: int, points: Tensor) -> Tensor:
-    """Where squares lie in the flattened pixels of ``points`` [S,C,H,W]: int64 [S,C,side * side].
+    """Return the squares' indices in flattened pixels: int64 [A,C,side * side].
 
-    ``drawn`` [S,2] in [0,1) says how far down and to the right.
+    Args:
+        drawn: [A,2] in [0,1), vertical and horizontal position of each square.
+        side: side of the squares, in pixels.
+        points: [A,C,H,W], images that the indices are for.
     """
     channels, height, width = points.shape[1:]
     top = (drawn[:, 0] * (height - side + 1)).long()
@@ -263,20 +269,24 @@ def _windows(drawn: Tensor, side: int, points: Tensor) -> Tensor:
 
 
 def _bump(side: int) -> Tensor:
-    """Equation (3), float64 [side, side] of length 1: a peak above a trough.
+    """Return equation (3), a peak above a trough: float64 [side, side] of length 1.
 
-    Both are of one length, also where an odd side gives the trough a row more: so it is in the
-    authors' code.
+    Peak and trough have the same length even if the side is odd and the trough has one row more, as
+    in the authors' code.
     """
     half = side // 2
-    return F.normalize(torch.cat([_peak(half, side), -_peak(side - half, side)]), dim=(0, 1))
+    bump = torch.cat([_peak(half, side), -_peak(side - half, side)])
+    return bump / bump.norm()
 
 
 def _peak(height: int, width: int) -> Tensor:
-    """Equation (2): at Chebyshev distance d from the middle the sum of 1/j^2 from j = d + 1 on."""
+    """Return equation (2), scaled to length 1: float64 [height, width].
+
+    At Chebyshev distance d from the middle it is the sum of 1/j^2 from j = d + 1 on.
+    """
     last = max(height, width) // 2 + 1
-    falling = torch.arange(1, last + 1, dtype=torch.float64).pow(-2).flip(0).cumsum(0).flip(0)
+    sums = torch.arange(1, last + 1, dtype=torch.float64).pow(-2).flip(0).cumsum(0).flip(0)
     down = (torch.arange(height) - height // 2).abs()
     across = (torch.arange(width) - width // 2).abs()
-    peak = falling[torch.maximum(down[:, None], across)]
+    peak = sums[torch.maximum(down[:, None], across)]
     return peak / peak.norm()

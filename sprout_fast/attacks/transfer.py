@@ -1,4 +1,4 @@
-"""Adversarial images made on another model (Szegedy et al. 2014)."""
+"""Transfer attack: adversarial images made on another model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sprout_fast.attacks.base import ATTACKS, check_options, register
+from sprout_fast.attacks.base import ATTACKS, check_options
 
 
-@register("transfer")
+@ATTACKS.register("transfer")
 def transfer(
     model: nn.Module,
     images: Tensor,
@@ -22,30 +22,35 @@ def transfer(
     seed: int = 0,
     **options: Any,
 ) -> Tensor:
-    """The images that an attack makes on `surrogate`, in the hope that `model` errs at them too.
+    """Attack ``surrogate``, and return the images as an attack on ``model``.
 
-    `model` is never asked: the result does not depend on it, and one surrogate's images judge any
-    number of models. `pgd` goes on by default where the surrogate has fallen (``early_stop=False``):
-    what is barely wrong there is right elsewhere.
+    The idea is that ``model`` misclassifies some of them too (Szegedy et al., "Intriguing
+    properties of neural networks", ICLR 2014). ``model`` is never evaluated, so the result does
+    not depend on it, and images of one surrogate can be used against any number of models. ``pgd``
+    runs with ``early_stop=False`` by default: images that only just cross the surrogate's decision
+    boundary transfer poorly.
 
     Args:
-        model: what the images are meant for.
-        images, labels, generator, seed: as the attack takes them.
-        surrogate: takes images in [0,1], gives logits; on the images' device.
-        attack: a key of ATTACKS.
-        options: the attack's own keyword arguments.
+        model: the model under attack; not used.
+        images: float32 or float64 [B, C, H, W] in [0, 1].
+        labels: int64 [B].
+        surrogate: maps images in [0, 1] to logits [B, K], on the images' device.
+        attack: a key of :data:`ATTACKS`.
+        generator: random numbers of the attack.
+        seed: seed of a new generator if there is none.
+        **options: keyword arguments of the attack.
 
     Returns:
-        what the attack gives.
+        The attack's result on the surrogate, [B, C, H, W] in [0, 1].
 
     Raises:
-        TypeError, ValueError: as the attack does.
+        TypeError, ValueError: as the attack.
         UserError: unknown attack or option.
 
     >>> import torch
     >>> images, labels = torch.full((1, 2, 1, 1), 0.5), torch.tensor([0])
-    >>> other = torch.nn.Flatten()  # the two channels are the logits
-    >>> transfer(torch.nn.Identity(), images, labels, surrogate=other, eps=0.25).squeeze()
+    >>> surrogate = torch.nn.Flatten()  # the two channels are the logits
+    >>> transfer(torch.nn.Identity(), images, labels, surrogate=surrogate, eps=0.25).squeeze()
     tensor([0.2500, 0.7500])
     """
     check_options(attack, options)

@@ -206,7 +206,7 @@ def _our_subject(path: Path, content: Mapping[str, Any], found: Images) -> Subje
 def _foreign_subject(path: Path, content: Any, arch: str, found: Images) -> Subject:
     state_dict, kind, _ = find_state_dict(path, content)
     model = create_model(arch, len(found.classes), image_size=found.images.shape[-1])
-    print(apply_state_dict(model, state_dict, reset_head=False, name=f"{path}{kind}"))
+    print(apply_state_dict(model, state_dict, name=f"{path}{kind}"))
     return Subject(
         model=_wrapped(model, arch), name=f"{arch} ({path})", num_classes=len(found.classes)
     )

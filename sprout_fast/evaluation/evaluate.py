@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sprout_fast.attacks.balls import ball_of
+from sprout_fast.attacks.balls import BALLS
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation.protocols import Setting, protocol_of
 from sprout_fast.evaluation.recorder import Record, Recorder
@@ -66,7 +66,7 @@ def evaluate(
     """
     images, labels = images.detach().cpu(), labels.detach().cpu()
     _check(images, labels, eps, scale, batch_size)
-    ball_of(norm)
+    BALLS.look_up(norm)
     if isinstance(model, Subject):
         subject = model
     else:

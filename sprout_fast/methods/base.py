@@ -1,4 +1,4 @@
-"""What a training method is to the loop: what it does with a batch, and the state it keeps."""
+"""The interface between training methods and the training loop."""
 
 from __future__ import annotations
 
@@ -10,23 +10,29 @@ import torch
 from torch import Tensor, nn
 
 from sprout_fast.nn.mixup import SproutMixup
+from sprout_fast.registry import Registry
 
-METHODS: dict[str, type[Method]] = {}
+#: Training methods by name.
+METHODS: Registry[Callable[..., Method]] = Registry("method", "sprout_fast.methods")
 
 
 @dataclass(frozen=True)
 class MethodSetting:
-    """What the run tells a method.
+    """Properties of a run that a method depends on.
 
     Args:
-        num_classes: K.
-        mean, std: normalisation a channel, in [0,1] units; the mixer applies it.
-        dtype: of the mixed batch: the autocast type, or float32.
-        accumulation_steps: batches an optimizer step.
-        seed: of the method's own random states (`PhiloxState`).
-        first_row: index of this process's first image in the global batch, so that the draws of W
-            processes of B images are those of one process of W*B images.
-        device: where the method's buffers live.
+        num_classes: number of classes K.
+        mean: normalization per channel, in [0, 1] units, which the mixer applies.
+        std: likewise.
+        dtype: dtype of the mixed batch, the autocast dtype or float32.
+        accumulation_steps: batches per optimizer step.
+        seed: seed of the method's own random states (:class:`~sprout_fast.PhiloxState`).
+        first_row: index of this process's first image in the global batch, so that W processes with
+            B images each draw what one process with W * B images draws.
+        device: device of the method's buffers.
+
+    >>> MethodSetting(num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3).mixer(sigma=0.1).sigma
+    0.1
     """
 
     num_classes: int
@@ -39,9 +45,17 @@ class MethodSetting:
     device: torch.device | str = "cpu"
 
     def mixer(self, sigma: float = 0.0, mixup_alpha: float = 0.0) -> SproutMixup:
-        """The run's normalisation, with noise of ``sigma`` and Mixup of ``a`` where not 0."""
+        """Return a mixer with the run's normalization, and with noise and Mixup unless 0.
+
+        Args:
+            sigma: standard deviation of the noise, >= 0, on images in [0, 1].
+            mixup_alpha: parameter of Mixup's Beta distribution, >= 0.
+
+        Raises:
+            ValueError: a number outside its range.
+        """
         if not 0 <= sigma < float("inf"):
-            raise ValueError(f"sigma must be a number from 0 up, got {sigma}")
+            raise ValueError(f"sigma: got {sigma}, expected a finite number >= 0")
         return SproutMixup(
             sigma,
             mixup_alpha,
@@ -55,58 +69,68 @@ class MethodSetting:
 
 
 class Optimize(Protocol):
-    """What the loop lends to `Method.training_step`."""
+    """A training step of the network, which the loop passes to :meth:`Method.training_step`."""
 
-    #: Images in [0,1] -> logits [B,K] in the run's precision, for attacks and checks. The weights,
-    #: modes and batch norm statistics are those of the network in training.
-    network: nn.Module
-    #: Learning rate of the next optimizer step.
-    lr: float
+    @property
+    def network(self) -> nn.Module:
+        """The network for attacks and checks: images in [0, 1] to logits, in the run's precision.
+
+        It shares weights, modes and batch norm statistics with the network in training.
+        """
+        ...
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next optimizer step."""
+        ...
 
     def __call__(
         self, inputs: Tensor | Sequence[Tensor], target: Any, loss: Callable[[Any, Any], Tensor]
     ) -> Tensor:
-        """A training step of the network: forward, ``loss(logits, target)``, backward, and an
-        optimizer step when the accumulation is complete.
+        """Run forward, loss and backward, and an optimizer step when accumulation is complete.
 
         Args:
-            inputs: normalised [B,3,H,W]; or several such batches, each in a forward pass of its
-                own, whose logits ``loss`` gets as a tuple in the same order.
-            target: what ``loss`` takes. Its fields ``labels``, ``partner_labels`` and ``lam``
-                (`MixupTarget`) also tell the log which predictions are right.
+            inputs: normalized [B, 3, H, W]; or several such batches, each with its own forward
+                pass, whose logits are passed to ``loss`` as a tuple in the same order.
+            target: second argument of ``loss``. The log counts correct predictions by its fields
+                ``labels``, ``partner_labels`` and ``lam``
+                (:class:`~sprout_fast.MixupTarget`).
+            loss: maps logits and target to a scalar.
 
         Returns:
-            the loss, detached.
+            The loss, detached.
         """
         ...
 
     def logits(self, inputs: Tensor) -> Tensor:
-        """Logits [B,K] of normalised inputs in a forward pass of training without a gradient."""
+        """Return logits [B, K] of normalized inputs, from a training pass without a graph."""
         ...
 
 
 class Method(nn.Module):
-    """A row of Table 1. Its state (beta, random states) is in its ``state_dict``; what attacks
-    draw comes from torch's own generator, as dropout's numbers do.
+    """Base class of training methods, the rows of Table 1.
 
-    ``class Mixup(Method, name="mixup")`` enters a method into ``METHODS``.
+    ``class Mine(Method, name="mine")`` adds a method to :data:`METHODS`. Its first argument is a
+    :class:`MethodSetting`; its options are keyword-only. State (beta, random states) is in its
+    ``state_dict``. Attacks draw from torch's own generator, as dropout does.
 
     Args:
-        mixer: (images uint8 or floating in [0,1] [B,3,H,W], labels int64 [B]) -> (inputs
-            [B,3,H,W], target)
-        loss: (logits [B,K], target) -> 0-dim float32
+        mixer: maps images, uint8 or floating in [0, 1], [B, 3, H, W], and labels, int64 [B], to
+            inputs [B, 3, H, W] and a target.
+        loss: maps logits [B, K] and the target to a float32 scalar.
     """
 
     name: ClassVar[str]
+    mixer: nn.Module
+    loss: nn.Module
 
-    #: How often `training_step` takes a step with ``optimize``; the learning-rate schedule counts
-    #: with it.
+    #: Number of calls of ``optimize`` per :meth:`training_step`, for the learning rate schedule.
     passes = 1
 
     def __init_subclass__(cls, name: str, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.name = name
-        METHODS[name] = cls
+        METHODS.register(name)(cls)
 
     def __init__(self, mixer: nn.Module, loss: nn.Module) -> None:
         super().__init__()
@@ -114,22 +138,22 @@ class Method(nn.Module):
         self.loss = loss
 
     def training_step(self, optimize: Optimize, images: Tensor, labels: Tensor) -> None:
-        """Train on one batch: images uint8 [B,3,H,W], labels int64 [B]."""
+        """Train on one batch: images uint8 [B, 3, H, W], labels int64 [B]."""
         inputs, target = self.mixer(images, labels)
         optimize(inputs, target, self.loss)
 
     def epoch_finished(self, optimize: Optimize) -> None:
-        """Called after the last batch of an epoch, before `statistics` and `warning`."""
+        """Run after the last batch of an epoch, before :meth:`statistics` and :meth:`warning`."""
 
     @property
     def beta(self) -> Tensor | None:
-        """SPROUT's beta, float32 [K]; None in methods without it. Checkpoints keep it apart."""
+        """SPROUT's beta, float32 [K], or None. Checkpoints store it separately."""
         return None
 
     def statistics(self) -> dict[str, float]:
-        """Numbers for the log, always the same, by the name of their column in metrics.csv."""
+        """Return numbers to log, always the same ones, by their column name in metrics.csv."""
         return {}
 
     def warning(self) -> str | None:
-        """A line about the method's own state that the user should see, or None."""
+        """Return one line about the method's own state that the user should see, or None."""
         return None

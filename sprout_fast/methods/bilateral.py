@@ -1,4 +1,4 @@
-"""Bilateral adversarial training (Wang & Zhang 2019)."""
+"""Bilateral adversarial training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 from sprout_fast.methods.base import Method, MethodSetting, Optimize
 from sprout_fast.methods.linf import LinfAttack, cross_entropy_of, unit_images
 from sprout_fast.methods.losses import CrossEntropy
-from sprout_fast.models import evaluation_mode
+from sprout_fast.models.mode import evaluation_mode
 from sprout_fast.ops.generalized_cross_entropy import generalized_cross_entropy
 
 # Keeps the most confusing class's share of the adversarial label above 0 (gamma in the paper).
@@ -17,22 +17,22 @@ _GAMMA = 0.01
 
 
 class BilateralAdversarialTraining(Method, name="bilateral"):
-    """Bilateral adversarial training (Wang & Zhang 2019): image and label are both perturbed.
+    """Bilateral adversarial training (Wang & Zhang 2019): perturbs both image and label.
 
-    x̃ = a targeted attack from a uniform point of the ball towards the most confusing class, the
-    likeliest wrong one; ỹ = y, g = I, and h gives the true class 1 - e and wrong class k its share
-    of e in proportion to v_k - min v + gamma, v_k = -log f_k the loss's gradient to the label.
-    Table 1 writes h as (1 - alpha) y + alpha PGD_eps'(y); this is the original's closed form of it,
-    with e such that the true class keeps ``label_margin`` times the largest wrong share. Confusing
-    class, label and attack are of the network in eval mode, the first two on the image itself, as
-    in the authors' code.
+    x̃ is a targeted attack from a uniform point of the ball toward the most confusing class, the
+    wrong class with the largest logit; ỹ = y, g = I. h gives the true class 1 - e, and each wrong
+    class k a share of e in proportion to v_k - min v + gamma, where v_k = -log f_k is the loss's
+    gradient with respect to the label. Table 1 writes h as (1 - alpha) y + alpha PGD_eps'(y); this
+    is the original's closed form of it, with e such that the true class has ``label_margin`` times
+    the largest wrong share. As in the authors' code, the network is in eval mode for class, label
+    and attack, and the first two are computed on the clean image.
 
     Args:
-        setting: see `MethodSetting`.
-        eps: radius of the l-inf ball, on images in [0,1].
-        step_size: of the attack's steps, on images in [0,1].
-        attack_steps: 1 or 2 in the paper.
-        label_margin: the true class's label over the largest wrong one's; the paper takes 9.
+        setting: properties of the run.
+        eps: radius of the l-inf ball, on images in [0, 1].
+        step_size: length of the attack's steps, on images in [0, 1].
+        attack_steps: number of attack steps; the paper uses 1 or 2.
+        label_margin: ratio of the true class's label to the largest wrong one; the paper uses 9.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class BilateralAdversarialTraining(Method, name="bilateral"):
     ) -> None:
         super().__init__(setting.mixer(), CrossEntropy())
         if not 1 <= label_margin < float("inf"):
-            raise ValueError(f"label_margin must be a number from 1 up, got {label_margin}")
+            raise ValueError(f"label_margin: got {label_margin}, expected a finite number >= 1")
         self.attack = LinfAttack(eps, step_size, attack_steps, training_mode=False)
         self.label_margin = label_margin
 
@@ -56,22 +56,25 @@ class BilateralAdversarialTraining(Method, name="bilateral"):
             logits = optimize.network(images).float()
         own = F.one_hot(labels, logits.shape[1]).bool()
         confusing = logits.masked_fill(own, -torch.inf).argmax(1)
-        away = cross_entropy_of(confusing)
-        adversarial = self.attack(optimize.network, images, lambda attacked: -away(attacked))
+        loss_of_confusing = cross_entropy_of(confusing)
+        adversarial = self.attack(
+            optimize.network, images, lambda attacked: -loss_of_confusing(attacked)
+        )
         label = adversarial_label(logits, labels, self.label_margin)
         inputs, target = self.mixer(adversarial, labels)
         optimize(inputs, target, lambda logits, _: generalized_cross_entropy(logits, label))
 
 
 def adversarial_label(logits: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """The label that the gradient -log f moves away from ``labels``.
+    """Perturb the labels along the loss's gradient -log f.
 
     Args:
-        logits: float32 [B,K], K >= 2. labels: int64 [B].
-        margin: >= 1, the true class's probability over the largest wrong one's.
+        logits: float32 [B, K], K >= 2.
+        labels: int64 [B].
+        margin: ratio of the true class's probability to the largest wrong one's, >= 1.
 
     Returns:
-        float32 [B,K], rows adding up to 1.
+        float32 [B, K], whose rows sum to 1.
 
     >>> adversarial_label(torch.zeros(1, 10), torch.tensor([0]), 9.0)[0, :2]
     tensor([0.5000, 0.0556])
@@ -81,5 +84,5 @@ def adversarial_label(logits: Tensor, labels: Tensor, margin: float) -> Tensor:
     least = gradient.masked_fill(own, torch.inf).amin(1, keepdim=True)
     wrong = (gradient - least + _GAMMA).masked_fill(own, 0)
     wrong = wrong / wrong.sum(1, keepdim=True)
-    moved = 1 / (1 + margin * wrong.amax(1, keepdim=True))  # so 1 - moved = margin x the largest
+    moved = 1 / (1 + margin * wrong.amax(1, keepdim=True))  # 1 - moved = margin x moved x largest
     return torch.where(own, 1 - moved, moved * wrong)

@@ -1,4 +1,4 @@
-"""Free adversarial training (Shafahi et al. 2019)."""
+"""Free adversarial training."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ class FreeAdversarialTraining(Method, name="free_at"):
     """Free adversarial training (Shafahi et al. 2019): x̃ = x + delta, ỹ = y, g = h = I.
 
     Each batch is replayed ``replays`` times, and each backward pass serves both the weights and
-    delta, which goes on from batch to batch: delta <- clip(delta + eps sign(gradient), ±eps).
+    delta, which is kept from batch to batch: delta <- clip(delta + eps sign(gradient), ±eps).
 
     Args:
-        setting: see `MethodSetting`.
-        eps: radius of the l-inf ball, on images in [0,1].
-        replays: optimizer steps on each batch (m of the paper, which takes 8 on CIFAR-10, and
-            divides the number of epochs by it; here --epochs counts passes over the data).
+        setting: properties of the run.
+        eps: radius of the l-inf ball, on images in [0, 1].
+        replays: optimizer steps per batch; the paper uses 8 on CIFAR-10 and divides the number of
+            epochs by it, while epochs here are passes over the data.
     """
 
     def __init__(self, setting: MethodSetting, *, eps: float = 8 / 255, replays: int = 8) -> None:
         super().__init__(setting.mixer(), CrossEntropy())
         check_unit("eps", eps)
         if replays < 1:
-            raise ValueError(f"replays must be at least 1, got {replays}")
+            raise ValueError(f"replays: got {replays}, expected an int >= 1")
         self.eps = eps
         self.passes = replays
-        self.delta = torch.zeros(0)  # of the batch's shape from the first one on
+        self.delta = torch.zeros(0)  # has the batch's shape from the first batch on
 
     def get_extra_state(self) -> Tensor:
-        """For the state_dict: a buffer's shape could not wait for the first batch."""
+        """Return delta for the state dict: a buffer would need its shape before the first batch."""
         return self.delta.clone()
 
     def set_extra_state(self, state: Tensor) -> None:
+        """Restore delta."""
         self.delta = state
 
     def training_step(self, optimize: Optimize, images: Tensor, labels: Tensor) -> None:
@@ -45,15 +46,17 @@ class FreeAdversarialTraining(Method, name="free_at"):
         if self.delta.shape != images.shape:
             self.delta = torch.zeros_like(images)
         self.delta = self.delta.to(images.device)
-        centre = torch.zeros_like(images)
+        center = torch.zeros_like(images)
         for _ in range(self.passes):
             delta = self.delta.requires_grad_()
-            optimize(*self.mixer((images + delta).clamp(0, 1), labels), self.loss)
+            inputs, target = self.mixer((images + delta).clamp(0, 1), labels)
+            optimize(inputs, target, self.loss)
+            assert delta.grad is not None  # from optimize's backward pass
             self.delta = delta.detach()
             pgd_step_(
                 self.delta,
                 delta.grad,
-                centre,
+                center,
                 step=self.eps,
                 eps=self.eps,
                 lower=-self.eps,

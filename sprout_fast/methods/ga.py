@@ -10,8 +10,8 @@ class GaussianAugmentation(Method, name="ga"):
     """Gaussian augmentation: x̃ ~ N(x, sigma²), ỹ = y, g = h = I.
 
     Args:
-        setting: see `MethodSetting`.
-        sigma: standard deviation of the noise, on images in [0,1].
+        setting: properties of the run.
+        sigma: standard deviation of the Gaussian noise, on images in [0, 1].
     """
 
     def __init__(self, setting: MethodSetting, *, sigma: float = 0.1) -> None:

@@ -7,13 +7,14 @@ from sprout_fast.methods.losses import CrossEntropy
 
 
 class GaussianLabelSmoothing(Method, name="ga_ls"):
-    """Label smoothing on noisy images: x̃ ~ N(x, sigma²), ỹ = y, g = I, h(y) = (1 - alpha) y +
-    alpha u.
+    """Gaussian augmentation and label smoothing.
+
+    x̃ ~ N(x, sigma²), ỹ = y, g = I, h(y) = (1 - alpha) y + alpha u.
 
     Args:
-        setting: see `MethodSetting`.
-        sigma: standard deviation of the noise, on images in [0,1].
-        alpha: share of the uniform label u = 1/K.
+        setting: properties of the run.
+        sigma: standard deviation of the Gaussian noise, on images in [0, 1].
+        alpha: weight of the uniform label u = 1/K, in [0, 1].
     """
 
     def __init__(self, setting: MethodSetting, *, sigma: float = 0.1, alpha: float = 0.1) -> None:

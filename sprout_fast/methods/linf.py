@@ -1,4 +1,4 @@
-"""What the attack-based rows share: images on [0,1] and sign-gradient ascent in the l-inf ball."""
+"""What attack-based methods share: images in [0, 1] and sign-gradient ascent in the l-inf ball."""
 
 from __future__ import annotations
 
@@ -12,31 +12,37 @@ from torch import Tensor, nn
 
 from sprout_fast.attacks.balls import BALLS
 from sprout_fast.attacks.pgd import input_gradient
-from sprout_fast.models import evaluation_mode, frozen_parameters
+from sprout_fast.models.mode import evaluation_mode, frozen_parameters
 
 
 def unit_images(images: Tensor) -> Tensor:
-    """Images as attacks take them: float32 in [0,1]; uint8 is divided by 255."""
+    """Convert images to float32 in [0, 1], dividing uint8 images by 255.
+
+    >>> unit_images(torch.tensor([0, 255], dtype=torch.uint8))
+    tensor([0., 1.])
+    """
     return images.float() / 255 if images.dtype == torch.uint8 else images.float()
 
 
 def check_unit(name: str, value: float) -> None:
-    """Raise ``ValueError`` for a length that is not in [0,1]."""
+    """Raise ``ValueError`` unless a length is in [0, 1]."""
     if not 0 <= value <= 1:
         raise ValueError(
-            f"{name} must be in [0, 1], where images are (8/255 = 0.0314), got {value}"
+            f"{name}: got {value}, expected a number in [0, 1], the range of images "
+            "(8/255 is 0.0314)"
         )
 
 
 @dataclass(frozen=True)
 class LinfAttack:
-    """Attack within a training step: ``steps`` of ``step_size`` in the ball of ``eps`` and [0,1].
+    """An attack within a training step: sign-gradient ascent in the l-inf ball and [0, 1].
 
     Args:
-        eps, step_size: in [0,1].
-        steps: >= 1.
-        training_mode: with batch statistics, as the network is while it trains, or in eval mode
-            with the running ones. A forward pass in training mode also moves the running ones.
+        eps: radius of the ball, in [0, 1].
+        step_size: length of a step, in [0, 1].
+        steps: number of steps, >= 1.
+        training_mode: attack the network in training mode, which uses batch statistics and also
+            updates the running ones, instead of eval mode.
 
     Raises:
         ValueError: a number outside its range.
@@ -51,7 +57,7 @@ class LinfAttack:
         for name in ("eps", "step_size"):
             check_unit(name, getattr(self, name))
         if self.steps < 1:
-            raise ValueError(f"attack_steps must be at least 1, got {self.steps}")
+            raise ValueError(f"attack_steps: got {self.steps}, expected an int >= 1")
 
     def __call__(
         self,
@@ -60,10 +66,14 @@ class LinfAttack:
         objective: Callable[[Tensor], Tensor],
         start: Tensor | None = None,
     ) -> Tensor:
-        """Images in the ball around ``images`` that raise ``objective(logits)``, a sum over rows.
+        """Return images in the ball around ``images`` that increase an objective.
 
-        ``start`` is where the ascent begins; None takes a uniform point of the ball, from torch's
-        own generator.
+        Args:
+            network: maps images in [0, 1] to logits [B, K].
+            images: float32 [B, C, H, W] in [0, 1].
+            objective: maps logits to a scalar, a sum over images.
+            start: initial points [B, C, H, W]. Default: uniform in the ball, from torch's own
+                generator.
         """
         ball = BALLS["linf"]
         adversarial = ball.uniform(images, self.eps, None) if start is None else start
@@ -78,8 +88,8 @@ class LinfAttack:
 
 
 def cross_entropy_of(labels: Tensor) -> Callable[[Tensor], Tensor]:
-    """The untargeted objective: the summed cross entropy of ``labels``.
+    """Return the untargeted objective: the cross entropy of ``labels``, summed over images.
 
-    A sum, so that one image's gradient does not shrink with the batch that it is in.
+    A sum, because an image's gradient must not depend on the batch size.
     """
     return lambda logits: F.cross_entropy(logits.float(), labels, reduction="sum")

@@ -1,4 +1,4 @@
-"""The losses that rows of Table 1 share: eq. (4) with g = I and different h."""
+"""Losses that several methods share: eq. (4) with g = I and different h."""
 
 from __future__ import annotations
 
@@ -14,7 +14,13 @@ class CrossEntropy(nn.Module):
     """Eq. (4) on the batch's own labels: h = I, or h(y) = (1 - smoothing) y + smoothing u.
 
     Args:
-        smoothing: share of the uniform label u = 1/K, in [0,1].
+        smoothing: weight of the uniform label u = 1/K, in [0, 1].
+
+    Call it with logits [B, K] and a :class:`~sprout_fast.MixupTarget`; it returns the mean loss, a
+    float32 scalar.
+
+    Raises:
+        ValueError: ``smoothing`` outside its range.
     """
 
     def __init__(self, smoothing: float = 0.0) -> None:
@@ -27,26 +33,45 @@ class CrossEntropy(nn.Module):
 
 
 class MixedCrossEntropy(nn.Module):
-    """Eq. (4) on labels that Mixup has mixed, smoothed or not, without a label matrix.
+    """Eq. (4) on labels mixed by Mixup, smoothed or not, without a label matrix.
 
-    The mean of SPROUT's Dirichlet at beta = u, (1 - smoothing) y + smoothing u, is that label.
+    The label (1 - smoothing) y + smoothing u is the mean of SPROUT's Dirichlet at beta = u.
+
+    Args:
+        num_classes: number of classes K.
+        smoothing: weight of the uniform label u = 1/K, in [0, 1].
+        device: device of the buffers.
+
+    Call it with logits [B, K] and a :class:`~sprout_fast.MixupTarget`; it returns the mean loss.
+
+    Raises:
+        ValueError: ``smoothing`` outside its range.
     """
 
-    def __init__(self, num_classes: int, smoothing: float = 0.0, device=None) -> None:
+    uniform: Tensor
+    rng_state: Tensor
+
+    def __init__(
+        self,
+        num_classes: int,
+        smoothing: float = 0.0,
+        device: torch.device | str | None = None,
+    ) -> None:
         super().__init__()
         _check(smoothing)
         self.smoothing = smoothing
         uniform = torch.full((num_classes,), 1 / num_classes, device=device)
         self.register_buffer("uniform", uniform, persistent=False)
-        undrawn = torch.zeros(3, dtype=torch.int64, device=device)  # a mean draws no numbers
-        self.register_buffer("undrawn", undrawn, persistent=False)
+        # An argument of the op; a mean draws no random numbers.
+        rng_state = torch.zeros(3, dtype=torch.int64, device=device)
+        self.register_buffer("rng_state", rng_state, persistent=False)
 
     def forward(self, logits: Tensor, target: MixupTarget) -> Tensor:
         return sprout_loss(
             logits,
             *target,
             self.uniform,
-            self.undrawn,
+            self.rng_state,
             alpha=self.smoothing,
             label_mode="mean",
             beta_grad="none",
@@ -55,4 +80,4 @@ class MixedCrossEntropy(nn.Module):
 
 def _check(smoothing: float) -> None:
     if not 0 <= smoothing <= 1:
-        raise ValueError(f"alpha must be in [0, 1], got {smoothing}")
+        raise ValueError(f"alpha: got {smoothing}, expected a number in [0, 1]")

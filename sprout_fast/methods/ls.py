@@ -1,4 +1,4 @@
-"""Label smoothing (Szegedy et al. 2016)."""
+"""Label smoothing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class LabelSmoothing(Method, name="ls"):
     """Label smoothing (Szegedy et al. 2016): x̃ = x, ỹ = y, g = I, h(y) = (1 - alpha) y + alpha u.
 
     Args:
-        setting: see `MethodSetting`.
-        alpha: share of the uniform label u = 1/K.
+        setting: properties of the run.
+        alpha: weight of the uniform label u = 1/K, in [0, 1].
     """
 
     def __init__(self, setting: MethodSetting, *, alpha: float = 0.1) -> None:

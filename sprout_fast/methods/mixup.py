@@ -1,4 +1,4 @@
-"""Mixup (Zhang et al. 2018)."""
+"""Mixup."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class Mixup(Method, name="mixup"):
     """Mixup (Zhang et al. 2018): x̃ = λ x_i + (1-λ) x_j, ỹ = λ y_i + (1-λ) y_j, g = h = I.
 
     Args:
-        setting: see `MethodSetting`.
-        mixup_alpha: Mixup's weight is drawn from Beta(mixup_alpha, mixup_alpha); 0 turns Mixup off.
+        setting: properties of the run.
+        mixup_alpha: parameter of λ ~ Beta(mixup_alpha, mixup_alpha); 0 turns Mixup off.
     """
 
     def __init__(self, setting: MethodSetting, *, mixup_alpha: float = 0.2) -> None:

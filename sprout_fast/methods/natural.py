@@ -1,4 +1,4 @@
-"""Natural training: METHOD.md's Table 1, first row."""
+"""Natural training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,13 @@ from sprout_fast.methods.losses import CrossEntropy
 
 
 class Natural(Method, name="natural"):
-    """Natural training: x̃ = x, ỹ = y, g = h = I, through the same mixer with all of it off."""
+    """Natural training: x̃ = x, ỹ = y, g = h = I.
+
+    It uses the same mixer as the other methods, with noise and Mixup off.
+
+    Args:
+        setting: properties of the run.
+    """
 
     def __init__(self, setting: MethodSetting) -> None:
         super().__init__(setting.mixer(), CrossEntropy())

@@ -1,4 +1,4 @@
-"""PGD adversarial training (Madry et al. 2018)."""
+"""PGD adversarial training."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from sprout_fast.methods.losses import CrossEntropy
 class AdversarialTraining(Method, name="pgd_at"):
     """PGD adversarial training (Madry et al. 2018): x̃ = PGD_eps(x), ỹ = y, g = h = I.
 
-    From a uniform point of the ball, the network in training mode, as in the original.
+    As in the original, the attack starts from a uniform point of the ball, and the network is in
+    training mode during the attack.
 
     Args:
-        setting: see `MethodSetting`.
-        eps: radius of the l-inf ball, on images in [0,1].
-        step_size: of the attack's steps, on images in [0,1].
-        attack_steps: of PGD, each a forward and a backward pass.
+        setting: properties of the run.
+        eps: radius of the l-inf ball, on images in [0, 1].
+        step_size: length of the attack's steps, on images in [0, 1].
+        attack_steps: number of PGD steps, each a forward and a backward pass.
     """
 
     def __init__(
@@ -34,4 +35,5 @@ class AdversarialTraining(Method, name="pgd_at"):
 
     def training_step(self, optimize: Optimize, images: Tensor, labels: Tensor) -> None:
         adversarial = self.attack(optimize.network, unit_images(images), cross_entropy_of(labels))
-        optimize(*self.mixer(adversarial, labels), self.loss)
+        inputs, target = self.mixer(adversarial, labels)
+        optimize(inputs, target, self.loss)

@@ -1,4 +1,4 @@
-"""SPROUT (Cheng et al., AAAI 2021), Algorithm 1, without its second back-propagation."""
+"""SPROUT, Algorithm 1, without its second back-propagation."""
 
 from __future__ import annotations
 
@@ -10,41 +10,44 @@ from sprout_fast.methods.base import Method, MethodSetting, Optimize
 from sprout_fast.methods.losses import MixedCrossEntropy
 from sprout_fast.nn.loss import SproutLoss
 
-# Under this expected mass on the true class, labels and logits flatten, and flat logits look robust
-# under PGD without being so (METHOD.md, "beta's drift").
+# Below this expected mass on the true class, labels and logits flatten, and flat logits look robust
+# under PGD without being robust (METHOD.md, "beta's drift").
 LOW_MASS = 0.5
 
 MODULES = ("ga", "mixup", "dirichlet", "ls")
 
 
 class Sprout(Method, name="sprout"):
-    """SPROUT: x̃ and ỹ mix N(x_i, sigma²) and N(x_j, sigma²) and their labels by λ ~ Beta(mixup_alpha, mixup_alpha), g =
-    I, h = Dirichlet(scale ((1 - alpha) y + alpha beta)), and beta ascends the same loss.
+    """SPROUT (Cheng et al., AAAI 2021): Gaussian augmentation, Mixup and Dirichlet labels.
+
+    x̃ and ỹ mix N(x_i, sigma²) and N(x_j, sigma²) and their labels by λ ~ Beta(mixup_alpha,
+    mixup_alpha), g = I, h = Dirichlet(scale ((1 - alpha) y + alpha beta)), and beta ascends the
+    same loss.
 
     Args:
-        setting: see `MethodSetting`.
-        modules: which of its parts are on, for ablations: any of ga, mixup, dirichlet and ls, with
-            commas between. ls is label smoothing by alpha towards u = 1/K; with dirichlet, a draw
-            around that label, beta staying at u. Options of a part that is off have no effect.
-        sigma: standard deviation of the noise, on images in [0,1].
-        mixup_alpha: Mixup's weight is drawn from Beta(mixup_alpha, mixup_alpha); 0 turns Mixup off.
-        alpha: beta's share in the labels' concentration (1-alpha) y + alpha beta.
-        scale: factor on that concentration. The authors' code: 11, with alpha 1/11.
-        label_mode: labels drawn from the Dirichlet, or its mean as a control.
-        labels_per_pair: one label for the mixed pair, or one for each of the two, whose losses are
-            mixed, as in the authors' code.
-        beta_init: beta's first value in every class; by default drawn from U(0, 10/K).
-        beta_lr: step size of beta's ascent; by default 0.5/K. lr follows the weights' learning
-            rate.
-        beta_momentum: momentum of the ascent.
+        setting: properties of the run.
+        modules: the parts that are on, for ablations, separated by commas: any of ga, mixup,
+            dirichlet and ls, which is label smoothing by alpha and with dirichlet keeps beta at
+            1/K. Options of a part that is off have no effect.
+        sigma: standard deviation of the Gaussian noise, on images in [0, 1].
+        mixup_alpha: parameter of λ ~ Beta(mixup_alpha, mixup_alpha); 0 turns Mixup off.
+        alpha: beta's weight in the labels' concentration (1-alpha) y + alpha beta, in [0, 1].
+        scale: factor on that concentration; the authors' code has 11, with alpha 1/11.
+        label_mode: labels are drawn from the Dirichlet (sample) or are its mean, as a control.
+        labels_per_pair: one label for the mixed pair, or one for each of the two images, whose
+            losses are mixed, as in the authors' code.
+        beta_init: initial beta of every class; by default drawn from U(0, 10/K).
+        beta_lr: step size of beta's ascent, or lr for the weights' learning rate; by default 0.5/K.
+        beta_momentum: momentum of beta's ascent.
         beta_weight_decay: weight decay of beta.
-        beta_grad: beta's gradient through the drawn label, in expectation, or none; by default
-            implicit under 100 classes, expected from there.
-        beta_batch: beta ascends on the mixed batch of the weights' own step, or on the clean batch
-            in a forward pass of its own after them, as in the authors' code.
-        weight_steps: optimizer steps on each batch, with fresh noise and Mixup. The authors' code:
-            3.
-        mass_floor: rescale beta to keep this expected mass on the true class; by default off.
+        beta_grad: gradient of beta through the drawn label (implicit), in expectation, or none; by
+            default implicit below 100 classes and expected from there.
+        beta_batch: beta ascends on the mixed batch of the weights' own step, or afterwards on the
+            clean batch with a separate forward pass, as in the authors' code.
+        weight_steps: optimizer steps per batch, each with new noise and Mixup; the authors' code
+            has 3.
+        mass_floor: smallest expected mass on the true class, in (1/K, 1), kept by rescaling beta;
+            by default none.
     """
 
     def __init__(
@@ -69,11 +72,13 @@ class Sprout(Method, name="sprout"):
     ) -> None:
         on = _modules(modules)
         mixer = setting.mixer(sigma if "ga" in on else 0.0, mixup_alpha if "mixup" in on else 0.0)
-        learns_labels = "dirichlet" in on
-        if not learns_labels:
-            smoothing = alpha if "ls" in on else 0.0
-            loss = MixedCrossEntropy(setting.num_classes, smoothing, setting.device)
-        else:
+        if weight_steps < 1:
+            raise ValueError(f"weight_steps: got {weight_steps}, expected an int >= 1")
+        if beta_batch not in ("mixed", "clean"):
+            raise ValueError(f"beta_batch: got {beta_batch!r}, expected 'mixed' or 'clean'")
+        if isinstance(beta_lr, str) and beta_lr != "lr":
+            raise ValueError(f"beta_lr: got {beta_lr!r}, expected a number or 'lr'")
+        if "dirichlet" in on:
             loss = SproutLoss(
                 setting.num_classes,
                 alpha=alpha,
@@ -81,71 +86,75 @@ class Sprout(Method, name="sprout"):
                 label_mode=label_mode,
                 labels_per_pair=labels_per_pair,
                 beta_init=1 / setting.num_classes if "ls" in on else beta_init,
-                beta_lr=0.0 if beta_lr == "lr" else beta_lr,
+                beta_lr=0.0 if isinstance(beta_lr, str) else beta_lr,
                 beta_momentum=beta_momentum,
                 beta_weight_decay=beta_weight_decay,
                 beta_grad="none" if "ls" in on else beta_grad,
                 mass_floor=mass_floor,
                 accumulation_steps=setting.accumulation_steps,
+                self_progressing=beta_batch == "mixed",
                 seed=setting.seed,
                 first_row=setting.first_row,
                 device=setting.device,
             )
+        else:
+            smoothing = alpha if "ls" in on else 0.0
+            loss = MixedCrossEntropy(setting.num_classes, smoothing, setting.device)
         super().__init__(mixer, loss)
-        self.learns_labels = learns_labels
-        if weight_steps < 1:
-            raise ValueError(f"weight_steps must be at least 1, got {weight_steps}")
         self.passes = weight_steps
-        if beta_batch not in ("mixed", "clean"):
-            raise ValueError(f"beta_batch must be 'mixed' or 'clean', got {beta_batch!r}")
-        self.clean = None
-        if learns_labels and beta_batch == "clean":
-            loss.self_progressing = False
-            self.clean = setting.mixer()
+        self.clean = setting.mixer() if "dirichlet" in on and beta_batch == "clean" else None
         self.beta_follows_lr = beta_lr == "lr"
 
+    @property
+    def _dirichlet(self) -> SproutLoss | None:
+        """The loss, if it has a beta."""
+        return self.loss if isinstance(self.loss, SproutLoss) else None
+
     def training_step(self, optimize: Optimize, images: Tensor, labels: Tensor) -> None:
-        if self.beta_follows_lr and self.learns_labels:
-            self.loss.beta_lr = optimize.lr
+        if self.beta_follows_lr and self._dirichlet is not None:
+            self._dirichlet.beta_lr = optimize.lr
         for _ in range(self.passes):
             inputs, target = self.mixer(images, labels)
             optimize(inputs, target, self.loss)
-        if self.clean is not None:
+        if self.clean is not None and self._dirichlet is not None:
             # The authors' code also goes backward through the network here; beta's gradient needs
-            # the logits alone.
+            # only the logits.
             inputs, target = self.clean(images, labels)
-            self.loss.ascend(optimize.logits(inputs), target)
+            self._dirichlet.ascend(optimize.logits(inputs), target)
 
     @property
     def beta(self) -> Tensor | None:
-        """float32 [K], the class weights that progress by themselves."""
-        return self.loss.beta if self.learns_labels else None
+        """The class weights that progress by themselves, float32 [K]."""
+        return None if self._dirichlet is None else self._dirichlet.beta
 
     def statistics(self) -> dict[str, float]:
-        """The expected mass on the true class and beta's range."""
-        if not self.learns_labels:
+        """Return the expected mass on the true class and beta's range."""
+        if self._dirichlet is None:
             return {}
+        beta = self._dirichlet.beta
         return {
-            "true_class_mass": self.loss.expected_true_mass().item(),
-            "beta_min": self.beta.min().item(),
-            "beta_mean": self.beta.mean().item(),
-            "beta_max": self.beta.max().item(),
+            "true_class_mass": self._dirichlet.expected_true_mass().item(),
+            "beta_min": beta.min().item(),
+            "beta_mean": beta.mean().item(),
+            "beta_max": beta.max().item(),
         }
 
     def warning(self) -> str | None:
-        """Beta has drifted so far that the labels hardly name the true class any more."""
-        mass = self.loss.expected_true_mass().item() if self.learns_labels else 1.0
+        """Return a warning if beta has drifted so far that labels hardly name the true class."""
+        mass = 1.0 if self._dirichlet is None else self._dirichlet.expected_true_mass().item()
         if mass >= LOW_MASS:
             return None
         return (
-            f"the labels' expected mass on the true class is {mass:.2f}, under {LOW_MASS}: logits"
-            " flatten, which looks robust under PGD alone (--mass-floor keeps it up)"
+            f"the labels' expected mass on the true class is {mass:.2f}, below {LOW_MASS}: logits"
+            " flatten, which looks robust under PGD alone (set mass_floor to keep it up)"
         )
 
 
 def _modules(listed: str) -> set[str]:
-    """The names in ``"ga,mixup"``, checked."""
+    """Return the names in ``"ga,mixup"``, checked."""
     on = {name.strip() for name in listed.split(",") if name.strip()}
     if unknown := on - set(MODULES):
-        raise ValueError(f"modules takes any of {', '.join(MODULES)}, got {', '.join(unknown)}")
+        raise ValueError(
+            f"modules: got {', '.join(sorted(unknown))}, expected any of {', '.join(MODULES)}"
+        )
     return on

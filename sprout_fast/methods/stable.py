@@ -1,4 +1,4 @@
-"""Stability training (Zheng et al. 2016)."""
+"""Stability training."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from sprout_fast.ops.generalized_cross_entropy import generalized_cross_entropy
 class StableTraining(Method, name="stable"):
     """Stability training (Zheng et al. 2016): x̃ ~ N(x, sigma²), ỹ = y.
 
-    Trains the original's objective, CE(f(x), y) + stability H(f(x), f(x̃)), where the second term is
-    the cross entropy -sum_k f(x)_k log f(x̃)_k. Table 1 writes it as g = f(x) ∘ f(x̃), h = I, whose
-    eq. (4) is CE(f(x), y) + CE(f(x̃), y): there the noisy image is held to the label, here to the
-    network's own answer on the image.
+    The loss is the original's, CE(f(x), y) + stability H(f(x), f(x̃)), where the second term is the
+    cross entropy -sum_k f(x)_k log f(x̃)_k. Table 1 writes it as g = f(x) ∘ f(x̃), h = I, whose
+    eq. (4) is CE(f(x), y) + CE(f(x̃), y): there the noisy image is trained on the label, here on the
+    network's own prediction for the clean image.
 
     Args:
-        setting: see `MethodSetting`.
-        sigma: standard deviation of the noise, on images in [0,1].
-        stability: weight of the stability term. Zheng et al. take 0.01 in classification.
+        setting: properties of the run.
+        sigma: standard deviation of the Gaussian noise, on images in [0, 1].
+        stability: weight of the stability term; Zheng et al. use 0.01 for classification.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class StableTraining(Method, name="stable"):
     ) -> None:
         super().__init__(setting.mixer(sigma), CrossEntropy())
         if not 0 <= stability < float("inf"):
-            raise ValueError(f"stability must be a number from 0 up, got {stability}")
+            raise ValueError(f"stability: got {stability}, expected a finite number >= 0")
         self.clean = setting.mixer()
         self.stability = stability
 
@@ -42,5 +42,6 @@ class StableTraining(Method, name="stable"):
 
     def _objective(self, logits: Sequence[Tensor], target: MixupTarget) -> Tensor:
         clean, noisy = logits
-        answer = clean.float().softmax(1)
-        return self.loss(clean, target) + self.stability * generalized_cross_entropy(noisy, answer)
+        prediction = clean.float().softmax(1)
+        stability = generalized_cross_entropy(noisy, prediction)
+        return self.loss(clean, target) + self.stability * stability

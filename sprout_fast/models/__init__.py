@@ -1,14 +1,37 @@
-"""Models that take images in [0,1]: architectures by name, their weights, our checkpoints.
+"""Models that expect images in [0, 1]: architectures by name, their weights, and checkpoints.
 
-`import sprout_fast.models` needs torch alone; torchvision is needed when one of its architectures,
-or one that builds on them, is asked for. A new architecture is a new file in `families`.
+torchvision is needed only when one of its architectures, or one that builds on them, is created. A
+new family of architectures is a new file in ``families``.
 """
 
-from sprout_fast.models.checkpoint import CHECKPOINT_FORMAT, load_model, read_checkpoint
-from sprout_fast.models.factory import create_model, default_normalization, is_arch, list_archs
-from sprout_fast.models.mode import evaluation_mode, frozen_parameters
-from sprout_fast.models.normalized import Normalized
-from sprout_fast.models.weights import load_weights
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sprout_fast._lazy import attach as _attach
+
+if TYPE_CHECKING:
+    from sprout_fast.models.checkpoint import CHECKPOINT_FORMAT, load_model, read_checkpoint
+    from sprout_fast.models.factory import (
+        create_model,
+        default_normalization,
+        is_arch,
+        list_archs,
+    )
+    from sprout_fast.models.mode import evaluation_mode, frozen_parameters
+    from sprout_fast.models.normalized import Normalized
+    from sprout_fast.models.weights import load_weights
+else:
+    __getattr__, __dir__ = _attach(
+        __name__,
+        {
+            "checkpoint": ["CHECKPOINT_FORMAT", "load_model", "read_checkpoint"],
+            "factory": ["create_model", "default_normalization", "is_arch", "list_archs"],
+            "mode": ["evaluation_mode", "frozen_parameters"],
+            "normalized": ["Normalized"],
+            "weights": ["load_weights"],
+        },
+    )
 
 __all__ = [
     "CHECKPOINT_FORMAT",

@@ -1,4 +1,4 @@
-"""Our checkpoints as models that any attack library can take."""
+"""Load sprout_fast checkpoints as models."""
 
 from __future__ import annotations
 
@@ -18,57 +18,77 @@ CHECKPOINT_FORMAT = "sprout_fast.checkpoint.v1"
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """A checkpoint's dict, on the CPU, read safely.
+    """Return the content of a sprout_fast checkpoint, with tensors on the CPU.
+
+    It is read with ``weights_only=True``, so nothing in the file is run.
+
+    Args:
+        path: ``last.pt`` or ``best.pt`` of a training run.
+
+    Returns:
+        A dict with the keys ``format``, ``model``, ``ema``, ``config``, ``epoch`` and the state of
+        training.
 
     Raises:
-        UserError: the file cannot be read safely, or its `format` is not CHECKPOINT_FORMAT.
+        UserError: the file cannot be read, or its ``format`` is not ``CHECKPOINT_FORMAT``.
+
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/last.pt"
+    >>> torch.save({"format": CHECKPOINT_FORMAT, "epoch": 3}, path)
+    >>> read_checkpoint(path)["epoch"]
+    3
     """
     content = read_torch_file(path)
-    found = content.get("format") if isinstance(content, Mapping) else None
-    if found != CHECKPOINT_FORMAT:
+    found = content.get("format") if isinstance(content, dict) else None
+    if not isinstance(content, dict) or found != CHECKPOINT_FORMAT:
         got = f"format {found!r}" if found is not None else "a file without a format"
         raise UserError(
-            f"{path}: got {got}, takes a checkpoint of sprout_fast ({CHECKPOINT_FORMAT})"
+            f"{path}: got {got}, expected a sprout_fast checkpoint ({CHECKPOINT_FORMAT})"
         )
     return content
 
 
 def load_model(path: str | Path, device: str | torch.device = "cpu") -> Normalized:
-    """The model in a checkpoint of ours, in eval mode: images in [0,1] in, logits out.
+    """Load the model of a sprout_fast checkpoint in eval mode.
 
-    It uses the checkpoint's `ema` where there is one, else its `model`, and of its config only
-    `arch`, `num_classes`, `mean` and `std` (`image_size` where it is given). The global random
-    state is left as it was.
+    It has the averaged weights (``ema``) if the checkpoint has any, else those of ``model``. Of the
+    config it uses ``arch``, ``num_classes``, ``mean``, ``std`` and, if given, ``image_size``. The
+    global random state is not changed.
 
     Args:
-        path: `last.pt` or `best.pt` of a run.
-        device: where the model goes.
+        path: ``last.pt`` or ``best.pt`` of a training run.
+        device: device of the model.
 
     Returns:
-        a plain nn.Module: floating [B,3,H,W] in [0,1] -> logits [B,num_classes].
+        A plain ``nn.Module`` that maps floating images [B, 3, H, W] in [0, 1] to logits
+        [B, num_classes], for any attack library.
 
     Raises:
-        UserError: not a checkpoint of ours, or one whose parts do not fit together.
+        UserError: not a sprout_fast checkpoint, or one whose parts do not match.
 
-    ::
-
-        model = sprout_fast.load_model("run/best.pt", "cuda")
-        predictions = model(images.float() / 255).argmax(1)
+    >>> import tempfile
+    >>> path = tempfile.mkdtemp() + "/best.pt"
+    >>> config = {"arch": "cifar_resnet8", "num_classes": 10, "mean": [0.5] * 3, "std": [0.25] * 3}
+    >>> weights = create_model("cifar_resnet8", 10).state_dict()
+    >>> torch.save({"format": CHECKPOINT_FORMAT, "model": weights, "config": config}, path)
+    >>> model = load_model(path)
+    >>> model(torch.zeros(2, 3, 32, 32)).shape
+    torch.Size([2, 10])
     """
     content = read_checkpoint(path)
     config = content.get("config")
-    wanted = ("arch", "num_classes", "mean", "std")
-    lacking = [key for key in wanted if not isinstance(config, Mapping) or key not in config]
-    if lacking:
-        raise UserError(f"{path}: its config lacks {', '.join(lacking)}")
+    required = ("arch", "num_classes", "mean", "std")
+    missing = [key for key in required if not isinstance(config, Mapping) or key not in config]
+    if missing or not isinstance(config, Mapping):
+        raise UserError(f"{path}: its config lacks {', '.join(missing)}")
     state_dict, kind, arch = find_state_dict(path, content)
     try:
-        with torch.random.fork_rng(devices=[]):  # the fresh weights are thrown away
+        with torch.random.fork_rng(devices=[]):  # the initial weights are replaced
             model = create_model(
                 config["arch"], config["num_classes"], image_size=config.get("image_size")
             )
-        apply_state_dict(model, state_dict, reset_head=False, name=f"{path}{kind}", file_arch=arch)
         wrapped = Normalized(model, config["mean"], config["std"])
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: its config does not fit: {error}") from error
+    apply_state_dict(model, state_dict, name=f"{path}{kind}", file_arch=arch)
     return wrapped.to(device).eval()

@@ -1,67 +1,68 @@
-"""Architectures by name."""
+"""Create models by the name of their architecture."""
 
 from __future__ import annotations
-
-import difflib
 
 from torch import nn
 
 from sprout_fast.errors import UserError
-from sprout_fast.models.families import Architecture, Channels, families
+from sprout_fast.models.architecture import FAMILIES, Architecture, Channels
+from sprout_fast.registry import nearest
 
 
 def list_archs() -> tuple[str, ...]:
-    """The names that `create_model` takes; of cifar_resnetD and cifar_wrnD_K the published ones.
+    """Return the names that :func:`create_model` accepts.
+
+    Of the endlessly many ``cifar_resnetD`` and ``cifar_wrnD_K``, the published ones.
 
     >>> "resnet152" in list_archs(), "cifar_wrn34_10" in list_archs()
     (True, True)
     >>> "fasterrcnn_resnet50_fpn" in list_archs()
     False
     """
-    return tuple(name for family in families() for name in family.listed())
+    return tuple(name for family in FAMILIES.values() for name in family.listed())
 
 
 def is_arch(name: str) -> bool:
-    """Whether `create_model` takes ``name``.
+    """Return whether :func:`create_model` accepts ``name``.
 
     >>> is_arch("cifar_wrn34_7"), is_arch("wrn34_7")
     (True, False)
     """
-    return any(family.find(name) is not None for family in families())
+    return any(family.find(name) is not None for family in FAMILIES.values())
 
 
 def _find(arch: str) -> Architecture:
-    for family in families():
+    for family in FAMILIES.values():
         found = family.find(arch) if isinstance(arch, str) else None
         if found is not None:
             return found
     wanted, names = str(arch).lower(), list_archs()
-    nearest = [name for name in names if name.endswith(f"_{wanted}")]
-    nearest = nearest or difflib.get_close_matches(wanted, names, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(nearest)}?" if nearest else "for example resnet50"
-    taken = ", ".join(family.TAKEN for family in families())
-    raise UserError(f"arch: got {arch!r}, takes {taken}; {hint}")
+    with_prefix = [name for name in names if name.endswith(f"_{wanted}")]
+    hint = f"; did you mean {' or '.join(with_prefix)}?" if with_prefix else nearest(wanted, names)
+    accepted = ", ".join(family.names for family in FAMILIES.values())
+    raise UserError(f"{arch}: expected {accepted}{hint or ', for example resnet50'}", option="arch")
 
 
 def create_model(arch: str, num_classes: int, *, image_size: int | None = None) -> nn.Module:
-    """A classification model with fresh weights, in training mode.
+    """Create a classification model with new weights, in training mode.
 
     Args:
-        arch: a name out of `list_archs()`, or any cifar_resnetD with D = 6n+2 and cifar_wrnD_K
-            with D = 6n+4, K >= 1.
-        num_classes: outputs of the classifier, >= 2.
-        image_size: side of the square input in pixels, checked against what the architecture can
-            take. The parameters of vit_* and maxvit_t depend on it (224 where it is None).
+        arch: a name in :func:`list_archs`, or any ``cifar_resnetD`` with D = 6n+2 and
+            ``cifar_wrnD_K`` with D = 6n+4, K >= 1.
+        num_classes: number of classes, >= 2.
+        image_size: side of the square images in pixels, checked against what the architecture
+            supports. The parameters of ``vit_*`` and ``maxvit_t`` depend on it. Default: 224 for
+            these, unchecked for the others.
 
     Returns:
-        a module that takes normalised images [B,3,H,W] and always gives one tensor, logits
-        [B,num_classes]: googlenet and inception_v3 come without their auxiliary heads. These two
-        take images normalised by ImageNet's mean and std like all others and convert them inside
-        (torchvision's `transform_input`), as their published weights need.
+        A module that maps normalized images [B, 3, H, W] to one tensor, logits [B, num_classes].
+        ``googlenet`` and ``inception_v3`` have no auxiliary heads. They expect images normalized by
+        ImageNet's mean and std like all others, and convert them to the range of their published
+        weights (torchvision's ``transform_input``).
 
     Raises:
-        UserError: unknown arch, num_classes that is not an int >= 2, an image size that the
-            architecture cannot take.
+        UserError: an unknown architecture, ``num_classes`` that is not an int >= 2, or an image
+            size that the architecture does not support.
 
     >>> model = create_model("cifar_resnet20", 10)
     >>> sum(parameter.numel() for parameter in model.parameters())
@@ -69,25 +70,30 @@ def create_model(arch: str, num_classes: int, *, image_size: int | None = None) 
     """
     found = _find(arch)
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
-        raise UserError(f"num_classes: got {num_classes!r}, takes an int >= 2")
+        raise UserError(f"num_classes: got {num_classes!r}, expected an int >= 2")
     if image_size is not None and found.smallest is not None and image_size < found.smallest:
         raise UserError(
-            f"arch {arch}: got image size {image_size}, takes {found.smallest} pixels and more"
+            f"{image_size}: {arch} expects at least {found.smallest} pixels", option="image_size"
         )
     try:
         return found.build(num_classes, image_size)
     except (AssertionError, ValueError) as error:
-        if image_size is None:
+        if image_size is None or isinstance(error, UserError):
             raise
         message = " ".join(str(error).split())
-        raise UserError(f"arch {arch}: does not take image size {image_size}: {message}") from error
+        raise UserError(
+            f"{image_size}: not supported by {arch}: {message}", option="image_size"
+        ) from error
 
 
 def default_normalization(arch: str) -> tuple[Channels, Channels]:
-    """(mean, std) a channel, in [0,1] units.
+    """Return an architecture's mean and std per channel, in [0, 1] units.
 
-    Of a cifar_* arch CIFAR-10's; of the others those of its default torchvision weights, which are
-    ImageNet's for all but efficientnet_v2_l, whose published weights were trained with 0.5, 0.5.
+    CIFAR-10's for ``cifar_*``, else those of the default torchvision weights. These are ImageNet's
+    for all but ``efficientnet_v2_l``, whose published weights were trained with 0.5 and 0.5.
+
+    Raises:
+        UserError: an unknown architecture.
 
     >>> default_normalization("resnet152")
     ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -1,4 +1,4 @@
-"""Borrow a model for evaluation or an attack and give it back as it was."""
+"""Context managers that change a model's state and restore it."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import nn
 
 @contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """`model.eval()` inside, and each module's own mode again after.
+    """Put ``model`` into eval mode inside, and restore the mode of each module afterwards.
 
-    Each module's, because a training model may hold modules that stay in eval mode (frozen
-    BatchNorm), which `model.train()` would wake.
+    Each module's own mode, because a model in training may contain modules that stay in eval mode
+    (frozen BatchNorm), which ``model.train()`` would change.
 
     >>> from torch import nn
     >>> model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())
@@ -34,9 +34,18 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def frozen_parameters(model: nn.Module) -> Iterator[None]:
-    """No parameter requires a gradient inside; their own flags again after.
+    """Set ``requires_grad=False`` on all parameters inside, and restore their flags afterwards.
 
-    A gradient to the input alone then keeps no activations for the parameters' gradients.
+    A gradient with respect to the input alone then stores no activations for the parameters'
+    gradients.
+
+    >>> from torch import nn
+    >>> model = nn.Linear(2, 2)
+    >>> with frozen_parameters(model):
+    ...     print(model.weight.requires_grad)
+    False
+    >>> model.weight.requires_grad
+    True
     """
     flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     for parameter, _ in flags:

@@ -1,4 +1,4 @@
-"""Read a file that `torch.save` wrote, without running what is in it."""
+"""Read files written by ``torch.save`` without running code in them."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from sprout_fast.errors import UserError
 
 
 def read_torch_file(path: str | Path) -> Any:
-    """`torch.load(path, map_location="cpu", weights_only=True)` with one-line errors.
+    """Return ``torch.load(path, map_location="cpu", weights_only=True)``.
 
     Raises:
-        UserError: no such file, a folder, unreadable, truncated, not a torch file, or one that
-            holds objects other than tensors and plain Python types.
+        UserError: in one line, no such file, a folder, an unreadable or truncated file, one that
+            ``torch.save`` did not write, or one with objects other than tensors and plain Python
+            types.
     """
     path = Path(path)
     try:
@@ -26,15 +27,15 @@ def read_torch_file(path: str | Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:
-        raise UserError(f"{path}: is a folder, takes a file that torch.save wrote") from None
+        raise UserError(f"{path}: is a folder, expected a file written by torch.save") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's hints about foreign pickles; we say our own
+            warnings.simplefilter("ignore")  # hints about unsafe pickles, which the error covers
             return torch.load(path, map_location="cpu", weights_only=True)
-    # A file that is no pickle can fail in the unpickler with any exception: a text file's letters
-    # are read as its instructions.
+    # A file that is not a pickle can fail with any exception: the unpickler reads the letters of a
+    # text file as instructions.
     except Exception as error:
         raise UserError(f"{path}: {_reason(head, error)}") from error
 
@@ -44,13 +45,15 @@ def _reason(head: bytes, error: Exception) -> str:
     unsafe = re.search(r"GLOBAL (\S+) was not an allowed global", message)
     if unsafe:
         return (
-            f"holds a Python object ({unsafe[1]}), which could run code when loaded; "
-            "takes a state dict: torch.save(model.state_dict(), file)"
+            f"contains a Python object ({unsafe[1]}), which could run code when loaded; "
+            "expected a state dict: torch.save(model.state_dict(), file)"
         )
     if "TorchScript" in message:
-        return "is a TorchScript program; takes a state dict: torch.save(model.state_dict(), file)"
+        return (
+            "is a TorchScript program; expected a state dict: torch.save(model.state_dict(), file)"
+        )
     if not head:
-        return "is empty, takes a file that torch.save wrote"
+        return "is empty, expected a file written by torch.save"
     if head.startswith(b"PK") and "central directory" in message or "unexpected EOF" in message:
         return "is truncated or damaged"
-    return f"is not a file that torch.save wrote (it begins with {head!r})"
+    return f"was not written by torch.save (it begins with {head!r})"

@@ -1,4 +1,4 @@
-"""Load weights from torchvision's files, our checkpoints and foreign ones into a model."""
+"""Load weights files into a model: torchvision's, sprout_fast checkpoints and foreign ones."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from sprout_fast.errors import UserError
 from sprout_fast.models.torch_file import read_torch_file
 
-_OUR_FORMATS = "sprout_fast.checkpoint."
-_SHOWN = 3  # keys named in an error; the rest are counted
-# Auxiliary classifiers of googlenet and inception_v3 in torchvision's files; create_model has none.
+_FORMAT_PREFIX = "sprout_fast.checkpoint."  # of checkpoints of any version
+_SHOWN = 3  # keys listed in an error; the rest are counted
+# Auxiliary classifiers in torchvision's files of googlenet and inception_v3, which models from
+# create_model do not have.
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
-# torchvision's densenet files are older than the rule that a module's name holds no dot, its ViT
-# files older than its MLP class. It renames these two while loading, and no other classifier's.
+# torchvision's densenet files predate the rule that a module's name contains no dot, its ViT files
+# predate its MLP class. On loading, torchvision renames the keys of these two, and no others.
 _OLD_NAMES = (
     (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
     (re.compile(r"(encoder_layer_\d+\.mlp\.)linear_1\."), r"\g<1>0."),
@@ -27,32 +28,53 @@ _OLD_NAMES = (
 
 
 def load_weights(model: nn.Module, path: str | Path, *, reset_head: bool = False) -> str:
-    """Load a weights file into `model`, in place, and say in one line what was loaded.
+    """Load a weights file into a model, in place.
 
     Args:
-        model: the plain model (no DDP, no compile wrapper), as `create_model` gives it.
-        path: a torchvision weights file, a checkpoint of ours (its `ema` where it has one, else
-            its `model`), or a foreign checkpoint with a state dict under "state_dict" or "model".
-            Prefixes "module." (DDP) and "_orig_mod." (torch.compile) are taken off.
-        reset_head: where the file's classifier is for another number of classes, keep the model's
-            own, fresh one and load everything else. A classifier that fits is loaded either way.
+        model: a plain model as returned by :func:`create_model`, not wrapped by
+            ``DistributedDataParallel`` or ``torch.compile``.
+        path: a torchvision weights file, a sprout_fast checkpoint (its ``ema`` if it has one, else
+            its ``model``), or another checkpoint with a state dict under ``"state_dict"`` or
+            ``"model"``. Prefixes ``module.`` (DDP) and ``_orig_mod.`` (torch.compile) are removed.
+        reset_head: if the file's classifier has another number of classes, keep the model's own
+            and load everything else. A classifier that fits is always loaded.
+
+    Returns:
+        One line that says what was loaded.
 
     Raises:
-        UserError: the file cannot be read safely or does not fit. The model is unchanged then.
+        UserError: the file cannot be read safely, or its keys or shapes do not match. The model is
+            unchanged then.
+
+    >>> import tempfile, torch
+    >>> path = tempfile.mkdtemp() + "/weights.pt"
+    >>> torch.save(nn.Sequential(nn.Linear(4, 1000)).state_dict(), path)
+    >>> load_weights(nn.Sequential(nn.Linear(4, 10)), path, reset_head=True).removeprefix(path)
+    ": loaded 0 tensors; new classifier '0' with 10 classes (the file's has 1000)"
     """
-    path = Path(path)
-    content = read_torch_file(path)
-    loaded, kind, arch = find_state_dict(path, content)
+    state_dict, kind, arch = find_state_dict(path, read_torch_file(path))
     return apply_state_dict(
-        model, loaded, reset_head=reset_head, name=f"{path}{kind}", file_arch=arch
+        model, state_dict, reset_head=reset_head, name=f"{path}{kind}", file_arch=arch
     )
 
 
 def find_state_dict(path: str | Path, content: Any) -> tuple[Mapping[str, Tensor], str, str | None]:
-    """The state dict in a file's content, which of several it is, and the arch it names."""
+    """Return the state dict in a file's content.
+
+    Args:
+        path: the file, for error messages.
+        content: what :func:`~sprout_fast.models.torch_file.read_torch_file` returned.
+
+    Returns:
+        The state dict; which of the content's it is, such as ``" (ema)"``; and the architecture
+        that the file names, if any.
+
+    Raises:
+        UserError: there is no state dict of tensors.
+    """
     kind, arch = "", None
     if isinstance(content, Mapping):
-        if str(content.get("format", "")).startswith(_OUR_FORMATS):
+        if str(content.get("format", "")).startswith(_FORMAT_PREFIX):
             config = content.get("config")
             arch = config.get("arch") if isinstance(config, Mapping) else None
             key = "ema" if content.get("ema") is not None else "model"
@@ -63,7 +85,9 @@ def find_state_dict(path: str | Path, content: Any) -> tuple[Mapping[str, Tensor
                     content, kind = content[key], f" ({key})"
                     break
     if not isinstance(content, Mapping) or not content:
-        raise UserError(f"{path}{kind}: holds {_describe(content)}, takes a state dict of tensors")
+        raise UserError(
+            f"{path}{kind}: contains {_describe(content)}, expected a state dict of tensors"
+        )
     wrong = [key for key, value in content.items() if not isinstance(value, Tensor)]
     if wrong:
         raise UserError(
@@ -83,19 +107,29 @@ def apply_state_dict(
     model: nn.Module,
     state_dict: Mapping[str, Tensor],
     *,
-    reset_head: bool,
+    reset_head: bool | None = None,
     name: str,
     file_arch: str | None = None,
 ) -> str:
-    """Check `state_dict` against `model`, load it, and say in one line what was loaded.
+    """Check a state dict against ``model`` and load it.
 
-    `name` and `file_arch` (the architecture that the file says it holds) are for the messages.
-    Raises UserError, with the model unchanged, where keys or shapes differ.
+    Args:
+        model: a plain model.
+        state_dict: tensors by key; prefixes and old names are accepted as in :func:`load_weights`.
+        reset_head: see :func:`load_weights`. None, for callers without that option, is False.
+        name: the file's name, for messages.
+        file_arch: architecture that the file names, for messages.
+
+    Returns:
+        One line that says what was loaded.
+
+    Raises:
+        UserError: keys or shapes do not match. The model is unchanged then.
     """
     state_dict = _plain_names(state_dict, model)
     own = model.state_dict()
     loaded = len(state_dict)
-    # Files from before BatchNorm counted its batches lack the counters; the model's own do.
+    # Files from before BatchNorm counted its batches lack the counters: keep the model's.
     for key in own:
         if key.endswith(".num_batches_tracked"):
             state_dict.setdefault(key, own[key])
@@ -108,8 +142,8 @@ def apply_state_dict(
         differences = [
             f"{len(keys)} {what} ({_some(keys)})"
             for what, keys in (
-                ("keys missing", missing),
-                ("keys unexpected", unexpected),
+                ("missing", missing),
+                ("unexpected", unexpected),
                 ("of another shape", [_shapes(key, state_dict, own) for key in reshaped]),
             )
             if keys
@@ -118,29 +152,29 @@ def apply_state_dict(
         another = fitting < 0.9 * max(len(own), len(state_dict))
         raise UserError(
             f"{name}: does not fit this {type(model).__name__}"
-            + (f", it holds a {file_arch}" if file_arch else "")
+            + (f", it contains a {file_arch}" if file_arch else "")
             + (", it looks like another architecture" if another and not file_arch else "")
-            + f": {'; '.join(differences)}"
+            + f"; of its keys, {', '.join(differences)}"
         )
 
     message = f"{name}: loaded {loaded - len(reshaped)} tensors"
     if head is not None:
-        theirs, ours = state_dict[reshaped[0]].shape[0], own[reshaped[0]].shape[0]
+        in_file, in_model = state_dict[reshaped[0]].shape[0], own[reshaped[0]].shape[0]
         if not reset_head:
-            raise UserError(
-                f"{name}: its classifier {head!r} is for {theirs} classes, the model's for {ours}; "
-                "--reset-head (reset_head=True) keeps a fresh one and loads the rest"
-            )
+            mismatch = f"{name}: its classifier {head!r} has {in_file} classes, expected {in_model}"
+            if reset_head is None:
+                raise UserError(mismatch)
+            raise UserError(f"needed to load {mismatch}", option="reset_head")
         for key in reshaped:
             state_dict[key] = own[key]
-        message += f", fresh classifier {head!r} for {ours} classes (the file's is for {theirs})"
+        message += f"; new classifier {head!r} with {in_model} classes (the file's has {in_file})"
     model.load_state_dict(state_dict)
     return message
 
 
 def _plain_names(state_dict: Mapping[str, Tensor], model: nn.Module) -> OrderedDict[str, Tensor]:
-    """A copy of `state_dict` under the names that a plain model of today gives."""
-    # torch.optim.swa_utils.AveragedModel: a counter beside "module."-names.
+    """Return a copy of a state dict with the keys of a plain model in current torchvision."""
+    # torch.optim.swa_utils.AveragedModel has a counter next to keys with "module.".
     counters = {"n_averaged"} & set(state_dict)
     wrapped = all(key.startswith("module.") for key in _without_compile(state_dict) - counters)
     has_auxiliary = any(key.startswith(_AUXILIARY) for key in model.state_dict())
@@ -160,8 +194,9 @@ def _plain_names(state_dict: Mapping[str, Tensor], model: nn.Module) -> OrderedD
     renamed = OrderedDict(
         (new, value) for old, value in state_dict.items() if (new := plain(old)) is not None
     )
-    # mnasnet refuses a state dict without its version. The names are today's, so the versions are.
-    renamed._metadata = model.state_dict()._metadata
+    # mnasnet rejects a state dict without its version. The keys are current, so the versions are.
+    metadata = model.state_dict()._metadata  # pyright: ignore[reportAttributeAccessIssue]
+    renamed._metadata = metadata  # pyright: ignore[reportAttributeAccessIssue]
     return renamed
 
 
@@ -170,23 +205,23 @@ def _without_compile(keys: Mapping[str, Tensor]) -> set[str]:
 
 
 def _head(
-    reshaped: list[str], theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]
+    reshaped: list[str], in_file: Mapping[str, Tensor], own: Mapping[str, Tensor]
 ) -> str | None:
-    """The name of the one module whose tensors differ, and only in the number of classes.
+    """Return the name of the classifier if its number of classes is the only difference.
 
     A classifier is the only layer that can differ alone and only in dimension 0: another width
-    anywhere else would change the next layer's input too.
+    anywhere else would change the next layer's input as well.
     """
     modules = {key.rpartition(".")[0] for key in reshaped}
-    counts = {(theirs[key].shape[:1], ours[key].shape[:1]) for key in reshaped}
+    counts = {(in_file[key].shape[:1], own[key].shape[:1]) for key in reshaped}
     same_inputs = all(
-        theirs[key].ndim > 0 and theirs[key].shape[1:] == ours[key].shape[1:] for key in reshaped
+        in_file[key].ndim > 0 and in_file[key].shape[1:] == own[key].shape[1:] for key in reshaped
     )
     return modules.pop() if len(modules) == len(counts) == 1 and same_inputs else None
 
 
-def _shapes(key: str, theirs: Mapping[str, Tensor], ours: Mapping[str, Tensor]) -> str:
-    return f"{key}: file {list(theirs[key].shape)}, model {list(ours[key].shape)}"
+def _shapes(key: str, in_file: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
+    return f"{key}: file {list(in_file[key].shape)}, model {list(own[key].shape)}"
 
 
 def _some(keys: list[str]) -> str:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchattacks
-from helpers.partly_robust import EPS, errs, partly_robust
+from helpers.networks import VICTIM_EPS, errs, victim
 from torch import nn
 
 from sprout_fast.attacks import ATTACKS, apgd
@@ -19,8 +19,8 @@ THEIRS = {"linf": "Linf", "l2": "L2"}
 @NORMS
 @pytest.mark.parametrize("loss", ["ce", "dlr"])
 def test_succeeds_as_often_as_torchattacks(norm, loss):
-    model, images, labels = partly_robust()
-    eps = EPS[norm]
+    model, images, labels = victim()
+    eps = VICTIM_EPS[norm]
     theirs = torchattacks.APGD(model, norm=THEIRS[norm], eps=eps, steps=30, loss=loss)
     expected = errs(model, theirs(images, labels), labels).float().mean().item()
     got = apgd_ce(model, images, labels, norm=norm, eps=eps, steps=30, loss=loss)
@@ -30,8 +30,8 @@ def test_succeeds_as_often_as_torchattacks(norm, loss):
 
 @NORMS
 def test_targeted_succeeds_as_often_as_torchattacks(norm):
-    model, images, labels = partly_robust()
-    eps = EPS[norm]
+    model, images, labels = victim()
+    eps = VICTIM_EPS[norm]
     theirs = torchattacks.APGDT(model, norm=THEIRS[norm], eps=eps, steps=15, n_classes=5)
     expected = errs(model, theirs(images, labels), labels).float().mean().item()
     got = apgd_t(model, images, labels, norm=norm, eps=eps, steps=15, target_classes=4)
@@ -88,7 +88,7 @@ def test_equals_the_algorithm_in_its_plain_form(norm):
     labels = model(images).argmax(1)
     eps, steps, ball = {"linf": 0.02, "l2": 0.1}[norm], 25, BALLS[norm]
     active = ActiveSet(images, labels)
-    active.drop = lambda points, logits: torch.arange(len(points))  # none falls
+    active.drop = lambda points, logits: torch.arange(len(points))  # none is dropped
     apgd._ascend(model, images, images, active, LOSSES["ce"], None, ball, eps, steps)
     sizes = set()
     for i in range(len(images)):
@@ -103,7 +103,7 @@ def test_equals_the_algorithm_in_its_plain_form(norm):
 
 @pytest.mark.parametrize("name", ["apgd_ce", "apgd_t"])
 def test_images_that_fell_cost_nothing(name):
-    model, images, labels = partly_robust()
+    model, images, labels = victim()
     seen = []
     handle = model.register_forward_hook(lambda module, inputs, _: seen.append(len(inputs[0])))
     try:
@@ -127,7 +127,7 @@ def test_targets_are_the_likeliest_wrong_classes():
 
 
 def test_restarts_and_steps_help():
-    model, images, labels = partly_robust()
+    model, images, labels = victim()
 
     def misclassified(**options):
         return errs(model, apgd_ce(model, images, labels, eps=0.02, **options), labels).sum()
@@ -149,5 +149,5 @@ def test_dlr_with_too_few_classes_is_an_error():
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 2))
     with torch.no_grad():
         labels = model(torch.zeros(1, 3, 1, 1)).argmax(1)
-    with pytest.raises(ValueError, match="dlr: got 2 classes, takes at least 3"):
+    with pytest.raises(ValueError, match="dlr: got 2 classes, expected at least 3"):
         apgd_ce(model, torch.zeros(1, 3, 1, 1), labels, loss="dlr")

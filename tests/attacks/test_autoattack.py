@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from helpers.partly_robust import EPS, errs, partly_robust
+from helpers.networks import VICTIM_EPS, errs, victim
 from torch import nn
 
 from sprout_fast.attacks import ATTACKS
@@ -41,8 +41,8 @@ def some_images(batch=5, size=4):
 @NORMS
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_perturbations_stay_in_the_ball_and_the_box(name, norm, dtype):
-    model, images, labels = partly_robust()
-    images, eps = images.to(dtype), EPS[norm]
+    model, images, labels = victim()
+    images, eps = images.to(dtype), VICTIM_EPS[norm]
     images[::2] = (images[::2] * 2 - 0.5).clamp(0, 1)  # many pixels on the border
     if dtype == torch.float64:
         images, labels = images[:30], labels[:30]
@@ -73,8 +73,8 @@ class Double(nn.Module):
 @ALL
 @NORMS
 def test_repeats_from_its_seed(name, norm):
-    model, images, labels = partly_robust()
-    options = {"norm": norm, "eps": EPS[norm]}
+    model, images, labels = victim()
+    options = {"norm": norm, "eps": VICTIM_EPS[norm]}
     if name == "fab_t":  # its first run draws nothing
         options |= {"restarts": 2, "steps": 3}
     before = torch.random.get_rng_state()
@@ -95,9 +95,9 @@ def test_repeats_from_its_seed(name, norm):
 )
 @NORMS
 def test_images_do_not_influence_each_other(name, options, norm):
-    model, images, labels = partly_robust()
+    model, images, labels = victim()
     images, labels = images[:6], labels[:6]
-    options = options | {"norm": norm, "eps": EPS[norm], "steps": 5}
+    options = options | {"norm": norm, "eps": VICTIM_EPS[norm], "steps": 5}
     together = run(name, model, images, labels, **options)
     for i in range(len(images)):
         alone = run(name, model, images[i : i + 1], labels[i : i + 1], **options)[0]
@@ -182,9 +182,9 @@ class Scaled(nn.Module):
 @NORMS
 @pytest.mark.parametrize("scale", [2**-10, 2**10])
 def test_the_scale_of_logits_changes_nothing(name, norm, scale):
-    model, images, labels = partly_robust()
+    model, images, labels = victim()
     images, labels = images[:20], labels[:20]
-    options = {"norm": norm, "eps": EPS[norm]}
+    options = {"norm": norm, "eps": VICTIM_EPS[norm]}
     expected = run(name, model, images, labels, **options)
     got = run(name, Scaled(model, scale), images, labels, **options)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-5)
@@ -192,7 +192,7 @@ def test_the_scale_of_logits_changes_nothing(name, norm, scale):
 
 @ALL
 def test_a_callers_context_changes_nothing(name):
-    model, images, labels = partly_robust()
+    model, images, labels = victim()
     expected = run(name, model, images[:10], labels[:10])
     for context in (torch.no_grad(), torch.inference_mode()):
         with context:
@@ -204,18 +204,18 @@ def test_a_callers_context_changes_nothing(name):
 @pytest.mark.parametrize(
     ("option", "value", "says"),
     [
-        ("norm", "l1", "got 'l1', takes one of linf, l2"),
-        ("eps", -0.1, "got -0.1, takes a finite number >= 0"),
-        ("eps", math.nan, "got nan, takes a finite number >= 0"),
-        ("steps", -1, "got -1, takes an int >= 0"),
-        ("queries", -1, "got -1, takes an int >= 0"),
-        ("restarts", 0, "got 0, takes an int >= 1"),
-        ("target_classes", 0, "got 0, takes an int >= 1"),
-        ("loss", "mse", "got 'mse', takes one of ce"),
-        ("p_init", 0.0, "got 0.0, takes a number > 0 and <= 1"),
-        ("alpha_max", 1.5, "got 1.5, takes a number >= 0 and <= 1"),
-        ("eta", 0.9, "got 0.9, takes a finite number >= 1"),
-        ("beta", 0, "got 0, takes a number > 0 and <= 1"),
+        ("norm", "l1", "got 'l1', expected one of linf, l2"),
+        ("eps", -0.1, "got -0.1, expected a finite number >= 0"),
+        ("eps", math.nan, "got nan, expected a finite number >= 0"),
+        ("steps", -1, "got -1, expected an int >= 0"),
+        ("queries", -1, "got -1, expected an int >= 0"),
+        ("restarts", 0, "got 0, expected an int >= 1"),
+        ("target_classes", 0, "got 0, expected an int >= 1"),
+        ("loss", "mse", "got 'mse', expected one of ce"),
+        ("p_init", 0.0, "got 0.0, expected a number > 0 and <= 1"),
+        ("alpha_max", 1.5, "got 1.5, expected a number >= 0 and <= 1"),
+        ("eta", 0.9, "got 0.9, expected a finite number >= 1"),
+        ("beta", 0, "got 0, expected a number > 0 and <= 1"),
     ],
 )
 def test_wrong_options(name, option, value, says):
@@ -244,8 +244,8 @@ def official(name, model, norm, eps):
 @ALL
 @NORMS
 def test_is_as_strong_as_the_official_package(name, norm):
-    model, images, labels = partly_robust()
-    eps = EPS[norm]
+    model, images, labels = victim()
+    eps = VICTIM_EPS[norm]
     theirs = official(name, model, norm, eps).perturb(images, labels)
     inside = BALLS[norm].distance(images, theirs) <= eps * (1 + 1e-5)
     expected = (errs(model, theirs, labels) & inside).sum()

@@ -6,7 +6,7 @@ import pytest
 import scipy.stats
 import torch
 
-from sprout_fast.attacks.balls import BALLS, ball_of
+from sprout_fast.attacks.balls import BALLS
 from sprout_fast.errors import UserError
 
 EPSILONS = [0, 1e-9, 1e-5, 1e-3, 8 / 255, 0.5, 2, 50, 1e6]
@@ -29,30 +29,30 @@ def exact_distance(norm, images, others):
 @pytest.mark.parametrize("norm", BALLS)
 def test_nothing_leaves_ball_and_box(norm, shape, dtype):
     ball = BALLS[norm]
-    centre, noise = draw(shape, dtype)
+    center, noise = draw(shape, dtype)
     generator = torch.Generator().manual_seed(1)
     for eps, scale in itertools.product(EPSILONS, [1e-30, 1e-3, 0.1, 10, 1e30]):
-        projected = ball.project((centre + scale * noise), centre, eps)
-        again = ball.project(projected, centre, eps)
+        projected = ball.project((center + scale * noise), center, eps)
+        again = ball.project(projected, center, eps)
         assert torch.equal(projected, again), (eps, scale)
-        drawn = ball.uniform(centre, eps, generator)
-        stepped = ball.step(drawn, scale * noise, centre, step_size=eps / 3, eps=eps)
+        drawn = ball.uniform(center, eps, generator)
+        stepped = ball.step(drawn, scale * noise, center, step_size=eps / 3, eps=eps)
         for images in (projected, drawn, stepped):
             assert images.dtype == dtype
-            assert (ball.distance(images, centre) <= eps).all(), (eps, scale)
+            assert (ball.distance(images, center) <= eps).all(), (eps, scale)
             assert images.min() >= 0 and images.max() <= 1
-        expected = exact_distance(norm, stepped, centre)
-        torch.testing.assert_close(ball.distance(stepped, centre), expected, rtol=1e-12, atol=0)
+        expected = exact_distance(norm, stepped, center)
+        torch.testing.assert_close(ball.distance(stepped, center), expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("norm", BALLS)
 def test_projections_are_the_nearest_points(norm):
-    centre, noise = draw((4, 3, 8, 8), torch.float64)
-    centre = centre / 2 + 0.25
-    inside = centre + 0.001 * noise
-    assert torch.equal(BALLS[norm].project(inside, centre, 0.5), inside)
-    outside = centre + 0.02 * noise  # in the box, not in the ball
-    got = BALLS[norm].project(outside, centre, 0.01) - centre
+    center, noise = draw((4, 3, 8, 8), torch.float64)
+    center = center / 2 + 0.25
+    inside = center + 0.001 * noise
+    assert torch.equal(BALLS[norm].project(inside, center, 0.5), inside)
+    outside = center + 0.02 * noise  # in the box, not in the ball
+    got = BALLS[norm].project(outside, center, 0.01) - center
     if norm == "linf":
         expected = (0.02 * noise).clamp(-0.01, 0.01)
     else:
@@ -61,26 +61,26 @@ def test_projections_are_the_nearest_points(norm):
 
 
 def test_a_step_in_l2_has_its_length_whatever_the_gradients():
-    centre, noise = draw((4, 3, 8, 8), torch.float32)
-    centre = centre / 2 + 0.25
+    center, noise = draw((4, 3, 8, 8), torch.float32)
+    center = center / 2 + 0.25
     for scale in (1e-42, 1e-30, 1.0, 1e30):
-        moved = BALLS["l2"].step(centre, scale * noise, centre, step_size=0.1, eps=1)
-        lengths = BALLS["l2"].distance(moved, centre)
+        moved = BALLS["l2"].step(center, scale * noise, center, step_size=0.1, eps=1)
+        lengths = BALLS["l2"].distance(moved, center)
         torch.testing.assert_close(lengths, torch.full_like(lengths, 0.1), rtol=1e-5, atol=0)
-        cosine = torch.cosine_similarity((moved - centre).flatten(1), noise.flatten(1))
+        cosine = torch.cosine_similarity((moved - center).flatten(1), noise.flatten(1))
         assert cosine.min() > 0.99
 
 
 @pytest.mark.parametrize("norm", BALLS)
 def test_gradients_of_zero_nan_and_infinity(norm):
-    centre, noise = draw((5, 3, 4, 4), torch.float32)
-    centre = centre / 2 + 0.25
+    center, noise = draw((5, 3, 4, 4), torch.float32)
+    center = center / 2 + 0.25
     noise[0] = 0
     noise[1] = torch.nan
     noise[2, 0, 0, 0] = torch.nan
     noise[3] = 0
     noise[3, 0, 0, 0] = torch.inf
-    moved = BALLS[norm].step(centre, noise, centre, step_size=0.1, eps=0.2) - centre
+    moved = BALLS[norm].step(center, noise, center, step_size=0.1, eps=0.2) - center
     assert moved.isfinite().all()
     assert (moved[:2] == 0).all()
     assert moved[2, 0, 0, 0] == 0 and BALLS[norm].distance(moved, 0 * moved)[2] > 0.09
@@ -100,9 +100,9 @@ def test_empty_batches(norm):
 
 
 def test_uniform_points_of_the_l2_ball():
-    centre = torch.full((20_000, 3, 2, 2), 0.5, dtype=torch.float64)
+    center = torch.full((20_000, 3, 2, 2), 0.5, dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
-    offset = (BALLS["l2"].uniform(centre, 0.3, generator) - centre).flatten(1)
+    offset = (BALLS["l2"].uniform(center, 0.3, generator) - center).flatten(1)
     radius = offset.norm(dim=1)
     # The share of the volume within r is (r/eps)^12; a coordinate of a direction squared is Beta.
     assert scipy.stats.kstest((radius / 0.3) ** 12, "uniform").pvalue > 1e-4
@@ -116,17 +116,17 @@ def test_uniform_points_of_the_l2_ball():
 
 @pytest.mark.parametrize("norm", BALLS)
 def test_memory_formats_are_kept(norm):
-    centre, noise = draw((4, 3, 8, 8), torch.float32)
-    centre = centre.to(memory_format=torch.channels_last)
+    center, noise = draw((4, 3, 8, 8), torch.float32)
+    center = center.to(memory_format=torch.channels_last)
     ball = BALLS[norm]
     for images in (
-        ball.project(centre + 0.1, centre, 0.05),
-        ball.uniform(centre, 0.1, None),
-        ball.step(centre, noise, centre, step_size=0.1, eps=0.1),
+        ball.project(center + 0.1, center, 0.05),
+        ball.uniform(center, 0.1, None),
+        ball.step(center, noise, center, step_size=0.1, eps=0.1),
     ):
         assert images.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_unknown_norms():
-    with pytest.raises(UserError, match="norm: got 'l1', takes one of linf, l2"):
-        ball_of("l1")
+    with pytest.raises(UserError, match="norm: got 'l1', expected one of linf, l2"):
+        BALLS.look_up("l1")

@@ -5,7 +5,7 @@ import copy
 import foolbox
 import pytest
 import torch
-from helpers.attack_models import draw_images, errs, trained_model
+from helpers.networks import errs, made_images, trained
 from torch import nn
 
 from sprout_fast.attacks.balls import BALLS
@@ -19,7 +19,7 @@ distance = BALLS["l2"].distance
 @pytest.fixture(scope="module")
 def attacked():
     """Model, images, labels, and what the attack makes of them."""
-    model, (images, labels) = trained_model(), draw_images(40, seed=0)
+    model, (images, labels) = trained(False), made_images(40, seed=0)
     return model, images, labels, cw_l2(model, images, labels, **SMALL)
 
 
@@ -42,7 +42,7 @@ def test_distances_are_foolboxs(attacked):
 def test_a_linear_models_nearest_point():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2)).double()
-    images = draw_images(20, seed=0)[0].double() * 0.4 + 0.3  # far from the box's walls
+    images = made_images(20, seed=0)[0].double() * 0.4 + 0.3  # far from the box's walls
     labels = model(images).argmax(1)
     got = cw_l2(model, images, labels, binary_searches=6, steps=150, initial_constant=0.1)
     weight = model[1].weight[0] - model[1].weight[1]
@@ -81,11 +81,11 @@ def test_the_binary_search(monkeypatch):
         tried.append(constant.tolist())
         return constant >= torch.tensor([0.7, torch.inf])
 
-    monkeypatch.setattr("sprout_fast.attacks.cw_l2._minimise", minimise)
-    images, labels = draw_images(200, seed=0)
-    right = (~errs(trained_model(), images, labels)).nonzero().flatten()[:2]
+    monkeypatch.setattr("sprout_fast.attacks.cw_l2._minimize", minimise)
+    images, labels = made_images(200, seed=0)
+    right = (~errs(trained(False), images, labels)).nonzero().flatten()[:2]
     options = {"steps": 1, "initial_constant": 0.1}
-    cw_l2(trained_model(), images[right], labels[right], binary_searches=10, **options)
+    cw_l2(trained(False), images[right], labels[right], binary_searches=10, **options)
     first, never = torch.tensor(tried, dtype=torch.float64).T
     expected = [0.1, 1, 0.55, 0.775, 0.6625, 0.71875, 0.690625, 0.7046875, 0.69765625, 0.7046875]
     assert first.tolist() == pytest.approx(expected, rel=1e-6)
@@ -146,9 +146,9 @@ def test_small_batches_leave_the_model_as_it_was(attacked):
     ("change", "says"),
     [
         ({"eps": -1.0}, "eps: got -1.0"),
-        ({"steps": 0}, "steps: got 0, takes an int >= 1"),
+        ({"steps": 0}, "steps: got 0, expected an int >= 1"),
         ({"binary_searches": 0}, "binary_searches"),
-        ({"step_size": 0.0}, "step_size: got 0, takes a finite number > 0"),
+        ({"step_size": 0.0}, "step_size: got 0, expected a finite number > 0"),
         ({"initial_constant": float("nan")}, "initial_constant"),
         ({"confidence": -1.0}, "confidence"),
     ],

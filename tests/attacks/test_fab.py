@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torchattacks
-from helpers.partly_robust import EPS, errs, partly_robust
+from helpers.networks import VICTIM_EPS, errs, victim
 from scipy.optimize import linprog, minimize
 from torch import nn
 
@@ -17,8 +17,8 @@ NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 
 @NORMS
 def test_succeeds_as_often_as_torchattacks(norm):
-    model, images, labels = partly_robust()
-    eps = EPS[norm]
+    model, images, labels = victim()
+    eps = VICTIM_EPS[norm]
     theirs = torchattacks.FAB(
         model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, steps=25,
         multi_targeted=True, n_classes=4,
@@ -110,7 +110,7 @@ def test_the_boundary_of_a_linear_model_is_found_exactly(norm):
 
 @NORMS
 def test_without_eps_the_result_is_the_nearest_point_and_eps_only_a_threshold(norm):
-    model, images, labels = partly_robust()
+    model, images, labels = victim()
     images, labels = images[:30], labels[:30]
     options = {"norm": norm, "steps": 20, "target_classes": 3}
     nearest = fab_t(model, images, labels, eps=None, **options)
@@ -129,7 +129,7 @@ def test_without_eps_the_result_is_the_nearest_point_and_eps_only_a_threshold(no
 
 @NORMS
 def test_the_final_search_brings_points_nearer(norm, monkeypatch):
-    model, images, labels = partly_robust()
+    model, images, labels = victim()
     options = {"norm": norm, "eps": None, "steps": 5, "target_classes": 2}
     searched = BALLS[norm].distance(images, fab_t(model, images, labels, **options))
     monkeypatch.setattr(fab, "_FINAL_STEPS", 0)
@@ -140,7 +140,7 @@ def test_the_final_search_brings_points_nearer(norm, monkeypatch):
 
 @NORMS
 def test_restarts_start_halfway_and_never_hurt(norm):
-    model, images, labels = partly_robust()
+    model, images, labels = victim()
     search = fab._Search(model, images, labels, norm, 0.1)
     search.distance[:5] = 0.06
     start = search.near(torch.Generator().manual_seed(0))
@@ -155,7 +155,7 @@ def test_restarts_start_halfway_and_never_hurt(norm):
 
 
 def test_images_that_fell_cost_nothing():
-    model, images, labels = partly_robust()
+    model, images, labels = victim()
     seen = []
     handle = model.register_forward_hook(lambda module, inputs, _: seen.append(len(inputs[0])))
     try:

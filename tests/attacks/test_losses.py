@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sprout_fast.attacks.losses import LOSSES, loss_of
+from sprout_fast.attacks.losses import LOSSES
 from sprout_fast.errors import UserError
 
 ROWS, CLASSES = 50, 6
@@ -92,9 +92,9 @@ def test_ties_have_finite_gradients(name, logits):
 
 def test_too_few_classes_and_unknown_names():
     logits, labels = torch.zeros(1, 3), torch.tensor([0])
-    with pytest.raises(ValueError, match="dlr: got 2 classes, takes at least 3"):
+    with pytest.raises(ValueError, match="dlr: got 2 classes, expected at least 3"):
         LOSSES["dlr"](logits[:, :2], labels)
-    with pytest.raises(ValueError, match="dlr: got 3 classes, takes at least 4"):
+    with pytest.raises(ValueError, match="dlr: got 3 classes, expected at least 4"):
         LOSSES["dlr"](logits, labels, torch.tensor([1]))
-    with pytest.raises(UserError, match="loss: got 'mse', takes one of ce, rescaled_ce"):
-        loss_of("mse")
+    with pytest.raises(UserError, match="loss: got 'mse', expected one of ce, rescaled_ce"):
+        LOSSES.look_up("mse")

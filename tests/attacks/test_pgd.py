@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchattacks
-from helpers.attack_models import CLASSES, Scaled, draw_images, errs, trained_model
+from helpers.networks import CLASSES, VICTIM_EPS, Scaled, errs, made_images, trained
 from torch import nn
 
 from sprout_fast.attacks import ATTACKS, Attack
@@ -278,9 +278,9 @@ def test_empty_batch():
     [
         ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, TypeError, "uint8"),
         ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.float16)}, TypeError, "float16"),
-        ({"images": torch.full((2, 3, 8, 8), -0.5)}, ValueError, r"takes \[0,1\]"),
-        ({"images": torch.full((2, 3, 8, 8), 1.1)}, ValueError, r"takes \[0,1\]"),
-        ({"images": torch.full((2, 3, 8, 8), float("nan"))}, ValueError, r"takes \[0,1\]"),
+        ({"images": torch.full((2, 3, 8, 8), -0.5)}, ValueError, r"expected \[0,1\]"),
+        ({"images": torch.full((2, 3, 8, 8), 1.1)}, ValueError, r"expected \[0,1\]"),
+        ({"images": torch.full((2, 3, 8, 8), float("nan"))}, ValueError, r"expected \[0,1\]"),
         ({"images": torch.zeros(3, 8, 8)}, ValueError, r"\[B,C,H,W\]"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, ValueError, r"\[B,C,H,W\] and \[B\]"),
         ({"eps": -0.1}, ValueError, "eps"),
@@ -357,14 +357,11 @@ def test_unknown_attacks_and_options():
         Attack("pgd", make_model(), stepsize=0.1)
 
 
-EPS = {"linf": 0.027, "l2": 0.3}  # where about half of the images fall
-
-
 @pytest.fixture(scope="module")
 def batch():
     """A trained network, and images and labels of which it knows nearly all."""
-    images, labels = draw_images(400, seed=0)
-    model = trained_model()
+    images, labels = made_images(400, seed=0)
+    model = trained(False)
     assert errs(model, images, labels).sum() < 20
     return model, images, labels
 
@@ -375,7 +372,7 @@ def success(model, adversarial, labels):
 
 def theirs(library, model, images, labels, norm, **options):
     """The same attack by another library: 10 steps of eps/4."""
-    eps = EPS[norm]
+    eps = VICTIM_EPS[norm]
     if library == "torchattacks":
         kind = {"linf": torchattacks.PGD, "l2": torchattacks.PGDL2}[norm]
         return kind(model, eps=eps, alpha=eps / 4, steps=10, **options)(images, labels)
@@ -390,10 +387,10 @@ def theirs(library, model, images, labels, norm, **options):
 def test_agrees_with_other_libraries(batch, norm, library):
     model, images, labels = batch
     expected = theirs(library, model, images, labels, norm, random_start=False)
-    options = {"norm": norm, "eps": EPS[norm], "random_start": False}
+    options = {"norm": norm, "eps": VICTIM_EPS[norm], "random_start": False}
     got = last_iterate(model, images, labels, **options)
     # One by one, but where the sign of a gradient of almost 0 came out differently.
-    apart = BALLS[norm].distance(got, expected) > 0.01 * EPS[norm]
+    apart = BALLS[norm].distance(got, expected) > 0.01 * VICTIM_EPS[norm]
     assert apart.double().mean() < 0.05
     assert 0.2 < success(model, expected, labels) < 0.8
     assert abs(success(model, got, labels) - success(model, expected, labels)) <= 0.01
@@ -409,9 +406,9 @@ def test_agrees_with_other_libraries_from_random_starts(batch, norm, library):
     model, images, labels = batch
     torch.manual_seed(0)
     expected = success(model, theirs(library, model, images, labels, norm), labels)
-    got = last_iterate(model, images, labels, norm=norm, eps=EPS[norm])
+    got = last_iterate(model, images, labels, norm=norm, eps=VICTIM_EPS[norm])
     assert success(model, got, labels) == pytest.approx(expected, abs=0.01)
-    dropped = pgd(model, images, labels, norm=norm, eps=EPS[norm])
+    dropped = pgd(model, images, labels, norm=norm, eps=VICTIM_EPS[norm])
     assert success(model, dropped, labels) >= expected - 0.01
 
 
@@ -426,7 +423,9 @@ def test_agrees_with_foolbox_on_targets(batch):
         "linf",
         random_start=False,
     )
-    got = last_iterate(model, images, labels, eps=EPS["linf"], random_start=False, target=target)
+    got = last_iterate(
+        model, images, labels, eps=VICTIM_EPS["linf"], random_start=False, target=target
+    )
     apart = BALLS["linf"].distance(got, expected) > 1e-6
     assert apart.double().mean() < 0.05
     assert not errs(model, got, target).all() and errs(model, got, target).any()
@@ -437,10 +436,10 @@ def test_agrees_with_foolbox_on_targets(batch):
 @pytest.mark.parametrize("norm", BALLS)
 def test_double_precision_stays_inside(batch, norm, loss, target):
     model, images, labels = copy.deepcopy(batch[0]).double(), batch[1][:64].double(), batch[2][:64]
-    options = {"norm": norm, "eps": EPS[norm], "loss": loss, "target": target}
+    options = {"norm": norm, "eps": VICTIM_EPS[norm], "loss": loss, "target": target}
     got = pgd(model, images, labels, **options)
     assert got.dtype == torch.float64
-    assert (BALLS[norm].distance(got, images) <= EPS[norm]).all()
+    assert (BALLS[norm].distance(got, images) <= VICTIM_EPS[norm]).all()
     assert got.min() >= 0 and got.max() <= 1
     if target is None:
         assert success(model, got, labels) > success(model, images, labels) + 0.2
@@ -470,7 +469,7 @@ class Passes:
 @pytest.mark.parametrize("norm", BALLS)
 def test_only_images_that_stand_go_through_the_model(batch, norm, target):
     model, images, labels = batch
-    steps, options = 6, {"norm": norm, "eps": EPS[norm], "target": target, "loss": "margin"}
+    steps, options = 6, {"norm": norm, "eps": VICTIM_EPS[norm], "target": target, "loss": "margin"}
     # Where each image is before each step, and what is right there, by an attack that drops none.
     path = [last_iterate(model, images, labels, steps=step, **options) for step in range(steps + 1)]
     right = torch.stack([~errs(model, points, labels) for points in path[:-1]])
@@ -485,7 +484,7 @@ def test_only_images_that_stand_go_through_the_model(batch, norm, target):
     fallen_at = right.long().cumprod(0).sum(0)  # the step before which the image fell, or `steps`
     expected = torch.stack(path)[fallen_at, torch.arange(len(images))]
     # Smaller batches round differently, and a sign of a gradient of almost 0 may turn.
-    assert (BALLS[norm].distance(got, expected) > 0.01 * EPS[norm]).double().mean() < 0.05
+    assert (BALLS[norm].distance(got, expected) > 0.01 * VICTIM_EPS[norm]).double().mean() < 0.05
 
     # A last pass looks at the last iterate where another restart follows.
     with Passes(model) as passes:
@@ -512,7 +511,7 @@ def test_an_attack_ends_where_all_have_fallen(batch):
 def test_restarts(batch, early_stop, target):
     model, images, labels = batch
     options = {
-        "eps": EPS["linf"],
+        "eps": VICTIM_EPS["linf"],
         "steps": 2,
         "target": target,
         "early_stop": early_stop,
@@ -540,7 +539,7 @@ def test_restarts(batch, early_stop, target):
 def test_losses_that_scaled_logits_do_not_fool(batch, factor):
     model, images, labels = batch
     scaled = Scaled(model, factor)
-    options = {"eps": EPS["linf"], "random_start": False}
+    options = {"eps": VICTIM_EPS["linf"], "random_start": False}
     for loss in ("dlr", "rescaled_ce", "margin"):
         plain = success(model, pgd(model, images, labels, loss=loss, **options), labels)
         got = success(scaled, pgd(scaled, images, labels, loss=loss, **options), labels)
@@ -582,15 +581,15 @@ def test_small_batches(batch, loss, count):
 def test_two_classes():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 2))
-    images, _ = draw_images(50, seed=0)
+    images, _ = made_images(50, seed=0)
     labels = model(images).argmax(1)
     for loss in ("ce", "rescaled_ce", "margin"):
         for target in (None, "random", "least_likely"):
             got = pgd(model, images, labels, loss=loss, eps=0.3, target=target)
             assert errs(model, got, labels).all()
-    with pytest.raises(ValueError, match="dlr: got 2 classes, takes at least 3"):
+    with pytest.raises(ValueError, match="dlr: got 2 classes, expected at least 3"):
         pgd(model, images, labels, loss="dlr")
-    with pytest.raises(ValueError, match="a model of 1 class, takes 2"):
+    with pytest.raises(ValueError, match="a model of 1 class, expected at least 2"):
         one = nn.Sequential(nn.Flatten(), nn.Linear(192, 1))
         pgd(one, images, torch.zeros(50, dtype=torch.int64), target="random")
 
@@ -609,18 +608,22 @@ def test_a_network_that_computes_in_float16_keeps_small_gradients():
 @pytest.mark.parametrize(
     ("change", "error", "says"),
     [
-        ({"norm": "l1"}, UserError, "norm: got 'l1', takes one of linf, l2"),
+        ({"norm": "l1"}, UserError, "norm: got 'l1', expected one of linf, l2"),
         ({"loss": "mse"}, UserError, "loss: got 'mse'"),
-        ({"target": "likely"}, UserError, "target: got 'likely', takes one of random, least"),
+        ({"target": "likely"}, UserError, "target: got 'likely', expected one of random, least"),
         (
             {"target": torch.tensor([1, 0])},
             ValueError,
             r"the label itself for 1 .*image 1: class 0",
         ),
-        ({"target": torch.tensor([1])}, ValueError, r"target: got \[1\], takes \[2\]"),
-        ({"target": torch.tensor([1.0, 1.0])}, TypeError, "target: got torch.float32, takes int64"),
-        ({"restarts": 0}, ValueError, "restarts: got 0, takes an int >= 1"),
-        ({"restarts": 2, "random_start": False}, ValueError, "would all do the same"),
+        ({"target": torch.tensor([1])}, ValueError, r"target: got \[1\], expected \[2\]"),
+        (
+            {"target": torch.tensor([1.0, 1.0])},
+            TypeError,
+            "target: got torch.float32, expected int64",
+        ),
+        ({"restarts": 0}, ValueError, "restarts: got 0, expected an int >= 1"),
+        ({"restarts": 2, "random_start": False}, ValueError, "would all be the same"),
     ],
 )
 def test_wrong_options(change, error, says):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchattacks
-from helpers.partly_robust import errs, partly_robust
+from helpers.networks import errs, victim
 from torch import nn
 
 from sprout_fast.attacks import square as module
@@ -20,7 +20,7 @@ def test_succeeds_as_often_as_torchattacks(norm):
     More often is no mistake: theirs puts the squares of all images in one place, and never into the
     last row and column.
     """
-    model, images, labels = partly_robust()
+    model, images, labels = victim()
     eps = {"linf": 0.03, "l2": 1.0}[norm]
     expected, got = [], []
     for seed in range(5):
@@ -132,5 +132,5 @@ def test_no_gradient_is_asked_of_the_model():
 
 
 def test_no_queries_return_the_images():
-    model, images, labels = partly_robust()
+    model, images, labels = victim()
     assert torch.equal(square(model, images, labels, queries=0), images)

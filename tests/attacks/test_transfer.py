@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers.attack_models import draw_images, errs, trained_model
+from helpers.networks import errs, made_images, trained
 from torch import nn
 
 from sprout_fast.attacks import Attack
@@ -17,7 +17,7 @@ class Never(nn.Module):
 
 
 def test_it_is_the_attack_on_the_source():
-    surrogate, (images, labels) = trained_model(), draw_images(20, seed=0)
+    surrogate, (images, labels) = trained(False), made_images(20, seed=0)
     got = transfer(Never(), images, labels, surrogate=surrogate, eps=0.03, steps=3, seed=2)
     expected = pgd(surrogate, images, labels, eps=0.03, steps=3, seed=2, early_stop=False)
     assert torch.equal(got, expected)
@@ -28,7 +28,7 @@ def test_it_is_the_attack_on_the_source():
 
 
 def test_as_a_bound_attack():
-    surrogate, (images, labels) = trained_model(), draw_images(20, seed=0)
+    surrogate, (images, labels) = trained(False), made_images(20, seed=0)
     attack = Attack("transfer", Never(), surrogate=surrogate, eps=0.25, steps=3, early_stop=True)
     assert str(attack) == "transfer(surrogate=Sequential, eps=0.25, steps=3, early_stop=True)"
     first = attack(images, labels)
@@ -43,6 +43,6 @@ def test_options_are_those_of_the_attack():
         Attack("transfer", Never(), surrogate=Never(), attack="cw_l2", restarts=3)
     with pytest.raises(UserError, match="attack: got 'pdg'.*did you mean pgd"):
         Attack("transfer", Never(), surrogate=Never(), attack="pdg")
-    images, labels = draw_images(2, seed=0)
+    images, labels = made_images(2, seed=0)
     with pytest.raises(UserError, match="option of attack pgd: got 'step'"):
         transfer(Never(), images, labels, surrogate=Never(), step=3)

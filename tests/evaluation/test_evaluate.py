@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from helpers.tiny_model import EPS, made_images, trained
+from helpers.networks import EPS, made_images, trained
 from torch import nn
 
 import sprout_fast

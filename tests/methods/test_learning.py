@@ -1,6 +1,6 @@
-"""Each method learns from real images: CIFAR-10's, where they are at hand.
+"""Each method learns from real images, if CIFAR-10 is available.
 
-tests/benchmarks/learning.py measures it at length; README holds what came out.
+tests/benchmarks/learning.py measures it at length.
 """
 
 from __future__ import annotations

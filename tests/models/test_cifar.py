@@ -1,4 +1,4 @@
-"""The networks for 32 x 32 images: published sizes, shapes, initialisation, and that they learn."""
+"""Networks for 32 x 32 images: published sizes, shapes, initialization, and training."""
 
 import math
 
@@ -40,12 +40,12 @@ def count(arch, num_classes=10):
         ("cifar_wrn40_4", "8.9"),
     ],
 )
-def test_parameters_are_as_many_as_the_papers_say(arch, millions):
+def test_numbers_of_parameters_are_those_of_the_papers(arch, millions):
     decimals = len(millions.partition(".")[2])
     assert f"{count(arch) / 1e6:.{decimals}f}" == millions
 
 
-# What torchsummary and others print for the usual PyTorch versions (github.com/kuangliu/
+# As torchsummary and others print for the usual PyTorch versions (github.com/kuangliu/
 # pytorch-cifar; WRN-34-10 as in RobustBench), e.g. github.com/JinchengLiang/DLminiproject.
 @pytest.mark.parametrize(
     ("arch", "parameters"),
@@ -56,7 +56,7 @@ def test_parameters_are_as_many_as_the_papers_say(arch, millions):
         ("cifar_wrn34_10", 46_160_474),
     ],
 )
-def test_parameters_are_as_many_as_in_the_usual_versions(arch, parameters):
+def test_numbers_of_parameters_are_those_of_the_usual_versions(arch, parameters):
     assert count(arch) == parameters
 
 
@@ -71,7 +71,7 @@ def test_every_listed_arch_runs(arch):
 @pytest.mark.parametrize("depth", [10, 16, 22])
 @pytest.mark.parametrize("widening", [1, 3, 7])
 def test_any_wide_resnet(depth, widening):
-    """Counted by hand: norms before each convolution, projections where the width changes."""
+    """Parameters counted by hand: a norm before each convolution, a projection for each new width."""
     widths = [16, *(width * widening for width in (16, 32, 64))]
     expected = 27 * 16 + 2 * widths[3] + (widths[3] + 1) * 10
     for inputs, outputs in zip(widths, widths[1:], strict=False):
@@ -94,12 +94,12 @@ def test_a_step_lowers_the_loss(arch):
     before.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     optimizer.step()
-    with torch.no_grad():  # still by the batch's statistics
+    with torch.no_grad():  # in training mode, with the batch's statistics
         assert F.cross_entropy(model(images), labels) < before - 1e-3
 
 
 @pytest.mark.parametrize("arch", ONE_OF_EACH)
-def test_convolutions_start_by_their_fan_out(arch):
+def test_convolutions_are_initialized_by_their_fan_out(arch):
     """He et al. 2015, eq. (14): standard deviation sqrt(2 / (kernel area * outputs))."""
     torch.manual_seed(0)
     model = create_model(arch, 10)
@@ -113,8 +113,8 @@ def test_convolutions_start_by_their_fan_out(arch):
             assert module.bias is None or not module.bias.any()
 
 
-def test_shortcut_without_parameters():
-    """Where the residual branch gives 0, a block strides over its input and pads it by zeros."""
+def test_the_shortcut_has_no_parameters():
+    """With a residual branch of 0, a block subsamples its input and pads its channels with zeros."""
     block = create_model("cifar_resnet8", 10).layer2[0].eval()
     nn.init.zeros_(block.bn2.weight)
     x = torch.rand(2, 16, 8, 8)
@@ -125,15 +125,15 @@ def test_shortcut_without_parameters():
 
 
 def test_wide_blocks_are_pre_activated():
-    """Where both convolutions give 0, the identity lets negative numbers pass unchanged."""
+    """With a residual branch of 0, negative numbers pass the identity shortcut unchanged."""
     block = create_model("cifar_wrn16_2", 10).block1[1].eval()
     nn.init.zeros_(block.conv2.weight)
     x = torch.randn(2, 32, 8, 8)
     assert torch.equal(block(x), x)
 
 
-def test_resnet50_is_of_bottlenecks():
-    """Although 50 = 6 n + 2: the name is that of the ImageNet network with another stem."""
+def test_resnet50_has_bottleneck_blocks():
+    """Although 50 = 6 n + 2, the name means the ImageNet network with another stem."""
     with torch.device("meta"):
         model = create_model("cifar_resnet50", 10)
     assert type(model.layer1[0]).__name__ == "Bottleneck"
@@ -155,7 +155,7 @@ def test_resnet50_is_of_bottlenecks():
         ("CIFAR_WRN28_10", "cifar_wrn28_10"),
     ],
 )
-def test_names_that_are_none(got, nearest):
+def test_unknown_names_suggest_the_nearest(got, nearest):
     with pytest.raises(UserError, match=rf"D = 6n\+4.*did you mean .*{nearest}") as error:
         create_model(got, 10)
     assert "\n" not in str(error.value)
@@ -168,12 +168,12 @@ def test_names_that_are_none(got, nearest):
 def test_smallest_image_size(arch, smallest):
     model = create_model(arch, 10, image_size=smallest)
     assert model(torch.rand(2, 3, smallest, smallest)).shape == (2, 10)
-    with pytest.raises(UserError, match=f"got image size {smallest - 1}, takes {smallest} pixels"):
+    with pytest.raises(UserError, match=f"image_size {smallest - 1}: {arch} expects at least {smallest}"):
         create_model(arch, 10, image_size=smallest - 1)
 
 
 def test_normalization_is_cifar10s():
-    """As usually given, to four digits; e.g. in the recipes of kuangliu/pytorch-cifar's users."""
+    """As usually given to four digits, e.g. in recipes based on kuangliu/pytorch-cifar."""
     for arch in ("cifar_vgg16", "cifar_resnet50", "cifar_wrn34_10"):
         assert default_normalization(arch) == ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 
@@ -185,6 +185,6 @@ def test_a_checkpoint_names_its_arch(tmp_path):
     content = {"format": CHECKPOINT_FORMAT, "model": model.state_dict(), "config": config}
     torch.save(content, tmp_path / "last.pt")
     images = torch.rand(2, 3, 32, 32)
-    normalised = (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    normalized = (images - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
     with torch.no_grad():
-        torch.testing.assert_close(load_model(tmp_path / "last.pt")(images), model(normalised))
+        torch.testing.assert_close(load_model(tmp_path / "last.pt")(images), model(normalized))

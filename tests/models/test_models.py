@@ -1,4 +1,4 @@
-"""Architectures by name, the normalising wrapper, and borrowing a model."""
+"""Architectures by name, the normalizing wrapper, and a model's restored state."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from sprout_fast.models import (
 )
 
 
-def test_list_archs_is_classification_only():
+def test_list_archs_has_classification_models_only():
     archs = list_archs()
     assert {"resnet18", "resnet152", "vgg16_bn", "vit_b_16", "inception_v3"} <= set(archs)
     for other in ("fasterrcnn_resnet50_fpn", "fcn_resnet50", "r3d_18", "raft_small"):
@@ -61,7 +61,7 @@ def test_unknown_arch_suggests_the_nearest(got, nearest):
         default_normalization(got)
 
 
-def test_an_arch_like_nothing_gets_an_example():
+def test_an_unknown_arch_without_a_near_name_gets_an_example():
     with pytest.raises(UserError, match="for example resnet50"):
         create_model("zzzzzz", 10)
 
@@ -82,7 +82,7 @@ def test_image_size_reaches_the_architectures_that_depend_on_it():
     ("arch", "size", "says"),
     [("inception_v3", 64, "75"), ("vit_b_32", 50, "50"), ("maxvit_t", 64, "64")],
 )
-def test_image_size_that_does_not_fit(arch, size, says):
+def test_unsupported_image_sizes(arch, size, says):
     with pytest.raises(UserError, match=says) as error, torch.device("meta"):
         create_model(arch, 10, image_size=size)
     assert arch in str(error.value) and "\n" not in str(error.value)
@@ -109,7 +109,7 @@ def test_normalized_value_and_dtype(dtype):
     torch.testing.assert_close(got.double(), expected, rtol=bound, atol=bound)
 
 
-def test_normalized_keeps_its_record_out_of_the_state_dict():
+def test_mean_and_std_are_not_in_the_state_dict():
     model = nn.Conv2d(3, 4, 1)
     wrapped = Normalized(model, MEAN, STD)
     assert list(wrapped.state_dict()) == ["model.weight", "model.bias"]
@@ -118,14 +118,14 @@ def test_normalized_keeps_its_record_out_of_the_state_dict():
     assert wrapped.to(torch.float64).mean.dtype == torch.float64
 
 
-def test_normalized_gives_gradients_to_images():
+def test_normalized_passes_gradients_to_images():
     images = torch.rand(1, 3, 2, 2, requires_grad=True)
     Normalized(nn.Identity(), MEAN, STD)(images).sum().backward()
     expected = (1 / torch.tensor(STD)).view(1, 3, 1, 1).expand(1, 3, 2, 2)
     torch.testing.assert_close(images.grad, expected)
 
 
-def test_normalized_refuses_what_it_cannot_mean():
+def test_normalized_rejects_wrong_arguments():
     wrapped = Normalized(nn.Identity(), MEAN, STD)
     with pytest.raises(TypeError, match="uint8"):
         wrapped(torch.zeros(2, 3, 4, 4, dtype=torch.uint8))
@@ -137,7 +137,7 @@ def test_normalized_refuses_what_it_cannot_mean():
             Normalized(nn.Identity(), mean, std)
 
 
-def test_a_borrowed_model_comes_back_as_it_was():
+def test_modes_and_flags_are_restored():
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4).eval(), nn.Dropout())
     model[0].weight.requires_grad_(False)
     with pytest.raises(KeyError), evaluation_mode(model), frozen_parameters(model):
@@ -148,7 +148,7 @@ def test_a_borrowed_model_comes_back_as_it_was():
     assert [p.requires_grad for p in model.parameters()] == [False, True, True, True]
 
 
-def test_torchvision_is_needed_only_to_build_a_model_of_its():
+def test_torchvision_is_needed_only_for_its_own_models():
     code = """
         import sys
         sys.modules["torchvision"] = None  # importing it fails

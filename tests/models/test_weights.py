@@ -1,4 +1,4 @@
-"""Weights files and checkpoints: ours, torchvision's, foreign ones, and files that are neither."""
+"""Weights files and checkpoints: sprout_fast's, torchvision's, others, and unusable files."""
 
 import argparse
 import copy
@@ -87,17 +87,17 @@ FORMS = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("new_format", [True, False])
-def test_load_weights_takes_every_form(tmp_path, form, new_format):
+def test_load_weights_accepts_every_form(tmp_path, form, new_format):
     source, model = small_model(), small_model()
     content = FORMS[form](source.state_dict())
     path = save(content, tmp_path, _use_new_zipfile_serialization=new_format)
-    said = load_weights(model, path, reset_head=False)
+    message = load_weights(model, path, reset_head=False)
     expected = source.state_dict()
     assert same(model.state_dict(), FORMS["half"](expected) if form == "half" else expected)
-    assert said.startswith(str(path)) and said.endswith("loaded 9 tensors")
+    assert message.startswith(str(path)) and message.endswith("loaded 9 tensors")
 
 
-def test_load_weights_prefers_ema_in_our_checkpoint(tmp_path):
+def test_load_weights_prefers_the_ema_of_a_checkpoint(tmp_path):
     raw, ema = small_model(), small_model()
     path = save(checkpoint(raw, ema=ema.state_dict()), tmp_path)
     model = small_model()
@@ -112,28 +112,28 @@ def test_a_head_of_another_size_needs_reset_head(tmp_path):
     source, model = small_model(1000), small_model(10)
     path = save(source.state_dict(), tmp_path)
     before = snapshot(model)
-    with pytest.raises(UserError, match="--reset-head") as error:
+    with pytest.raises(UserError, match="^reset_head needed to load") as error:
         load_weights(model, path, reset_head=False)
     for part in ("'fc'", "1000", "10", str(path)):
         assert part in str(error.value)
     assert same(model.state_dict(), before)
 
-    said = load_weights(model, path, reset_head=True)
-    assert "fresh classifier 'fc' for 10 classes" in said and "7 tensors" in said
+    message = load_weights(model, path, reset_head=True)
+    assert "new classifier 'fc' with 10 classes" in message and "7 tensors" in message
     after = model.state_dict()
     for key in after:
         expected = before if key.startswith("fc.") else source.state_dict()
         assert torch.equal(after[key], expected[key]), key
 
 
-def test_reset_head_leaves_a_head_that_fits(tmp_path):
+def test_reset_head_loads_a_head_that_fits(tmp_path):
     source, model = small_model(), small_model()
-    said = load_weights(model, save(source.state_dict(), tmp_path), reset_head=True)
-    assert "fresh" not in said
+    message = load_weights(model, save(source.state_dict(), tmp_path), reset_head=True)
+    assert "new classifier" not in message
     assert same(model.state_dict(), source.state_dict())
 
 
-# One arch of each of torchvision's families and forms of classifier.
+# One architecture of each torchvision family and form of classifier.
 @pytest.mark.parametrize(
     ("arch", "head"),
     [
@@ -155,15 +155,15 @@ def test_reset_head_leaves_a_head_that_fits(tmp_path):
     ],
 )
 def test_the_head_of_every_family_is_found(tmp_path, arch, head, monkeypatch):
-    with torch.device("meta"):  # shapes alone: no memory, no time
+    with torch.device("meta"):  # shapes only, without memory or time
         source, model = create_model(arch, 12), create_model(arch, 5)
     monkeypatch.setattr("sprout_fast.models.weights.read_torch_file", lambda path: content)
     content = source.state_dict()
-    with pytest.raises(UserError, match=f"classifier '{head}' is for 12 classes, the model's for"):
+    with pytest.raises(UserError, match=f"classifier '{head}' has 12 classes, expected 5"):
         load_weights(model, "weights.pt")
 
 
-def test_keys_that_differ_are_named_and_the_model_is_unchanged(tmp_path):
+def test_keys_that_differ_are_listed_and_the_model_is_unchanged(tmp_path):
     model = small_model()
     before = snapshot(model)
     state = small_model().state_dict()
@@ -172,13 +172,13 @@ def test_keys_that_differ_are_named_and_the_model_is_unchanged(tmp_path):
     with pytest.raises(UserError) as error:
         load_weights(model, save(state, tmp_path), reset_head=True)
     message = str(error.value)
-    assert "1 keys missing (fc.bias)" in message
-    assert "1 keys unexpected (extra.weight)" in message
+    assert "1 missing (fc.bias)" in message
+    assert "1 unexpected (extra.weight)" in message
     assert "\n" not in message
     assert same(model.state_dict(), before)
 
 
-def test_shapes_that_differ_are_named(tmp_path):
+def test_shapes_that_differ_are_listed(tmp_path):
     model = small_model(width=8)
     before = snapshot(model)
     path = save(small_model(width=6).state_dict(), tmp_path)
@@ -187,7 +187,7 @@ def test_shapes_that_differ_are_named(tmp_path):
     assert same(model.state_dict(), before)
 
 
-def test_a_head_with_other_inputs_is_not_only_of_another_size(tmp_path):
+def test_a_head_with_other_inputs_is_not_reset(tmp_path):
     state = small_model().state_dict() | {
         "fc.weight": torch.zeros(12, 9),
         "fc.bias": torch.ones(12),
@@ -198,13 +198,13 @@ def test_a_head_with_other_inputs_is_not_only_of_another_size(tmp_path):
 
 def test_many_keys_are_counted(tmp_path):
     state = {f"layer{i}.weight": torch.zeros(1) for i in range(50)}
-    with pytest.raises(UserError, match="50 keys unexpected .* and 47 more") as error:
+    with pytest.raises(UserError, match="50 unexpected .* and 47 more") as error:
         load_weights(small_model(), save(state, tmp_path))
     assert "another architecture" in str(error.value)
     assert len(str(error.value)) < 600
 
 
-def test_weights_of_another_arch_say_so(tmp_path):
+def test_weights_of_another_arch_are_recognized(tmp_path):
     model = create_model("resnet18", 10)
     with torch.device("meta"):
         deeper, wider = create_model("resnet34", 10), create_model("resnet18", 10)
@@ -212,21 +212,21 @@ def test_weights_of_another_arch_say_so(tmp_path):
     state = {k: torch.zeros(v.shape) for k, v in deeper.state_dict().items()}
     with pytest.raises(UserError, match="looks like another architecture"):
         load_weights(model, save(state, tmp_path), reset_head=True)
-    # Our checkpoint knows what it is.
-    ours = checkpoint(create_model("squeezenet1_1", 10))
-    with pytest.raises(UserError, match="this ResNet, it holds a squeezenet1_1"):
-        load_weights(model, save(ours, tmp_path))
+    # A sprout_fast checkpoint contains the name of its architecture.
+    content = checkpoint(create_model("squeezenet1_1", 10))
+    with pytest.raises(UserError, match="this ResNet, it contains a squeezenet1_1"):
+        load_weights(model, save(content, tmp_path))
 
 
 def test_torchvision_files_with_auxiliary_heads(tmp_path):
-    theirs = torchvision_models.get_model(
+    source = torchvision_models.get_model(
         "googlenet", num_classes=9, aux_logits=True, transform_input=True, init_weights=False
     )
-    ours = create_model("googlenet", 9)
-    load_weights(ours, save(theirs.state_dict(), tmp_path))
+    model = create_model("googlenet", 9)
+    load_weights(model, save(source.state_dict(), tmp_path))
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        torch.testing.assert_close(ours.eval()(images), theirs.eval()(images), rtol=0, atol=0)
+        torch.testing.assert_close(model.eval()(images), source.eval()(images), rtol=0, atol=0)
 
 
 def test_old_densenet_names_and_files_without_batch_counts(tmp_path):
@@ -256,8 +256,8 @@ def test_old_vit_names(monkeypatch):
 
 
 @pytest.mark.filterwarnings("error")
-def test_modules_that_read_their_version_load(tmp_path):
-    # mnasnet refuses a state dict whose metadata names no version.
+def test_modules_with_a_version_load(tmp_path):
+    # mnasnet rejects a state dict whose metadata names no version.
     source, model = create_model("mnasnet0_5", 4), create_model("mnasnet0_5", 4)
     for state in (
         source.state_dict(),
@@ -283,10 +283,10 @@ BAD_FILES = {
     "folder": (lambda d: d, "is a folder"),
     "below a file": (lambda d: write(d / "f", b"x") / "none.pt", "cannot be read"),
     "empty": (lambda d: write(d / "x.pt", b""), "is empty"),
-    "text": (lambda d: write(d / "x.pt", b"hello there\n" * 20), "not a file that torch.save"),
+    "text": (lambda d: write(d / "x.pt", b"hello there\n" * 20), "was not written by torch.save"),
     "html": (lambda d: write(d / "x.pt", b"<!DOCTYPE html>\n<html>"), "<!DOCTYPE html>"),
     "git lfs": (lambda d: write(d / "x.pt", b"version https://git-lfs.gith\n"), "version https"),
-    "bytes": (lambda d: write(d / "x.pt", bytes(range(256)) * 9), "not a file that torch.save"),
+    "bytes": (lambda d: write(d / "x.pt", bytes(range(256)) * 9), "was not written by torch.save"),
     "half a zip": (lambda d: truncated(d, 0.5), "truncated"),
     "start of a zip": (lambda d: truncated(d, 0.02), "truncated"),
     "half a legacy file": (
@@ -300,46 +300,46 @@ BAD_FILES = {
     ),
     "pickle": (
         lambda d: write(d / "x.pt", pickle.dumps({"a": d})),
-        "not a file that torch.save",
+        "was not written by torch.save",
     ),
     "torchscript": (lambda d: script(d), "TorchScript"),
-    "tensor": (lambda d: save(torch.zeros(3), d), "holds a Tensor, takes a state dict"),
-    "list": (lambda d: save([torch.zeros(3)], d), "holds a list"),
-    "empty dict": (lambda d: save({}, d), "holds an empty dict"),
+    "tensor": (lambda d: save(torch.zeros(3), d), "contains a Tensor, expected a state dict"),
+    "list": (lambda d: save([torch.zeros(3)], d), "contains a list"),
+    "empty dict": (lambda d: save({}, d), "contains an empty dict"),
     "no tensors": (lambda d: save({"lr": 0.1, "epoch": 3}, d), "'lr' is a float"),
     "nested": (lambda d: save({"net": {"w": torch.zeros(1)}}, d), "'net' is a dict of w"),
-    "ours without weights": (
+    "checkpoint without weights": (
         lambda d: save({"format": CHECKPOINT_FORMAT, "config": {}}, d),
-        "holds nothing",
+        "contains nothing",
     ),
 }
 
 
 def script(folder):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated, its files are still about
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, but its files still exist
         torch.jit.script(nn.Linear(2, 2)).save(folder / "script.pt")
     return folder / "script.pt"
 
 
 @pytest.mark.parametrize("case", BAD_FILES)
 def test_files_that_cannot_be_loaded(tmp_path, case):
-    make, says = BAD_FILES[case]
+    make, expected = BAD_FILES[case]
     path = make(tmp_path)
     model = small_model()
     before = snapshot(model)
     with (
         warnings.catch_warnings(record=True) as warned,
-        pytest.raises(UserError, match=says) as error,
+        pytest.raises(UserError, match=expected) as error,
     ):
         warnings.simplefilter("always")
         load_weights(model, path)
-    assert not warned  # the one line is all that a user sees
+    assert not warned  # the user sees one line only
     assert str(path) in str(error.value) and "\n" not in str(error.value)
     assert same(model.state_dict(), before)
 
 
-def test_nothing_in_a_file_is_run(tmp_path):
+def test_no_code_in_a_file_is_run(tmp_path):
     class Payload:
         def __reduce__(self):
             return open, (str(tmp_path / "ran"), "w")
@@ -351,7 +351,7 @@ def test_nothing_in_a_file_is_run(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
-def test_load_model_gives_a_plain_module_on_01_images(tmp_path):
+def test_load_model_returns_a_plain_module_for_images_in_01(tmp_path):
     source, ema = create_model("squeezenet1_1", 10).eval(), create_model("squeezenet1_1", 10).eval()
     images = torch.rand(2, 3, 48, 48)
     record = ([0.4, 0.5, 0.6], [0.2, 0.25, 0.3])
@@ -375,11 +375,11 @@ def test_load_model_gives_a_plain_module_on_01_images(tmp_path):
         ({"format": None}, "without a format"),
         ({"config": None}, "lacks arch, num_classes, mean, std"),
         ({"config": {"arch": "resnet18", "num_classes": 10}}, "lacks mean, std"),
-        ({"model": None}, "holds nothing"),
-        ({"model": {"a": torch.zeros(1)}}, "keys missing"),
+        ({"model": None}, "contains nothing"),
+        ({"model": {"a": torch.zeros(1)}}, "missing"),
     ],
 )
-def test_load_model_refuses_what_is_not_a_whole_checkpoint(tmp_path, change, says):
+def test_load_model_rejects_incomplete_checkpoints(tmp_path, change, says):
     path = save(checkpoint(create_model("squeezenet1_1", 10)) | change, tmp_path)
     with pytest.raises(UserError, match=says) as error:
         load_model(path)
@@ -390,12 +390,12 @@ def test_load_model_refuses_what_is_not_a_whole_checkpoint(tmp_path, change, say
     ("key", "value", "says"),
     [
         ("arch", "squeezenet9", "did you mean squeezenet"),
-        ("num_classes", 11, "10 classes"),
+        ("num_classes", 11, "has 10 classes, expected 11"),
         ("mean", "imagenet", "config does not fit"),
         ("std", [0.0, 1.0, 1.0], "std > 0"),
     ],
 )
-def test_load_model_refuses_a_config_that_does_not_fit(tmp_path, key, value, says):
+def test_load_model_rejects_a_config_that_does_not_fit(tmp_path, key, value, says):
     content = checkpoint(create_model("squeezenet1_1", 10))
     content["config"][key] = value
     with pytest.raises(UserError, match=says):
@@ -405,5 +405,5 @@ def test_load_model_refuses_a_config_that_does_not_fit(tmp_path, key, value, say
 def test_a_weights_file_is_not_a_checkpoint(tmp_path):
     path = save(small_model().state_dict(), tmp_path)
     for read in (read_checkpoint, load_model):
-        with pytest.raises(UserError, match="takes a checkpoint of sprout_fast"):
+        with pytest.raises(UserError, match="expected a sprout_fast checkpoint"):
             read(path)

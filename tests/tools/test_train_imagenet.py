@@ -126,7 +126,7 @@ def test_weights_of_a_run_and_another_number_of_classes(
     assert main(argv) == 2
     assert "--reset-head" in error_line(capsys)
     assert main([*argv, "--reset-head"]) == 0
-    assert "fresh classifier" in capsys.readouterr().out
+    assert "new classifier" in capsys.readouterr().out
     assert read_checkpoint(tmp_path / "run" / "last.pt")["model"]["fc.weight"].shape[0] == 2
 
 

@@ -509,7 +509,7 @@ def test_a_warning_when_the_true_classs_mass_falls(capsys: pytest.CaptureFixture
     trainer.fit()
     lines = capsys.readouterr().out.splitlines()
     (warning,) = [line for line in lines if line.startswith("warning")]
-    assert "true class" in warning and "--mass-floor" in warning
+    assert "true class" in warning and "mass_floor" in warning
 
 
 def test_restore_keeps_the_new_options_and_the_old_momentum(tmp_path: Path) -> None:

@@ -1,13 +1,13 @@
-"""Networks for images of about 32 x 32 pixels, as CIFAR-10's.
+"""Networks for images of about 32 x 32 pixels, such as CIFAR-10's.
 
     cifar_vgg16                     VGG-16 with batch norm and one linear layer
     cifar_resnet18, cifar_resnet50  torchvision's with a 3x3 stem of stride 1 and no max-pool
     cifar_resnet<D>, D = 6n + 2     He et al. 2016, "Deep Residual Learning", section 4.2
     cifar_wrn<D>_<K>, D = 6n + 4    Zagoruyko & Komodakis 2016, "Wide Residual Networks"
 
-(cifar_resnet50 is the one of bottleneck blocks, although 50 = 6 * 8 + 2.)
+cifar_resnet50 has bottleneck blocks, although 50 = 6 * 8 + 2.
 
-Convolutions start as He et al. 2015 have it, "Delving Deep into Rectifiers", by their fan-out.
+Convolutions are initialized by their fan-out, as in He et al. 2015, "Delving Deep into Rectifiers".
 """
 
 from __future__ import annotations
@@ -19,14 +19,10 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sprout_fast.models.families import Architecture
+from sprout_fast.models.architecture import FAMILIES, Architecture, Family
 from sprout_fast.models.families.torchvision import torchvision_models
 
-TAKEN = (
-    "cifar_vgg16, cifar_resnet18, cifar_resnet50, cifar_resnetD (D = 6n+2), cifar_wrnD_K (D = 6n+4)"
-)
-
-# Of the pixels of CIFAR-10's 50,000 training images, as usually given.
+# Statistics of the pixels of CIFAR-10's 50,000 training images, as usually given.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 _LISTED = (
@@ -39,17 +35,13 @@ _LISTED = (
 )
 
 
-def listed() -> tuple[str, ...]:
-    """The published ones; any other depth and width are taken too."""
-    return _LISTED
-
-
 def find(arch: str) -> Architecture | None:
-    """The network, normalised by CIFAR-10's mean and std.
+    """Return the network, with CIFAR-10's normalization.
 
-    The smallest image leaves 2 x 2 pixels to the last stage, of VGG's five poolings 1 x 1.
+    The smallest image leaves 2 x 2 pixels for the last stage; 1 x 1 after VGG's five poolings.
     """
     build: Callable[[int], nn.Module]
+    smallest: int
     if arch == "cifar_vgg16":
         build, smallest = _Vgg16, 32
     elif arch in ("cifar_resnet18", "cifar_resnet50"):
@@ -73,6 +65,8 @@ def _initialize(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -82,8 +76,8 @@ def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 class _Vgg16(nn.Module):
     """Simonyan & Zisserman 2015, configuration D, with batch norm, on 32 x 32 pixels.
 
-    Its convolutions keep their biases, which batch norm cancels: with them the names and shapes
-    of its state dict are those of most published CIFAR weights.
+    Convolutions have biases, although batch norm cancels them: so the names and shapes of the state
+    dict are those of most published CIFAR weights.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -93,7 +87,6 @@ class _Vgg16(nn.Module):
         for stage in ((64, 64), (128, 128), (256,) * 3, (512,) * 3, (512,) * 3):
             for outputs in stage:
                 conv = nn.Conv2d(width, outputs, 3, padding=1)
-                nn.init.zeros_(conv.bias)
                 layers += [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
                 width = outputs
             layers.append(nn.MaxPool2d(2))
@@ -114,7 +107,7 @@ def _torchvision_resnet(name: str, num_classes: int) -> nn.Module:
 
 
 class _BasicBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut without parameters (option A)."""
+    """Two 3x3 convolutions and a shortcut without parameters (option A)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -134,7 +127,7 @@ class _BasicBlock(nn.Module):
 
 
 class _ResNet(nn.Module):
-    """Three stages of `blocks` blocks, 16, 32 and 64 channels wide."""
+    """Three stages of ``blocks`` blocks with 16, 32 and 64 channels."""
 
     def __init__(self, blocks: int, num_classes: int) -> None:
         super().__init__()
@@ -153,7 +146,7 @@ class _ResNet(nn.Module):
 
 
 class _PreActivationBlock(nn.Module):
-    """Norm and ReLU before each of two 3x3 convolutions; a 1x1 shortcut where the shape changes."""
+    """Two 3x3 convolutions, each after norm and ReLU; a 1x1 shortcut where the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -169,12 +162,12 @@ class _PreActivationBlock(nn.Module):
         activated = F.relu(self.bn1(x), inplace=True)
         residual = F.relu(self.bn2(self.conv1(activated)), inplace=True)
         residual = self.conv2(residual)
-        # The projection takes what the first norm and ReLU give, the identity what came in.
+        # The projection uses the normalized, rectified input, the identity the input itself.
         return residual + (x if self.shortcut is None else self.shortcut(activated))
 
 
 class _WideResNet(nn.Module):
-    """Three stages of `blocks` blocks, 16, 32 and 64 times `widening` channels wide."""
+    """Three stages of ``blocks`` blocks with 16, 32 and 64 times ``widening`` channels."""
 
     def __init__(self, blocks: int, widening: int, num_classes: int) -> None:
         super().__init__()
@@ -193,7 +186,17 @@ class _WideResNet(nn.Module):
 
 
 def _stage(
-    block: type[nn.Module], blocks: int, inputs: int, outputs: int, stride: int
+    block: Callable[[int, int, int], nn.Module], blocks: int, inputs: int, outputs: int, stride: int
 ) -> nn.Sequential:
     first = block(inputs, outputs, stride)
     return nn.Sequential(first, *(block(outputs, outputs, 1) for _ in range(blocks - 1)))
+
+
+FAMILIES.register("cifar")(
+    Family(
+        names="cifar_vgg16, cifar_resnet18, cifar_resnet50, cifar_resnetD (D = 6n+2), "
+        "cifar_wrnD_K (D = 6n+4)",
+        listed=lambda: _LISTED,
+        find=find,
+    )
+)

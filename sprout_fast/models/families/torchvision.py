@@ -1,4 +1,4 @@
-"""torchvision's classification models, at ImageNet's size unless they take others."""
+"""torchvision's classification models."""
 
 from __future__ import annotations
 
@@ -9,22 +9,24 @@ from typing import Any
 from torch import nn
 
 from sprout_fast.errors import UserError
-from sprout_fast.models.families import Architecture
+from sprout_fast.models.architecture import FAMILIES, Architecture, Family
 
-TAKEN = "and torchvision's classification models"
-
-# Families whose parameters depend on the image size.
+# Architectures whose parameters depend on the image size.
 _VIT, _MAXVIT = "vit_", "maxvit_"
 
 
 @functools.cache
 def torchvision_models() -> ModuleType:
-    """torchvision.models, for the families that build on it."""
+    """Import ``torchvision.models``, for the families that build on it.
+
+    Raises:
+        UserError: torchvision cannot be imported.
+    """
     try:
         from torchvision import models
     except ImportError as error:
         raise UserError(
-            f"this model comes from torchvision, which cannot be imported ({error}): "
+            f"this model requires torchvision, which cannot be imported ({error}): "
             "pip install torchvision"
         ) from error
     return models
@@ -32,20 +34,20 @@ def torchvision_models() -> ModuleType:
 
 @functools.cache
 def listed() -> tuple[str, ...]:
-    """All of their names."""
+    """Return the names of all of them."""
     models = torchvision_models()
-    # The models of the top module alone: detection, segmentation, video, optical flow and
-    # quantized models are registered from submodules.
+    # Models of the top module only: detection, segmentation, video, optical flow and quantized
+    # models are registered from submodules.
     return tuple(models.list_models(module=models))
 
 
 def find(arch: str) -> Architecture | None:
-    """The model, normalised as its default published weights were trained."""
+    """Return the architecture, with the normalization of its default published weights."""
     if arch not in listed():
         return None
     weights = torchvision_models().get_model_weights(arch).DEFAULT
     transforms = weights.transforms()
-    sized = arch.startswith((_VIT, _MAXVIT))  # their constructors know what they take
+    sized = arch.startswith((_VIT, _MAXVIT))  # their constructors check the image size
     return Architecture(
         build=functools.partial(_build, arch),
         mean=tuple(transforms.mean),
@@ -63,3 +65,8 @@ def _build(arch: str, num_classes: int, image_size: int | None) -> nn.Module:
     elif image_size is not None and arch.startswith(_MAXVIT):
         options = {"input_size": (image_size, image_size)}
     return torchvision_models().get_model(arch, weights=None, num_classes=num_classes, **options)
+
+
+FAMILIES.register("torchvision")(
+    Family(names="or any torchvision classification model", listed=listed, find=find)
+)

@@ -1,4 +1,4 @@
-"""Images of ten made-up classes and small networks that learn them in seconds, for attacks."""
+"""Images of ten made-up classes and small networks that learn them in seconds."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ from torch import Tensor, nn
 
 from sprout_fast.attacks.pgd import pgd
 
-EPS = 0.04
-SIDE = 8
+CLASSES = 10
+SIDE = 8  # pixels
+EPS = 0.04  # l-inf radius of adversarial training
+# Radii at which PGD succeeds on about half of the images of the naturally trained network.
+VICTIM_EPS = {"linf": 0.027, "l2": 0.3}
 
 
 def made_images(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Float32 [count,3,8,8] in [0,1] and int64 [count]: a class's own soft pattern in noise."""
+    """Return float32 [count,3,8,8] in [0,1], a soft pattern per class in noise, and labels [count]."""
     patterns = torch.Generator().manual_seed(42)
-    coarse = torch.rand(10, 3, 3, 3, generator=patterns)
+    coarse = torch.rand(CLASSES, 3, 3, 3, generator=patterns)
     pattern = F.interpolate(coarse, SIDE, mode="bilinear", align_corners=True)
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % 10
+    labels = torch.arange(count) % CLASSES
     noise = torch.randn(count, 3, SIDE, SIDE, generator=generator)
     strength = 0.15 + 0.35 * torch.rand(count, 1, 1, 1, generator=generator)
     images = 0.5 + strength * (pattern[labels] - 0.5) + 0.08 * noise
@@ -29,7 +32,10 @@ def made_images(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def trained(adversarially: bool) -> nn.Module:
-    """A small convolutional network in eval mode, trained naturally or by PGD."""
+    """Return a convolutional network in eval mode, trained naturally or by PGD.
+
+    It is shared by all tests of a process and must not be changed.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = nn.Sequential(
@@ -38,7 +44,7 @@ def trained(adversarially: bool) -> nn.Module:
             nn.Conv2d(16, 16, 3, stride=2, padding=1),
             nn.ReLU(),
             nn.Flatten(),
-            nn.Linear(16 * (SIDE // 2) ** 2, 10),
+            nn.Linear(16 * (SIDE // 2) ** 2, CLASSES),
         )
         images, labels = made_images(2000, seed=1)
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -60,3 +66,25 @@ def trained(adversarially: bool) -> nn.Module:
             F.cross_entropy(model(batch), target).backward()
             optimizer.step()
     return model.eval()
+
+
+def victim(count: int = 100, seed: int = 0) -> tuple[nn.Module, Tensor, Tensor]:
+    """Return the naturally trained network, and images with labels of which it knows nearly all."""
+    return trained(adversarially=False), *made_images(count, seed)
+
+
+class Scaled(nn.Module):
+    """A model's logits times a factor."""
+
+    def __init__(self, model: nn.Module, factor: float) -> None:
+        super().__init__()
+        self.model, self.factor = model, factor
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.factor * self.model(images)
+
+
+def errs(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Return whether the model misclassifies each image, bool [B]."""
+    with torch.no_grad():
+        return model(images).argmax(1) != labels
