@@ -1,4 +1,4 @@
-"""A table of named things that are entered where they are defined."""
+"""Tables of named things, each registered where it is defined."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, Generic, TypeVar, cast
 from sprout_fast.errors import UserError
 
 T = TypeVar("T")
-EntryT = TypeVar("EntryT")  # not T: a decorated function keeps its own signature
+EntryT = TypeVar("EntryT")  # not T, so that a decorated function keeps its own signature
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Return ``"; did you mean X?"`` for the choice most like ``name``, or an empty string.
+    """Return ``"; did you mean X?"`` for the choice closest to ``name``, or an empty string.
 
     >>> nearest("sprot", ["natural", "sprout"])
     '; did you mean sprout?'
@@ -29,13 +29,13 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 class Registry(Mapping[str, T], Generic[T]):
     """A mapping from names to things of one kind, in order of registration.
 
-    The modules of ``package`` register what they define. They are imported at the first look-up,
-    so a new entry is a new file that no other file mentions. The order is then that of the modules'
-    names, whichever of them was imported earlier.
+    The modules of ``package`` register what they define. They are imported in alphabetical order at
+    the first look-up, so adding an entry means adding a file and editing no other. Entries are then
+    in the order of their modules, even if some had been imported before.
 
     Args:
-        kind: what an entry is, for error messages, e.g. ``"attack"``.
-        package: dotted name of the package whose modules to import, or None.
+        kind: What an entry is, for error messages, e.g. ``"attack"``.
+        package: Dotted name of the package whose modules to import, or None.
 
     >>> colors = Registry("color")
     >>> colors.register("red")("#f00")
@@ -51,9 +51,15 @@ class Registry(Mapping[str, T], Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[EntryT], EntryT]:
-        """Return a decorator that enters its argument under ``name``."""
+        """Return a decorator that registers its argument under ``name``.
+
+        Raises:
+            ValueError: The name is already registered.
+        """
 
         def enter(entry: EntryT) -> EntryT:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is already registered")
             self._entries[name] = cast(T, entry)
             return entry
 
@@ -63,7 +69,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """Return the entry called ``name``.
 
         Raises:
-            UserError: no entry has this name; the message lists the names and suggests the nearest.
+            UserError: No entry has this name; the message lists the names and suggests the nearest.
         """
         entries = self._loaded()
         if name not in entries:
@@ -83,14 +89,19 @@ class Registry(Mapping[str, T], Generic[T]):
         return len(self._loaded())
 
     def _loaded(self) -> dict[str, T]:
-        package, self._package = self._package, None
+        package, self._package = self._package, None  # a module may look up what others registered
         if package is not None:
-            for module in pkgutil.iter_modules(importlib.import_module(package).__path__):
-                importlib.import_module(f"{package}.{module.name}")
-            by_module = sorted(self._entries.items(), key=lambda item: _defined_in(item[1]))
+            try:
+                modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
+                for name in sorted(module.name for module in modules):
+                    importlib.import_module(f"{package}.{name}")
+            except BaseException:
+                self._package = package  # the next look-up must not see a part of the table
+                raise
+            by_module = sorted(self._entries.items(), key=lambda item: _module_of(item[1]))
             self._entries = dict(by_module)
         return self._entries
 
 
-def _defined_in(entry: Any) -> str:
+def _module_of(entry: Any) -> str:
     return getattr(entry, "__module__", "")

@@ -1,4 +1,4 @@
-"""Auto-PGD against torchattacks, its schedule, and a plain form of the algorithm."""
+"""Auto-PGD against torchattacks and a plain form of the algorithm, and its schedule."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from sprout_fast.attacks.balls import BALLS
 from sprout_fast.attacks.losses import LOSSES, likeliest_wrong
 
 NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
-THEIRS = {"linf": "Linf", "l2": "L2"}
+NAMES = {"linf": "Linf", "l2": "L2"}
 
 
 @NORMS
@@ -21,8 +21,8 @@ THEIRS = {"linf": "Linf", "l2": "L2"}
 def test_succeeds_as_often_as_torchattacks(norm, loss):
     model, images, labels = victim()
     eps = VICTIM_EPS[norm]
-    theirs = torchattacks.APGD(model, norm=THEIRS[norm], eps=eps, steps=30, loss=loss)
-    expected = errs(model, theirs(images, labels), labels).float().mean().item()
+    reference = torchattacks.APGD(model, norm=NAMES[norm], eps=eps, steps=30, loss=loss)
+    expected = errs(model, reference(images, labels), labels).float().mean().item()
     got = apgd_ce(model, images, labels, norm=norm, eps=eps, steps=30, loss=loss)
     assert 0.2 < expected < 0.8
     assert errs(model, got, labels).float().mean() == pytest.approx(expected, abs=0.0101)
@@ -32,8 +32,8 @@ def test_succeeds_as_often_as_torchattacks(norm, loss):
 def test_targeted_succeeds_as_often_as_torchattacks(norm):
     model, images, labels = victim()
     eps = VICTIM_EPS[norm]
-    theirs = torchattacks.APGDT(model, norm=THEIRS[norm], eps=eps, steps=15, n_classes=5)
-    expected = errs(model, theirs(images, labels), labels).float().mean().item()
+    reference = torchattacks.APGDT(model, norm=NAMES[norm], eps=eps, steps=15, n_classes=5)
+    expected = errs(model, reference(images, labels), labels).float().mean().item()
     got = apgd_t(model, images, labels, norm=norm, eps=eps, steps=15, target_classes=4)
     assert 0.2 < expected < 0.8
     assert errs(model, got, labels).float().mean() == pytest.approx(expected, abs=0.0101)
@@ -45,8 +45,8 @@ def test_checkpoints_of_the_paper():
     assert not apgd._checkpoints(0) - {0}
 
 
-def obvious_apgd(loss, ball, image, start, eps, steps):
-    """Algorithm 1 for one image, with every f(x^(k)) kept. Returns x_max and the step sizes."""
+def plain_apgd(loss, ball, image, start, eps, steps):
+    """Run Algorithm 1 on one image, storing every f(x^(k)); return x_max and the step sizes."""
 
     def evaluate(x):
         x = x.detach().requires_grad_()
@@ -92,7 +92,7 @@ def test_equals_the_algorithm_in_its_plain_form(norm):
     apgd._ascend(model, images, images, active, LOSSES["ce"], None, ball, eps, steps)
     sizes = set()
     for i in range(len(images)):
-        expected, step_sizes = obvious_apgd(
+        expected, step_sizes = plain_apgd(
             lambda x, i=i: LOSSES["ce"](model(x), labels[i : i + 1])[0],
             ball, images[i : i + 1], images[i : i + 1], eps, steps,
         )  # fmt: skip
@@ -102,7 +102,7 @@ def test_equals_the_algorithm_in_its_plain_form(norm):
 
 
 @pytest.mark.parametrize("name", ["apgd_ce", "apgd_t"])
-def test_images_that_fell_cost_nothing(name):
+def test_misclassified_images_cost_nothing(name):
     model, images, labels = victim()
     seen = []
     handle = model.register_forward_hook(lambda module, inputs, _: seen.append(len(inputs[0])))
@@ -110,12 +110,12 @@ def test_images_that_fell_cost_nothing(name):
         got = ATTACKS[name](model, images, labels, eps=0.03, steps=10)
     finally:
         handle.remove()
-    assert seen == sorted(seen, reverse=True)  # no image ever comes back
+    assert seen == sorted(seen, reverse=True)  # no image is reactivated
     assert seen[0] == len(images) and seen[1] == (~errs(model, images, labels)).sum()
     runs = 9 if name == "apgd_t" else 1
     assert len(seen) == 1 + runs * (10 + 1)
-    still = (~errs(model, got, labels)).sum()
-    assert still <= seen[-1] <= still + 3
+    correct = (~errs(model, got, labels)).sum()
+    assert correct <= seen[-1] <= correct + 3
 
 
 def test_targets_are_the_likeliest_wrong_classes():
@@ -123,10 +123,10 @@ def test_targets_are_the_likeliest_wrong_classes():
     assert likeliest_wrong(logits, torch.tensor([0, 3]), 2).tolist()[0] == [2, 1]
     everything = likeliest_wrong(logits, torch.tensor([0, 0]), 9)
     assert everything.shape == (2, 3)
-    assert sorted(everything[1].tolist()) == [1, 2, 3]  # the label is not among them, if tied
+    assert sorted(everything[1].tolist()) == [1, 2, 3]  # never the label, not even in a tie
 
 
-def test_restarts_and_steps_help():
+def test_restarts_and_steps_increase_success():
     model, images, labels = victim()
 
     def misclassified(**options):
@@ -135,7 +135,7 @@ def test_restarts_and_steps_help():
     assert misclassified(steps=0) < misclassified(steps=3) <= misclassified(steps=3, restarts=4)
 
 
-def test_a_small_gradient_has_its_direction():
+def test_small_gradients_keep_their_direction():
     gradient = torch.randn(3, 2, 4, 4)
     gradient[2] = 0
     for ball in BALLS.values():

@@ -1,17 +1,17 @@
-"""What holds of each of AutoAttack's four attacks, and what the official package finds."""
+"""Properties of AutoAttack's four attacks, and a comparison with the official package."""
 
 import math
 
 import pytest
 import torch
-from helpers.networks import VICTIM_EPS, errs, victim
+from helpers.networks import VICTIM_EPS, Scaled, errs, victim
 from torch import nn
 
 from sprout_fast.attacks import ATTACKS
 from sprout_fast.attacks.balls import BALLS
 from sprout_fast.errors import UserError
 
-# Budgets of a second or less.
+# Budgets that cost a second or less.
 BUDGETS = {
     "apgd_ce": {"steps": 8},
     "apgd_t": {"steps": 6, "target_classes": 2},
@@ -60,7 +60,7 @@ def test_perturbations_stay_in_the_ball_and_the_box(name, norm, dtype):
 
 
 class Double(nn.Module):
-    """A float32 network that sees and answers float64."""
+    """A float32 network with float64 inputs and outputs."""
 
     def __init__(self, model):
         super().__init__()
@@ -101,7 +101,7 @@ def test_images_do_not_influence_each_other(name, options, norm):
     together = run(name, model, images, labels, **options)
     for i in range(len(images)):
         alone = run(name, model, images[i : i + 1], labels[i : i + 1], **options)[0]
-        # A sign may turn only where the gradient is all but zero.
+        # A sign may flip only where the gradient is all but zero.
         assert ((alone - together[i]).abs() > 1e-4).float().mean() < 0.02
 
 
@@ -126,7 +126,7 @@ def test_small_batches(name, norm, batch):
     assert got.shape == (batch, 3, 4, 4)
 
 
-class Quantised(nn.Module):
+class Quantized(nn.Module):
     def forward(self, images):
         return images.round().mean((2, 3))
 
@@ -160,22 +160,13 @@ class Tiny(nn.Module):
 
 @ALL
 @NORMS
-@pytest.mark.parametrize("model", [Quantised, Detached, NanGradient, NanLogits, Huge, Tiny])
-def test_models_with_bad_gradients_end(name, norm, model):
+@pytest.mark.parametrize("model", [Quantized, Detached, NanGradient, NanLogits, Huge, Tiny])
+def test_models_with_bad_gradients(name, norm, model):
     images = some_images()
     images[:, 0] = 0.9
     got = run(name, model(), images, torch.zeros(len(images)).long(), norm=norm, eps=0.05)
     assert got.isfinite().all() and got.min() >= 0 and got.max() <= 1
     assert BALLS[norm].distance(images, got).max() <= 0.05 * (1 + 1e-6)
-
-
-class Scaled(nn.Module):
-    def __init__(self, model, scale):
-        super().__init__()
-        self.model, self.scale = model, scale
-
-    def forward(self, images):
-        return self.model(images) * self.scale
 
 
 @pytest.mark.parametrize("name", ["apgd_t", "fab_t", "square"])
@@ -191,7 +182,7 @@ def test_the_scale_of_logits_changes_nothing(name, norm, scale):
 
 
 @ALL
-def test_a_callers_context_changes_nothing(name):
+def test_the_callers_context_changes_nothing(name):
     model, images, labels = victim()
     expected = run(name, model, images[:10], labels[:10])
     for context in (torch.no_grad(), torch.inference_mode()):
@@ -202,7 +193,7 @@ def test_a_callers_context_changes_nothing(name):
 
 @ALL
 @pytest.mark.parametrize(
-    ("option", "value", "says"),
+    ("option", "value", "message"),
     [
         ("norm", "l1", "got 'l1', expected one of linf, l2"),
         ("eps", -0.1, "got -0.1, expected a finite number >= 0"),
@@ -218,10 +209,10 @@ def test_a_callers_context_changes_nothing(name):
         ("beta", 0, "got 0, expected a number > 0 and <= 1"),
     ],
 )
-def test_wrong_options(name, option, value, says):
+def test_wrong_options(name, option, value, message):
     if option not in ATTACKS[name].__kwdefaults__:
         return
-    with pytest.raises((ValueError, UserError), match=f"{name}: {option}: {says}"):
+    with pytest.raises((ValueError, UserError), match=f"{name}: {option}: {message}"):
         run(name, linear(5), some_images(), torch.zeros(5).long(), **{option: value})
 
 
@@ -246,9 +237,9 @@ def official(name, model, norm, eps):
 def test_is_as_strong_as_the_official_package(name, norm):
     model, images, labels = victim()
     eps = VICTIM_EPS[norm]
-    theirs = official(name, model, norm, eps).perturb(images, labels)
-    inside = BALLS[norm].distance(images, theirs) <= eps * (1 + 1e-5)
-    expected = (errs(model, theirs, labels) & inside).sum()
+    points = official(name, model, norm, eps).perturb(images, labels)
+    inside = BALLS[norm].distance(images, points) <= eps * (1 + 1e-5)
+    expected = (errs(model, points, labels) & inside).sum()
     budgets = {
         "apgd_ce": {"steps": 30},
         "apgd_t": {"steps": 15, "target_classes": 3},
@@ -256,5 +247,5 @@ def test_is_as_strong_as_the_official_package(name, norm):
         "square": {"queries": 500},
     }
     got = errs(model, run(name, model, images, labels, norm=norm, eps=eps, **budgets[name]), labels)
-    # Of 100 images; Square's number differs by two or three from seed to seed.
+    # Out of 100 images; Square's number varies by two or three with the seed.
     assert got.sum() >= expected - (5 if name == "square" else 1)

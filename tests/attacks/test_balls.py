@@ -1,4 +1,4 @@
-"""The balls: projections, uniform points, steps."""
+"""Balls: projections, uniform points, steps."""
 
 import itertools
 
@@ -27,7 +27,7 @@ def exact_distance(norm, images, others):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(3, 3, 32, 32), (2, 3, 64, 64), (2, 1, 1, 1)])
 @pytest.mark.parametrize("norm", BALLS)
-def test_nothing_leaves_ball_and_box(norm, shape, dtype):
+def test_everything_stays_in_ball_and_box(norm, shape, dtype):
     ball = BALLS[norm]
     center, noise = draw(shape, dtype)
     generator = torch.Generator().manual_seed(1)
@@ -60,7 +60,7 @@ def test_projections_are_the_nearest_points(norm):
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
 
 
-def test_a_step_in_l2_has_its_length_whatever_the_gradients():
+def test_an_l2_step_has_its_length_for_gradients_of_any_size():
     center, noise = draw((4, 3, 8, 8), torch.float32)
     center = center / 2 + 0.25
     for scale in (1e-42, 1e-30, 1.0, 1e30):

@@ -1,4 +1,4 @@
-"""FAB against torchattacks, and its projection against a general optimiser."""
+"""FAB against torchattacks, and its projection against a general optimizer."""
 
 import numpy as np
 import pytest
@@ -19,18 +19,18 @@ NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_succeeds_as_often_as_torchattacks(norm):
     model, images, labels = victim()
     eps = VICTIM_EPS[norm]
-    theirs = torchattacks.FAB(
+    reference = torchattacks.FAB(
         model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, steps=25,
         multi_targeted=True, n_classes=4,
     )  # fmt: skip
-    expected = errs(model, theirs(images, labels), labels).float().mean().item()
+    expected = errs(model, reference(images, labels), labels).float().mean().item()
     got = fab_t(model, images, labels, norm=norm, eps=eps, steps=25, target_classes=3)
     assert 0.2 < expected < 0.8
     assert errs(model, got, labels).float().mean() == pytest.approx(expected, abs=0.0101)
 
 
-def nearest_by_scipy(point, normal, value, norm):
-    """Of the shortest d to the plane with point + d in [0,1]; None where it misses the box."""
+def shortest_by_scipy(point, normal, value, norm):
+    """Return the length of the shortest d to the plane in the box; None if it misses the box."""
     size = len(point)
     if norm == "linf":  # least t with -t <= d_i <= t
         eye = np.eye(size)
@@ -56,7 +56,7 @@ def nearest_by_scipy(point, normal, value, norm):
 
 
 @NORMS
-def test_the_projection_is_the_nearest_point_of_plane_and_box(norm):
+def test_the_projection_is_the_closest_point_of_plane_and_box(norm):
     generator = torch.Generator().manual_seed(0)
     points = torch.rand(60, 12, generator=generator, dtype=torch.float64)
     points[:, :3] = points[:, :3].round()  # on the border
@@ -70,8 +70,8 @@ def test_the_projection_is_the_nearest_point_of_plane_and_box(norm):
     reached = missed = 0
     for i in range(60):
         rows = (points[i].numpy(), normal[i].numpy(), value[i].item())
-        expected = nearest_by_scipy(*rows, norm)
-        if expected is None:  # the corner nearest to the plane
+        expected = shortest_by_scipy(*rows, norm)
+        if expected is None:  # the corner closest to the plane
             missed += 1
             corner = torch.where(normal[i] * value[i].sign() > 0, 0.0, 1.0)
             torch.testing.assert_close(moved[i][normal[i] != 0], corner[normal[i] != 0].double())
@@ -109,14 +109,14 @@ def test_the_boundary_of_a_linear_model_is_found_exactly(norm):
 
 
 @NORMS
-def test_without_eps_the_result_is_the_nearest_point_and_eps_only_a_threshold(norm):
+def test_eps_is_only_a_threshold_on_the_closest_point(norm):
     model, images, labels = victim()
     images, labels = images[:30], labels[:30]
     options = {"norm": norm, "steps": 20, "target_classes": 3}
-    nearest = fab_t(model, images, labels, eps=None, **options)
+    closest = fab_t(model, images, labels, eps=None, **options)
     right = ~errs(model, images, labels)
-    assert errs(model, nearest, labels).all()
-    distance = BALLS[norm].distance(images, nearest)
+    assert errs(model, closest, labels).all()
+    distance = BALLS[norm].distance(images, closest)
     eps = distance[right].median().item()
     bounded = fab_t(model, images, labels, eps=eps, **options)
     misclassified = errs(model, bounded, labels)
@@ -128,18 +128,18 @@ def test_without_eps_the_result_is_the_nearest_point_and_eps_only_a_threshold(no
 
 
 @NORMS
-def test_the_final_search_brings_points_nearer(norm, monkeypatch):
+def test_the_final_search_brings_points_closer(norm, monkeypatch):
     model, images, labels = victim()
     options = {"norm": norm, "eps": None, "steps": 5, "target_classes": 2}
     searched = BALLS[norm].distance(images, fab_t(model, images, labels, **options))
     monkeypatch.setattr(fab, "_FINAL_STEPS", 0)
     plain = BALLS[norm].distance(images, fab_t(model, images, labels, **options))
-    # Each target's search: a later run never gives a point back.
+    # With a search after each target; a later run never replaces a point with a more distant one.
     assert (searched <= plain + 1e-12).all() and (searched < plain).any()
 
 
 @NORMS
-def test_restarts_start_halfway_and_never_hurt(norm):
+def test_restarts_start_within_half_the_distance_and_never_hurt(norm):
     model, images, labels = victim()
     search = fab._Search(model, images, labels, norm, 0.1)
     search.distance[:5] = 0.06
@@ -154,7 +154,7 @@ def test_restarts_start_halfway_and_never_hurt(norm):
     assert (more <= once).all() and (more < once).any()
 
 
-def test_images_that_fell_cost_nothing():
+def test_misclassified_images_cost_nothing():
     model, images, labels = victim()
     seen = []
     handle = model.register_forward_hook(lambda module, inputs, _: seen.append(len(inputs[0])))

@@ -1,4 +1,4 @@
-"""The losses of attacks against their formulas in numpy, and what scaling logits does to them."""
+"""Attacks' losses against their formulas in numpy, and the effect of scaled logits."""
 
 import numpy as np
 import pytest
@@ -19,13 +19,13 @@ def draw(scale=3.0):
 
 
 def formula(name, z, y, t, z_held):
-    """One row. ``z_held``: what a gradient takes for constant, its margin in rescaled_ce."""
+    """Return the loss of one row; ``z_held`` has the margin that rescaled_ce holds constant."""
     if name == "rescaled_ce":
         first, second = sorted(z_held)[-1:-3:-1]
         z = z / (first - second)
     if name in ("ce", "rescaled_ce"):
-        normaliser = np.log(np.exp(z - z.max()).sum()) + z.max()
-        return normaliser - z[y] if t is None else z[t] - normaliser
+        log_sum = np.log(np.exp(z - z.max()).sum()) + z.max()
+        return log_sum - z[y] if t is None else z[t] - log_sum
     numerator = (max(np.delete(z, y)) if t is None else z[t]) - z[y]
     if name == "margin":
         return numerator
@@ -36,7 +36,7 @@ def formula(name, z, y, t, z_held):
 
 @pytest.mark.parametrize("targeted", [False, True])
 @pytest.mark.parametrize("name", LOSSES)
-def test_values_and_gradients_are_the_formulas(name, targeted):
+def test_values_and_gradients_equal_the_formulas(name, targeted):
     logits, labels, targets = draw()
     logits.requires_grad_()
     got = LOSSES[name](logits, labels, targets if targeted else None)
@@ -51,7 +51,7 @@ def test_values_and_gradients_are_the_formulas(name, targeted):
             there = np.eye(CLASSES)[k] * step
             slope = formula(name, z + there, y, t, z) - formula(name, z - there, y, t, z)
             assert gradient[row, k].item() == pytest.approx(slope / (2 * step), abs=1e-5)
-        if z.argmax() == y:  # the nearer to erring, the larger
+        if z.argmax() == y:  # the loss grows toward misclassification
             assert gradient[row, y] < 0 if t is None else gradient[row, t] > 0
 
 
@@ -68,7 +68,7 @@ def test_scaled_logits(name, factor):
         )
 
 
-def test_cross_entropys_gradient_vanishes_in_scaled_logits_and_the_others_do_not():
+def test_only_the_gradient_of_cross_entropy_vanishes_for_scaled_logits():
     logits, labels, _ = draw()
     logits[torch.arange(ROWS), labels] += 10
     for name, vanishes in (("ce", True), ("rescaled_ce", False), ("margin", False), ("dlr", False)):

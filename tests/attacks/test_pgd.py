@@ -1,4 +1,4 @@
-"""PGD against a plain loop, its exact projection, and the model that it borrows."""
+"""PGD against a plain loop and other libraries, its exact projection, and the model's state."""
 
 import copy
 from functools import partial
@@ -21,7 +21,7 @@ from sprout_fast.evaluation import evaluate_accuracy
 from sprout_fast.models import Normalized
 from sprout_fast.reference.pgd_step import linf_bounds
 
-# What the literature calls PGD: no image leaves early, also where the model errs from the start.
+# What the literature calls PGD: every image takes all steps, even if misclassified from the start.
 last_iterate = partial(pgd, early_stop=False)
 
 
@@ -48,8 +48,8 @@ def make_images(batch=4, dtype=torch.float32, seed=0):
     return images.to(dtype), torch.randint(5, (batch,), generator=generator)
 
 
-def obvious_pgd(model, start, images, labels, eps, step_size, steps):
-    """Pixel by pixel; Python's floats are float64."""
+def plain_pgd(model, start, images, labels, eps, step_size, steps):
+    """Run PGD pixel by pixel; Python's floats are float64."""
     model.eval()
     x = start.clone()
     for _ in range(steps):
@@ -75,7 +75,7 @@ def test_equals_a_plain_loop_in_float64(eps, step_size, steps, random_start):
     options = {"eps": eps, "step_size": step_size, "random_start": random_start, "seed": 3}
     start = last_iterate(model, images, labels, steps=0, **options)
     assert torch.equal(start, images) != random_start
-    expected = obvious_pgd(model, start, images, labels, eps, step_size, steps)
+    expected = plain_pgd(model, start, images, labels, eps, step_size, steps)
     got = last_iterate(model, images, labels, steps=steps, **options)
     assert got.dtype == torch.float64
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-14)
@@ -99,10 +99,10 @@ def test_the_ball_is_exact(eps, dtype):
         assert bound.min() >= 0 and bound.max() <= 1
         assert (bound.double() - images.double()).abs().max().item() <= eps
     assert (lower <= images).all() and (images <= upper).all()
-    if dtype == torch.float64:  # where differences round, so the widest bound has no short name
+    if dtype == torch.float64:  # differences are rounded, so the widest bound is not known
         return
-    # As wide as it can be: two representable numbers further is outside the ball, whose eps is
-    # rounded down to the dtype, or outside [0,1].
+    # The bounds are as wide as possible: two representable numbers further is outside [0,1] or the
+    # ball, whose eps is rounded down to the dtype.
     radius = torch.tensor(eps, dtype=dtype)
     if radius.item() > eps:
         radius = torch.nextafter(radius, torch.tensor(0, dtype=dtype))
@@ -122,12 +122,12 @@ def test_float32_results_stay_in_the_ball_and_the_box(eps):
     assert got.dtype == torch.float32 and not got.requires_grad
     distance = (got.double() - images.double()).abs()
     assert distance.max().item() <= eps
-    assert distance.max().item() > 0.999 * eps  # and the ball is used
-    assert (got - images).abs().max() <= eps  # as a user would measure it, in float32
+    assert distance.max().item() > 0.999 * eps  # the ball is used up to its border
+    assert (got - images).abs().max() <= eps  # as users measure it, in float32
     assert got.min() == 0 and got.max() == 1
 
 
-def test_a_linear_model_is_taken_to_its_worst_corner():
+def test_a_linear_model_is_attacked_up_to_its_worst_corner():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     images, labels = make_images()
@@ -139,7 +139,7 @@ def test_a_linear_model_is_taken_to_its_worst_corner():
     assert torch.equal(got, worst)
 
 
-def test_the_model_comes_back_as_it_was():
+def test_the_models_state_is_restored():
     model = make_model().train()
     model.model[3].eval()
     model.model[0].weight.requires_grad_(False)
@@ -161,12 +161,12 @@ def test_the_model_comes_back_as_it_was():
     got = last_iterate(model, images, labels, steps=2)
     assert got.grad_fn is None and not got.requires_grad
     look()
-    with pytest.raises(RuntimeError):  # a failing model is given back all the same
+    with pytest.raises(RuntimeError):  # also after an exception
         last_iterate(model, images.detach()[:, :, :0], labels, steps=2)
     look()
 
 
-def test_it_works_in_eval_mode_without_parameter_gradients():
+def test_it_runs_in_eval_mode_without_parameter_gradients():
     model = make_model()
     modes = []
 
@@ -196,7 +196,7 @@ def test_images_do_not_influence_each_other():
         alone = last_iterate(
             model, images[i : i + 1], labels[i : i + 1], steps=3, random_start=False
         )
-        # A sign may turn only where the gradient is all but zero.
+        # A sign may flip only where the gradient is all but zero.
         assert (alone != together[i : i + 1]).float().mean() < 0.02
 
 
@@ -227,7 +227,7 @@ def test_the_random_start_is_uniform_in_the_ball():
 
 
 @pytest.mark.parametrize("context", ["no_grad", "inference_mode", "autocast"])
-def test_a_callers_context_changes_nothing(context):
+def test_the_callers_context_changes_nothing(context):
     model = make_model()
     images, labels = make_images()
     expected = last_iterate(model, images, labels, steps=3)
@@ -247,12 +247,12 @@ def test_memory_format_is_kept():
     model = make_model()
     got = last_iterate(model, images.to(memory_format=torch.channels_last), labels, steps=2)
     assert got.is_contiguous(memory_format=torch.channels_last)
-    # The start is the same; the steps may differ where a gradient is all but zero.
+    # The start is the same; steps may differ where a gradient is all but zero.
     plain = last_iterate(model, images, labels, steps=2)
     assert (got != plain).float().mean() < 0.02
 
 
-def test_pixels_without_a_gradient_stay():
+def test_pixels_without_a_gradient_do_not_move():
     class Partial(nn.Module):
         def forward(self, images):
             logits = images.mean(dim=(2, 3))
@@ -265,7 +265,7 @@ def test_pixels_without_a_gradient_stay():
     for model.finite in (True, False):
         got = last_iterate(model, images, labels, steps=2, random_start=False)
         assert torch.isfinite(got).all() and got.min() >= 0 and got.max() <= 1
-    assert torch.equal(got, images)  # a NaN loss moves nothing
+    assert torch.equal(got, images)  # a NaN loss changes nothing
 
 
 def test_empty_batch():
@@ -274,7 +274,7 @@ def test_empty_batch():
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "says"),
+    ("change", "error", "message"),
     [
         ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.uint8)}, TypeError, "uint8"),
         ({"images": torch.zeros(2, 3, 8, 8, dtype=torch.float16)}, TypeError, "float16"),
@@ -288,14 +288,14 @@ def test_empty_batch():
         ({"steps": -1}, ValueError, "steps"),
     ],
 )
-def test_wrong_arguments(change, error, says):
+def test_wrong_arguments(change, error, message):
     arguments = {"images": torch.zeros(2, 3, 8, 8), "labels": torch.zeros(2, dtype=torch.int64)}
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=message):
         last_iterate(make_model(), **(arguments | change))
 
 
 def four_class_model():
-    """Four classes told apart by a faint pattern: easy, and easy to attack."""
+    """Return a model of four classes with faint patterns, easy to attack, and its images."""
     torch.manual_seed(0)
     patterns = torch.randn(4, 3, 8, 8).sign() * 0.04
 
@@ -329,7 +329,7 @@ def test_attack_lowers_the_accuracy_of_a_trained_model():
     assert strong.attacked.top1 < 0.1
     assert strong.attacked.top1 < weak.attacked.top1 <= weak.clean.top1
     assert strong.attacked_loss > weak.attacked_loss > weak.loss
-    # Noise of the same size does next to nothing: it is the gradient that does it.
+    # Noise of the same size has hardly any effect.
     noise = Attack("pgd", model, eps=16 / 255, steps=0)
     assert evaluate_accuracy(model, batches, device="cpu", attack=noise).attacked.top1 > 0.9
 
@@ -359,7 +359,7 @@ def test_unknown_attacks_and_options():
 
 @pytest.fixture(scope="module")
 def batch():
-    """A trained network, and images and labels of which it knows nearly all."""
+    """A trained network, and images of which it classifies nearly all correctly."""
     images, labels = made_images(400, seed=0)
     model = trained(False)
     assert errs(model, images, labels).sum() < 20
@@ -370,8 +370,8 @@ def success(model, adversarial, labels):
     return errs(model, adversarial, labels).double().mean().item()
 
 
-def theirs(library, model, images, labels, norm, **options):
-    """The same attack by another library: 10 steps of eps/4."""
+def by_library(library, model, images, labels, norm, **options):
+    """Run the same attack of another library: 10 steps of eps/4."""
     eps = VICTIM_EPS[norm]
     if library == "torchattacks":
         kind = {"linf": torchattacks.PGD, "l2": torchattacks.PGDL2}[norm]
@@ -386,10 +386,10 @@ def theirs(library, model, images, labels, norm, **options):
 @pytest.mark.parametrize("norm", BALLS)
 def test_agrees_with_other_libraries(batch, norm, library):
     model, images, labels = batch
-    expected = theirs(library, model, images, labels, norm, random_start=False)
+    expected = by_library(library, model, images, labels, norm, random_start=False)
     options = {"norm": norm, "eps": VICTIM_EPS[norm], "random_start": False}
     got = last_iterate(model, images, labels, **options)
-    # One by one, but where the sign of a gradient of almost 0 came out differently.
+    # Image by image, except where the sign of a gradient of almost 0 differs.
     apart = BALLS[norm].distance(got, expected) > 0.01 * VICTIM_EPS[norm]
     assert apart.double().mean() < 0.05
     assert 0.2 < success(model, expected, labels) < 0.8
@@ -398,14 +398,14 @@ def test_agrees_with_other_libraries(batch, norm, library):
     assert success(model, dropped, labels) >= success(model, expected, labels) - 0.0025
 
 
-# Not torchattacks' l2, whose starts are nearer to the centre than uniform ones.
+# Not torchattacks' l2, whose starts are closer to the center than uniform ones.
 @pytest.mark.parametrize(
     ("norm", "library"), [("linf", "foolbox"), ("linf", "torchattacks"), ("l2", "foolbox")]
 )
 def test_agrees_with_other_libraries_from_random_starts(batch, norm, library):
     model, images, labels = batch
     torch.manual_seed(0)
-    expected = success(model, theirs(library, model, images, labels, norm), labels)
+    expected = success(model, by_library(library, model, images, labels, norm), labels)
     got = last_iterate(model, images, labels, norm=norm, eps=VICTIM_EPS[norm])
     assert success(model, got, labels) == pytest.approx(expected, abs=0.01)
     dropped = pgd(model, images, labels, norm=norm, eps=VICTIM_EPS[norm])
@@ -415,7 +415,7 @@ def test_agrees_with_other_libraries_from_random_starts(batch, norm, library):
 def test_agrees_with_foolbox_on_targets(batch):
     model, images, labels = batch
     target = (labels + 3) % CLASSES
-    expected = theirs(
+    expected = by_library(
         "foolbox",
         model,
         images,
@@ -446,7 +446,7 @@ def test_double_precision_stays_inside(batch, norm, loss, target):
 
 
 class Passes:
-    """How many images go through a model, by hooks: forward and backward."""
+    """Number of images in a model's forward and backward passes, recorded by hooks."""
 
     def __init__(self, model):
         self.forward, self.backward = [], []
@@ -467,10 +467,10 @@ class Passes:
 
 @pytest.mark.parametrize("target", [None, "random"])
 @pytest.mark.parametrize("norm", BALLS)
-def test_only_images_that_stand_go_through_the_model(batch, norm, target):
+def test_only_active_images_go_through_the_model(batch, norm, target):
     model, images, labels = batch
     steps, options = 6, {"norm": norm, "eps": VICTIM_EPS[norm], "target": target, "loss": "margin"}
-    # Where each image is before each step, and what is right there, by an attack that drops none.
+    # Each image before each step, and whether it is correctly classified, without early stopping.
     path = [last_iterate(model, images, labels, steps=step, **options) for step in range(steps + 1)]
     right = torch.stack([~errs(model, points, labels) for points in path[:-1]])
     active = right.long().cumprod(0).sum(1).tolist()
@@ -478,15 +478,16 @@ def test_only_images_that_stand_go_through_the_model(batch, norm, target):
     assert counts[-1] < counts[0] and active[-1] > 0
     with Passes(model) as passes:
         got = pgd(model, images, labels, steps=steps, **options)
-    shown = [1] if target == "random" else []  # to learn how many classes there are
+    shown = [1] if target == "random" else []  # to find the number of classes
     assert passes.forward == [*shown, *counts]
     assert passes.backward == counts
-    fallen_at = right.long().cumprod(0).sum(0)  # the step before which the image fell, or `steps`
-    expected = torch.stack(path)[fallen_at, torch.arange(len(images))]
-    # Smaller batches round differently, and a sign of a gradient of almost 0 may turn.
+    # The step before which an image is misclassified, or the last one.
+    dropped_at = right.long().cumprod(0).sum(0)
+    expected = torch.stack(path)[dropped_at, torch.arange(len(images))]
+    # Smaller batches round differently, which may flip the sign of a gradient of almost 0.
     assert (BALLS[norm].distance(got, expected) > 0.01 * VICTIM_EPS[norm]).double().mean() < 0.05
 
-    # A last pass looks at the last iterate where another restart follows.
+    # Before another restart, a pass checks the last iterates.
     with Passes(model) as passes:
         pgd(model, images, labels, steps=steps, restarts=2, **options)
     first, second = passes.forward[: len(shown) + steps + 1], passes.forward[steps + 1 :]
@@ -498,7 +499,7 @@ def test_only_images_that_stand_go_through_the_model(batch, norm, target):
     assert passes.backward == [len(images)] * steps
 
 
-def test_an_attack_ends_where_all_have_fallen(batch):
+def test_an_attack_ends_when_all_images_are_misclassified(batch):
     model, images, labels = batch
     with Passes(model) as passes:
         got = pgd(model, images, labels, eps=0.3, steps=50, restarts=3)
@@ -518,14 +519,13 @@ def test_restarts(batch, early_stop, target):
     }
     results = [pgd(model, images, labels, restarts=n, seed=4, **options) for n in (1, 2, 3, 4)]
     misclassified = torch.stack([errs(model, points, labels) for points in results])
-    assert (misclassified[:-1] <= misclassified[1:]).all() and misclassified[
-        0
-    ].sum() < misclassified[-1].sum()
+    assert (misclassified[:-1] <= misclassified[1:]).all()
+    assert misclassified[0].sum() < misclassified[-1].sum()
     again = pgd(model, images, labels, restarts=4, seed=4, **options)
     assert torch.equal(results[-1], again)
     if early_stop:
         return
-    # Each restart for itself, all from one generator: of the first that fooled, or of the last.
+    # Separate runs from one generator: the first that succeeds, else the last.
     generator = torch.Generator().manual_seed(4)
     runs = [pgd(model, images, labels, generator=generator, **options) for _ in range(3)]
     expected = runs[2]
@@ -536,7 +536,7 @@ def test_restarts(batch, early_stop, target):
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e3])
-def test_losses_that_scaled_logits_do_not_fool(batch, factor):
+def test_losses_that_do_not_depend_on_the_scale_of_logits(batch, factor):
     model, images, labels = batch
     scaled = Scaled(model, factor)
     options = {"eps": VICTIM_EPS["linf"], "random_start": False}
@@ -544,7 +544,7 @@ def test_losses_that_scaled_logits_do_not_fool(batch, factor):
         plain = success(model, pgd(model, images, labels, loss=loss, **options), labels)
         got = success(scaled, pgd(scaled, images, labels, loss=loss, **options), labels)
         assert plain > 0.3 and abs(got - plain) <= 0.01, loss
-    if factor > 1:  # cross entropy's gradient is 0 in float32: the model only looks robust
+    if factor > 1:  # the gradient of cross entropy is 0 in float32, so the model looks robust
         got = success(scaled, pgd(scaled, images, labels, **options), labels)
         assert got < success(model, pgd(model, images, labels, **options), labels) - 0.2
 
@@ -557,13 +557,13 @@ def test_random_targets_are_uniform_among_the_others():
     for label in range(5):
         counts = chosen[labels == label].bincount(minlength=5)
         assert counts[label] == 0
-        # 6000 in 4 boxes: five standard deviations.
+        # 6000 draws of 4 classes: five standard deviations.
         assert (counts.sum() == 6000) and (counts - 1500).abs().sort().values[:4].max() < 168
 
 
 def test_least_likely_targets():
     images = torch.tensor([[3.0, 1, 2], [1, 2, 3]]).view(2, 3, 1, 1)
-    labels = torch.tensor([0, 0])  # of the second image the label itself has the smallest logit
+    labels = torch.tensor([0, 0])  # the second image's label itself has the smallest logit
     chosen = choose_targets("pgd", nn.Flatten(), images, labels, "least_likely", None)
     assert chosen.tolist() == [1, 1]
 
@@ -606,7 +606,7 @@ def test_a_network_that_computes_in_float16_keeps_small_gradients():
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "says"),
+    ("change", "error", "message"),
     [
         ({"norm": "l1"}, UserError, "norm: got 'l1', expected one of linf, l2"),
         ({"loss": "mse"}, UserError, "loss: got 'mse'"),
@@ -626,7 +626,7 @@ def test_a_network_that_computes_in_float16_keeps_small_gradients():
         ({"restarts": 2, "random_start": False}, ValueError, "would all be the same"),
     ],
 )
-def test_wrong_options(change, error, says):
+def test_wrong_options(change, error, message):
     images, labels = torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)
-    with pytest.raises(error, match=says):
+    with pytest.raises(error, match=message):
         pgd(make_model(), images, labels, **change)

@@ -15,28 +15,28 @@ NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 
 @NORMS
 def test_succeeds_as_often_as_torchattacks(norm):
-    """On average over seeds, from one of which to the next two or three images differ.
+    """On average over seeds, between which two or three images differ.
 
-    More often is no mistake: theirs puts the squares of all images in one place, and never into the
-    last row and column.
+    A higher success rate is correct: torchattacks puts the squares of all images in one place, and
+    never into the last row and column.
     """
     model, images, labels = victim()
     eps = {"linf": 0.03, "l2": 1.0}[norm]
     expected, got = [], []
     for seed in range(5):
-        theirs = torchattacks.Square(
+        reference = torchattacks.Square(
             model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, n_queries=250, seed=seed
         )
-        expected.append(errs(model, theirs(images, labels), labels).float().mean())
-        ours = square(model, images, labels, norm=norm, eps=eps, queries=250, seed=seed)
-        got.append(errs(model, ours, labels).float().mean())
+        expected.append(errs(model, reference(images, labels), labels).float().mean())
+        points = square(model, images, labels, norm=norm, eps=eps, queries=250, seed=seed)
+        got.append(errs(model, points, labels).float().mean())
     mean = torch.stack(expected).mean()
     assert 0.2 < mean < 0.8
     assert mean - 0.01 <= torch.stack(got).mean() <= mean + 0.1
 
 
 def recorded(images, norm, **options):
-    """The points that a model which never errs, and whose margin never falls, is shown."""
+    """Return the inputs of a model that is always correct and whose margin keeps growing."""
     seen = []
 
     class Model(nn.Module):
@@ -57,7 +57,7 @@ def test_linf_squares_shrink_as_in_the_paper():
     points = recorded(images, "linf", eps=0.1, queries=1000)
     assert len(points) == 1000
     for point in (points[0], points[-1]):
-        assert torch.allclose((point - images).abs(), torch.tensor(0.1))  # at the corners of it
+        assert torch.allclose((point - images).abs(), torch.tensor(0.1))  # at corners of the ball
     assert (points[0] == points[0][:, :, :1]).all()  # stripes
 
     sides = []
@@ -65,7 +65,7 @@ def test_linf_squares_shrink_as_in_the_paper():
         changed = (before != after).any(1)  # [B,H,W]
         rows, columns = changed.any(2).sum(1), changed.any(1).sum(1)
         sides.append(int(torch.maximum(rows, columns).max()))
-        # A channel of the square is changed whole or not at all: here always from one side.
+        # A channel of the square changes as a whole or not at all.
         if sides[-1] == 1:
             assert changed.sum((1, 2)).max() == 1
     # sqrt(0.8 * 256 / 2^i), halved after 1, 5, 20, 50, 100, 200, 400, 600, 800 of the queries.
@@ -79,12 +79,12 @@ def test_every_pixel_is_reached():
     images = torch.full((200, 1, 6, 6), 0.5)
     points = recorded(images, "linf", eps=0.1, queries=50, p_init=0.01)
     changed = torch.stack([a != b for a, b in zip(points[:-1], points[1:], strict=True)])
-    share = changed.float().mean((0, 1, 2)) * 2 * 36  # half of the draws leave the side as it is
+    share = changed.float().mean((0, 1, 2)) * 2 * 36  # half of the draws change nothing
     assert (share - 1).abs().max() < 0.3  # 9,800 draws: five standard deviations
 
 
 @NORMS
-def test_images_get_squares_of_their_own(norm):
+def test_each_image_has_its_own_squares(norm):
     images = torch.full((2, 3, 16, 16), 0.5)
     first, second = (p for p in recorded(images, norm, eps=0.1, queries=20)[-1])
     assert not torch.equal(first, second)
@@ -95,7 +95,7 @@ def test_l2_proposals_use_the_whole_ball():
     points = recorded(images, "l2", eps=0.4, queries=60)
     for point in points:
         assert torch.allclose((point - images).flatten(1).norm(dim=1), torch.tensor(0.4), rtol=1e-4)
-    # Outside of two squares of the same side nothing changes: late, two of three pixels.
+    # Nothing changes outside two squares of the same side, 3 pixels at the end.
     changed = ((points[-1] - points[-2]).abs() > 1e-6).any(1).sum((1, 2))
     assert changed.max() <= 18 and changed.float().mean() > 9
 
@@ -122,7 +122,7 @@ def test_any_size(norm, shape):
         assert BALLS[norm].distance(images, point).max() <= 0.05 * (1 + 1e-6)
 
 
-def test_no_gradient_is_asked_of_the_model():
+def test_no_gradient_is_computed():
     class Model(nn.Module):
         def forward(self, points):
             assert not torch.is_grad_enabled() and not points.requires_grad
@@ -131,6 +131,6 @@ def test_no_gradient_is_asked_of_the_model():
     square(Model(), torch.rand(4, 3, 5, 5), torch.zeros(4).long(), queries=5)
 
 
-def test_no_queries_return_the_images():
+def test_zero_queries_return_the_images():
     model, images, labels = victim()
     assert torch.equal(square(model, images, labels, queries=0), images)

@@ -1,4 +1,4 @@
-"""Transfer: another model's adversarial images, by any attack with its options."""
+"""Transfer: adversarial images made on another model by any attack with its options."""
 
 import pytest
 import torch
@@ -13,10 +13,10 @@ from sprout_fast.errors import UserError
 
 class Never(nn.Module):
     def forward(self, images):
-        raise AssertionError("the model that is attacked was asked")
+        raise AssertionError("the model under attack was evaluated")
 
 
-def test_it_is_the_attack_on_the_source():
+def test_it_equals_the_attack_on_the_surrogate():
     surrogate, (images, labels) = trained(False), made_images(20, seed=0)
     got = transfer(Never(), images, labels, surrogate=surrogate, eps=0.03, steps=3, seed=2)
     expected = pgd(surrogate, images, labels, eps=0.03, steps=3, seed=2, early_stop=False)
@@ -33,7 +33,7 @@ def test_as_a_bound_attack():
     assert str(attack) == "transfer(surrogate=Sequential, eps=0.25, steps=3, early_stop=True)"
     first = attack(images, labels)
     assert errs(surrogate, first, labels).all()
-    assert not torch.equal(first, attack(images, labels))  # its random numbers go on
+    assert not torch.equal(first, attack(images, labels))  # its random numbers continue
 
 
 def test_options_are_those_of_the_attack():

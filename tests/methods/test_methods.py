@@ -1,15 +1,15 @@
-"""Every row of Table 1: what it shows the network, what it tells it, and the options it has."""
+"""Every row of Table 1: its inputs, labels and losses, and its options."""
 
 from __future__ import annotations
 
 import inspect
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.paths import ROOT
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.optim import SGD
@@ -43,14 +43,14 @@ def normalized(images: Tensor) -> Tensor:
 
 
 class Recorder(OptimizeStep):
-    """The loop's own step, on a small network, which notes what it is given."""
+    """The loop's own step on a small network, which records its arguments."""
 
     def __init__(self, lr: float = 0.05) -> None:
         torch.manual_seed(3)
         model = nn.Sequential(
             nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 15, K)
         )
-        self.modes: list[bool] = []  # of the network in every pass, the attack's too
+        self.modes: list[bool] = []  # the network's mode in every pass, attacks included
         model.register_forward_pre_hook(lambda module, _: self.modes.append(module.training))
         optimizer = SGD(model.parameters(), lr=lr)
         network = Normalized(model, MEAN, STD)
@@ -66,7 +66,7 @@ class Recorder(OptimizeStep):
         return value
 
     def images(self, index: int = 0) -> Tensor:
-        """The last of the batches of step ``index``, back in [0,1]."""
+        """Return the last batch of step ``index``, back in [0,1]."""
         inputs = self.seen[index][0]
         inputs = inputs if isinstance(inputs, Tensor) else inputs[-1]
         return inputs * torch.tensor(STD).view(1, 3, 1, 1) + torch.tensor(MEAN).view(1, 3, 1, 1)
@@ -97,7 +97,7 @@ def onehot(labels: Tensor) -> Tensor:
 # ---------------------------------------------------------------- x̃ and ỹ without an attack
 
 
-def test_natural_shows_the_normalised_images_and_their_labels() -> None:
+def test_natural_uses_the_normalized_images_and_their_labels() -> None:
     _, recorder = step("natural")
     ((inputs, target),) = recorder.seen
     images, labels = batch()
@@ -107,7 +107,7 @@ def test_natural_shows_the_normalised_images_and_their_labels() -> None:
 
 
 @pytest.mark.parametrize("name", ["ls", "pgd_at", "sprout"])
-def test_methods_with_all_off_show_what_natural_shows(name: str) -> None:
+def test_methods_with_everything_off_equal_natural(name: str) -> None:
     off = {"ls": {}, "pgd_at": {"eps": 0.0}, "sprout": {"sigma": 0.0, "mixup_alpha": 0.0}}[name]
     natural = step("natural")[1].seen[0][0]
     torch.testing.assert_close(step(name, **off)[1].seen[0][0], natural)
@@ -155,7 +155,7 @@ def test_hard_and_smoothed_labels_are_equation_4_in_float32(name: str, alpha: fl
 @pytest.mark.parametrize(
     "modules", ["", "ga", "mixup", "dirichlet", "ls", "ga,mixup", "ga,ls", "mixup, dirichlet"]
 )
-def test_any_subset_of_the_modules_is_on(modules: str) -> None:
+def test_any_subset_of_the_modules(modules: str) -> None:
     method, recorder = step("sprout", modules=modules, alpha=0.2)
     ((_, target),) = recorder.seen
     on = set(modules.replace(" ", "").split(",")) - {""}
@@ -184,8 +184,8 @@ def test_dirichlet_with_ls_draws_around_the_uniform_label() -> None:
     torch.testing.assert_close(method.loss(logits, target).double(), expected, rtol=0.01, atol=0)
 
 
-def test_a_module_that_is_none_is_named() -> None:
-    with pytest.raises(UserError, match="--method sprout: modules takes any of .* got gaussian"):
+def test_an_unknown_module_is_an_error() -> None:
+    with pytest.raises(UserError, match="^method sprout: modules: got gaussian, expected any of"):
         build_method("sprout", SETTING, modules="gaussian,mixup")
 
 
@@ -216,18 +216,18 @@ def test_attacks_see_the_network_in_the_mode_of_their_papers(
     assert recorder.model.training and all(p.requires_grad for p in recorder.model.parameters())
 
 
-def test_pgd_raises_the_loss_that_training_lowers() -> None:
+def test_pgd_increases_the_loss() -> None:
     natural, attacked = step("natural")[1], step("pgd_at", eps=0.1, step_size=0.03)[1]
     assert attacked.losses[0] > natural.losses[0] + 0.05
 
 
 def check_gradients(objective, expected_of, logits: Tensor) -> None:
-    """Value and gradient to both passes' logits, against the formula in float64."""
-    mine, theirs = logits.clone().requires_grad_(), logits.double().requires_grad_()
-    value, expected = objective((mine[0], mine[1])), expected_of(theirs)
+    """Check value and gradient with respect to both passes' logits, against float64."""
+    leaf, exact = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    value, expected = objective((leaf[0], leaf[1])), expected_of(exact)
     torch.testing.assert_close(value.double(), expected, rtol=1e-5, atol=0)
     value.backward(), expected.backward()
-    torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(leaf.grad.double(), exact.grad, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["pgd_at", "fast_at", "bilateral"])
@@ -263,7 +263,7 @@ def test_trades_trains_the_originals_two_terms() -> None:
     check_gradients(lambda pair: method._objective(pair, target), expected_of, logits)
 
 
-def test_trades_attack_raises_the_divergence() -> None:
+def test_the_attack_of_trades_increases_the_divergence() -> None:
     fresh = Recorder()
     _, recorder = step("trades", eps=0.1, step_size=0.03)
     ((clean, attacked), _) = recorder.seen[0]
@@ -280,7 +280,7 @@ def test_trades_attack_raises_the_divergence() -> None:
     assert kl(q) > 3 * kl(r) > 0
 
 
-def test_stability_training_holds_the_noisy_answer_to_the_clean_one() -> None:
+def test_stability_training_is_its_formula() -> None:
     method, recorder = step("stable", stability=0.5)
     (((clean, noisy), target),) = recorder.seen
     torch.testing.assert_close(clean, normalized(batch()[0] / 255))
@@ -294,7 +294,7 @@ def test_stability_training_holds_the_noisy_answer_to_the_clean_one() -> None:
     check_gradients(lambda pair: method._objective(pair, target), expected_of, logits)
 
 
-def test_bilateral_goes_towards_the_most_confusing_class() -> None:
+def test_bilateral_attacks_toward_the_most_confusing_class() -> None:
     fresh = Recorder()
     fresh.model.eval()
     images, labels = batch()
@@ -306,7 +306,7 @@ def test_bilateral_goes_towards_the_most_confusing_class() -> None:
     assert moved.mean() > 0.05
 
 
-def test_the_adversarial_label_is_the_papers() -> None:
+def test_the_adversarial_label_is_that_of_the_paper() -> None:
     logits = torch.randn(50, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     labels = torch.arange(50) % 7
     label = adversarial_label(logits, labels, 9.0)
@@ -314,7 +314,7 @@ def test_the_adversarial_label_is_the_papers() -> None:
     own = label.gather(1, labels[:, None]).squeeze()
     others = label.scatter(1, labels[:, None], 0)
     torch.testing.assert_close(own, 9 * others.amax(1))
-    # The likelier a wrong class, the less of the label it gets.
+    # The likelier a wrong class, the smaller its share of the label.
     ranks = others.argsort(1, descending=True)[:, :6]
     likelihood = logits.gather(1, ranks)
     assert (likelihood.diff(dim=1) > 0).all()
@@ -324,8 +324,8 @@ def test_the_adversarial_label_is_the_papers() -> None:
     torch.testing.assert_close(label[0, 1:] / label[0, 1:].sum(), shares)
 
 
-def test_free_training_is_the_papers_loop() -> None:
-    """Against Shafahi et al.'s Algorithm 1, written out; delta goes on to the next batch."""
+def test_free_training_equals_the_loop_of_the_paper() -> None:
+    """Against Shafahi et al.'s Algorithm 1, written out; delta is kept for the next batch."""
     eps, replays, lr = 0.04, 3, 0.05
     method, recorder = build_method("free_at", SETTING, eps=eps, replays=replays), Recorder(lr)
     plain = Recorder(lr)
@@ -347,12 +347,12 @@ def test_free_training_is_the_papers_loop() -> None:
             plain.scheduler.step()
             delta = (delta.detach() + eps * delta.grad.sign()).clamp(-eps, eps)
     torch.testing.assert_close(method.delta, delta)
-    for mine, theirs in zip(recorder.model.parameters(), plain.model.parameters(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-6)
+    for got, expected in zip(recorder.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
 
 
 class BentAtOneStep(nn.Module):
-    """A network whose gradient at the images points nowhere: one step does nothing, PGD all."""
+    """A network with a misleading gradient at the images: one step fails, PGD succeeds."""
 
     def __init__(self, points: Tensor, labels: Tensor) -> None:
         super().__init__()
@@ -371,7 +371,7 @@ def test_fast_training_warns_of_catastrophic_overfitting() -> None:
     names = set(method.statistics())
     assert names == {"one_step_accuracy", "pgd_accuracy"} and method.warning() is None
     images, labels = batch()
-    # PGD's ten steps of eps/4 reach the ball's surface; the step that trains stays near its start.
+    # PGD's ten steps of eps/4 reach the ball's surface; the one of training stays near its start.
     overfitted = build_method("fast_at", SETTING, step_size=0.001)
     overfitted.training_step(recorder, images, labels)
     recorder.network = BentAtOneStep(images / 255, labels)
@@ -385,7 +385,7 @@ def test_fast_training_warns_of_catastrophic_overfitting() -> None:
 # ---------------------------------------------------------------- the authors' algorithm
 
 
-def test_reference_code_takes_three_steps_and_then_one_of_beta_on_the_clean_batch() -> None:
+def test_the_authors_code_has_three_steps_and_then_one_of_beta_on_the_clean_batch() -> None:
     options = {"weight_steps": 3, "beta_batch": "clean", "beta_lr": "lr", "beta_init": 1.0}
     options |= {"scale": 11.0, "alpha": 1 / 11, "labels_per_pair": 2, "beta_grad": "expected"}
     method = build_method("sprout", SETTING, beta_momentum=0.9, beta_weight_decay=0.1, **options)
@@ -407,11 +407,11 @@ def test_reference_code_takes_three_steps_and_then_one_of_beta_on_the_clean_batc
         velocity = 0.9 * velocity + gradient - 0.1 * beta
         beta = beta + method.loss.beta_lr * velocity
         torch.testing.assert_close(method.beta.double(), beta, rtol=1e-4, atol=1e-6)
-    assert not torch.equal(*(inputs for inputs, _ in recorder.seen[:2]))  # fresh noise each time
+    assert not torch.equal(*(inputs for inputs, _ in recorder.seen[:2]))  # new noise each time
     assert method.loss.beta_lr == pytest.approx(0.05, rel=1e-6)
 
 
-def test_each_draws_mix_two_losses() -> None:
+def test_two_labels_per_pair_mix_two_losses() -> None:
     method, recorder = step("sprout", labels_per_pair=2, mixup_alpha=1.0, scale=1e5)
     ((_, target),) = recorder.seen
     logits = torch.randn(B, K, generator=torch.Generator().manual_seed(0))
@@ -443,11 +443,11 @@ def test_each_draws_mix_two_losses() -> None:
         method.loss(logits, per_sample)
 
 
-# ---------------------------------------------------------------- what all have in common
+# ---------------------------------------------------------------- all methods
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_is_repeatable_and_its_state_is_in_its_state_dict(name: str) -> None:
+def test_every_method_resumes_from_its_state_dict(name: str) -> None:
     small = {"free_at": {"replays": 2}}.get(name, {})
     first, second = (build_method(name, SETTING, **small) for _ in range(2))
     one, other = Recorder(), Recorder()
@@ -459,8 +459,8 @@ def test_every_method_is_repeatable_and_its_state_is_in_its_state_dict(name: str
     for method, recorder in ((first, one), (second, other)):
         torch.manual_seed(1)
         method.training_step(recorder, *batch())
-    mine, theirs = one.seen[-1][0], other.seen[-1][0]
-    pairs = [(mine, theirs)] if isinstance(mine, Tensor) else zip(mine, theirs, strict=True)
+    inputs, resumed = one.seen[-1][0], other.seen[-1][0]
+    pairs = [(inputs, resumed)] if isinstance(inputs, Tensor) else zip(inputs, resumed, strict=True)
     for a, b in pairs:
         assert torch.equal(a, b)
     assert one.losses[-1] == other.losses[-1]
@@ -484,7 +484,7 @@ def test_every_method_learns_one_batch(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in ATTACK_FREE if name not in ("natural", "ls")])
-def test_draws_are_of_the_setting_s_seed(name: str) -> None:
+def test_draws_depend_on_the_seed(name: str) -> None:
     one, again, other = (
         inputs_of(build_method(name, MethodSetting(K, MEAN, STD, seed=seed))) for seed in (1, 1, 2)
     )
@@ -504,20 +504,26 @@ def test_statistics_and_warning_follow_beta() -> None:
     assert build_method("natural", SETTING).statistics() == {}
 
 
-def test_the_readmes_method_is_one_class_and_trains() -> None:
-    section = (Path(__file__).parents[2] / "README.md").read_text().split("## Methods")[1]
-    code = re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+def test_the_documented_method_is_one_class_and_trains() -> None:
+    pages = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    examples = [
+        example
+        for page in pages
+        for example in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+        if 'name="sign_noise"' in example
+    ]
+    (code,) = examples
     body = code[code.index("class ") :]
     assert len([line for line in body.splitlines() if line.strip()]) <= 20
     try:
-        exec(compile(code, "README.md", "exec"), {})
+        exec(compile(code, "sign_noise.py", "exec"), {})
         _, recorder = step("sign_noise", eps=0.05)
         images = batch()[0] / 255
         inside = (images > 0.05) & (images < 0.95)
         moved = (recorder.images() - images).abs()[inside]
         torch.testing.assert_close(moved, torch.full_like(moved, 0.05), atol=1e-5, rtol=0)
     finally:
-        METHODS.pop("sign_noise", None)
+        METHODS._entries.pop("sign_noise", None)
 
 
 def test_options_reach_the_mixer_and_the_loss() -> None:
@@ -537,8 +543,8 @@ def test_the_command_line_has_every_option_of_every_method() -> None:
             assert hasattr(config, option), option
 
 
-def test_an_unknown_method_is_told_with_the_nearest() -> None:
-    with pytest.raises(UserError, match="--method sprot: .*did you mean sprout?"):
+def test_an_unknown_method_suggests_the_nearest() -> None:
+    with pytest.raises(UserError, match="^method: got 'sprot', expected .*did you mean sprout?"):
         build_method("sprot", SETTING)
     with pytest.raises(UserError) as error:
         build_method("autoattack", SETTING)
@@ -546,7 +552,7 @@ def test_an_unknown_method_is_told_with_the_nearest() -> None:
 
 
 def test_an_option_of_another_method_is_not_ignored() -> None:
-    with pytest.raises(UserError, match="--beta-lr: method natural has no such option"):
+    with pytest.raises(UserError, match="^beta_lr 0.1: method natural has no such option"):
         build_method("natural", SETTING, beta_lr=0.1)
 
 
@@ -558,6 +564,8 @@ def test_an_option_of_another_method_is_not_ignored() -> None:
         ("sprout", "mixup_alpha", -1.0),
         ("sprout", "beta_lr", float("nan")),
         ("sprout", "weight_steps", 0),
+        ("sprout", "beta_batch", "dirty"),
+        ("sprout", "beta_lr", "rl"),
         ("sprout", "beta_init", -1.0),
         ("sprout", "beta_init", 1e30),
         ("sprout", "scale", -1.0),
@@ -580,13 +588,13 @@ def test_an_option_of_another_method_is_not_ignored() -> None:
         ("free_at", "eps", float("nan")),
     ],
 )
-def test_an_option_out_of_range_is_the_users_to_mend(name: str, option: str, value: Any) -> None:
-    with pytest.raises(UserError, match=f"--method {name}: {option}"):
+def test_an_option_outside_its_range_is_a_user_error(name: str, option: str, value: Any) -> None:
+    with pytest.raises(UserError, match=f"^method {name}: {option}"):
         build_method(name, SETTING, **{option: value})
 
 
-def test_methods_of_several_steps_a_batch_do_not_accumulate() -> None:
+def test_methods_with_several_steps_per_batch_do_not_accumulate() -> None:
     setting = MethodSetting(K, MEAN, STD, accumulation_steps=2)
-    with pytest.raises(UserError, match="--accumulation-steps 2: not with --method free_at"):
+    with pytest.raises(UserError, match="^accumulation_steps 2: not supported by method free_at"):
         build_method("free_at", setting)
     assert build_method("free_at", setting, replays=1).passes == 1

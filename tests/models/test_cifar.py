@@ -71,7 +71,7 @@ def test_every_listed_arch_runs(arch):
 @pytest.mark.parametrize("depth", [10, 16, 22])
 @pytest.mark.parametrize("widening", [1, 3, 7])
 def test_any_wide_resnet(depth, widening):
-    """Parameters counted by hand: a norm before each convolution, a projection for each new width."""
+    """Counted by hand: a norm before each convolution, a projection for each new width."""
     widths = [16, *(width * widening for width in (16, 32, 64))]
     expected = 27 * 16 + 2 * widths[3] + (widths[3] + 1) * 10
     for inputs, outputs in zip(widths, widths[1:], strict=False):
@@ -114,7 +114,7 @@ def test_convolutions_are_initialized_by_their_fan_out(arch):
 
 
 def test_the_shortcut_has_no_parameters():
-    """With a residual branch of 0, a block subsamples its input and pads its channels with zeros."""
+    """Without its residual branch, a block subsamples its input and pads channels with zeros."""
     block = create_model("cifar_resnet8", 10).layer2[0].eval()
     nn.init.zeros_(block.bn2.weight)
     x = torch.rand(2, 16, 8, 8)
@@ -125,7 +125,7 @@ def test_the_shortcut_has_no_parameters():
 
 
 def test_wide_blocks_are_pre_activated():
-    """With a residual branch of 0, negative numbers pass the identity shortcut unchanged."""
+    """Without its residual branch, negative numbers pass the identity shortcut unchanged."""
     block = create_model("cifar_wrn16_2", 10).block1[1].eval()
     nn.init.zeros_(block.conv2.weight)
     x = torch.randn(2, 32, 8, 8)
@@ -168,7 +168,9 @@ def test_unknown_names_suggest_the_nearest(got, nearest):
 def test_smallest_image_size(arch, smallest):
     model = create_model(arch, 10, image_size=smallest)
     assert model(torch.rand(2, 3, smallest, smallest)).shape == (2, 10)
-    with pytest.raises(UserError, match=f"image_size {smallest - 1}: {arch} expects at least {smallest}"):
+    with pytest.raises(
+        UserError, match=f"image_size {smallest - 1}: {arch} expects at least {smallest}"
+    ):
         create_model(arch, 10, image_size=smallest - 1)
 
 

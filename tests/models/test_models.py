@@ -79,11 +79,11 @@ def test_image_size_reaches_the_architectures_that_depend_on_it():
 
 
 @pytest.mark.parametrize(
-    ("arch", "size", "says"),
+    ("arch", "size", "message"),
     [("inception_v3", 64, "75"), ("vit_b_32", 50, "50"), ("maxvit_t", 64, "64")],
 )
-def test_unsupported_image_sizes(arch, size, says):
-    with pytest.raises(UserError, match=says) as error, torch.device("meta"):
+def test_unsupported_image_sizes(arch, size, message):
+    with pytest.raises(UserError, match=message) as error, torch.device("meta"):
         create_model(arch, 10, image_size=size)
     assert arch in str(error.value) and "\n" not in str(error.value)
 

@@ -369,7 +369,7 @@ def test_load_model_returns_a_plain_module_for_images_in_01(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
+    ("change", "message"),
     [
         ({"format": "sprout_fast.checkpoint.v9"}, "checkpoint.v9"),
         ({"format": None}, "without a format"),
@@ -379,15 +379,15 @@ def test_load_model_returns_a_plain_module_for_images_in_01(tmp_path):
         ({"model": {"a": torch.zeros(1)}}, "missing"),
     ],
 )
-def test_load_model_rejects_incomplete_checkpoints(tmp_path, change, says):
+def test_load_model_rejects_incomplete_checkpoints(tmp_path, change, message):
     path = save(checkpoint(create_model("squeezenet1_1", 10)) | change, tmp_path)
-    with pytest.raises(UserError, match=says) as error:
+    with pytest.raises(UserError, match=message) as error:
         load_model(path)
     assert str(path) in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "says"),
+    ("key", "value", "message"),
     [
         ("arch", "squeezenet9", "did you mean squeezenet"),
         ("num_classes", 11, "has 10 classes, expected 11"),
@@ -395,10 +395,10 @@ def test_load_model_rejects_incomplete_checkpoints(tmp_path, change, says):
         ("std", [0.0, 1.0, 1.0], "std > 0"),
     ],
 )
-def test_load_model_rejects_a_config_that_does_not_fit(tmp_path, key, value, says):
+def test_load_model_rejects_a_config_that_does_not_fit(tmp_path, key, value, message):
     content = checkpoint(create_model("squeezenet1_1", 10))
     content["config"][key] = value
-    with pytest.raises(UserError, match=says):
+    with pytest.raises(UserError, match=message):
         load_model(save(content, tmp_path))
 
 
