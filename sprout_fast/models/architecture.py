@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 
 from torch import nn
 
+from sprout_fast.errors import UserError
 from sprout_fast.registry import Registry
 
 Channels = tuple[float, float, float]
@@ -46,4 +49,22 @@ class Family:
     find: Callable[[str], Architecture | None]
 
 
+#: Families by name, in the order in which they are asked for an architecture.
 FAMILIES: Registry[Family] = Registry("family", "sprout_fast.models.families")
+
+
+@functools.cache
+def torchvision_models() -> ModuleType:
+    """Import ``torchvision.models``, for the families that build on it.
+
+    Raises:
+        UserError: torchvision cannot be imported.
+    """
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise UserError(
+            f"this model requires torchvision, which cannot be imported ({error}): "
+            "pip install torchvision"
+        ) from error
+    return models

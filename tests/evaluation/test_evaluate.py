@@ -424,7 +424,7 @@ def test_the_model_is_given_back_as_it_was():
     ("change", "message"),
     [
         ({"protocol": "strnog"}, "protocol: got 'strnog'.*did you mean strong"),
-        ({"norm": "l1"}, "norm: got 'l1', takes one of linf, l2"),
+        ({"norm": "l1"}, "norm: got 'l1', expected one of linf, l2"),
         ({"eps": 0}, "eps: got 0"),
         ({"eps": float("nan")}, "eps: got nan"),
         ({"scale": 2}, "scale: got 2"),

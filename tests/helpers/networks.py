@@ -18,7 +18,11 @@ VICTIM_EPS = {"linf": 0.027, "l2": 0.3}
 
 
 def made_images(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Return float32 [count,3,8,8] in [0,1], a soft pattern per class in noise, and labels [count]."""
+    """Return images, a soft pattern per class in noise, and labels.
+
+    Returns:
+        float32 [count,3,8,8] in [0,1], and int64 [count], every class equally often.
+    """
     patterns = torch.Generator().manual_seed(42)
     coarse = torch.rand(CLASSES, 3, 3, 3, generator=patterns)
     pattern = F.interpolate(coarse, SIDE, mode="bilinear", align_corners=True)

@@ -19,8 +19,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sprout_fast.models.architecture import FAMILIES, Architecture, Family
-from sprout_fast.models.families.torchvision import torchvision_models
+from sprout_fast.models.architecture import FAMILIES, Architecture, Family, torchvision_models
 
 # Statistics of the pixels of CIFAR-10's 50,000 training images, as usually given.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)

@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 import functools
-from types import ModuleType
 from typing import Any
 
 from torch import nn
 
-from sprout_fast.errors import UserError
-from sprout_fast.models.architecture import FAMILIES, Architecture, Family
+from sprout_fast.models.architecture import FAMILIES, Architecture, Family, torchvision_models
 
 # Architectures whose parameters depend on the image size.
 _VIT, _MAXVIT = "vit_", "maxvit_"
-
-
-@functools.cache
-def torchvision_models() -> ModuleType:
-    """Import ``torchvision.models``, for the families that build on it.
-
-    Raises:
-        UserError: torchvision cannot be imported.
-    """
-    try:
-        from torchvision import models
-    except ImportError as error:
-        raise UserError(
-            f"this model requires torchvision, which cannot be imported ({error}): "
-            "pip install torchvision"
-        ) from error
-    return models
 
 
 @functools.cache
