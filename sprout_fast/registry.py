@@ -14,16 +14,18 @@ T = TypeVar("T")
 EntryT = TypeVar("EntryT")  # not T, so that a decorated function keeps its own signature
 
 
-def nearest(name: str, choices: Iterable[str]) -> str:
+def nearest(name: str, choices: Iterable[str], count: int = 1) -> str:
     """Return ``"; did you mean X?"`` for the choice closest to ``name``, or an empty string.
+
+    With ``count``, up to that many choices: ``"; did you mean X or Y?"``.
 
     >>> nearest("sprot", ["natural", "sprout"])
     '; did you mean sprout?'
     >>> nearest("xyz", ["natural", "sprout"])
     ''
     """
-    close = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.65)
-    return f"; did you mean {close[0]}?" if close else ""
+    close = difflib.get_close_matches(name, list(choices), n=count, cutoff=0.65)
+    return f"; did you mean {' or '.join(close)}?" if close else ""
 
 
 class Registry(Mapping[str, T], Generic[T]):

@@ -37,8 +37,8 @@ def _find(arch: str) -> Architecture:
         if found is not None:
             return found
     wanted, names = str(arch).lower(), list_archs()
-    with_prefix = [name for name in names if name.endswith(f"_{wanted}")]
-    hint = f"; did you mean {' or '.join(with_prefix)}?" if with_prefix else nearest(wanted, names)
+    prefixed = [name for name in names if name.endswith(f"_{wanted}")]
+    hint = f"; did you mean {prefixed[0]}?" if prefixed else nearest(wanted, names, count=3)
     accepted = ", ".join(family.names for family in FAMILIES.values())
     raise UserError(f"{arch}: expected {accepted}{hint or ', for example resnet50'}", option="arch")
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torchattacks
-from helpers.networks import VICTIM_EPS, errs, victim
+from helpers.networks import THIRD_EPS, errs, victim
 from torch import nn
 
 from sprout_fast.attacks import ATTACKS, apgd
@@ -20,7 +20,7 @@ NAMES = {"linf": "Linf", "l2": "L2"}
 @pytest.mark.parametrize("loss", ["ce", "dlr"])
 def test_succeeds_as_often_as_torchattacks(norm, loss):
     model, images, labels = victim()
-    eps = VICTIM_EPS[norm]
+    eps = THIRD_EPS[norm]
     reference = torchattacks.APGD(model, norm=NAMES[norm], eps=eps, steps=30, loss=loss)
     expected = errs(model, reference(images, labels), labels).float().mean().item()
     got = apgd_ce(model, images, labels, norm=norm, eps=eps, steps=30, loss=loss)
@@ -31,7 +31,7 @@ def test_succeeds_as_often_as_torchattacks(norm, loss):
 @NORMS
 def test_targeted_succeeds_as_often_as_torchattacks(norm):
     model, images, labels = victim()
-    eps = VICTIM_EPS[norm]
+    eps = THIRD_EPS[norm]
     reference = torchattacks.APGDT(model, norm=NAMES[norm], eps=eps, steps=15, n_classes=5)
     expected = errs(model, reference(images, labels), labels).float().mean().item()
     got = apgd_t(model, images, labels, norm=norm, eps=eps, steps=15, target_classes=4)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torchattacks
-from helpers.networks import VICTIM_EPS, errs, victim
+from helpers.networks import THIRD_EPS, errs, victim
 from scipy.optimize import linprog, minimize
 from torch import nn
 
@@ -18,7 +18,7 @@ NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
 @NORMS
 def test_succeeds_as_often_as_torchattacks(norm):
     model, images, labels = victim()
-    eps = VICTIM_EPS[norm]
+    eps = THIRD_EPS[norm]
     reference = torchattacks.FAB(
         model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, steps=25,
         multi_targeted=True, n_classes=4,

@@ -1,6 +1,7 @@
 """PGD against a plain loop and other libraries, its exact projection, and the model's state."""
 
 import copy
+import typing
 from functools import partial
 
 import foolbox
@@ -8,12 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchattacks
-from helpers.networks import CLASSES, VICTIM_EPS, Scaled, errs, made_images, trained
+from helpers.networks import CLASSES, HALF_EPS, Scaled, errs, made_images, trained
 from torch import nn
 
 from sprout_fast.attacks import ATTACKS, Attack
-from sprout_fast.attacks.balls import BALLS
-from sprout_fast.attacks.losses import LOSSES
+from sprout_fast.attacks.balls import BALLS, Norm
+from sprout_fast.attacks.losses import LOSSES, Loss
 from sprout_fast.attacks.pgd import pgd
 from sprout_fast.attacks.targets import choose_targets
 from sprout_fast.errors import UserError
@@ -357,6 +358,26 @@ def test_unknown_attacks_and_options():
         Attack("pgd", make_model(), stepsize=0.1)
 
 
+@pytest.mark.parametrize(
+    ("name", "option", "value", "message"),
+    [
+        ("pgd", "norm", "l1", "norm: got 'l1', expected one of linf, l2"),
+        ("pgd", "loss", "margn", "loss: got 'margn'.*did you mean margin?"),
+        ("pgd", "target", "likely", "target: got 'likely', expected one of random, least_likely"),
+        ("autoattack", "version", "fast", "version: got 'fast', expected one of standard, plus"),
+        ("transfer", "norm", "l1", "norm: got 'l1', expected one of linf, l2"),
+    ],
+)
+def test_names_are_checked_when_an_attack_is_constructed(name, option, value, message):
+    with pytest.raises(UserError, match=message):
+        Attack(name, make_model(), **{option: value})
+
+
+def test_types_of_options_list_the_registered_names():
+    assert typing.get_args(Norm) == tuple(BALLS)
+    assert typing.get_args(Loss) == tuple(LOSSES)
+
+
 @pytest.fixture(scope="module")
 def batch():
     """A trained network, and images of which it classifies nearly all correctly."""
@@ -372,7 +393,7 @@ def success(model, adversarial, labels):
 
 def by_library(library, model, images, labels, norm, **options):
     """Run the same attack of another library: 10 steps of eps/4."""
-    eps = VICTIM_EPS[norm]
+    eps = HALF_EPS[norm]
     if library == "torchattacks":
         kind = {"linf": torchattacks.PGD, "l2": torchattacks.PGDL2}[norm]
         return kind(model, eps=eps, alpha=eps / 4, steps=10, **options)(images, labels)
@@ -387,10 +408,10 @@ def by_library(library, model, images, labels, norm, **options):
 def test_agrees_with_other_libraries(batch, norm, library):
     model, images, labels = batch
     expected = by_library(library, model, images, labels, norm, random_start=False)
-    options = {"norm": norm, "eps": VICTIM_EPS[norm], "random_start": False}
+    options = {"norm": norm, "eps": HALF_EPS[norm], "random_start": False}
     got = last_iterate(model, images, labels, **options)
     # Image by image, except where the sign of a gradient of almost 0 differs.
-    apart = BALLS[norm].distance(got, expected) > 0.01 * VICTIM_EPS[norm]
+    apart = BALLS[norm].distance(got, expected) > 0.01 * HALF_EPS[norm]
     assert apart.double().mean() < 0.05
     assert 0.2 < success(model, expected, labels) < 0.8
     assert abs(success(model, got, labels) - success(model, expected, labels)) <= 0.01
@@ -406,9 +427,9 @@ def test_agrees_with_other_libraries_from_random_starts(batch, norm, library):
     model, images, labels = batch
     torch.manual_seed(0)
     expected = success(model, by_library(library, model, images, labels, norm), labels)
-    got = last_iterate(model, images, labels, norm=norm, eps=VICTIM_EPS[norm])
+    got = last_iterate(model, images, labels, norm=norm, eps=HALF_EPS[norm])
     assert success(model, got, labels) == pytest.approx(expected, abs=0.01)
-    dropped = pgd(model, images, labels, norm=norm, eps=VICTIM_EPS[norm])
+    dropped = pgd(model, images, labels, norm=norm, eps=HALF_EPS[norm])
     assert success(model, dropped, labels) >= expected - 0.01
 
 
@@ -424,7 +445,7 @@ def test_agrees_with_foolbox_on_targets(batch):
         random_start=False,
     )
     got = last_iterate(
-        model, images, labels, eps=VICTIM_EPS["linf"], random_start=False, target=target
+        model, images, labels, eps=HALF_EPS["linf"], random_start=False, target=target
     )
     apart = BALLS["linf"].distance(got, expected) > 1e-6
     assert apart.double().mean() < 0.05
@@ -436,10 +457,10 @@ def test_agrees_with_foolbox_on_targets(batch):
 @pytest.mark.parametrize("norm", BALLS)
 def test_double_precision_stays_inside(batch, norm, loss, target):
     model, images, labels = copy.deepcopy(batch[0]).double(), batch[1][:64].double(), batch[2][:64]
-    options = {"norm": norm, "eps": VICTIM_EPS[norm], "loss": loss, "target": target}
+    options = {"norm": norm, "eps": HALF_EPS[norm], "loss": loss, "target": target}
     got = pgd(model, images, labels, **options)
     assert got.dtype == torch.float64
-    assert (BALLS[norm].distance(got, images) <= VICTIM_EPS[norm]).all()
+    assert (BALLS[norm].distance(got, images) <= HALF_EPS[norm]).all()
     assert got.min() >= 0 and got.max() <= 1
     if target is None:
         assert success(model, got, labels) > success(model, images, labels) + 0.2
@@ -469,7 +490,7 @@ class Passes:
 @pytest.mark.parametrize("norm", BALLS)
 def test_only_active_images_go_through_the_model(batch, norm, target):
     model, images, labels = batch
-    steps, options = 6, {"norm": norm, "eps": VICTIM_EPS[norm], "target": target, "loss": "margin"}
+    steps, options = 6, {"norm": norm, "eps": HALF_EPS[norm], "target": target, "loss": "margin"}
     # Each image before each step, and whether it is correctly classified, without early stopping.
     path = [last_iterate(model, images, labels, steps=step, **options) for step in range(steps + 1)]
     right = torch.stack([~errs(model, points, labels) for points in path[:-1]])
@@ -485,7 +506,7 @@ def test_only_active_images_go_through_the_model(batch, norm, target):
     dropped_at = right.long().cumprod(0).sum(0)
     expected = torch.stack(path)[dropped_at, torch.arange(len(images))]
     # Smaller batches round differently, which may flip the sign of a gradient of almost 0.
-    assert (BALLS[norm].distance(got, expected) > 0.01 * VICTIM_EPS[norm]).double().mean() < 0.05
+    assert (BALLS[norm].distance(got, expected) > 0.01 * HALF_EPS[norm]).double().mean() < 0.05
 
     # Before another restart, a pass checks the last iterates.
     with Passes(model) as passes:
@@ -512,7 +533,7 @@ def test_an_attack_ends_when_all_images_are_misclassified(batch):
 def test_restarts(batch, early_stop, target):
     model, images, labels = batch
     options = {
-        "eps": VICTIM_EPS["linf"],
+        "eps": HALF_EPS["linf"],
         "steps": 2,
         "target": target,
         "early_stop": early_stop,
@@ -539,7 +560,7 @@ def test_restarts(batch, early_stop, target):
 def test_losses_that_do_not_depend_on_the_scale_of_logits(batch, factor):
     model, images, labels = batch
     scaled = Scaled(model, factor)
-    options = {"eps": VICTIM_EPS["linf"], "random_start": False}
+    options = {"eps": HALF_EPS["linf"], "random_start": False}
     for loss in ("dlr", "rescaled_ce", "margin"):
         plain = success(model, pgd(model, images, labels, loss=loss, **options), labels)
         got = success(scaled, pgd(scaled, images, labels, loss=loss, **options), labels)

@@ -168,3 +168,17 @@ def test_torchvision_is_needed_only_for_its_own_models():
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("pip install torchvision") == 2
+
+
+def test_packages_are_imported_without_torch():
+    code = """
+        import sys
+        import sprout_fast.attacks, sprout_fast.methods, sprout_fast.models
+        assert "torch" not in sys.modules
+        from sprout_fast.models import Normalized
+        assert "torch" in sys.modules
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
