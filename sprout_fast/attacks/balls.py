@@ -83,7 +83,7 @@ class L2:
         return (images.double() - others.double()).flatten(1).norm(dim=1)
 
     def project(self, images: Tensor, center: Tensor, eps: float) -> Tensor:
-        # [0,1] first: it only shortens, and scaling towards a center in [0,1] stays in it.
+        # [0,1] first: it only shortens, and scaling toward a center in [0,1] stays in it.
         images = images.clamp(0, 1)
         difference = images - center
         length = torch.linalg.vector_norm(

@@ -26,13 +26,13 @@ class Sprout(Method, name="sprout"):
 
     Args:
         setting: properties of the run.
-        modules: the parts that are on, for ablations, separated by commas: any of ga, mixup,
-            dirichlet and ls, which is label smoothing by alpha and with dirichlet keeps beta at
-            1/K. Options of a part that is off have no effect.
+        modules: parts that are on, for ablations, separated by commas: any of ga, mixup, dirichlet
+            and ls (label smoothing by alpha, which with dirichlet keeps beta at 1/K); options of a
+            part that is off have no effect.
         sigma: standard deviation of the Gaussian noise, on images in [0, 1].
         mixup_alpha: parameter of λ ~ Beta(mixup_alpha, mixup_alpha); 0 turns Mixup off.
         alpha: beta's weight in the labels' concentration (1-alpha) y + alpha beta, in [0, 1].
-        scale: factor on that concentration; the authors' code has 11, with alpha 1/11.
+        scale: factor on the labels' concentration; the authors' code has 11, with alpha 1/11.
         label_mode: labels are drawn from the Dirichlet (sample) or are its mean, as a control.
         labels_per_pair: one label for the mixed pair, or one for each of the two images, whose
             losses are mixed, as in the authors' code.

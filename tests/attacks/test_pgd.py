@@ -134,9 +134,9 @@ def test_a_linear_model_is_attacked_up_to_its_worst_corner():
     images, labels = make_images()
     labels %= 2
     got = last_iterate(model, images, labels, eps=0.05, step_size=0.03, steps=4)
-    towards = model[1].weight[1 - labels] - model[1].weight[labels]
+    toward = model[1].weight[1 - labels] - model[1].weight[labels]
     lower, upper = linf_bounds(images, 0.05)
-    worst = torch.where(towards.view_as(images) > 0, upper, lower)
+    worst = torch.where(toward.view_as(images) > 0, upper, lower)
     assert torch.equal(got, worst)
 
 
