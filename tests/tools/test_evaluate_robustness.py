@@ -136,7 +136,7 @@ def test_interrupted_it_goes_on_where_it_was(checkpoint, tmp_path):
         (["--checkpoint", "{ours}", "--eps", "8"], "--eps 8.0: images are in [0,1]"),
         (["--checkpoint", "{ours}", "--limit", "0"], "--limit 0: must be a number from 1 up"),
         (["--checkpoint", "{ours}", "--scale", "2"], "--scale 2.0: must be above 0"),
-        (["--checkpoint", "{ours}", "--transfer-from", "{weights}"], "checkpoint of sprout_fast"),
+        (["--checkpoint", "{ours}", "--transfer-from", "{weights}"], "sprout_fast checkpoint"),
         (["--checkpoint", "{ours}", "--data", "{other}"], "was trained on 3 (a, ...)"),
         (["--checkpoint", "{ours}", "--protocl", "all"], "did you mean --protocol"),
         ([], "--checkpoint"),

@@ -391,7 +391,7 @@ def test_a_method_may_run_over_a_batch_several_times() -> None:
                 inputs, target = self.mixer(images, labels)
                 optimize(inputs, target, self.loss)
 
-    METHODS.pop("thrice")
+    METHODS._entries.pop("thrice")
     sprout = build_method("sprout", setting())
     trainer = make_trainer(method=Thrice(sprout.mixer, sprout.loss), epochs=2)
     assert trainer.steps_per_epoch == 12
