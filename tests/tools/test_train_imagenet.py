@@ -247,7 +247,7 @@ def option(*argv: str) -> Callable[[Path, Path], list[str]]:
         (option("--sigma", "-1"), ["sigma", "-1"]),
         (option("--device", "cuda:9"), ["--device cuda:9"]),
         (option("--device", "tpu"), ["--device tpu"]),
-        (option("--arch", "inception_v3"), ["image size 32", "inception_v3"]),
+        (option("--arch", "inception_v3"), ["--image-size 32", "inception_v3"]),
         (option("--loader", "dally"), ["did you mean dali?"]),
         (option("--batchsize", "3"), ["did you mean --batch-size?"]),
         (weights_of_another_arch, ["other.pth", "does not fit", "conv1.weight"]),
