@@ -8,12 +8,13 @@ loaded if torch is a CUDA build.
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
 try:
-    from sprout_fast import _C  # pyright: ignore[reportAttributeAccessIssue]  # compiled, no stub
+    _C = import_module("sprout_fast._C")
 except ImportError as error:
     raise ImportError(
         "sprout_fast's compiled extension is missing or cannot be loaded. Build it with "

@@ -52,20 +52,17 @@ std::vector<T> run_rows(const SproutLossCall& call, RowsKernel kernel) {
   return partial;
 }
 
-// grad_beta = factor x the sum over rows, float32 [K], or float32 [0] if it was not requested.
-template <typename T>
-Tensor finish_grad_beta(const SproutLossCall& call, const std::vector<T>& sum, T factor) {
-  const int64_t n = call.args.wants_grad_beta ? call.args.classes : 0;
-  Tensor grad_beta = empty({n}, ScalarType::Float, call.beta);
-  float* out = static_cast<float*>(grad_beta.mutable_data_ptr());
-  for (int64_t k = 0; k < n; ++k) out[k] = static_cast<float>(sum[k] * factor);
-  return grad_beta;
-}
-
+// Runs `kernel` over all rows and returns the gradient of beta, float32 [K], or float32 [0] if it
+// was not requested.
 template <typename T>
 Tensor grad_beta(const SproutLossCall& call, RowsKernel kernel, bool mean) {
+  const std::vector<T> sum = run_rows<T>(call, kernel);
   const T factor = mean ? T(1) / static_cast<T>(call.args.batch) : T(1);
-  return finish_grad_beta(call, run_rows<T>(call, kernel), factor);
+  const int64_t n = call.args.wants_grad_beta ? call.args.classes : 0;
+  Tensor result = empty({n}, ScalarType::Float, call.beta);
+  float* out = static_cast<float*>(result.mutable_data_ptr());
+  for (int64_t k = 0; k < n; ++k) out[k] = static_cast<float>(sum[k] * factor);
+  return result;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> sprout_loss_cpu(const SproutLossCall& call) {
