@@ -1,6 +1,6 @@
-// The Python module sprout_fast._C: importing it loads the CPU library beside it, which registers
-// the ops with torch, and it tells how the build was made. Limited API only, so one file serves
-// every Python from 3.10 on.
+// The Python module sprout_fast._C. Importing it loads the CPU library, which registers the ops,
+// and it reports how the libraries were built. It uses the limited API only, so one file serves
+// Python 3.10 and later.
 #include <Python.h>
 
 #include "ops/cpu/isa.h"
@@ -9,7 +9,7 @@ static PyObject* build_info_json(PyObject*, PyObject*) {
   return PyUnicode_FromString(SPROUT_BUILD_INFO_JSON);
 }
 
-// Calling into the library also keeps the linker from dropping it.
+// The call into the library also keeps the linker from dropping it.
 static PyObject* have_avx2(PyObject*, PyObject*) {
   return PyBool_FromLong(sprout_fast::have_avx2() ? 1 : 0);
 }

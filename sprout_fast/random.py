@@ -1,4 +1,4 @@
-"""The state of the random streams: a value that goes into every op that draws."""
+"""State of the random streams, an explicit argument of every op that draws random numbers."""
 
 from __future__ import annotations
 
@@ -7,21 +7,26 @@ from torch import Tensor, nn
 
 
 class PhiloxState(nn.Module):
-    """Where the random numbers of a run stand: an int64 [3] buffer ``(seed, offset, first_row)``.
+    """Random state of a run: the int64 [3] buffer ``(seed, offset, first_row)``.
 
-    Every op that draws takes such a triple as ``rng_state`` and gives the same numbers for the same
-    triple, on every device. :meth:`next` hands one out and moves on, on the device, so it captures
-    into CUDA graphs and compiled graphs, and a run resumes exactly from its ``state_dict``.
+    Every op that draws random numbers accepts such a triple as ``rng_state`` and draws the same
+    numbers for the same triple on every device. :meth:`next` advances the state on the device, so
+    it can be captured in CUDA graphs and compiled graphs, and a run resumes exactly from its
+    ``state_dict``.
 
     Args:
-        seed: any 64-bit integer.
-        device: where the ops that use it run.
-        first_row: the global index of this rank's first row of a batch. Ranks with ``first_row =
-            rank * batch_size`` draw disjoint numbers, together those of one rank with all the rows.
+        seed: any integer; its lowest 64 bits are used.
+        device: device of the ops that use the state.
+        first_row: global index of this rank's first row of a batch. Ranks with ``first_row = rank *
+            batch_size`` draw disjoint numbers: together, those that one rank draws for all rows.
 
-    >>> state = PhiloxState(seed=7)
-    >>> state.next(), state.next()
-    (tensor([7, 0, 0]), tensor([7, 1, 0]))
+    Raises:
+        ValueError: ``first_row`` is negative.
+
+    Example:
+        >>> state = PhiloxState(seed=7)
+        >>> state.next(), state.next()
+        (tensor([7, 0, 0]), tensor([7, 1, 0]))
     """
 
     state: Tensor
@@ -37,7 +42,7 @@ class PhiloxState(nn.Module):
         self.register_buffer("state", state)
 
     def next(self) -> Tensor:
-        """A copy of the state for one call, int64 [3]; the offset then goes up by 1."""
+        """Return a copy of the state for one call, int64 [3], and increment the offset."""
         current = self.state.clone()
         self.state[1] += 1
         return current

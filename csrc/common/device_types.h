@@ -1,4 +1,4 @@
-// The device's element types: conversions and 128-bit loads and stores.
+// Element types on the device: conversions, and 128-bit loads and stores.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -47,10 +47,10 @@ __device__ __forceinline__ void store_as(T v, __nv_bfloat16* out) {
   *out = __float2bfloat16_rn(static_cast<float>(v));
 }
 
-// N elements, N sizeof(E) a multiple of 16, by 128-bit accesses; `p` 16-byte aligned.
+// N elements, loaded and stored by 128-bit accesses; `p` must be 16-byte aligned.
 template <typename E, int N>
 struct alignas(16) Packet {
-  static_assert(N * sizeof(E) % 16 == 0, "a packet is whole 128-bit words");
+  static_assert(N * sizeof(E) % 16 == 0, "a packet must consist of whole 128-bit words");
   E value[N];
 
   __device__ __forceinline__ void load(const E* p) {
@@ -65,8 +65,8 @@ struct alignas(16) Packet {
       reinterpret_cast<uint4*>(p)[i] = reinterpret_cast<const uint4*>(value)[i];
     }
   }
-  // Where `p` is in global memory: by name, because nvcc splits a uint4's store in four where it is
-  // made of smaller parts (tests/test_report_kernels.py counts).
+  // For `p` in global memory. By intrinsic, because nvcc splits the store of a uint4 that was
+  // assembled from smaller parts into four (tests/tools/test_report_kernels.py counts them).
   __device__ __forceinline__ void store_global(E* p) const {
 #pragma unroll
     for (int i = 0; i < static_cast<int>(N * sizeof(E) / 16); ++i) {
@@ -79,8 +79,8 @@ __host__ __device__ __forceinline__ bool is_aligned(const void* p) {
   return reinterpret_cast<uintptr_t>(p) % 16 == 0;
 }
 
-// Elements [k, k + N) of `p` as T, `outside` for those that are not in [begin, end); by 128-bit
-// accesses where all of them are, and aligned.
+// Loads elements [k, k + N) of `p` as T, with `outside` for those not in [begin, end). Uses 128-bit
+// accesses if all of them are inside and aligned.
 template <typename E, typename T, int N>
 __device__ __forceinline__ void load_packet(const E* p, int64_t k, int64_t begin, int64_t end,
                                             T outside, T (&out)[N]) {
@@ -97,7 +97,7 @@ __device__ __forceinline__ void load_packet(const E* p, int64_t k, int64_t begin
   }
 }
 
-// The way back, to global memory.
+// The reverse, to global memory.
 template <typename E, typename T, int N>
 __device__ __forceinline__ void store_packet(const T (&values)[N], int64_t k, int64_t begin,
                                              int64_t end, E* p) {
@@ -114,7 +114,7 @@ __device__ __forceinline__ void store_packet(const T (&values)[N], int64_t k, in
   }
 }
 
-// A whole packet to shared memory, at an aligned address.
+// Stores a whole packet to shared memory, at an aligned address.
 template <typename T, int N>
 __device__ __forceinline__ void keep_packet(const T (&values)[N], T* p) {
   Packet<T, N> packet;
@@ -123,8 +123,8 @@ __device__ __forceinline__ void keep_packet(const T (&values)[N], T* p) {
   packet.store(p);
 }
 
-// values[j] and its assignment for a j that only the run knows, by comparing with compile-time
-// places: so `values` stays in registers.
+// Read and write values[j] for a j not known at compile time, by comparing it with every constant
+// index, so that `values` stays in registers.
 template <typename T, int N>
 __device__ __forceinline__ T pick(const T (&values)[N], int j) {
   T value = values[0];

@@ -1,4 +1,4 @@
-// Element types as the kernels see them, without torch.
+// Element types for kernels, which do not depend on torch.
 #pragma once
 
 #include <cstdint>
@@ -11,13 +11,13 @@ namespace sprout_fast {
 enum class Dtype : int32_t { kUInt8, kFloat16, kBFloat16, kFloat32, kFloat64 };
 
 #if !defined(__CUDACC__)
-// The host's 16-bit types. _Float16 converts with F16C where the compiler may use it.
+// 16-bit types of the host. _Float16 converts with F16C if the compiler may use it.
 using float16 = _Float16;
 
 struct bfloat16 {
   uint16_t bits;
   bfloat16() = default;
-  // Round to nearest even; a NaN keeps its sign and stays a NaN.
+  // Rounds to nearest even. A NaN stays a NaN and keeps its sign.
   explicit bfloat16(float value) {
     uint32_t u;
     memcpy(&u, &value, sizeof u);

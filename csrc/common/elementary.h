@@ -1,8 +1,8 @@
-// exp, log and sin/cos as straight-line code, so that the CPU compiler turns loops over them into
-// vector instructions and host and device agree to the last few bits. float versions only where the
-// kernels need them in bulk; double uses the standard library.
+// exp, log, sin and cos as straight-line code, so that the compiler vectorizes loops over them on
+// CPU and host and device agree to the last few bits. Only the float versions that kernels need in
+// bulk are written out; double uses the standard library.
 //
-// The polynomials are minimax fits made by csrc/generate/elementary.py, which prints their errors.
+// The polynomials are minimax fits by csrc/generate/elementary.py, which prints their errors.
 #pragma once
 
 #include <cmath>
@@ -25,7 +25,7 @@ SPROUT_HOST_DEVICE int32_t float_to_bits(float value) {
   return bits;
 }
 
-// log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1], relative error of the fit 8e-10.
+// log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1]. Relative error of the fit: 8e-10.
 SPROUT_HOST_DEVICE float log1p_reduced(float f) {
   float p = 0.06915368139743805f;
   p = p * f + -0.11789807677268982f;
@@ -40,7 +40,7 @@ SPROUT_HOST_DEVICE float log1p_reduced(float f) {
   return f + (f2 * f * p - 0.5f * f2);
 }
 
-// log x = high + low: high a multiple of most of log 2, exact; low below 0.35.
+// log x = high + low. `high` is a multiple of the leading bits of log 2 and exact; |low| < 0.35.
 struct LogParts {
   float high, low;
 };
@@ -49,31 +49,31 @@ SPROUT_HOST_DEVICE LogParts log_parts(float x) {
   const int32_t e = (bits - 0x3f3504f3) >> 23;  // x = m 2^e, m in [sqrt(1/2), sqrt(2))
   const float m = bits_to_float(bits - e * (1 << 23));
   const float k = static_cast<float>(e);
-  // log 2 in two parts: the first is exact in few bits, so k times it is exact too.
+  // log 2 in two parts, the first of so few bits that its product with k is exact.
   return {k * 0.693359375f, log1p_reduced(m - 1.0f) - k * 2.12194440e-4f};
 }
 
-// log x for a positive normal x; anything else gives a finite, meaningless number.
+// log x for positive normal x. Any other x gives a finite, meaningless number.
 SPROUT_HOST_DEVICE float fast_log(float x) {
   const LogParts parts = log_parts(x);
   return parts.high + parts.low;
 }
 SPROUT_HOST_DEVICE double fast_log(double x) { return std::log(x); }
 
-// log(1 + t) for t > -1, with the relative error of log even where t is small.
+// log(1 + t) for t > -1, with the relative accuracy of log even for small t.
 SPROUT_HOST_DEVICE float fast_log1p(float t) {
   const float u = 1.0f + t;
   const int32_t bits = float_to_bits(u);
   const int32_t e = (bits - 0x3f3504f3) >> 23;  // as in log_parts
   const float m = bits_to_float(bits - e * (1 << 23));
   const float by_power = bits_to_float((127 - e) * (1 << 23));  // 2^-e
-  const float f = (m - 1.0f) + (t - (u - 1.0f)) * by_power;     // the latter: what rounding u lost
+  const float f = (m - 1.0f) + (t - (u - 1.0f)) * by_power;     // with what the rounding of u lost
   const float k = static_cast<float>(e);
   return k * 0.693359375f + (log1p_reduced(f) - k * 2.12194440e-4f);
 }
 SPROUT_HOST_DEVICE double fast_log1p(double t) { return std::log1p(t); }
 
-// exp x for x < 88; 0 below -87.7 (where float's normal numbers end); NaN stays NaN.
+// exp x for x < 88; 0 below -87.7, where float's normal numbers end; NaN for NaN.
 SPROUT_HOST_DEVICE float fast_exp_below_88(float x) {
   const float clamped = x < -88.1f ? -88.1f : x;
   const float shifted =
@@ -88,19 +88,19 @@ SPROUT_HOST_DEVICE float fast_exp_below_88(float x) {
   p = p * r + 0.1666666716337204f;
   p = p * r + 0.5f;
   p = (p * r) * r + r + 1.0f;
-  // 2^n, and 0 for n = -127. Unsigned, because a NaN's n is any number.
+  // 2^n, or 0 for n = -127. Unsigned, because n is arbitrary for a NaN.
   return p * bits_to_float(static_cast<int32_t>(static_cast<uint32_t>(n + 127) << 23));
 }
 SPROUT_HOST_DEVICE double fast_exp_below_88(double x) { return std::exp(x); }
 
-// exp x; 2.4e38 above 88.37.
+// exp x, capped at 2.4e38, its value at 88.37.
 SPROUT_HOST_DEVICE float fast_exp(float x) { return fast_exp_below_88(x > 88.37f ? 88.37f : x); }
 SPROUT_HOST_DEVICE double fast_exp(double x) { return std::exp(x); }
 
 // (sin, cos) of 2 pi w / 2^32.
 SPROUT_HOST_DEVICE void sincos_turns(uint32_t w, float* sine, float* cosine) {
   const uint32_t quadrant = (w + 0x20000000u) >> 30;
-  const int32_t rest = static_cast<int32_t>(w - (quadrant << 30));  // an eighth of a turn each way
+  const int32_t rest = static_cast<int32_t>(w - (quadrant << 30));    // within 1/8 turn of 0
   const float t = static_cast<float>(rest) * 1.4629180792671596e-9f;  // 2 pi / 2^32
   const float s = t * t;
   float a = -1.9517297914717346e-04f;
@@ -114,14 +114,14 @@ SPROUT_HOST_DEVICE void sincos_turns(uint32_t w, float* sine, float* cosine) {
   const bool swap = (quadrant & 1u) != 0;
   const float sin_q = swap ? cos_t : sin_t;
   const float cos_q = swap ? sin_t : cos_t;
-  // Signs by their bit.
+  // Set the signs by their bits.
   *sine = bits_to_float(float_to_bits(sin_q) ^ static_cast<int32_t>((quadrant & 2u) << 30));
   *cosine =
       bits_to_float(float_to_bits(cos_q) ^ static_cast<int32_t>(((quadrant + 1u) & 2u) << 30));
 }
 SPROUT_HOST_DEVICE void sincos_turns(uint32_t w, double* sine, double* cosine) {
 #if defined(__CUDA_ARCH__)
-  sincospi(static_cast<double>(w) * 0x1p-31, sine, cosine);  // sin and cos reduce on the stack
+  sincospi(static_cast<double>(w) * 0x1p-31, sine, cosine);  // sin and cos use local memory
 #else
   const double t = static_cast<double>(w) * 1.4629180792671596e-9;
   *sine = std::sin(t);

@@ -8,25 +8,25 @@
 
 namespace sprout_fast {
 
-// The sampler: Marsaglia and Tsang, "A simple method for generating gamma variables" (ACM TOMS 26,
-// 2000) for concentration a >= 1; below 1, G_a = G_{a+1} U^(1/a), which stays in log space because
-// at a = 1e-3 most variates underflow float32. A draw's Philox block serves a pair of neighbours,
-// addressed by the even one: words 0 and 1 make both normals, words 2 and 3 decide acceptance. The
-// boosts' U are in a draw of their own, whose four words serve the four elements of a group,
-// addressed by the first of them.
+// The method is that of Marsaglia and Tsang, "A simple method for generating gamma variables" (ACM
+// TOMS 26, 2000), for concentrations a >= 1. For a < 1 the variate is boosted, G_a = G_{a+1}
+// U^(1/a), in log space, because most variates underflow float32 at a = 1e-3. The Philox block of
+// an attempt serves a pair of neighbors and is addressed by the even one: words 0 and 1 give both
+// normals, words 2 and 3 decide acceptance. The U of the boosts come from a separate draw, whose
+// four words serve a group of four elements and which is addressed by the first of them.
 
-// Rejection happens with probability < 0.05 a draw, so 32 draws all fail once in 1e41.
+// Each attempt is rejected with probability < 0.05, so all 32 fail once in 1e41 variates.
 constexpr uint32_t kMaxGammaDraws = 32;
 constexpr uint32_t kGammaBoostDraw = kMaxGammaDraws;
 
-// The block whose word number (element & 3) makes an element's boost.
+// The block whose word (element & 3) gives the element's boost.
 SPROUT_HOST_DEVICE Philox4 gamma_boost_words(const PhiloxCall& call, Stream stream,
                                              int64_t element) {
   return call.words(stream, element - (element & 3), kGammaBoostDraw);
 }
 
-// log U / a of an element's boost, for a < 1. log G_a <= kLogGammaHeadroom + this, but for one
-// variate in 1e22: e^4 bounds G_{a+1} for a < 1.
+// The boost log U / a of an element with a < 1. log G_a <= boost + kLogGammaHeadroom except for one
+// variate in 1e22, since G_{a+1} < e^4.
 template <typename T>
 SPROUT_HOST_DEVICE T gamma_boost(T a, const PhiloxCall& call, Stream stream, int64_t element) {
   const Philox4 words = gamma_boost_words(call, stream, element);
@@ -36,15 +36,15 @@ SPROUT_HOST_DEVICE T gamma_boost(T a, const PhiloxCall& call, Stream stream, int
 }
 constexpr float kLogGammaHeadroom = 4.0f;
 
-// In a Dirichlet draw, variates this far (in nats) under the row's largest get z = 0: the expected
-// gradient that leaving out those T nats under it loses is about (T + 1) e^-T of the whole for any
-// concentration, here 2e-16, and with it goes most rows' work.
+// In a Dirichlet sample, variates more than this many nats below the row's largest get z = 0.
+// Dropping variates T nats below it loses about (T + 1) e^-T of the expected gradient for any
+// concentration, here 2e-16, and saves most of the work of most rows.
 constexpr float kNegligibleNats = 40.0f;
 
-// What an attempt needs of its concentration.
+// What an attempt needs to know of the concentration.
 template <typename T>
 struct GammaShape {
-  T d, c, log_d;  // of a, or of a + 1 for a < 1
+  T d, c, log_d;  // for a, or for a + 1 if a < 1
 };
 
 template <typename T>
@@ -53,7 +53,7 @@ SPROUT_HOST_DEVICE GammaShape<T> gamma_shape(T a) {
   return {d, T(1) / std::sqrt(T(9) * d), fast_log(d)};
 }
 
-// An attempt at log G, to be accepted with the probability e^log_acceptance.
+// A proposal for log G, to be accepted with probability e^log_acceptance.
 template <typename T>
 struct GammaProposal {
   T log_g, log_acceptance;
@@ -70,7 +70,8 @@ SPROUT_HOST_DEVICE GammaProposal<T> gamma_proposal(const GammaShape<T>& shape, T
   return {shape.log_d + log_v, positive ? log_acceptance : -std::numeric_limits<T>::infinity()};
 }
 
-// log G_a where a >= 1, log G_{a+1} below; after kMaxGammaDraws rejections the attempts' mode.
+// log G_a for a >= 1 and log G_{a+1} for a < 1; log d, near the mode, after kMaxGammaDraws
+// rejections.
 template <typename T>
 SPROUT_HOST_DEVICE T log_gamma_unboosted(T a, const PhiloxCall& call, Stream stream,
                                          int64_t element) {
@@ -88,8 +89,8 @@ SPROUT_HOST_DEVICE T log_gamma_unboosted(T a, const PhiloxCall& call, Stream str
   return shape.log_d;
 }
 
-// log of a standard gamma variate; -inf at a = 0, NaN for a negative, infinite or NaN
-// concentration, and -inf where it surely is under `floor`.
+// The logarithm of a standard gamma variate: -inf for a = 0, NaN for a negative, infinite or NaN
+// concentration, and -inf if the variate is certain to be below `floor`.
 template <typename T>
 SPROUT_HOST_DEVICE T log_gamma_variate(T a, const PhiloxCall& call, Stream stream, int64_t element,
                                        T floor = -std::numeric_limits<T>::infinity()) {

@@ -1,4 +1,4 @@
-// The implicit reparameterisation gradient of log gamma variates.
+// The implicit reparameterization gradient of log gamma variates.
 #pragma once
 
 #include <limits>
@@ -10,16 +10,17 @@ namespace sprout_fast {
 
 // The implicit gradient W(a, log g) = d log G / d a at the variate g, that is
 //   W = -(dF(g; a)/da) / (g f(g; a)),
-// F and f the gamma distribution's CDF and density (Figurnov, Mohamed, Mnih, "Implicit
-// Reparameterization Gradients", NeurIPS 2018). Differentiating F_a = -W g f in g gives
+// with F and f the CDF and the density of the gamma distribution (Figurnov, Mohamed, Mnih,
+// "Implicit Reparameterization Gradients", NeurIPS 2018). Differentiating F_a = -W g f in g gives
 //   g dW/dg + (a - g) W = psi(a) - log g,
-// and three solutions of it without cancellation cover the plane:
-//   1. large a, g within a factor e^2 of a: W = (1/a) sum_k V_k(u) a^-k with u = log(g/a), from
-//      putting the series into the equation: V_0 = u / (e^u - 1), and V_k follows from V_{k-1}.
+// and three solutions of this equation, each free of cancellation in its region, cover the plane:
+//   1. large a, g within a factor e^2 of a: W = (1/a) sum_k V_k(u) a^-k with u = log(g/a), by
+// substitution into the equation: V_0 = u / (e^u - 1), and V_k follows from V_{k-1}.
 //   2. small g: W = sum_n g^n / (a)_{n+1} (psi(a + n + 1) - log g).
 //   3. large g: W = C (log g - psi(a)) + dC/da, where C = Gamma(a, g) / (g^a e^-g), by Legendre's
 //      continued fraction and its derivative.
-// In double, with a relative error below 1e-10, and in float, below 1e-6 (tests/test_log_gamma.py).
+// The relative error is below 1e-10 in double and below 1e-6 in float
+// (tests/ops/test_log_gamma.py).
 SPROUT_HOST_DEVICE double log_gamma_gradient_by_power_series(double a, double log_g) {
   const double g = std::exp(log_g);
   double psi_minus_log = digamma(a + 1.0) - log_g;  // psi(a + n + 1) - log g
@@ -37,8 +38,8 @@ SPROUT_HOST_DEVICE double log_gamma_gradient_by_power_series(double a, double lo
 }
 
 SPROUT_HOST_DEVICE double log_gamma_gradient_by_continued_fraction(double a, double log_g) {
-  // Modified Lentz for C = 1/(g+1-a - 1(1-a)/(g+3-a - 2(2-a)/(g+5-a - ...))); the primed names are
-  // derivatives in a.
+  // Modified Lentz for C = 1/(g+1-a - 1(1-a)/(g+3-a - 2(2-a)/(g+5-a - ...))). Primes denote
+  // derivatives with respect to a.
   const double g = std::exp(log_g);
   double b = g + 1.0 - a;
   double c = 1e300, c_prime = 0.0;
@@ -75,11 +76,11 @@ SPROUT_HOST_DEVICE double log_gamma_gradient(double a, double log_g) {
   return log_gamma_gradient_by_continued_fraction(a, log_g);
 }
 
-// In float, over N lanes at once: N = 1 on a device, a few vectors on CPU. The regions' borders are
-// where both neighbours are good to a few 1e-7. Below a = 1, where SPROUT's concentrations are, two
-// of them have code of their own without loops of unknown length.
+// The float version computes N lanes at once: N = 1 on a device, a few vectors on CPU. Regions meet
+// where both neighbors are accurate to a few 1e-7. For a < 1, where SPROUT's concentrations are,
+// two regions have their own code, without loops of unknown length.
 
-// psi(a + 1) - y for a >= 0, rounded as the difference is, not as psi.
+// psi(a + 1) - y for a >= 0, with a rounding error relative to the difference instead of to psi.
 SPROUT_HOST_DEVICE float digamma_of_next_minus(float a, float y) {
   // psi(a + 1) = psi(z) - 1/(a + 1) - 1/(a + 2), z = a + 3.
   const float z = a + 3.0f, r = 1.0f / z;
@@ -110,15 +111,15 @@ SPROUT_HOST_DEVICE GammaRegion gamma_region(float a, float g) {
   return in_small_region(a, g) ? kSmall : middle;
 }
 
-// The power series, W = (S (psi(a + 1) - log g) + R) / a, nested from the last term outwards,
+// The power series W = (S (psi(a + 1) - log g) + R) / a, nested from the last term outwards,
 //   S_{n-1} = 1 + g / (a + n) S_n,  R_{n-1} = g / (a + n) (R_n + S_n / (a + n)),
-// as fractions S_n = s / d and R_n = r / d^2, so that one division is left. What is behind the
-// terms that are taken, S_N = 1F1(1; b; g) with b = a + N + 1 and R_N = -dS_N/da, is put at
+// as fractions S_n = s / d and R_n = r / d^2, so that a single division remains. The remainder
+// after N terms, S_N = 1F1(1; b; g) with b = a + N + 1 and R_N = -dS_N/da, is approximated by
 //   S_N = (b + p g) / (b - (1 - p) g):
-// p = 1 / (b + 1) would give its g^2 exactly, and kTail gives the smallest error of W over this
+// p = 1 / (b + 1) would make its g^2 term exact; p = kTail gives the smallest error of W over this
 // region, 1.1e-8. The last step,
 //   a W = e_0 + g / (a + 1) (S_1 e_1 + R_1),  e_n = psi(a + n + 1) - log g,
-// subtracts once, and less than half, where e_0 < 0.
+// has one subtraction, of less than half, if e_0 < 0.
 template <int N>
 SPROUT_HOST_DEVICE void log_gamma_gradient_at_small(const float (&a)[N], const float (&g)[N],
                                                     const float (&log_g)[N], float (&w)[N]) {
@@ -140,7 +141,7 @@ SPROUT_HOST_DEVICE void log_gamma_gradient_at_small(const float (&a)[N], const f
     }
     const float e = digamma_of_next(a[i]) - log_g[i];
     const float x = a[i] + 1.0f, xd = x * d;
-    // g first: it may be 0, and the rest infinite.
+    // Multiply by g first: it may be 0 and the rest infinite.
     const float rest = g[i] * s * d * (e * x + 1.0f) + g[i] * (r * x);
     w[i] = (e * (xd * xd) + rest) / (xd * xd * a[i]);
   }
@@ -170,7 +171,7 @@ SPROUT_HOST_DEVICE void log_gamma_gradient_by_power_series(const float (&a)[N], 
     term[i] = 1.0f / a[i];
     w[i] = term[i] * excess[i];
   }
-  int32_t more = 1;  // not a bool, of which GCC 12 makes no vector
+  int32_t more = 1;  // not bool, which GCC 12 does not vectorize
   for (int n = 1; more != 0 && n < 64; n += 4) {
     for (int m = n; m < n + 4; ++m) {
       for (int i = 0; i < N; ++i) {
@@ -190,15 +191,17 @@ SPROUT_HOST_DEVICE void log_gamma_gradient_by_continued_fraction(const float (&a
                                                                  const float (&g)[N],
                                                                  const float (&excess)[N],
                                                                  float (&w)[N]) {
-  // C = 1/(x+1 + f_1), f_i = i(a-i) / (x+2i+1 + f_{i+1}), x = g - a, from f_{M+1} = 0 upwards; the
-  // primed names are derivatives in a. M: the smaller g, the slower it converges.
+  // C = 1/(x+1 + f_1), f_i = i(a-i) / (x+2i+1 + f_{i+1}), x = g - a, starting from f_{M+1} = 0.
+  // Primes denote derivatives with respect to a. It converges the slower, the smaller g is, which
+  // determines M.
   float x[N], f[N], f_prime[N], smallest = g[0];
   for (int i = 0; i < N; ++i) {
     x[i] = g[i] - a[i];
     f[i] = f_prime[i] = 0.0f;
     smallest = g[i] < smallest ? g[i] : smallest;
   }
-  const int terms = smallest > 0.7f ? 4 + static_cast<int>(17.0f / smallest) : 28;  // NaN: any
+  const int terms =
+      smallest > 0.7f ? 4 + static_cast<int>(17.0f / smallest) : 28;  // any number for NaN
   for (int m = terms; m >= 1; --m) {
     const float k = static_cast<float>(m);
     for (int i = 0; i < N; ++i) {

@@ -1,12 +1,12 @@
-// Mixup's own random numbers: the coefficient lam ~ Beta(a, a) and the partner's shift.
+// Random numbers of Mixup: the coefficient lam ~ Beta(a, a) and the shift to the partner.
 #pragma once
 
 #include "gamma.h"
 
 namespace sprout_fast {
 
-// lam number `index` of a call, as sigmoid(log G_1 - log G_2): in log space, because at a = 0.2 a
-// gamma variate is often too small for float32.
+// Coefficient number `index` of a call, sigmoid(log G_1 - log G_2): in log space, because gamma
+// variates often underflow float32 at a = 0.2.
 SPROUT_HOST_DEVICE float mixup_lam(float a, const PhiloxCall& call, int64_t index) {
   const float first = log_gamma_variate(a, call, Stream::kMixup, 2 * index);
   const float second = log_gamma_variate(a, call, Stream::kMixup, 2 * index + 1);
@@ -14,8 +14,8 @@ SPROUT_HOST_DEVICE float mixup_lam(float a, const PhiloxCall& call, int64_t inde
 }
 
 // The shift r of partner = (i + r) mod batch, uniform in 1..batch-1, so that no image is mixed with
-// itself (0 for a batch of one). A draw number that the bounded gamma sampler never reaches. The
-// multiply-shift's bias is under batch / 2^32.
+// itself (0 for a batch of one). Its draw number is one that the bounded gamma sampler never
+// reaches. The bias of the multiply-shift is below batch / 2^32.
 SPROUT_HOST_DEVICE int64_t mixup_shift(int64_t batch, const PhiloxCall& call) {
   if (batch < 2) return 0;
   const Philox4 words = call.words(Stream::kMixup, 0, 0xFFFFFFFFu);

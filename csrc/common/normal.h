@@ -1,20 +1,20 @@
-// Uniform and normal numbers from Philox words.
+// Uniform and normal random numbers from Philox words.
 #pragma once
 
 #include "elementary.h"
 
 namespace sprout_fast {
 
-// U = (w + 1/2) / 2^32, rounded: 1 for the last few w.
+// U = (w + 1/2) / 2^32, rounded; 1 for the largest few w.
 template <typename T>
 SPROUT_HOST_DEVICE T uniform_as(uint32_t w) {
   return static_cast<T>(w) * T(2.3283064365386963e-10) + T(1.1641532182693481e-10);
 }
 
-// log U for U = (w + 1/2) / 2^32, accurate at both ends: U is never 0 or 1, and near 1 the small
-// number 1 - U is formed first, which float would lose in U.
+// log U for U = (w + 1/2) / 2^32, accurate at both ends: U is never 0 or 1, and near 1 it is
+// computed from 1 - U, which float could not recover from U.
 SPROUT_HOST_DEVICE float log_uniform(uint32_t w) {
-  const int32_t upper_half = static_cast<int32_t>(w) >> 31;       // all ones where U > 1/2
+  const int32_t upper_half = static_cast<int32_t>(w) >> 31;       // all ones if U > 1/2
   const int32_t distance = static_cast<int32_t>(w) ^ upper_half;  // to the nearer end
   const float v = static_cast<float>(distance) * 2.3283064365386963e-10f + 1.1641532182693481e-10f;
   const float u = upper_half != 0 ? 1.0f - v : v;
@@ -36,7 +36,7 @@ SPROUT_HOST_DEVICE T log_uniform_as(uint32_t w) {
   }
 }
 
-// Two independent standard normals from two words (Box and Muller, 1958); tails to 6.8 sigma.
+// Two independent standard normals from two words (Box and Muller, 1958), with tails to 6.8 sigma.
 template <typename T>
 SPROUT_HOST_DEVICE T normal_radius(uint32_t word) {
   return std::sqrt(T(-2) * log_uniform_as<T>(word));

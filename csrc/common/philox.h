@@ -1,7 +1,7 @@
-// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) and this
-// project's way of addressing it: a random number is a function of (seed, stream, offset, element,
-// draw), so it is the same on every device, for every number of threads and every block size, and
-// it can be computed again instead of being stored.
+// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) and how its
+// numbers are addressed here: a random number is a function of (seed, stream, offset, element,
+// draw). It is the same on every device, for any number of threads and any block size, and can be
+// recomputed instead of stored.
 #pragma once
 
 #include <cstdint>
@@ -10,16 +10,16 @@
 
 namespace sprout_fast {
 
-// Which family of numbers a draw belongs to: one offset serves all of them without overlap.
+// The family of numbers that a draw belongs to. One offset serves all of them without overlap.
 enum class Stream : uint32_t { kImageNoise = 0, kGamma = 1, kMixup = 2 };
 
 struct Philox4 {
   uint32_t w0, w1, w2, w3;
 };
 
-// A product's two halves. On the device through a double's, because nvcc 13 adds a zero to the high
-// half of a shifted product, and to that of __umulhi where it does not split the multiplication in
-// two: half as many instructions again for a Philox block.
+// The two halves of a product. On the device the high one is read through a double, because nvcc 13
+// adds a zero to the high half of a shifted product, and to that of __umulhi if it does not split
+// the multiplication in two: 50 % more instructions per Philox block.
 struct Product {
   uint32_t low, high;
   SPROUT_HOST_DEVICE Product(uint32_t a, uint32_t b) {
@@ -55,22 +55,21 @@ SPROUT_HOST_DEVICE Philox4 philox4x32_10(uint32_t c0, uint32_t c1, uint32_t c2, 
   return {c0, c1, c2, c3};
 }
 
-// One call's share of the random numbers: rng_state = (seed, offset, first_row) unpacked.
+// The random numbers of one call: rng_state = (seed, offset, first_row), unpacked.
 struct PhiloxCall {
   uint32_t key0, key1;    // the seed
   uint32_t offset;        // which call
-  int64_t first_element;  // first_row x elements a row: where this rank's numbers begin
+  int64_t first_element;  // first_row x elements_per_row: where this rank's numbers begin
 
-  SPROUT_HOST_DEVICE PhiloxCall(const int64_t* rng_state, int64_t elements_a_row)
+  SPROUT_HOST_DEVICE PhiloxCall(const int64_t* rng_state, int64_t elements_per_row)
       : key0(static_cast<uint32_t>(rng_state[0])),
         key1(static_cast<uint32_t>(static_cast<uint64_t>(rng_state[0]) >> 32)),
         offset(static_cast<uint32_t>(rng_state[1])),
-        // Unsigned, so that a wild first_row wraps instead of being undefined.
+        // Unsigned, so that an out-of-range first_row wraps around instead of being undefined.
         first_element(static_cast<int64_t>(static_cast<uint64_t>(rng_state[2]) *
-                                           static_cast<uint64_t>(elements_a_row))) {}
+                                           static_cast<uint64_t>(elements_per_row))) {}
 
-  // The four words of draw number `draw` of an element, `element` counted from first_element's
-  // zero.
+  // The four words of draw `draw` of an element, whose index counts from the first row of rank 0.
   SPROUT_HOST_DEVICE Philox4 words(Stream stream, int64_t element, uint32_t draw) const {
     const uint64_t e = static_cast<uint64_t>(element);
     const uint32_t high = static_cast<uint32_t>(e >> 32) & 0x00FFFFFFu;

@@ -1,4 +1,4 @@
-// Reductions over the threads of a row in a fixed order, so that the same input gives the same
+// Reductions over the threads of a row, in a fixed order so that the same input gives the same
 // bits.
 #pragma once
 
@@ -8,23 +8,24 @@
 
 namespace sprout_fast {
 
-// For sums of exponentials that are measured from their running maximum. The larger of two numbers;
-// a NaN on either side stays.
+// For sums of exponentials relative to their running maximum. The larger of two numbers; NaN if
+// either is.
 template <typename T>
 __device__ __forceinline__ T larger(T a, T b) {
   return b <= a || a != a ? a : b;
 }
 
-// exp(x - top) for x <= top; 0 where both are -inf: there is nothing yet.
+// exp(x - top) for x <= top; 0 if both are -inf, i.e. before the first term.
 template <typename T>
 __device__ __forceinline__ T exp_below(T x, T top) {
   return x == -std::numeric_limits<T>::infinity() && x == top ? T(0) : fast_exp(x - top);
 }
 
-// A row's threads are blockDim.x, a power of two; blockDim.y rows a block, blockDim.x x blockDim.y
-// a multiple of 32. Every thread of the block must come, and gets its row's result. V: a struct
-// with combine(other) and shuffled(lane_mask), which reads the same struct of the lane whose index
-// differs by the mask. `shared` has room for a value a warp of the block, and is this call's alone.
+// blockDim.x, a power of two, is the number of threads per row and blockDim.y that of rows per
+// block; their product must be a multiple of 32. All threads of the block must call it, and each
+// gets its row's result. V is a struct with combine(other) and shuffled(lane_mask), which returns
+// the struct of the lane whose index differs by the mask. `shared` has room for one value per warp
+// and must not be used for anything else.
 template <typename V>
 __device__ __forceinline__ V row_reduce(V v, V* shared) {
   const int lanes = blockDim.x < 32 ? static_cast<int>(blockDim.x) : 32;

@@ -2,7 +2,7 @@
 
 Each is a minimax fit by Lawson's algorithm (least squares on Chebyshev nodes, reweighted by the
 error) to values from mpmath, in the form that the header evaluates. Coefficients are rounded to
-float32; the errors are those before rounding, relative to the function.
+float32; the errors are before rounding and relative to the function.
 
     python csrc/generate/elementary.py
 """
@@ -14,7 +14,7 @@ mpmath.mp.dps = 40
 
 
 def fit(function, low, high, degree, relative_to, nodes=4000, rounds=60):
-    """Coefficients c_0.. of the polynomial p with the smallest max |relative_to (p - function)|."""
+    """Return c_0, c_1, ... that minimize max |relative_to * (p - function)|, and that maximum."""
     x = (low + high) / 2 + (high - low) / 2 * numpy.cos(
         numpy.pi * (numpy.arange(nodes) + 0.5) / nodes
     )
@@ -32,24 +32,24 @@ def fit(function, low, high, degree, relative_to, nodes=4000, rounds=60):
 
 
 def log1p_rest(f):
-    """P in log(1 + f) = f - f^2/2 + f^3 P(f)."""
+    """Return P in log(1 + f) = f - f^2/2 + f^3 P(f)."""
     return (mpmath.log1p(f) - f + f * f / 2) / f**3 if abs(f) > 1e-12 else mpmath.mpf(1) / 3
 
 
 def exp_rest(r):
-    """P in exp(r) = 1 + r + r^2 P(r)."""
+    """Return P in exp(r) = 1 + r + r^2 P(r)."""
     return (mpmath.expm1(r) - r) / r**2 if abs(r) > 1e-10 else mpmath.mpf(1) / 2
 
 
 def sin_rest(s):
-    """P in sin(t) = t + t s P(s), s = t^2."""
+    """Return P in sin(t) = t + t s P(s), s = t^2."""
     return (
         (mpmath.sin(mpmath.sqrt(s)) / mpmath.sqrt(s) - 1) / s if s > 1e-12 else -mpmath.mpf(1) / 6
     )
 
 
 def cos_rest(s):
-    """P in cos(t) = 1 - s/2 + s^2 P(s), s = t^2."""
+    """Return P in cos(t) = 1 - s/2 + s^2 P(s), s = t^2."""
     return (mpmath.cos(mpmath.sqrt(s)) - 1 + s / 2) / s**2 if s > 1e-8 else mpmath.mpf(1) / 24
 
 

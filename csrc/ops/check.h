@@ -1,4 +1,4 @@
-// Argument checks that name the op, the argument, what it got and what it takes.
+// Argument checks, whose messages name the op, the argument, what is expected and what was got.
 #pragma once
 
 #include <optional>
@@ -8,12 +8,12 @@
 #include <vector>
 
 #include "../common/dtype.h"
-#include "reduction.h"
 #include "tensor.h"
 
 namespace sprout_fast {
 
-// Throws what reaches Python as a RuntimeError: "sprout_fast::<op>: <message parts>".
+// Throws an error that Python sees as a RuntimeError: "sprout_fast::<op>: <argument> must be <what
+// is expected>, got <what was got>".
 #define SPROUT_CHECK(condition, op, ...)                    \
   do {                                                      \
     if (!(condition)) ::sprout_fast::fail(op, __VA_ARGS__); \
@@ -46,7 +46,7 @@ inline bool is_floating(ScalarType t) {
          t == ScalarType::BFloat16;
 }
 
-// For dtypes that the checks have let pass.
+// For dtypes that have passed the checks.
 inline Dtype to_dtype(ScalarType t) {
   switch (t) {
     case ScalarType::Byte: return Dtype::kUInt8;
@@ -57,7 +57,7 @@ inline Dtype to_dtype(ScalarType t) {
   }
 }
 
-// "float32 [2, 3] on cpu". An undefined tensor is what the dispatcher makes of Python's None.
+// E.g. "float32 [2, 3] on cpu". The dispatcher turns Python's None into an undefined tensor.
 inline std::string describe(const Tensor& t) {
   if (!t.defined()) return "None";
   std::ostringstream text;
@@ -68,7 +68,7 @@ inline std::string describe(const Tensor& t) {
   return text.str();
 }
 
-// A tensor argument of one exact dtype and shape on the device of `like`.
+// Checks that a tensor has exactly this dtype and shape and is on the device of `like`.
 inline void check_tensor(const char* op, const char* name, const Tensor& t, ScalarType dtype,
                          Shape shape, const char* takes, const Tensor& like) {
   bool fits = t.defined() && t.scalar_type() == dtype &&
@@ -83,8 +83,8 @@ inline void check_rng_state(const char* op, const Tensor& rng_state, const Tenso
                "int64 [3] = (seed, offset, first_row)", like);
 }
 
-// `lam` float32 [batch] or [1]. On CPU its values must lie in [0, 1]; on CUDA, where looking would
-// stall the stream, the kernels turn such rows into NaN.
+// Checks that `lam` is float32 [batch] or [1]. check_lam_values checks its values on CPU; on CUDA,
+// where that would stall the stream, kernels make the rows concerned NaN.
 inline void check_lam(const char* op, const Tensor& lam, int64_t batch, const Tensor& like) {
   const bool fits = lam.scalar_type() == ScalarType::Float && lam.dim() == 1 &&
                     (lam.size(0) == batch || lam.size(0) == 1) && lam.device() == like.device();
@@ -110,29 +110,6 @@ inline void check_index_values(const char* op, const char* name, const Tensor& i
   const std::string takes = "in [0, " + std::to_string(end) + ")";
   check_values<int64_t>(op, name, index, takes.c_str(),
                         [end](int64_t v) { return v >= 0 && v < end; });
-}
-
-inline Reduction reduction_from_name(const char* op, const std::string& name) {
-  if (name == "none") return Reduction::kNone;
-  if (name == "mean") return Reduction::kMean;
-  if (name == "sum") return Reduction::kSum;
-  fail(op, "reduction must be 'mean', 'sum' or 'none', got '", name, "'");
-}
-
-// A loss's forward pass can leave the gradient to the logits: on CPU, where computing again costs
-// more than keeping it, and in the types in which it can be kept without rounding it twice.
-inline void check_return_grad_logits(const char* op, bool return_grad_logits,
-                                     const Tensor& logits) {
-  const ScalarType dtype = logits.scalar_type();
-  SPROUT_CHECK(!return_grad_logits ||
-                   (logits.is_cpu() && (dtype == ScalarType::Float || dtype == ScalarType::Double)),
-               op, "return_grad_logits takes float32 or float64 logits on CPU, got ",
-               describe(logits));
-}
-
-// What a loss over `batch` rows has: one number, or one a row.
-inline Shape loss_shape(Reduction reduction, const int64_t& batch) {
-  return {&batch, reduction == Reduction::kNone ? size_t{1} : size_t{0}};
 }
 
 template <typename T>

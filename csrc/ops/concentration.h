@@ -1,4 +1,4 @@
-// What the ops that take gamma concentrations check alike.
+// Checks shared by the ops with gamma concentrations.
 #pragma once
 
 #include <cmath>
@@ -29,8 +29,8 @@ inline std::vector<int64_t> shape_of(const Tensor& t) {
   return shape;
 }
 
-// What first_row counts: the elements under one index of the first dimension.
-inline int64_t elements_a_row(const Tensor& t) {
+// Number of elements per index of the first dimension, which is what first_row counts.
+inline int64_t elements_per_row(const Tensor& t) {
   int64_t elements = 1;
   for (int64_t i = 1; i < t.dim(); ++i) elements *= t.size(i);
   return elements;

@@ -36,7 +36,7 @@ DirichletCall prepare_dirichlet(const Tensor& concentration, const Tensor& rng_s
                call.log_total.mutable_data_ptr(),
                call.log_total.numel(),
                classes,
-               elements_a_row(concentration)};
+               elements_per_row(concentration)};
   return call;
 }
 

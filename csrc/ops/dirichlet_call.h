@@ -1,4 +1,4 @@
-// Checks of dirichlet's tensors, made once for both devices (dirichlet_call.cpp).
+// From the arguments of dirichlet to what its kernels read, once for both devices.
 #pragma once
 
 #include "check.h"

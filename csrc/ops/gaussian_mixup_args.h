@@ -1,4 +1,4 @@
-// What gaussian_mixup's checks hand to its kernels, on every device.
+// Arguments of gaussian_mixup's kernels, the same on every device.
 #pragma once
 
 #include <cstdint>
@@ -9,19 +9,19 @@ namespace sprout_fast {
 
 constexpr int64_t kMaxChannels = 16;
 
-// out = (lam x_i + (1 - lam) x_partner + noise - mean) / std as one affine map a channel.
+// out = (lam x_i + (1 - lam) x_partner + noise - mean) / std as one affine map per channel.
 struct GaussianMixupArgs {
   Dtype image_dtype, out_dtype;
   const void* images;  // [B, C, H, W] with these strides, in elements
   int64_t stride[4];
-  const int64_t* partner;    // [B], or null: no Mixup
-  const float* lam;          // [B] or [1]; null with partner
+  const int64_t* partner;    // [B], or null for no Mixup
+  const float* lam;          // [B] or [1]; null if partner is
   int64_t lam_stride;        // 1 or 0
   const int64_t* rng_state;  // (seed, offset, first_row)
   void* out;                 // [B, H, W, C] dense
   int64_t batch, channels, height, width;
-  bool noise;          // any sigma above 0
-  bool paired;         // "paired" noise instead of "marginal"
+  bool noise;          // whether any sigma is positive
+  bool paired;         // noise="paired" instead of "marginal"
   double pixel_scale;  // 1/255 for uint8, else 1
   double sigma[kMaxChannels];
   double mean[kMaxChannels];

@@ -13,7 +13,7 @@ using torch::headeronly::MemoryFormat;
 void check_channels_of(const char* op, const char* name, const std::vector<double>& values,
                        int64_t channels, bool positive) {
   const int64_t n = static_cast<int64_t>(values.size());
-  SPROUT_CHECK(n == 1 || n == channels, op, name, " must be one number or one a channel (",
+  SPROUT_CHECK(n == 1 || n == channels, op, name, " must be one number or one per channel (",
                channels, "), got ", n, " numbers");
   for (double v : values) {
     SPROUT_CHECK(std::isfinite(v) && (!positive || v > 0), op, name, " must be finite",
@@ -31,7 +31,7 @@ void check_image_batch(const char* op, const char* name, const Tensor& t) {
                kMaxChannels, " channels, got ", describe(t));
 }
 
-// partner int64 [B] and lam float32 [B] or [1]: both or neither.
+// Checks partner int64 [B] and lam float32 [B] or [1]: both or neither are given.
 void check_partner_and_lam(const char* op, const std::optional<Tensor>& partner,
                            const std::optional<Tensor>& lam, const Tensor& images) {
   const int64_t batch = images.size(0);
@@ -150,9 +150,8 @@ GaussianMixupBackwardCall prepare_gaussian_mixup_backward(const Tensor& grad,
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sprout_fast, m) {
   m.def(
-      "gaussian_mixup(Tensor images, Tensor? partner, Tensor? lam, Tensor rng_state, float[] "
-      "sigma, "
-      "float[] mean, float[] std, str noise, ScalarType dtype) -> Tensor");
+      "gaussian_mixup(Tensor images, Tensor? partner, Tensor? lam, Tensor rng_state, "
+      "float[] sigma, float[] mean, float[] std, str noise, ScalarType dtype) -> Tensor");
   m.def(
       "gaussian_mixup_backward(Tensor grad, Tensor? partner, Tensor? lam, float[] std, "
       "ScalarType dtype) -> Tensor");

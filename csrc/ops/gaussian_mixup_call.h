@@ -1,4 +1,4 @@
-// Checks of gaussian_mixup's tensors, made once for both devices (gaussian_mixup_call.cpp).
+// From the arguments of gaussian_mixup to what its kernels read, once for both devices.
 #pragma once
 
 #include <optional>
@@ -10,7 +10,7 @@
 
 namespace sprout_fast {
 
-// The tensors that the pointers in `args` point into, and what the kernel fills.
+// The tensors that the pointers in `args` point into.
 struct GaussianMixupCall {
   std::optional<Tensor> partner, lam;
   Tensor rng_state, out;

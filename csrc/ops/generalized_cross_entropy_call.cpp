@@ -3,24 +3,14 @@
 
 #include <torch/csrc/stable/library.h>
 
+#include "loss.h"
+
 namespace sprout_fast {
 namespace {
 
-void check_logits(const char* op, const Tensor& logits) {
-  SPROUT_CHECK(logits.defined() && logits.dim() == 2 && is_floating(logits.scalar_type()), op,
-               "logits must be float64, float32, bfloat16 or float16 [B, K], got ",
-               describe(logits));
-  SPROUT_CHECK(logits.size(1) >= 1, op, "logits must have at least one class, got ",
-               describe(logits));
-}
-
-ScalarType accumulate_dtype(const Tensor& logits) {
-  return logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-}
-
-// Everything but row_stats, which forward makes and backward is given.
+// Shared by both passes; `row_stats` and `grad_logits` may be outputs.
 GeneralizedCrossEntropyCall prepare(const char* op, const Tensor& logits, const Tensor& target,
-                                    Tensor row_stats, double label_smoothing,
+                                    Tensor row_stats, Tensor grad_logits, double label_smoothing,
                                     const std::string& reduction) {
   const int64_t batch = logits.size(0), classes = logits.size(1);
   const bool hard =
@@ -34,7 +24,7 @@ GeneralizedCrossEntropyCall prepare(const char* op, const Tensor& logits, const 
   SPROUT_CHECK(label_smoothing >= 0 && label_smoothing <= 1, op,
                "label_smoothing must be in [0, 1], got ", label_smoothing);
   GeneralizedCrossEntropyCall call{
-      dense(logits), dense(target), std::move(row_stats),     std::nullopt,
+      dense(logits), dense(target), std::move(row_stats),     std::move(grad_logits),
       std::nullopt,  std::nullopt,  accumulate_dtype(logits), {}};
   if (logits.is_cpu() && hard) check_index_values(op, "target", call.target, classes);
   GeneralizedCrossEntropyArgs& args = call.args;
@@ -48,6 +38,7 @@ GeneralizedCrossEntropyCall prepare(const char* op, const Tensor& logits, const 
   args.classes = classes;
   args.smoothing = label_smoothing;
   args.reduction = reduction_from_name(op, reduction);
+  args.grad_logits = call.grad_logits.mutable_data_ptr();
   return call;
 }
 
@@ -60,14 +51,11 @@ GeneralizedCrossEntropyCall prepare_generalized_cross_entropy(const Tensor& logi
                                                               bool return_grad_logits) {
   constexpr const char* op = "generalized_cross_entropy";
   check_logits(op, logits);
-  Tensor row_stats =
-      empty({logits.size(0), CrossEntropyStat::kCount}, accumulate_dtype(logits), logits);
   GeneralizedCrossEntropyCall call =
-      prepare(op, logits, target, std::move(row_stats), label_smoothing, reduction);
-  check_return_grad_logits(op, return_grad_logits, logits);
-  call.grad_logits = empty({return_grad_logits ? call.args.batch : 0, call.args.classes},
-                           logits.scalar_type(), logits);
-  call.args.grad_logits = return_grad_logits ? call.grad_logits->mutable_data_ptr() : nullptr;
+      prepare(op, logits, target,
+              empty({logits.size(0), CrossEntropyStat::kCount}, accumulate_dtype(logits), logits),
+              empty_grad_logits(op, return_grad_logits, logits), label_smoothing, reduction);
+  if (!return_grad_logits) call.args.grad_logits = nullptr;
   return call;
 }
 
@@ -76,22 +64,21 @@ GeneralizedCrossEntropyCall prepare_generalized_cross_entropy_backward(
     double label_smoothing, const std::string& reduction, bool return_grad_target) {
   constexpr const char* op = "generalized_cross_entropy_backward";
   check_logits(op, logits);
+  const int64_t batch = logits.size(0), classes = logits.size(1);
+  check_tensor(op, "row_stats", row_stats, accumulate_dtype(logits),
+               {batch, CrossEntropyStat::kCount}, "what generalized_cross_entropy returned",
+               logits);
   GeneralizedCrossEntropyCall call =
-      prepare(op, logits, target, dense(row_stats), label_smoothing, reduction);
+      prepare(op, logits, target, dense(row_stats),
+              empty({batch, classes}, logits.scalar_type(), logits), label_smoothing, reduction);
   GeneralizedCrossEntropyArgs& args = call.args;
-  const int64_t batch = args.batch, classes = args.classes;
-  check_tensor(op, "row_stats", row_stats, call.accumulate_dtype, {batch, CrossEntropyStat::kCount},
-               "what generalized_cross_entropy returned", logits);
-  check_tensor(op, "grad_loss", grad_loss, call.accumulate_dtype, loss_shape(args.reduction, batch),
-               "of the loss's dtype and shape", logits);
+  check_grad_loss(op, grad_loss, args.reduction, logits);
   SPROUT_CHECK(!return_grad_target || is_floating(target.scalar_type()), op,
-               "return_grad_target must be False where target is int64, got True");
+               "return_grad_target must be False for an int64 target, got True");
   call.grad_loss = dense(grad_loss);
-  call.grad_logits = empty({batch, classes}, logits.scalar_type(), logits);
   call.grad_target = return_grad_target ? empty({batch, classes}, target.scalar_type(), target)
                                         : empty({0}, target.scalar_type(), target);
   args.grad_loss = call.grad_loss->const_data_ptr();
-  args.grad_logits = call.grad_logits->mutable_data_ptr();
   args.grad_target = return_grad_target ? call.grad_target->mutable_data_ptr() : nullptr;
   return call;
 }
@@ -101,9 +88,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sprout_fast, m) {
   // "none"), else [0, K].
   m.def(
       "generalized_cross_entropy(Tensor logits, Tensor target, float label_smoothing, "
-      "str reduction, bool return_grad_logits) -> (Tensor loss, Tensor row_stats, Tensor "
-      "grad_logits)");
-  // grad_target is [0] where it is not asked for.
+      "str reduction, bool return_grad_logits) -> "
+      "(Tensor loss, Tensor row_stats, Tensor grad_logits)");
+  // grad_target is [0] without return_grad_target.
   m.def(
       "generalized_cross_entropy_backward(Tensor grad_loss, Tensor logits, Tensor target, "
       "Tensor row_stats, float label_smoothing, str reduction, bool return_grad_target) "

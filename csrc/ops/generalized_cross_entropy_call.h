@@ -1,5 +1,4 @@
-// Checks of generalized_cross_entropy's tensors, made once for both devices
-// (generalized_cross_entropy_call.cpp).
+// From the arguments of generalized_cross_entropy to what its kernels read, once for both devices.
 #pragma once
 
 #include <optional>
@@ -12,9 +11,9 @@ namespace sprout_fast {
 
 // The tensors that the pointers in `args` point into.
 struct GeneralizedCrossEntropyCall {
-  Tensor logits, target, row_stats;
-  std::optional<Tensor> grad_loss, grad_logits, grad_target;
-  ScalarType accumulate_dtype;  // float32, or float64 for float64 logits: loss and row_stats
+  Tensor logits, target, row_stats, grad_logits;
+  std::optional<Tensor> grad_loss, grad_target;
+  ScalarType accumulate_dtype;  // of the loss and of row_stats
   GeneralizedCrossEntropyArgs args;
 };
 

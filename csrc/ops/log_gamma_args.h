@@ -1,4 +1,4 @@
-// What log_gamma's checks hand to its kernels, on every device.
+// Arguments of log_gamma's kernels, the same on every device.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +13,7 @@ struct LogGammaArgs {
   const void* concentration;  // [numel]
   const int64_t* rng_state;   // (seed, offset, first_row)
   void* log_g;                // [numel]
-  int64_t numel, elements_a_row;
+  int64_t numel, elements_per_row;
 };
 
 struct LogGammaBackwardArgs {
@@ -23,9 +23,9 @@ struct LogGammaBackwardArgs {
   int64_t numel;
 };
 
-// grad x dlog G/da of one variate. 0 where the variate is -inf (a is 0, or so small that log G
-// leaves T's range): what is made of it, exp(-inf) = 0, does not move with a. And 0 where grad is,
-// so that classes nobody looks at cost nothing and 0 x inf does not arise.
+// grad * dlog G/da for one variate. 0 if the variate is -inf (a is 0, or so small that log G leaves
+// T's range), since exp(-inf) = 0 does not depend on a. Also 0 if grad is, so that unused elements
+// cost nothing and 0 * inf does not arise.
 template <typename T>
 SPROUT_HOST_DEVICE T log_gamma_chain(T grad, T a, T log_g) {
   if (log_g == -std::numeric_limits<T>::infinity() || (grad == T(0) && log_g == log_g)) return T(0);

@@ -21,7 +21,7 @@ LogGammaCall prepare_log_gamma(const Tensor& concentration, const Tensor& rng_st
                call.rng_state.const_data_ptr<int64_t>(),
                call.log_g.mutable_data_ptr(),
                concentration.numel(),
-               elements_a_row(concentration)};
+               elements_per_row(concentration)};
   return call;
 }
 

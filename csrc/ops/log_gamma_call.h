@@ -1,4 +1,4 @@
-// Checks of log_gamma's tensors, made once for both devices (log_gamma_call.cpp).
+// From the arguments of log_gamma to what its kernels read, once for both devices.
 #pragma once
 
 #include "check.h"

@@ -1,4 +1,4 @@
-// What pgd_step_'s checks hand to its kernels, on every device.
+// Arguments of pgd_step_'s kernels, the same on every device.
 #pragma once
 
 #include <cstdint>
@@ -10,10 +10,11 @@ namespace sprout_fast {
 
 constexpr int kMaxPgdDims = 12;
 
-// The tensors as nests of loops, outermost first: dimensions in the order of x_adv's strides, those
-// that are one run in all three tensors merged. Dense tensors of one layout become one dimension.
+// The tensors as nested loops, outermost first. Dimensions are sorted by the strides of x_adv, and
+// merged if they are contiguous in all three tensors: dense tensors of one layout become one
+// dimension.
 struct PgdStepArgs {
-  Dtype dtype, grad_dtype;  // of x_adv and x: float32 or float64; of grad: any floating
+  Dtype dtype, grad_dtype;  // float32 or float64 for x_adv and x; any floating dtype for grad
   void* x_adv;
   const void* grad;
   const void* x;
@@ -23,7 +24,7 @@ struct PgdStepArgs {
   int64_t stride[3][kMaxPgdDims];  // of x_adv, grad, x, in elements
   double step, eps, lower, upper;
 
-  // One dense run.
+  // Whether the tensors are dense and of one layout.
   SPROUT_HOST_DEVICE bool is_flat() const {
     return dims == 1 && stride[0][0] == 1 && stride[1][0] == 1 && stride[2][0] == 1;
   }

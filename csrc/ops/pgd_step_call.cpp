@@ -19,7 +19,7 @@ void check_like_x_adv(const char* name, const Tensor& t, const Tensor& x_adv, bo
                describe(x_adv), "), got ", describe(t));
 }
 
-// Fills args' dims, size and stride.
+// Sets dims, size and stride of args.
 void set_layout(PgdStepArgs& args, const Tensor* const tensors[3]) {
   const Tensor& x_adv = *tensors[0];
   std::vector<int64_t> order;
@@ -28,8 +28,8 @@ void set_layout(PgdStepArgs& args, const Tensor* const tensors[3]) {
   }
   std::stable_sort(order.begin(), order.end(),
                    [&](int64_t a, int64_t b) { return x_adv.stride(a) > x_adv.stride(b); });
-  // Every step must lead beyond what the steps inside of it reach, or two indices could be one
-  // place.
+  // Each stride must exceed the reach of the inner dimensions, or two indices could share an
+  // address.
   int64_t reach = 0;
   for (auto i = order.rbegin(); i != order.rend(); ++i) {
     SPROUT_CHECK(x_adv.stride(*i) > reach, kOp,
@@ -74,8 +74,8 @@ int64_t element_size(ScalarType t) {
   return t == ScalarType::Double ? 8 : t == ScalarType::Float ? 4 : 2;
 }
 
-// An input that shares memory with x_adv in any way but element for element is read from a copy, as
-// it was before.
+// A copy of `t` if it shares memory with x_adv other than element for element, since x_adv is
+// written while it is read; else `t`.
 Tensor apart(const Tensor& t, const Tensor& x_adv) {
   const int64_t size = element_size(t.scalar_type());
   const Bytes a = bytes_of(t, size), b = bytes_of(x_adv, element_size(x_adv.scalar_type()));
@@ -118,7 +118,7 @@ PgdStepCall prepare_pgd_step(const Tensor& x_adv, const Tensor& grad, const Tens
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sprout_fast, m) {
-  // Returns nothing: opcheck and torch.compile refuse an input that is returned.
+  // Returns nothing: opcheck and torch.compile reject ops that return an input.
   m.def(
       "pgd_step_(Tensor(a!) x_adv, Tensor grad, Tensor x, float step, float eps, float lower, "
       "float upper) -> ()");

@@ -1,4 +1,4 @@
-// Checks of pgd_step_'s tensors, made once for both devices (pgd_step_call.cpp).
+// From the arguments of pgd_step_ to what its kernels read, once for both devices.
 #pragma once
 
 #include "check.h"

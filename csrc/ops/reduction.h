@@ -1,4 +1,4 @@
-// How a loss over rows is reduced.
+// Reduction of the losses of rows.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// What sample_mixup's checks hand to its kernels, on every device.
+// Arguments of sample_mixup's kernels, the same on every device.
 #pragma once
 
 #include "../common/mixup.h"
@@ -14,8 +14,8 @@ struct SampleMixupArgs {
   float mixup_alpha;
 };
 
-// Entry i of both outputs. One lam for the batch is the same on every rank (index 0); lam of each
-// sample counts from the rank's first row. The shift is the rank's own.
+// Computes entry i of both outputs. A single lam is the same on every rank (index 0); with
+// per_sample, lam is indexed from the rank's first row. Each rank draws its own shift.
 SPROUT_HOST_DEVICE void sample_mixup_entry(const SampleMixupArgs& args, int64_t i) {
   const PhiloxCall call(args.rng_state, 1);
   if (i < args.lams) {

@@ -11,7 +11,7 @@ SampleMixupCall prepare_sample_mixup(int64_t batch, const Tensor& rng_state, dou
   check_rng_state(op, rng_state, rng_state);
   SPROUT_CHECK(batch >= 0 && batch < (int64_t{1} << 31), op,
                "batch_size must be in [0, 2^31), got ", batch);
-  // Below 1e-36 both log G of a pair can leave float32's range, and lam would be NaN.
+  // Below 1e-36 both log G of a pair can leave float32's range, which would make lam NaN.
   SPROUT_CHECK(mixup_alpha >= 1e-30 && mixup_alpha <= 1e5, op,
                "mixup_alpha must be in [1e-30, 1e5], got ", mixup_alpha);
   SampleMixupCall call{dense(rng_state),

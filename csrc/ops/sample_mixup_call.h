@@ -1,4 +1,4 @@
-// Checks of sample_mixup's arguments, made once for both devices (sample_mixup_call.cpp).
+// From the arguments of sample_mixup to what its kernels read, once for both devices.
 #pragma once
 
 #include "check.h"

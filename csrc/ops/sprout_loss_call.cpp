@@ -1,9 +1,11 @@
-// Schema and argument checks of sprout_loss.
+// Schemas and argument checks of sprout_loss.
 #include "sprout_loss_call.h"
 
 #include <torch/csrc/stable/library.h>
 
 #include <cmath>
+
+#include "loss.h"
 
 namespace sprout_fast {
 namespace {
@@ -21,132 +23,118 @@ BetaGrad beta_grad_from_name(const char* op, const std::string& name) {
   fail(op, "beta_grad must be 'implicit', 'expected' or 'none', got '", name, "'");
 }
 
-// Everything but row_stats, which forward makes and backward is given.
-SproutLossCall prepare(const char* op, const Tensor& logits, const Tensor& labels,
-                       const std::optional<Tensor>& partner_labels,
-                       const std::optional<Tensor>& lam, const Tensor& beta,
-                       const Tensor& rng_state, Tensor row_stats, double alpha, double scale,
-                       const std::string& label_mode, const std::string& beta_grad,
-                       const std::string& reduction) {
-  SPROUT_CHECK(logits.defined() && logits.dim() == 2 && is_floating(logits.scalar_type()), op,
-               "logits must be float64, float32, bfloat16 or float16 [B, K], got ",
-               describe(logits));
-  const int64_t batch = logits.size(0), classes = logits.size(1);
-  SPROUT_CHECK(classes >= 1, op, "logits must have at least one class, got ", describe(logits));
-  check_tensor(op, "labels", labels, ScalarType::Long, {batch}, "int64 [B]", logits);
-  SPROUT_CHECK(partner_labels.has_value() == lam.has_value(), op,
+// Checks all but the values of tensors; everything of the kernels' arguments but the pointers.
+SproutLossArgs parse(const char* op, const SproutLossInputs& in) {
+  check_logits(op, in.logits);
+  const int64_t batch = in.logits.size(0), classes = in.logits.size(1);
+  check_tensor(op, "labels", in.labels, ScalarType::Long, {batch}, "int64 [B]", in.logits);
+  SPROUT_CHECK(in.partner_labels.has_value() == in.lam.has_value(), op,
                "partner_labels and lam must be given together or not at all, got only ",
-               lam ? "lam" : "partner_labels");
-  if (lam) {
-    check_tensor(op, "partner_labels", *partner_labels, ScalarType::Long, {batch}, "int64 [B]",
-                 logits);
-    check_lam(op, *lam, batch, logits);
+               in.lam ? "lam" : "partner_labels");
+  if (in.lam) {
+    check_tensor(op, "partner_labels", *in.partner_labels, ScalarType::Long, {batch}, "int64 [B]",
+                 in.logits);
+    check_lam(op, *in.lam, batch, in.logits);
   }
-  check_tensor(op, "beta", beta, ScalarType::Float, {classes}, "float32 [K]", logits);
-  check_rng_state(op, rng_state, logits);
-  SPROUT_CHECK(alpha >= 0 && alpha <= 1, op, "alpha must be in [0, 1], got ", alpha);
-  SPROUT_CHECK(scale >= 1e-30 && scale <= 1e30, op, "scale must be in [1e-30, 1e30], got ", scale);
-
-  const ScalarType accumulate_dtype =
-      logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  SproutLossCall call{dense(logits),        dense(labels),         dense(beta), dense(rng_state),
-                      std::move(row_stats), dense(partner_labels), dense(lam),  std::nullopt,
-                      std::nullopt,         accumulate_dtype,      {}};
-  if (logits.is_cpu()) {
-    check_index_values(op, "labels", call.labels, classes);
-    check_values<float>(op, "beta", call.beta, "finite and at least 0",
-                        [](float v) { return v >= 0.0f && std::isfinite(v); });
-    if (lam) {
-      check_index_values(op, "partner_labels", *call.partner_labels, classes);
-      check_lam_values(op, *call.lam);
-    }
-  }
-  SproutLossArgs& args = call.args;
-  args.dtype = to_dtype(logits.scalar_type());
-  args.logits = call.logits.const_data_ptr();
-  args.labels = call.labels.const_data_ptr<int64_t>();
-  args.partner_labels = data_or_null<int64_t>(call.partner_labels);
-  args.lam = data_or_null<float>(call.lam);
-  args.lam_stride = lam && lam->size(0) != 1 ? 1 : 0;
-  args.beta = call.beta.const_data_ptr<float>();
-  args.rng_state = call.rng_state.const_data_ptr<int64_t>();
-  args.row_stats = call.row_stats.mutable_data_ptr();
+  check_tensor(op, "beta", in.beta, ScalarType::Float, {classes}, "float32 [K]", in.logits);
+  check_rng_state(op, in.rng_state, in.logits);
+  SPROUT_CHECK(in.alpha >= 0 && in.alpha <= 1, op, "alpha must be in [0, 1], got ", in.alpha);
+  SPROUT_CHECK(in.scale >= 1e-30 && in.scale <= 1e30, op, "scale must be in [1e-30, 1e30], got ",
+               in.scale);
+  SproutLossArgs args{};
+  args.dtype = to_dtype(in.logits.scalar_type());
+  args.lam_stride = in.lam && in.lam->size(0) != 1 ? 1 : 0;
   args.batch = batch;
   args.classes = classes;
-  args.alpha = alpha;
-  args.scale = scale;
-  args.label_mode = label_mode_from_name(op, label_mode);
-  args.beta_grad = beta_grad_from_name(op, beta_grad);
+  args.alpha = in.alpha;
+  args.scale = in.scale;
+  args.label_mode = label_mode_from_name(op, in.label_mode);
+  args.beta_grad = beta_grad_from_name(op, in.beta_grad);
   // Without a draw the loss is its own expectation, and so is its gradient.
   if (args.label_mode == LabelMode::kMean && args.beta_grad == BetaGrad::kImplicit) {
     args.beta_grad = BetaGrad::kExpected;
   }
   args.wants_mean = args.label_mode == LabelMode::kMean || args.beta_grad == BetaGrad::kExpected;
-  args.reduction = reduction_from_name(op, reduction);
+  args.reduction = reduction_from_name(op, in.reduction);
+  return args;
+}
+
+SproutLossCall make_call(const char* op, const SproutLossInputs& in, const SproutLossArgs& args,
+                         Tensor row_stats, Tensor grad_logits) {
+  SproutLossCall call{dense(in.logits),
+                      dense(in.labels),
+                      dense(in.beta),
+                      dense(in.rng_state),
+                      std::move(row_stats),
+                      std::move(grad_logits),
+                      dense(in.partner_labels),
+                      dense(in.lam),
+                      std::nullopt,
+                      accumulate_dtype(in.logits),
+                      args};
+  if (in.logits.is_cpu()) {
+    check_index_values(op, "labels", call.labels, args.classes);
+    check_values<float>(op, "beta", call.beta, "finite and at least 0",
+                        [](float v) { return v >= 0.0f && std::isfinite(v); });
+    if (in.lam) {
+      check_index_values(op, "partner_labels", *call.partner_labels, args.classes);
+      check_lam_values(op, *call.lam);
+    }
+  }
+  call.args.logits = call.logits.const_data_ptr();
+  call.args.labels = call.labels.const_data_ptr<int64_t>();
+  call.args.partner_labels = data_or_null<int64_t>(call.partner_labels);
+  call.args.lam = data_or_null<float>(call.lam);
+  call.args.beta = call.beta.const_data_ptr<float>();
+  call.args.rng_state = call.rng_state.const_data_ptr<int64_t>();
+  call.args.row_stats = call.row_stats.mutable_data_ptr();
+  call.args.grad_logits = call.grad_logits.mutable_data_ptr();
   return call;
 }
 
 }  // namespace
 
-SproutLossCall prepare_sprout_loss(const Tensor& logits, const Tensor& labels,
-                                   const std::optional<Tensor>& partner_labels,
-                                   const std::optional<Tensor>& lam, const Tensor& beta,
-                                   const Tensor& rng_state, double alpha, double scale,
-                                   const std::string& label_mode, const std::string& beta_grad,
-                                   const std::string& reduction, bool return_grad_beta,
-                                   bool return_grad_logits) {
+SproutLossCall prepare(const SproutLossInputs& in, bool return_grad_beta, bool return_grad_logits) {
   constexpr const char* op = "sprout_loss";
-  SPROUT_CHECK(logits.defined() && logits.dim() == 2, op, "logits must be [B, K], got ",
-               describe(logits));
-  const ScalarType accumulate_dtype =
-      logits.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  Tensor row_stats = empty({logits.size(0), kRowStats}, accumulate_dtype, logits);
-  SproutLossCall call = prepare(op, logits, labels, partner_labels, lam, beta, rng_state, row_stats,
-                                alpha, scale, label_mode, beta_grad, reduction);
-  call.args.wants_grad_beta = return_grad_beta && call.args.beta_grad != BetaGrad::kNone;
-  check_return_grad_logits(op, return_grad_logits, logits);
-  call.grad_logits = empty({return_grad_logits ? call.args.batch : 0, call.args.classes},
-                           logits.scalar_type(), logits);
-  call.args.grad_logits = return_grad_logits ? call.grad_logits->mutable_data_ptr() : nullptr;
+  const SproutLossArgs args = parse(op, in);
+  SproutLossCall call = make_call(
+      op, in, args, empty({args.batch, kRowStats}, accumulate_dtype(in.logits), in.logits),
+      empty_grad_logits(op, return_grad_logits, in.logits));
+  call.args.wants_grad_beta = return_grad_beta && args.beta_grad != BetaGrad::kNone;
+  if (!return_grad_logits) call.args.grad_logits = nullptr;
   return call;
 }
 
-SproutLossCall prepare_sprout_loss_backward(
-    const Tensor& grad_loss, const Tensor& logits, const Tensor& labels,
-    const std::optional<Tensor>& partner_labels, const std::optional<Tensor>& lam,
-    const Tensor& beta, const Tensor& rng_state, const Tensor& row_stats, double alpha,
-    double scale, const std::string& label_mode, const std::string& beta_grad,
-    const std::string& reduction) {
+SproutLossCall prepare(const SproutLossInputs& in, const Tensor& row_stats,
+                       const Tensor& grad_loss) {
   constexpr const char* op = "sprout_loss_backward";
-  SproutLossCall call = prepare(op, logits, labels, partner_labels, lam, beta, rng_state,
-                                dense(row_stats), alpha, scale, label_mode, beta_grad, reduction);
-  const int64_t batch = call.args.batch;
-  check_tensor(op, "row_stats", row_stats, call.accumulate_dtype, {batch, kRowStats},
-               "what sprout_loss returned", logits);
-  check_tensor(op, "grad_loss", grad_loss, call.accumulate_dtype,
-               loss_shape(call.args.reduction, batch), "of the loss's dtype and shape", logits);
+  const SproutLossArgs args = parse(op, in);
+  check_tensor(op, "row_stats", row_stats, accumulate_dtype(in.logits), {args.batch, kRowStats},
+               "what sprout_loss returned", in.logits);
+  check_grad_loss(op, grad_loss, args.reduction, in.logits);
+  SproutLossCall call =
+      make_call(op, in, args, dense(row_stats),
+                empty({args.batch, args.classes}, in.logits.scalar_type(), in.logits));
   call.grad_loss = dense(grad_loss);
-  call.grad_logits = empty({batch, call.args.classes}, logits.scalar_type(), logits);
-  call.args.wants_grad_beta = call.args.beta_grad != BetaGrad::kNone;
+  call.args.wants_grad_beta = args.beta_grad != BetaGrad::kNone;
   call.args.grad_loss = call.grad_loss->const_data_ptr();
-  call.args.grad_logits = call.grad_logits->mutable_data_ptr();
   return call;
 }
 
 STABLE_TORCH_LIBRARY_FRAGMENT(sprout_fast, m) {
+  const std::string inputs =
+      "Tensor logits, Tensor labels, Tensor? partner_labels, Tensor? lam, Tensor beta, "
+      "Tensor rng_state, float alpha, float scale, str label_mode, str beta_grad, str reduction";
   // From the same pass over the logits: with return_grad_beta, grad_beta is the gradient of the
   // mean (of the sum for the other reductions), else it is empty; with return_grad_logits,
   // grad_logits is [B, K], the gradient of the loss (of each row's for "none"), else [0, K].
-  m.def(
-      "sprout_loss(Tensor logits, Tensor labels, Tensor? partner_labels, Tensor? lam, Tensor beta, "
-      "Tensor rng_state, float alpha, float scale, str label_mode, str beta_grad, str reduction, "
-      "bool return_grad_beta, bool return_grad_logits) -> "
-      "(Tensor loss, Tensor grad_beta, Tensor row_stats, Tensor grad_logits)");
-  m.def(
-      "sprout_loss_backward(Tensor grad_loss, Tensor logits, Tensor labels, Tensor? "
-      "partner_labels, "
-      "Tensor? lam, Tensor beta, Tensor rng_state, Tensor row_stats, float alpha, float scale, "
-      "str label_mode, str beta_grad, str reduction) -> (Tensor grad_logits, Tensor grad_beta)");
+  m.def(("sprout_loss(" + inputs +
+         ", bool return_grad_beta, bool return_grad_logits) -> "
+         "(Tensor loss, Tensor grad_beta, Tensor row_stats, Tensor grad_logits)")
+            .c_str());
+  m.def(("sprout_loss_backward(" + inputs +
+         ", Tensor row_stats, Tensor grad_loss) -> (Tensor grad_logits, Tensor grad_beta)")
+            .c_str());
 }
 
 }  // namespace sprout_fast

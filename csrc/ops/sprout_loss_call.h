@@ -1,4 +1,5 @@
-// Checks of sprout_loss's tensors, made once for both devices (sprout_loss_call.cpp).
+// From the arguments of sprout_loss and sprout_loss_backward to what their kernels read, once for
+// both devices.
 #pragma once
 
 #include <optional>
@@ -9,25 +10,44 @@
 
 namespace sprout_fast {
 
+// The arguments that both schemas begin with, in their order.
+struct SproutLossInputs {
+  const Tensor& logits;                         // [B, K] float64, float32, bfloat16 or float16
+  const Tensor& labels;                         // [B] int64
+  const std::optional<Tensor>& partner_labels;  // [B] int64; None together with lam
+  const std::optional<Tensor>& lam;             // [B] or [1] float32, the weight of `labels`
+  const Tensor& beta;                           // [K] float32
+  const Tensor& rng_state;                      // [3] int64
+  double alpha, scale;
+  const std::string &label_mode, &beta_grad, &reduction;
+};
+
 // The tensors that the pointers in `args` point into.
 struct SproutLossCall {
-  Tensor logits, labels, beta, rng_state, row_stats;
-  std::optional<Tensor> partner_labels, lam, grad_loss, grad_logits;
-  ScalarType accumulate_dtype;  // float32, or float64 for float64 logits: loss and row_stats
+  Tensor logits, labels, beta, rng_state, row_stats, grad_logits;
+  std::optional<Tensor> partner_labels, lam, grad_loss;
+  ScalarType accumulate_dtype;  // of the loss and of row_stats
   SproutLossArgs args;
 };
 
-SPROUT_EXPORT SproutLossCall prepare_sprout_loss(
-    const Tensor& logits, const Tensor& labels, const std::optional<Tensor>& partner_labels,
-    const std::optional<Tensor>& lam, const Tensor& beta, const Tensor& rng_state, double alpha,
-    double scale, const std::string& label_mode, const std::string& beta_grad,
-    const std::string& reduction, bool return_grad_beta, bool return_grad_logits);
+SPROUT_EXPORT SproutLossCall prepare(const SproutLossInputs& inputs, bool return_grad_beta,
+                                     bool return_grad_logits);
+SPROUT_EXPORT SproutLossCall prepare(const SproutLossInputs& inputs, const Tensor& row_stats,
+                                     const Tensor& grad_loss);
 
-SPROUT_EXPORT SproutLossCall prepare_sprout_loss_backward(
-    const Tensor& grad_loss, const Tensor& logits, const Tensor& labels,
-    const std::optional<Tensor>& partner_labels, const std::optional<Tensor>& lam,
-    const Tensor& beta, const Tensor& rng_state, const Tensor& row_stats, double alpha,
-    double scale, const std::string& label_mode, const std::string& beta_grad,
-    const std::string& reduction);
+// Prepares a call of either op, whose own arguments follow the shared ones.
+template <typename... Own>
+SproutLossCall prepare_sprout_loss(const Tensor& logits, const Tensor& labels,
+                                   const std::optional<Tensor>& partner_labels,
+                                   const std::optional<Tensor>& lam, const Tensor& beta,
+                                   const Tensor& rng_state, double alpha, double scale,
+                                   const std::string& label_mode, const std::string& beta_grad,
+                                   const std::string& reduction, Own... own) {
+  return prepare({logits, labels, partner_labels, lam, beta, rng_state, alpha, scale, label_mode,
+                  beta_grad, reduction},
+                 own...);
+}
+constexpr auto prepare_sprout_loss_forward = &prepare_sprout_loss<bool, bool>;
+constexpr auto prepare_sprout_loss_backward = &prepare_sprout_loss<const Tensor&, const Tensor&>;
 
 }  // namespace sprout_fast

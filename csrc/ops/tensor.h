@@ -1,5 +1,5 @@
-// What torch::stable offers too, but looks up by name in the dispatcher at each call, which costs a
-// small batch more than its arithmetic.
+// Functions that torch::stable has too, but looks up by name in the dispatcher on every call, which
+// costs more than the arithmetic of a small batch.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -17,7 +17,7 @@ using Shape = torch::headeronly::IntHeaderOnlyArrayRef;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-// A dense tensor on the device of `like`, uninitialised.
+// An uninitialized dense tensor on the device of `like`.
 inline Tensor empty(Shape shape, ScalarType dtype, const Tensor& like) {
   std::vector<int64_t> strides(shape.size());
   int64_t stride = 1;

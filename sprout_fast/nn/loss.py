@@ -3,49 +3,62 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from sprout_fast.nn.mixup import MixupTarget
-from sprout_fast.ops.sprout_loss import sprout_loss_and_grad_beta
+from sprout_fast.nn.mixup import MixupTarget, check_option
+from sprout_fast.ops.sprout_loss import (
+    BetaGrad,
+    LabelMode,
+    SproutLossArguments,
+    sprout_loss_and_grad_beta,
+)
 from sprout_fast.random import PhiloxState
+
+LabelsPerPair = Literal[1, 2]
 
 
 class SproutLoss(nn.Module):
     """SPROUT's loss with its self-progressing label parameter beta: Algorithm 1, steps 3 to 5.
 
-    ``beta`` is a buffer, and it progresses itself: in training mode the forward pass ascends it
-    with the gradient that the fused pass has at hand, outside autograd, so that loss scaling,
-    gradient clipping and whatever optimiser steps the model never touch it. Backward uses the beta
-    that its forward saw.
+    ``beta`` is a buffer that the module updates itself: in training mode each forward pass takes an
+    ascent step with the gradient that the fused op computes along with the loss, outside autograd.
+    Loss scaling, gradient clipping and the optimizer of the model therefore never affect it. The
+    backward pass uses the beta of its forward pass.
 
-    beta_0 ~ U(0, 10/K), so that the expected mass on the true class is about .95 at every K, and
-    after a step beta is projected onto [1e-3/K, inf): at 0 the implicit gradient vanishes and the
-    class could never come back.
+    beta_0 ~ U(0, 10/K), so that the expected mass on the true class is about 0.95 for any K. After
+    each step beta is projected onto [1e-3/K, inf): at 0 the implicit gradient vanishes, and the
+    class could never recover.
+
+    Under ``torch.distributed`` the gradient of beta is averaged over ranks, with one all-reduce of
+    K floats per step. Steps with a nonfinite gradient, as in an AMP step that overflows, are
+    skipped.
 
     Args:
-        num_classes: K.
+        num_classes: number of classes K.
         alpha, scale, label_mode: see :func:`sprout_fast.sprout_loss`.
-        labels_per_pair: ``"one"``: a label for the mixed pair; ``"each"``: one for each of the two, the
-            losses mixed by lam, which has to be one for the batch: the authors' code.
-        beta_init: beta_0 in every class; None draws it, see above.
-        beta_grad: ``"implicit"``, ``"expected"`` or ``"none"``; None: implicit below 100 classes,
-            expected from there on, where the implicit gradient's noise swamps its mean.
-        beta_lr: gamma_beta, the ascent's step size; None: 0.05 x 10/K, in proportion to beta_0.
-        beta_momentum, beta_weight_decay: of the ascent, as ``torch.optim.SGD(maximize=True)`` has
-            them; 0 in the paper, 0.9 and 5e-4 in the authors' code.
-        mass_floor: keep the expected mass on the true class at least here, in (0, 1), by scaling
-            beta down after a step; None: no floor, as in the paper.
-        accumulation_steps: forward passes to an ascent step, whose gradients are averaged.
-        self_progressing: False leaves beta's steps to :meth:`ascend`.
-        seed, first_row, device: of the random state, see :class:`PhiloxState`. beta_0 depends on
-            the seed alone, so it is the same on every rank.
+        labels_per_pair: 1 draws one label for the mixed pair. 2 draws one for each of the two
+            images and mixes their losses by ``lam``, of which there must be one per batch, as the
+            authors' code does.
+        beta_init: initial value of beta in every class, in [0, 1e6]; None draws it as above.
+        beta_grad: see :func:`sprout_fast.sprout_loss`. None means ``"implicit"`` for fewer than 100
+            classes and ``"expected"`` otherwise, since the noise of the implicit gradient then
+            exceeds its mean.
+        beta_lr: step size gamma_beta of the ascent; None means 0.5/K, in proportion to beta_0.
+        beta_momentum, beta_weight_decay: as in ``torch.optim.SGD(maximize=True)``. 0 in the paper,
+            0.9 and 5e-4 in the authors' code.
+        mass_floor: lower bound of the expected mass on the true class, in (1/K, 1), maintained by
+            scaling beta down after each step. None, as in the paper, sets no bound.
+        accumulation_steps: number of forward passes per ascent step; their gradients are averaged.
+        self_progressing: False leaves the steps of beta to :meth:`ascend`.
+        seed, first_row, device: see :class:`sprout_fast.PhiloxState`. beta_0 depends on the seed
+            only, so it is the same on every rank.
 
-    Under torch.distributed the ascent averages the gradient over ranks (one all-reduce of K
-    floats). A gradient that is not finite (a diverging AMP step) skips the step.
+    Raises:
+        ValueError: An option has a value that is not accepted; the message names it.
 
     Example:
         >>> loss_fn = SproutLoss(num_classes=3)
@@ -56,6 +69,8 @@ class SproutLoss(nn.Module):
     """
 
     beta: Tensor
+    beta_velocity: Tensor
+    beta_grad_sum: Tensor
 
     def __init__(
         self,
@@ -63,10 +78,10 @@ class SproutLoss(nn.Module):
         *,
         alpha: float = 0.01,
         scale: float = 1.0,
-        label_mode: str = "sample",
-        labels_per_pair: Literal[1, 2] = 1,
+        label_mode: LabelMode = "sample",
+        labels_per_pair: LabelsPerPair = 1,
         beta_init: float | None = None,
-        beta_grad: str | None = None,
+        beta_grad: BetaGrad | None = None,
         beta_lr: float | None = None,
         beta_momentum: float = 0.0,
         beta_weight_decay: float = 0.0,
@@ -82,12 +97,9 @@ class SproutLoss(nn.Module):
             raise ValueError(f"num_classes must be at least 1, got {num_classes}")
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha must be in [0, 1], got {alpha}")
-        if beta_grad not in (None, "implicit", "expected", "none"):
-            raise ValueError(
-                f"beta_grad must be 'implicit', 'expected', 'none' or None, got {beta_grad!r}"
-            )
-        if labels_per_pair not in (1, 2):
-            raise ValueError(f"labels_per_pair must be 1 or 2, got {labels_per_pair!r}")
+        check_option("label_mode", label_mode, get_args(LabelMode))
+        check_option("labels_per_pair", labels_per_pair, get_args(LabelsPerPair))
+        check_option("beta_grad", beta_grad, (*get_args(BetaGrad), None))
         if not 1e-30 <= scale <= 1e30:
             raise ValueError(f"scale must be in [1e-30, 1e30], got {scale}")
         if beta_init is not None and not 0 <= beta_init <= 1e6:
@@ -98,18 +110,20 @@ class SproutLoss(nn.Module):
             ("beta_weight_decay", beta_weight_decay),
         ):
             if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be a number from 0 up, got {value}")
+                raise ValueError(f"{name} must be nonnegative and finite, got {value}")
         if accumulation_steps < 1:
             raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
         if mass_floor is not None and not 1 / num_classes < mass_floor < 1:
             raise ValueError(
-                f"mass_floor must be in (1/{num_classes}, 1) or None, got {mass_floor}:"
-                " a label that says nothing leaves each class 1/K"
+                f"mass_floor must be in (1/{num_classes}, 1) or None, got {mass_floor}: uniform "
+                "labels leave each class a mass of 1/K"
             )
         self.num_classes, self.alpha, self.scale = num_classes, alpha, scale
-        self.label_mode, self.labels_per_pair = label_mode, labels_per_pair
+        self.label_mode: LabelMode = label_mode
+        self.labels_per_pair: LabelsPerPair = labels_per_pair
         self.self_progressing = self_progressing
-        self.beta_grad = beta_grad or ("implicit" if num_classes < 100 else "expected")
+        default: BetaGrad = "implicit" if num_classes < 100 else "expected"
+        self.beta_grad: BetaGrad = beta_grad or default
         self.beta_lr = 0.5 / num_classes if beta_lr is None else beta_lr
         self.beta_momentum, self.beta_weight_decay = beta_momentum, beta_weight_decay
         self.mass_floor, self.accumulation_steps = mass_floor, accumulation_steps
@@ -121,24 +135,28 @@ class SproutLoss(nn.Module):
         # float32 [K]: the momentum, and the gradients summed since the last step.
         self.register_buffer("beta_velocity", torch.zeros_like(self.beta))
         self.register_buffer("beta_grad_sum", torch.zeros_like(self.beta))
-        self.micro_steps = 0  # gradients in that sum; not a buffer, whose reading would be a sync
+        self.micro_steps = 0  # gradients in that sum; reading a buffer would synchronize
 
     def get_extra_state(self) -> Tensor:
-        """For the state_dict, which then also resumes between two steps of beta."""
+        """Return the accumulation count, so that a run resumes between two steps of beta too."""
         return torch.tensor(self.micro_steps)
 
     def set_extra_state(self, state: Tensor) -> None:
+        """Restore the accumulation count."""
         self.micro_steps = int(state)
 
     def forward(self, logits: Tensor, target: MixupTarget | Tensor) -> Tensor:
-        """The mean loss of a batch; in training mode beta takes its step.
+        """Compute the mean loss of a batch; in training mode, also take an ascent step of beta.
 
         Args:
-            logits: [B, K], any floating type.
-            target: what :class:`SproutMixup` returned, or plain int64 [B] labels.
+            logits: [B, K], any floating dtype.
+            target: target returned by :class:`SproutMixup`, or int64 [B] labels.
 
         Returns:
             The mean loss, a float32 scalar (float64 for float64 logits).
+
+        Raises:
+            ValueError: ``labels_per_pair`` is 2 and ``target.lam`` has more than one value.
         """
         progresses = self.training and self.self_progressing and self.beta_grad != "none"
         loss, grad_beta = self._loss_and_grad_beta(logits, target, progresses)
@@ -148,7 +166,12 @@ class SproutLoss(nn.Module):
 
     @torch.no_grad()
     def ascend(self, logits: Tensor, target: MixupTarget | Tensor) -> None:
-        """A step of beta on logits [B, K] of its own, for ``self_progressing=False``."""
+        """Take an ascent step of beta on a batch of its own, for ``self_progressing=False``.
+
+        Args:
+            logits: [B, K], any floating dtype; no gradient reaches them.
+            target: as in :meth:`forward`.
+        """
         if self.beta_grad != "none":
             self._ascend(self._loss_and_grad_beta(logits, target, True)[1])
 
@@ -157,28 +180,36 @@ class SproutLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         if isinstance(target, Tensor):
             target = MixupTarget(target)
-        options = {
-            "alpha": self.alpha,
-            "scale": self.scale,
-            "label_mode": self.label_mode,
-            "beta_grad": self.beta_grad if wants_grad else "none",
-        }
-        beta = self.beta.clone()  # backward needs it as it is now, and a step changes it
+        beta = self.beta.clone()  # the step changes it, and the backward pass needs this value
 
-        def drawn(*target: Tensor | None) -> tuple[Tensor, Tensor]:
-            rng_state = self.rng.next() if self.training else self.rng.state
-            return sprout_loss_and_grad_beta(logits, *target, beta, rng_state, **options)
+        def drawn(target: MixupTarget) -> tuple[Tensor, Tensor]:
+            return sprout_loss_and_grad_beta(
+                SproutLossArguments(
+                    logits,
+                    *target,
+                    beta,
+                    self.rng.next() if self.training else self.rng.state,
+                    alpha=self.alpha,
+                    scale=self.scale,
+                    label_mode=self.label_mode,
+                    beta_grad=self.beta_grad if wants_grad else "none",
+                )
+            )
 
-        if self.labels_per_pair == 1 or target.lam is None:
-            return drawn(*target)
+        if self.labels_per_pair == 1 or target.lam is None or target.partner_labels is None:
+            return drawn(target)
         if target.lam.numel() != 1:
             raise ValueError(
-                f"labels_per_pair=2 takes one lam for the batch, got {target.lam.numel()}"
+                "lam must have one value per batch if labels_per_pair is 2, got "
+                f"{target.lam.numel()}"
             )
         lam = target.lam.squeeze()
-        own = drawn(target.labels, None, None)
-        partners = drawn(target.partner_labels, None, None)
-        return tuple(lam * a + (1 - lam) * b for a, b in zip(own, partners, strict=True))
+        own_loss, own_grad = drawn(MixupTarget(target.labels))
+        partner_loss, partner_grad = drawn(MixupTarget(target.partner_labels))
+        return (
+            lam * own_loss + (1 - lam) * partner_loss,
+            lam * own_grad + (1 - lam) * partner_grad,
+        )
 
     @torch.no_grad()
     def _ascend(self, grad: Tensor) -> None:
@@ -193,7 +224,7 @@ class SproutLoss(nn.Module):
             grad = grad.clone()
             dist.all_reduce(grad)
             grad /= dist.get_world_size()
-        # Chosen on the device: looking at the gradient here would stall the stream.
+        # Selected on the device: reading the gradient here would stall the stream.
         finite = grad.isfinite().all()
         if self.beta_weight_decay:
             grad = grad - self.beta_weight_decay * self.beta
@@ -204,8 +235,8 @@ class SproutLoss(nn.Module):
         self.beta.add_(torch.where(finite, grad, 0.0), alpha=self.beta_lr)
         self.beta.clamp_(min=self.beta_min)
         if self.mass_floor is not None:
-            # Mean true-class mass m = (1 - alpha + alpha s / K) / (1 - alpha + alpha s), s = sum of
-            # beta: solved for the s at which m is the floor.
+            # With s = sum(beta), the mean true-class mass is
+            # (1 - alpha + alpha s / K) / (1 - alpha + alpha s): solved for s at the floor.
             rest, k = 1 - self.alpha, self.num_classes
             slope = self.alpha * (self.mass_floor - 1 / k)
             largest = rest * (1 - self.mass_floor) / slope if slope > 0 else math.inf
@@ -213,7 +244,7 @@ class SproutLoss(nn.Module):
 
     @torch.no_grad()
     def expected_true_mass(self) -> Tensor:
-        """`true_class_mass` of this loss's beta, a float32 scalar on its device."""
+        """Return :func:`true_class_mass` of the current beta, a float32 scalar on its device."""
         return true_class_mass(self.beta, self.alpha)
 
     def extra_repr(self) -> str:
@@ -225,13 +256,21 @@ class SproutLoss(nn.Module):
 
 
 def true_class_mass(beta: Tensor, alpha: float) -> Tensor:
-    """Mean over classes of E[z_y] = (1 - alpha + alpha beta_y) / (1 - alpha + alpha sum(beta)).
+    """Return the mean over classes of the expected mass of the true class in SPROUT's labels.
 
-    What the labels that SPROUT draws leave to the true class, in (0, 1]. Falling far, it means
-    labels, and with them logits, that say little about the class.
+    ``E[z_y] = (1 - alpha + alpha * beta_y) / (1 - alpha + alpha * sum(beta))``, in (0, 1]. A low
+    value means that labels, and with them logits, carry little information about the class.
 
-    >>> true_class_mass(torch.full((10,), 0.5), alpha=0.01)
-    tensor(0.9567)
+    Args:
+        beta: float [K], nonnegative.
+        alpha: share of beta in the concentration, in [0, 1].
+
+    Returns:
+        A scalar of the dtype of ``beta``.
+
+    Example:
+        >>> true_class_mass(torch.full((10,), 0.5), alpha=0.01)
+        tensor(0.9567)
     """
     rest = 1 - alpha
     return (rest + alpha * beta.mean()) / (rest + alpha * beta.sum())

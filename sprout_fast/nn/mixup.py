@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
 
-from sprout_fast.ops.gaussian_mixup import gaussian_mixup
+from sprout_fast.ops.gaussian_mixup import Noise, gaussian_mixup
 from sprout_fast.ops.sample_mixup import sample_mixup
 from sprout_fast.random import PhiloxState
 
 
 class MixupTarget(NamedTuple):
-    """The labels of a mixed batch: ``lam`` on ``labels``, ``1 - lam`` on ``partner_labels``.
+    """Labels of a mixed batch: ``lam`` weights ``labels``, ``1 - lam`` weights ``partner_labels``.
 
     Attributes:
         labels: int64 [B].
-        partner_labels: int64 [B], or None without Mixup.
-        lam: float32 [B] or [1], or None without Mixup.
+        partner_labels: int64 [B]; None without Mixup.
+        lam: float32 [B] or [1]; None without Mixup.
     """
 
     labels: Tensor
@@ -28,22 +28,28 @@ class MixupTarget(NamedTuple):
 
 
 class SproutMixup(nn.Module):
-    """Gaussian noise, Mixup and normalisation of a batch: Algorithm 1, steps 1 and 2.
+    """Gaussian noise, Mixup and normalization of a batch: Algorithm 1, steps 1 and 2.
 
-    In training mode it draws lam ~ Beta(mixup_alpha, mixup_alpha) and a partner for every image from its own state; in
-    eval mode it only normalises. ``sigma=0, mixup_alpha=0`` is natural training's normalisation.
+    In training mode it draws a partner for each image and ``lam ~ Beta(mixup_alpha, mixup_alpha)``,
+    the weight of the image itself, from its own random state; in evaluation mode it only
+    normalizes. ``sigma=0, mixup_alpha=0`` is the normalization of natural training.
 
     Args:
-        sigma: noise's standard deviation on [0, 1] images, one number or one a channel.
-        mixup_alpha: Mixup's Beta parameter; 0 switches Mixup off. The paper: sigma = 0.1, mixup_alpha = 0.2.
-        mean, std: the model's normalisation on [0, 1] images, one number or one a channel.
-        per_sample: a lam for each image instead of one for the batch.
+        sigma: standard deviation of the noise on [0, 1] images; one number or one per channel. 0.1
+            in the paper.
+        mixup_alpha: parameter of Mixup's Beta distribution, in [0, 1e5]; 0 disables Mixup. 0.2 in
+            the paper.
+        mean, std: mean and standard deviation by which the model's inputs are normalized, on [0, 1]
+            images; one number or one per channel.
+        per_sample: whether to draw one ``lam`` per image instead of one per batch.
         noise: ``"marginal"`` or ``"paired"``, see :func:`sprout_fast.gaussian_mixup`.
-        dtype: of the mixed batch.
-        input_normalized_by: ``(mean, std)`` that floating inputs were already normalised by, for
-            loops whose loader does that: the noise is then added in the units of [0, 1] all the
-            same.
-        seed, first_row, device: of the random state, see :class:`PhiloxState`.
+        dtype: dtype of the mixed batch.
+        input_normalized_by: ``(mean, std)`` if the loader already normalizes the images. The noise
+            is still ``sigma`` in units of [0, 1] images. Excludes ``mean`` and ``std``.
+        seed, first_row, device: see :class:`sprout_fast.PhiloxState`.
+
+    Raises:
+        ValueError: An option has a value that is not accepted; the message names it.
 
     Example:
         >>> mixer = SproutMixup(mean=0.5, std=0.25)
@@ -61,7 +67,7 @@ class SproutMixup(nn.Module):
         std: float | Sequence[float] | None = None,
         *,
         per_sample: bool = False,
-        noise: str = "marginal",
+        noise: Noise = "marginal",
         dtype: torch.dtype = torch.float32,
         input_normalized_by: tuple[Sequence[float], Sequence[float]] | None = None,
         seed: int = 0,
@@ -71,21 +77,24 @@ class SproutMixup(nn.Module):
         super().__init__()
         if not 0 <= mixup_alpha <= 1e5:
             raise ValueError(f"mixup_alpha must be in [0, 1e5] (0: no Mixup), got {mixup_alpha}")
+        check_option("noise", noise, get_args(Noise))
         self.sigma, self.mixup_alpha, self.mean, self.std = sigma, mixup_alpha, mean, std
-        self.per_sample, self.noise, self.dtype = per_sample, noise, dtype
+        self.per_sample, self.dtype = per_sample, dtype
+        self.noise: Noise = noise
         if input_normalized_by is not None:
             if mean is not None or std is not None:
                 raise ValueError(
-                    "give mean and std, or input_normalized_by for images that already are "
-                    "normalised, not both"
+                    "mean and std must be None if input_normalized_by is given: the images are "
+                    "normalized already"
                 )
-            # x' = (x - m) / s turns noise of sigma into noise of sigma / s, and Mixup, whose
-            # weights add up to 1, keeps the form.
-            _, normalized_std = input_normalized_by
+            # Normalizing by s turns noise of sigma into noise of sigma / s; Mixup, whose weights
+            # sum to 1, commutes with it.
+            normalized_std = list(input_normalized_by[1])
             sigmas = [sigma] * len(normalized_std) if isinstance(sigma, (int, float)) else sigma
             if len(sigmas) != len(normalized_std):
                 raise ValueError(
-                    f"sigma has {len(sigmas)} channels, input_normalized_by {len(normalized_std)}"
+                    f"sigma must have one value per channel of input_normalized_by "
+                    f"({len(normalized_std)}), got {len(sigmas)}"
                 )
             self.sigma = [s / d for s, d in zip(sigmas, normalized_std, strict=True)]
         self.input_normalized = input_normalized_by is not None
@@ -95,17 +104,20 @@ class SproutMixup(nn.Module):
         """Mix a batch.
 
         Args:
-            images: [B, C, H, W] uint8, or floating in [0, 1] (or normalised, see above).
+            images: [B, C, H, W]: uint8, floating in [0, 1], or floating and normalized by
+                ``input_normalized_by``.
             labels: int64 [B].
 
         Returns:
-            The mixed, normalised batch [B, C, H, W] in channels-last memory, and its target.
+            The mixed, normalized batch [B, C, H, W] in channels-last memory format, and its target.
 
         Raises:
-            TypeError: uint8 images where ``input_normalized_by`` says that they are normalised.
+            TypeError: The images are uint8 although ``input_normalized_by`` is given.
         """
         if self.input_normalized and images.dtype == torch.uint8:
-            raise TypeError("input_normalized_by takes normalised floating images, got uint8")
+            raise TypeError(
+                "images must be floating and normalized if input_normalized_by is given, got uint8"
+            )
         rng_state = self.rng.next() if self.training else self.rng.state
         partner = lam = partner_labels = None
         if self.training and self.mixup_alpha > 0:
@@ -128,3 +140,10 @@ class SproutMixup(nn.Module):
 
     def extra_repr(self) -> str:
         return f"sigma={self.sigma}, mixup_alpha={self.mixup_alpha}, noise={self.noise!r}"
+
+
+def check_option(name: str, value: object, accepted: Sequence[object]) -> None:
+    """Raise a ValueError unless ``value`` is one of the values that option ``name`` accepts."""
+    if value not in accepted:
+        *first, last = map(repr, accepted)
+        raise ValueError(f"{name} must be {', '.join(first)} or {last}, got {value!r}")

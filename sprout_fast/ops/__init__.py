@@ -1,4 +1,4 @@
-"""The ops, one file each: the public function, its fake for torch.compile, and its autograd.
+"""Ops, one per file: the public function, its fake for ``torch.compile`` and its autograd formula.
 
 Schemas and argument checks are in ``csrc/ops/<op>_call.cpp``, kernels in ``csrc/ops/{cpu,cuda}/``.
 """
@@ -14,10 +14,10 @@ from sprout_fast.ops.sprout_loss import sprout_loss
 
 __all__ = [
     "dirichlet",
-    "sample_mixup",
     "gaussian_mixup",
     "generalized_cross_entropy",
     "log_gamma",
     "pgd_step_",
+    "sample_mixup",
     "sprout_loss",
 ]

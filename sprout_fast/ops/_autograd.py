@@ -1,24 +1,33 @@
-"""What the ops' autograd registrations share."""
+"""Autograd registration shared by the ops."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
 def register_autograd(
     op: str, backward: Callable, setup_context: Callable, outputs: int = 1
-) -> Callable[..., Tensor | tuple[Tensor, ...]]:
-    """``torch.library.register_autograd`` for ``sprout_fast::<op>``, and a function that calls it.
+) -> Callable[..., Any]:
+    """Register the autograd formula of ``sprout_fast::<op>`` and return a function that calls it.
 
-    The function takes the op's arguments and returns its first ``outputs`` outputs: the others are
-    what backward is given. In eager mode it is an ``autograd.Function`` around the bare op, or the
-    bare op where nothing asks for a gradient: what torch.library registers is Python that each call
-    enters, and takes several times what the kernel does with a small batch. That is left to
-    torch.compile and to who calls ``torch.ops`` himself.
+    In eager mode the returned function is an ``autograd.Function`` around the bare op, or the bare
+    op if no argument requires a gradient: the Python autograd that ``torch.library`` registers is
+    entered on every call and costs several times as much as the kernel does on a small batch.
+    ``torch.compile`` and callers of ``torch.ops`` use the registered one.
+
+    Args:
+        op: name of the op.
+        backward, setup_context: as for ``torch.library.register_autograd``.
+        outputs: number of the op's outputs to return; the remaining ones exist for ``backward``.
+
+    Returns:
+        A function of the op's positional arguments: one tensor, or a tuple for ``outputs > 1``.
     """
     torch.library.register_autograd(f"sprout_fast::{op}", backward, setup_context=setup_context)
     overload = getattr(torch.ops.sprout_fast, op).default
@@ -28,19 +37,17 @@ def register_autograd(
             return output
         return output[0] if outputs == 1 else output[:outputs]
 
-    class Eager(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, *arguments):
-            output = call_op(overload, *arguments)
-            setup_context(ctx, arguments, output)
-            return public(output)
+    def forward(ctx, *arguments):
+        output = call_op(overload, *arguments)
+        setup_context(ctx, arguments, output)
+        return public(output)
 
-    Eager.backward = staticmethod(backward)
-    Eager.__name__ = Eager.__qualname__ = op
+    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    eager = type(op, (torch.autograd.Function,), members)
 
     def call(*arguments):
         if not torch.compiler.is_compiling() and _wants_gradient(*arguments):
-            return Eager.apply(*arguments)
+            return eager.apply(*arguments)
         return public(call_op(overload, *arguments))
 
     return call
@@ -51,7 +58,7 @@ def _wants_gradient(*arguments) -> bool:
 
 
 def call_op(op: torch._ops.OpOverload, *arguments):
-    """``op(*arguments)``, past its Python autograd where nothing asks for a gradient."""
+    """Call ``op``, bypassing its Python autograd if no argument requires a gradient."""
     if torch.compiler.is_compiling() or _wants_gradient(*arguments):
         return op(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
@@ -59,12 +66,14 @@ def call_op(op: torch._ops.OpOverload, *arguments):
 
 
 def forward_gives_gradient(logits: Tensor) -> bool:
-    """Whether a loss's forward pass computes the logits' gradient: on CPU, where computing again
-    costs more than keeping it, and in the dtypes in which it can be kept without rounding it twice.
+    """Return whether a loss's forward pass should compute the gradient of the logits as well.
+
+    True on CPU only, where recomputing it costs more than keeping it, and only for the dtypes in
+    which it can be kept without being rounded twice.
     """
     return (
         torch.is_grad_enabled()
-        and isinstance(logits, Tensor)  # the op names what is not
+        and isinstance(logits, Tensor)  # otherwise the op raises and names the argument
         and logits.requires_grad
         and logits.is_cpu
         and logits.dtype in (torch.float32, torch.float64)
@@ -73,12 +82,17 @@ def forward_gives_gradient(logits: Tensor) -> bool:
 
 
 def scale_(gradient: Tensor, grad_loss: Tensor) -> Tensor:
-    """A gradient from the forward pass times the loss's, one number or one a row; in place."""
+    """Multiply a gradient from the forward pass by the loss's gradient, in place if possible.
+
+    Args:
+        gradient: [B, K], or [K] for a scalar loss.
+        grad_loss: a scalar, or one value per row.
+    """
     weight = grad_loss.unsqueeze(1) if grad_loss.dim() else grad_loss
     compiling = torch.compiler.is_compiling()
-    if not compiling and _is_batched(grad_loss):  # by vmap or is_grads_batched: several in one
+    if not compiling and _is_batched(grad_loss):  # several gradients by vmap or is_grads_batched
         return gradient * weight
-    # loss.backward() starts from 1, which spares a pass over memory; a trace cannot depend on it.
+    # loss.backward() starts from 1: skip a pass over memory. A trace must not depend on the value.
     traced = compiling or is_in_torch_dispatch_mode() or type(grad_loss) is not Tensor
     if not traced and not grad_loss.dim() and grad_loss.item() == 1:
         return gradient
@@ -86,12 +100,11 @@ def scale_(gradient: Tensor, grad_loss: Tensor) -> Tensor:
 
 
 def _is_batched(tensor: Tensor) -> bool:
-    functorch = torch._C._functorch
-    return functorch.is_legacy_batchedtensor(tensor) or functorch.is_batchedtensor(tensor)
+    return is_legacy_batchedtensor(tensor) or is_batchedtensor(tensor)
 
 
 def refuse_second_derivative(op: str) -> None:
-    """Make differentiating ``sprout_fast::<op>``, a backward op, a named error."""
+    """Raise a descriptive error when ``sprout_fast::<op>``, a backward op, is differentiated."""
 
     def backward(ctx, *grads):
         raise RuntimeError(

@@ -1,4 +1,4 @@
-"""Dirichlet samples, differentiable in their concentration."""
+"""Dirichlet samples, differentiable with respect to their concentration."""
 
 from __future__ import annotations
 
@@ -10,33 +10,39 @@ from sprout_fast.ops._fake import check_one_device
 
 
 def dirichlet(concentration: Tensor, rng_state: Tensor) -> Tensor:
-    """z ~ Dirichlet(concentration) over the last dimension: softmax of :func:`log_gamma`'s draws.
+    """Sample from Dirichlet distributions over the last dimension.
+
+    Each sample is the softmax of the variates that :func:`log_gamma` draws from the same state.
 
     Args:
-        concentration: [..., K], K >= 1, each >= 0 and finite; float32 or float64, any strides.
-        rng_state: int64 [3], from :meth:`PhiloxState.next`; stream 1, elements numbered as by
-            :func:`log_gamma`, so both draw the same variates.
+        concentration: [..., K] with K >= 1, nonnegative and finite; float32 or float64, any
+            strides.
+        rng_state: int64 [3], from :meth:`sprout_fast.PhiloxState.next`; stream 1. Elements are
+            numbered as in :func:`log_gamma`, so both draw the same variates.
 
     Returns:
-        Of concentration's shape and dtype, contiguous; each row adds up to 1. A concentration of 0
-        gives z = 0, and so does a draw under e^-40 (4e-18). A row of zeros, which is no
-        distribution, gives NaN, and so does a float32 row all under 1e-36, whose log G leave
-        float32's range. Differentiable in ``concentration``, once, by implicit
-        reparameterisation (Figurnov, Mohamed, Mnih, 2018):
-        ``dL/da_k = z_k (g_k - sum_j g_j z_j) dlog G_k/da_k``, g the gradient of z; 0 where z is 0,
-        whatever g is there.
+        A contiguous tensor of the shape and dtype of ``concentration`` whose rows sum to 1. Entries
+        with concentration 0 are 0, and so are those that would be below e^-40 (4e-18). A row of
+        zeros, which defines no distribution, gives NaN, and so does a float32 row whose
+        concentrations are all below 1e-36, since their log G leave float32's range.
+
+        Differentiable once with respect to ``concentration`` by implicit reparameterization
+        (Figurnov et al., 2018): ``dL/da_k = z_k * (g_k - sum_j g_j * z_j) * dlog G_k/da_k`` with
+        ``g = dL/dz``. The gradient is 0 where z is 0, whatever ``g`` is there.
 
     Raises:
-        RuntimeError: a wrong shape, dtype or device, named; on CPU also a negative, infinite or NaN
-            concentration. On CUDA, where looking would stall the stream, its row is NaN.
+        RuntimeError: An argument has a wrong shape, dtype, device or value; the message names it.
+            Values inside tensors are checked on CPU only. On CUDA, where the check would stall the
+            stream, the row concerned is NaN.
 
-    >>> a = torch.tensor([[1.0, 2.0, 0.0], [1e-4, 1e-4, 1e-4]], requires_grad=True)
-    >>> z = dirichlet(a, torch.tensor([0, 0, 0]))
-    >>> z[0, 2].item(), z.sum(1).detach().allclose(torch.ones(2))
-    (0.0, True)
-    >>> z[:, 0].sum().backward()
-    >>> a.grad.shape
-    torch.Size([2, 3])
+    Example:
+        >>> a = torch.tensor([[1.0, 2.0, 0.0], [1e-4, 1e-4, 1e-4]], requires_grad=True)
+        >>> z = dirichlet(a, torch.tensor([0, 0, 0]))
+        >>> z[0, 2].item(), z.sum(1).detach().allclose(torch.ones(2))
+        (0.0, True)
+        >>> z[:, 0].sum().backward()
+        >>> a.grad.shape
+        torch.Size([2, 3])
     """
     return _dirichlet(concentration, rng_state)
 

@@ -1,14 +1,17 @@
-"""Gaussian noise, Mixup, normalisation and the cast of an image batch, in one pass over memory."""
+"""Gaussian noise, Mixup, normalization and cast of a batch of images in one pass over memory."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from sprout_fast.ops._autograd import call_op, refuse_second_derivative, register_autograd
 from sprout_fast.ops._fake import check_one_device
+
+Noise = Literal["marginal", "paired"]
 
 
 def _channels(
@@ -22,7 +25,7 @@ def _channels(
         return [float(v) for v in value] if isinstance(value, Iterable) else [float(value)]
     except (TypeError, ValueError):
         raise ValueError(
-            f"sprout_fast::gaussian_mixup: {name} must be one number or one a channel, got "
+            f"sprout_fast::gaussian_mixup: {name} must be one number or one per channel, got "
             f"{value!r}"
         ) from None
 
@@ -36,43 +39,51 @@ def gaussian_mixup(
     sigma: float | Sequence[float] = 0.1,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
-    noise: str = "marginal",
+    noise: Noise = "marginal",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """The vicinity that SPROUT draws its inputs from (METHOD Table 1: (1-lam) N(x_i) + lam N(x_j)).
+    """Add Gaussian noise to a batch of images, mix each with a partner, and normalize.
 
-    ``out_i = (lam_i (x_i + sigma n_i) + (1 - lam_i) (x_p + sigma n_p) - mean) / std`` with
-    ``p = partner_i`` and standard normal n; nothing is clipped.
+    This is the vicinity that SPROUT draws its inputs from (Cheng et al., 2021, Table 1)::
+
+        out_i = (lam_i * (x_i + sigma * n_i) + (1 - lam_i) * (x_p + sigma * n_p) - mean) / std
+
+    with ``p = partner_i`` and standard normal n: ``lam = 1`` is the image itself and ``lam = 0`` is
+    its partner. Nothing is clipped.
 
     Args:
-        images: [B, C, H, W], C <= 16, any strides; uint8 is divided by 255, floating types are
-            taken as they are.
-        partner: int64 [B], each in [0, B); or None: no Mixup.
-        lam: float32 [B] or [1] in [0, 1], the weight of the image itself; None together with
-        partner.
-        rng_state: int64 [3], from :meth:`PhiloxState.next`; stream 0. Not read where sigma is 0.
-        sigma: noise's standard deviation in units of the image (of [0, 1]), one number or one a
-            channel, >= 0. 0 switches the noise off.
-        mean, std: of the normalisation, one number or one a channel; None: 0 and 1.
-        noise: ``"paired"``: an image's noise is one draw, the same wherever the image is used
-            (Algorithm 1 to the letter). ``"marginal"``: one draw for each output, with standard
-            deviation sigma sqrt(lam^2 + (1 - lam)^2), and sigma where an image is its own partner:
+        images: [B, C, H, W] with C <= 16, any strides. uint8 images are divided by 255, floating
+            ones are used unchanged.
+        partner: int64 [B] in [0, B), the index of each image's partner; None for no Mixup.
+        lam: float32 [B] or [1] in [0, 1], the weight of the image itself; its partner has weight
+            ``1 - lam``. None if and only if ``partner`` is None.
+        rng_state: int64 [3], from :meth:`sprout_fast.PhiloxState.next`; stream 0. Not read if
+            ``sigma`` is 0.
+        sigma: standard deviation of the noise on images in [0, 1], nonnegative; one number or one
+            per channel. 0 disables the noise.
+        mean, std: mean and standard deviation to normalize by; one number or one per channel. None
+            means 0 and 1.
+        noise: ``"paired"`` draws one noise image per input image and uses it wherever the image is
+            used, as Algorithm 1 does. ``"marginal"`` draws one per output with standard deviation
+            ``sigma * sqrt(lam^2 + (1 - lam)^2)`` (``sigma`` for an image that is its own partner):
             the same distribution of each output, with half the random numbers.
-        dtype: of the output: float32, bfloat16, float16 or float64.
+        dtype: dtype of the output: float32, bfloat16, float16 or float64.
 
     Returns:
-        [B, C, H, W] of ``dtype`` in channels-last memory. Differentiable in floating ``images``.
+        [B, C, H, W] of ``dtype`` in channels-last memory format. Differentiable once with respect
+        to floating ``images``.
 
     Raises:
-        RuntimeError: a wrong shape, dtype, device or scalar, named; on CPU also a partner outside
-            [0, B) or a lam outside [0, 1]. On CUDA, where looking would stall the stream, such an
-            image's output is NaN.
-        ValueError: a sigma, mean or std that is no number and holds none.
+        RuntimeError: An argument has a wrong shape, dtype, device or value; the message names it.
+            Values inside ``partner`` and ``lam`` are checked on CPU only. On CUDA, where the check
+            would stall the stream, the image concerned is NaN.
+        ValueError: ``sigma``, ``mean`` or ``std`` is neither a number nor a sequence of numbers.
 
-    >>> x = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
-    >>> state = torch.tensor([0, 0, 0])
-    >>> gaussian_mixup(x, torch.tensor([1, 0]), torch.tensor([0.7]), state).shape
-    torch.Size([2, 3, 4, 4])
+    Example:
+        >>> x = torch.randint(256, (2, 3, 4, 4), dtype=torch.uint8)
+        >>> state = torch.tensor([0, 0, 0])
+        >>> gaussian_mixup(x, torch.tensor([1, 0]), torch.tensor([0.7]), state).shape
+        torch.Size([2, 3, 4, 4])
     """
     return _gaussian_mixup(
         images,
@@ -103,7 +114,7 @@ def _(grad, partner, lam, std, dtype):
 
 
 def _setup_context(ctx, inputs, output):
-    images, partner, lam, _, _, _, std, _, _ = inputs
+    images, partner, lam, *_, std, _noise, _dtype = inputs
     ctx.save_for_backward(partner, lam)
     ctx.std = std
     ctx.image_dtype = images.dtype
@@ -115,7 +126,7 @@ def _backward(ctx, grad):
     if ctx.needs_input_grad[0]:
         op = torch.ops.sprout_fast.gaussian_mixup_backward.default
         grad_images = call_op(op, grad, partner, lam, ctx.std, ctx.image_dtype)
-    return grad_images, None, None, None, None, None, None, None, None
+    return grad_images, *(None,) * 8
 
 
 _gaussian_mixup = register_autograd("gaussian_mixup", _backward, _setup_context)

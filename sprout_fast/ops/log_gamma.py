@@ -1,4 +1,4 @@
-"""Standard gamma variates in log space, differentiable in their concentration."""
+"""Logarithms of gamma variates, differentiable with respect to their concentration."""
 
 from __future__ import annotations
 
@@ -10,34 +10,38 @@ from sprout_fast.ops._fake import check_one_device
 
 
 def log_gamma(concentration: Tensor, rng_state: Tensor) -> Tensor:
-    """log G with G ~ Gamma(concentration, 1), one variate an element.
+    """Sample log G with G ~ Gamma(concentration, 1), one variate per element.
 
-    Marsaglia and Tsang (2000), with log G_a = log G_{a+1} + log(U) / a below a = 1: in log space,
-    because at a = 1e-3 most variates underflow float32.
+    Uses the method of Marsaglia and Tsang (2000), with ``log G_a = log G_{a+1} + log(U) / a`` for
+    a < 1. It works in log space because most variates underflow float32 at a = 1e-3.
 
     Args:
-        concentration: a >= 0, finite; float32 or float64, any shape and strides.
-        rng_state: int64 [3], from :meth:`PhiloxState.next`; stream 1. An element's number is its
-            flat index plus first_row times the elements under one index of the first dimension (a
-            0-dim tensor is one row of one element).
+        concentration: nonnegative and finite; float32 or float64, any shape and strides.
+        rng_state: int64 [3], from :meth:`sprout_fast.PhiloxState.next`; stream 1. Elements are
+            numbered by their flat index plus ``first_row`` times the number of elements per index
+            of the first dimension (a 0-dim tensor is one row of one element).
 
     Returns:
-        Of concentration's shape and dtype, contiguous; -inf where a is 0 (and where a is so small,
-        as 1e-38, that log G leaves the dtype's range). Differentiable in ``concentration``, once,
-        by the implicit gradient at the variate, ``-(dF(g; a)/da) / (g f(g; a))`` with the gamma's
-        CDF F and density f (Figurnov, Mohamed, Mnih, 2018); 0 where the variate is -inf.
+        A contiguous tensor of the shape and dtype of ``concentration``; -inf where the
+        concentration is 0, or so small (e.g. 1e-38) that log G leaves the dtype's range.
+
+        Differentiable once with respect to ``concentration`` by the implicit gradient at the
+        variate, ``-(dF(g; a)/da) / (g * f(g; a))`` with the gamma distribution's CDF F and density
+        f (Figurnov et al., 2018). The gradient is 0 where the variate is -inf.
 
     Raises:
-        RuntimeError: a wrong shape, dtype or device, named; on CPU also a negative, infinite or NaN
-            concentration. On CUDA, where looking would stall the stream, its variate is NaN.
+        RuntimeError: An argument has a wrong shape, dtype, device or value; the message names it.
+            Values inside tensors are checked on CPU only. On CUDA, where the check would stall the
+            stream, the variate concerned is NaN.
 
-    >>> a = torch.tensor([0.0, 1e-3, 1.0, 1e5], requires_grad=True)
-    >>> log_g = log_gamma(a, torch.tensor([0, 0, 0]))
-    >>> log_g[0].item(), round(log_g[3].item(), 1)
-    (-inf, 11.5)
-    >>> log_g[2:].sum().backward()
-    >>> a.grad.shape
-    torch.Size([4])
+    Example:
+        >>> a = torch.tensor([0.0, 1e-3, 1.0, 1e5], requires_grad=True)
+        >>> log_g = log_gamma(a, torch.tensor([0, 0, 0]))
+        >>> log_g[0].item(), round(log_g[3].item(), 1)
+        (-inf, 11.5)
+        >>> log_g[2:].sum().backward()
+        >>> a.grad.shape
+        torch.Size([4])
     """
     return _log_gamma(concentration, rng_state)
 

@@ -1,4 +1,4 @@
-"""Mixup's random numbers: who is mixed with whom, and how much."""
+"""Random numbers of Mixup: the partner of each image and the mixing coefficients."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ from torch import Tensor
 def sample_mixup(
     batch_size: int, rng_state: Tensor, *, mixup_alpha: float = 0.2, per_sample: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """Partners and coefficients of Mixup for a batch (Zhang et al., 2018), drawn on the device.
+    """Draw the partners and coefficients of Mixup for a batch (Zhang et al., 2018), on the device.
 
-    ``partner[i] = (i + r) mod batch_size`` with one r uniform in 1..batch_size-1, so that no image
-    is its own partner (r = 0 for a batch of one), and lam ~ Beta(mixup_alpha, mixup_alpha), as sigmoid(log G1 - log G2)
-    of two gamma variates.
+    ``partner[i] = (i + r) % batch_size`` with one r, uniform in [1, batch_size - 1], so that no
+    image is its own partner (r = 0 for a batch of one). ``lam ~ Beta(mixup_alpha, mixup_alpha)`` is
+    drawn as ``sigmoid(log G1 - log G2)`` from two gamma variates.
 
     Args:
-        batch_size: B.
-        rng_state: int64 [3], from :meth:`PhiloxState.next`; stream 2.
-        mixup_alpha: Beta's parameter, in [1e-30, 1e5]; the SPROUT paper uses 0.2.
-        per_sample: a lam for each image instead of one for the batch.
+        batch_size: number of images B.
+        rng_state: int64 [3], from :meth:`sprout_fast.PhiloxState.next`; stream 2.
+        mixup_alpha: parameter of the Beta distribution, in [1e-30, 1e5]; 0.2 in the SPROUT paper.
+        per_sample: whether to draw one coefficient per image instead of one per batch.
 
     Returns:
-        ``partner`` int64 [B] and ``lam`` float32 [1], or [B] with ``per_sample``.
+        ``partner``, int64 [B], and ``lam``, float32 [1], or [B] if ``per_sample``.
 
     Raises:
-        RuntimeError: a wrong shape, dtype or scalar, named.
+        RuntimeError: An argument has a wrong shape, dtype or value; the message names it.
 
-    >>> partner, lam = sample_mixup(4, torch.tensor([0, 0, 0]))
-    >>> partner.shape, lam.shape
-    (torch.Size([4]), torch.Size([1]))
+    Example:
+        >>> partner, lam = sample_mixup(4, torch.tensor([0, 0, 0]))
+        >>> partner.shape, lam.shape
+        (torch.Size([4]), torch.Size([1]))
     """
     return torch.ops.sprout_fast.sample_mixup(batch_size, rng_state, mixup_alpha, per_sample)
 

@@ -1,7 +1,7 @@
-"""The ops again in plain PyTorch: slow, obvious, and on the same random draws.
+"""The ops in plain PyTorch: slow, obvious, and on the same random draws.
 
-What the tests compare with, what the benchmarks time against, and the place to read what an op
-does. Never a fallback: it is asked for by name.
+Tests compare the ops with them, and they are the shortest description of what an op computes. They
+are never used as a fallback.
 """
 
 from sprout_fast.reference.dirichlet import dirichlet
@@ -16,12 +16,12 @@ from sprout_fast.reference.sprout_loss import sprout_loss
 
 __all__ = [
     "dirichlet",
-    "sample_mixup",
     "gaussian_mixup",
     "generalized_cross_entropy",
     "log_gamma",
     "log_gamma_gradient",
     "pgd_step_",
     "philox_words",
+    "sample_mixup",
     "sprout_loss",
 ]

@@ -9,5 +9,5 @@ from sprout_fast.reference.log_gamma import log_gamma
 
 
 def dirichlet(concentration: Tensor, rng_state: Tensor) -> Tensor:
-    """See :func:`sprout_fast.dirichlet`; float64, differentiable in the concentration."""
+    """Compute :func:`sprout_fast.dirichlet` in float64."""
     return torch.softmax(log_gamma(concentration, rng_state), -1)

@@ -17,14 +17,20 @@ def gamma_variates(
     stream: int = STREAM_GAMMA,
     element: Tensor | None = None,
 ) -> Tensor:
-    """log of standard gamma variates by Marsaglia and Tsang (2000), float64, the ops' own draws.
+    """Draw the logarithms of standard gamma variates (Marsaglia and Tsang, 2000), as the ops do.
 
-    For a < 1: log G_a = log G_{a+1} + log(U) / a. -inf at a = 0, NaN for a < 0 or NaN.
+    For a < 1, ``log G_a = log G_{a+1} + log(U) / a``.
 
     Args:
-        concentration: any shape; elements are numbered in its order, from first_row x numel / rows.
+        concentration: a, of any shape.
         rng_state: int64 [3].
-        element: the elements' global indices instead, int64 of concentration's shape.
+        stream: stream of the random numbers.
+        element: global indices of the elements, int64 of the shape of ``concentration``. By
+            default, their flat index plus ``first_row * numel / rows``.
+
+    Returns:
+        float64 of the shape of ``concentration``: -inf where it is 0, NaN where it is negative or
+        NaN.
     """
     a = concentration.double()
     if element is None:
@@ -34,12 +40,12 @@ def gamma_variates(
     boosted = torch.where(a < 1, a + 1, a)
     d = boosted - 1 / 3
     c = 1 / (9 * d).sqrt()
-    # The boosts' draw comes behind the attempts'; its four words serve a group of four elements.
+    # The draw for U follows those of all attempts; its four words serve four elements.
     words = philox_words(rng_state, stream, element - element % 4, draw=MAX_DRAWS)
     word = words.gather(-1, (element % 4).unsqueeze(-1)).squeeze(-1)
     boost = torch.where(a < 1, uniform(word).log() / a, 0)
-    odd = element % 2 == 1  # a draw serves a pair of neighbours, addressed by the even one
-    log_g = d.log()  # what MAX_DRAWS rejections would end with
+    odd = element % 2 == 1  # a draw serves a pair of neighbors, addressed by the even one
+    log_g = d.log()  # the result after MAX_DRAWS rejections
     waiting = torch.ones_like(a, dtype=torch.bool)
     for draw in range(MAX_DRAWS):
         words = philox_words(rng_state, stream, element - element % 2, draw)
@@ -56,25 +62,32 @@ def gamma_variates(
 
 
 def log_gamma_gradient(concentration: Tensor, log_gamma: Tensor) -> Tensor:
-    """d log G / d a at given variates, by central differences of the gamma CDF; float64.
+    """Compute d log G / da at given variates by central differences of the gamma CDF.
 
-    ``-(dF(g; a)/da) / (g f(g; a))`` (Figurnov, Mohamed, Mnih, 2018), to about 6 digits where g is
-    between the distribution's 1e-4 and 1 - 1e-4 quantiles; where g < 1e-12, where F is
-    g^a / Gamma(a + 1) to as many digits, in closed form. Exact values: the tests' mpmath table.
+    The implicit gradient ``-(dF(g; a)/da) / (g * f(g; a))`` (Figurnov et al., 2018), to about 6
+    digits for g between the 1e-4 and 1 - 1e-4 quantiles. For g < 1e-12, where F is
+    g^a / Gamma(a + 1) to that precision, the closed form is used.
+
+    Args:
+        concentration: a, of any shape.
+        log_gamma: log G, of the same shape.
+
+    Returns:
+        float64 of that shape.
     """
     a, log_x = concentration.double(), log_gamma.double()
     tiny = log_x < -28
     by_leading_term = (torch.digamma(a + 1) - log_x) / a
-    log_x = torch.where(tiny, 0, log_x)  # anything: not used there
+    log_x = torch.where(tiny, 0, log_x)  # any value: the result is not used
     h = 1e-4 * a
-    # Fourth order; the lower tail's differences lose no digits, the upper one's are of 1 - F.
+    # Fourth order. In the upper tail 1 - F is differenced, so that no digits cancel.
     upper = log_x.exp() > a
     cdf = torch.where(
         upper,
         -_difference(torch.special.gammaincc, a, log_x.exp(), h),
         _difference(torch.special.gammainc, a, log_x.exp(), h),
     )
-    log_density = a * log_x - log_x.exp() - torch.lgamma(a)  # of g f(g)
+    log_density = a * log_x - log_x.exp() - torch.lgamma(a)  # log(g f(g))
     return torch.where(tiny, by_leading_term, -cdf / log_density.exp())
 
 

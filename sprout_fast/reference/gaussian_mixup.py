@@ -1,20 +1,24 @@
-"""Gaussian noise, Mixup and normalisation in plain PyTorch."""
+"""Gaussian noise, Mixup and normalization in plain PyTorch."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from sprout_fast.reference.philox import STREAM_IMAGE_NOISE, normal_pair, philox_words
 
+if TYPE_CHECKING:
+    from sprout_fast.ops.gaussian_mixup import Noise
+
 
 def image_noise(rng_state: Tensor, shape: Sequence[int]) -> Tensor:
-    """The standard normals of a batch [B, C, H, W], float64.
+    """Draw the standard normals of a batch of shape [B, C, H, W], float64.
 
-    Elements are numbered in channels-last order; four neighbours share the four words of a Philox
-    block, which is addressed by the first of them.
+    Elements are numbered in channels-last order. Four neighbors share the four words of a Philox
+    block, addressed by the first of them.
     """
     b, c, h, w = shape
     element = int(rng_state[2]) * c * h * w + torch.arange(b * c * h * w)
@@ -35,18 +39,18 @@ def gaussian_mixup(
     sigma: float | Sequence[float] = 0.1,
     mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None,
-    noise: str = "marginal",
+    noise: Noise = "marginal",
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    """See :func:`sprout_fast.gaussian_mixup`; computed in float64, rounded at the end."""
+    """Compute :func:`sprout_fast.gaussian_mixup` in float64, rounded at the end."""
 
     def channels(values: float | Sequence[float] | None, default: float) -> Tensor:
-        values = torch.tensor(default if values is None else values, dtype=torch.float64)
-        return values.view(-1, 1, 1)
+        tensor = torch.tensor(default if values is None else values, dtype=torch.float64)
+        return tensor.view(-1, 1, 1)
 
     x = images.double() / 255 if images.dtype == torch.uint8 else images.double()
     n = channels(sigma, 0) * image_noise(rng_state, x.shape)
-    if partner is None:
+    if partner is None or lam is None:
         x = x + n
     else:
         weight = lam.double().expand(len(x)).view(-1, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""Gamma variates in log space with their implicit gradient, in plain PyTorch."""
+"""Logarithms of gamma variates, with their implicit gradient, in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ class _LogGamma(torch.autograd.Function):
         return log_g
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grad_outputs
         concentration, log_g = ctx.saved_tensors
-        # Where z underflows, grad is 0, and whatever stands beside it counts for nothing.
+        # Where z underflows, grad is 0 and the other factor may be infinite.
         nothing = (grad == 0) | (log_g == -torch.inf)
         weight = torch.where(nothing, 0, log_gamma_gradient(concentration, log_g))
         return (grad * weight).to(concentration.dtype), None
 
 
 def log_gamma(concentration: Tensor, rng_state: Tensor) -> Tensor:
-    """See :func:`sprout_fast.log_gamma`; float64, with ``log_gamma_gradient``."""
+    """Compute :func:`sprout_fast.log_gamma` in float64."""
     return _LogGamma.apply(concentration, rng_state)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
-    """a + b, rounded, and what rounding took from it (Knuth's TwoSum)."""
+    """Return a + b rounded, and the rounding error (Knuth's TwoSum)."""
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)
@@ -16,10 +16,10 @@ def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 def linf_bounds(
     x: Tensor, eps: float, lower: float = 0.0, upper: float = 1.0
 ) -> tuple[Tensor, Tensor]:
-    """The lowest and highest images of the l-infinity ball around x within [lower, upper].
+    """Return the smallest and largest images in the l-infinity ball around x, in [lower, upper].
 
-    Both lie inside it exactly: eps is rounded down to x's dtype, and where rounding x ± eps fell
-    outside, the bound is moved one representable number inwards.
+    Both are inside the ball exactly: eps is rounded down to the dtype of x, and where x - eps or
+    x + eps was rounded outwards, the bound moves one representable number inwards.
     """
     radius = torch.tensor(eps, dtype=x.dtype)
     if radius.item() > eps:
@@ -42,6 +42,6 @@ def pgd_step_(
     lower: float = 0.0,
     upper: float = 1.0,
 ) -> Tensor:
-    """See :func:`sprout_fast.pgd_step_`; in x_adv's own dtype, with which it agrees to the bit."""
+    """Compute :func:`sprout_fast.pgd_step_` in the dtype of ``x_adv``, bit for bit."""
     moved = x_adv + step * torch.nan_to_num(grad.sign(), nan=0.0).to(x_adv.dtype)
     return x_adv.copy_(moved.clamp(*linf_bounds(x, eps, lower, upper)))

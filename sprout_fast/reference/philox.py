@@ -1,4 +1,4 @@
-"""Philox4x32-10 and the numbers made from it, in int64 and float64 arithmetic."""
+"""Philox4x32-10 and the random numbers derived from it, in int64 and float64 arithmetic."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ STREAM_IMAGE_NOISE, STREAM_GAMMA, STREAM_MIXUP = 0, 1, 2
 
 
 def _multiply(constant: int, word: Tensor) -> tuple[Tensor, Tensor]:
-    """High and low 32 bits of constant x word, by 16-bit halves so that int64 never overflows."""
+    """Return the high and low words of constant * word, by halves so that int64 cannot overflow."""
     low = constant * (word & 0xFFFF)
     high = constant * (word >> 16)
     middle = (low >> 16) + (high & 0xFFFF_FFFF_FFFF)  # < 2^49
@@ -20,7 +20,7 @@ def _multiply(constant: int, word: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def philox4x32_10(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
-    """Ten rounds of Philox4x32 (Salmon et al., SC 2011) on four int64 tensors of 32-bit words."""
+    """Apply ten rounds of Philox4x32 (Salmon et al., 2011) to int64 tensors of 32-bit words."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
@@ -32,13 +32,13 @@ def philox4x32_10(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
 
 
 def philox_words(rng_state: Tensor, stream: int, element: Tensor, draw: int = 0) -> Tensor:
-    """The four words of each element's draw, int64 [..., 4] holding 32-bit values.
+    """Return the four 32-bit words of one draw per element, int64 [..., 4].
 
     Args:
         rng_state: int64 [3] = (seed, offset, first_row).
-        stream: 0 image noise, 1 gamma, 2 Mixup.
-        element: int64, the global element index (first_row x elements a row already added).
-        draw: number of the draw for this element.
+        stream: 0 for image noise, 1 for gamma variates, 2 for Mixup.
+        element: int64, global indices of the elements, which include ``first_row``.
+        draw: index of the draw for these elements.
     """
     seed, offset, _ = rng_state.tolist()
     counter = [
@@ -51,12 +51,12 @@ def philox_words(rng_state: Tensor, stream: int, element: Tensor, draw: int = 0)
 
 
 def uniform(words: Tensor) -> Tensor:
-    """(w + 1/2) / 2^32 in float64: never 0 or 1."""
+    """Map 32-bit words to (w + 1/2) / 2^32 in float64, which is never 0 or 1."""
     return (words.double() + 0.5) / 2**32
 
 
 def normal_pair(radius_words: Tensor, angle_words: Tensor) -> tuple[Tensor, Tensor]:
-    """Two standard normals (Box and Muller), float64."""
+    """Map pairs of 32-bit words to two standard normals (Box and Muller), float64."""
     radius = (-2 * uniform(radius_words).log()).sqrt()
     angle = angle_words.double() * (2 * math.pi / 2**32)
     return radius * angle.cos(), radius * angle.sin()

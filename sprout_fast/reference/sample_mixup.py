@@ -1,4 +1,4 @@
-"""Mixup's partners and coefficients in plain PyTorch."""
+"""Partners and coefficients of Mixup in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sprout_fast.reference.philox import STREAM_MIXUP, philox_words
 def sample_mixup(
     batch_size: int, rng_state: Tensor, *, mixup_alpha: float = 0.2, per_sample: bool = False
 ) -> tuple[Tensor, Tensor]:
-    """See :func:`sprout_fast.sample_mixup`."""
+    """Compute :func:`sprout_fast.sample_mixup`, with variates in float64."""
     first = int(rng_state[2]) if per_sample else 0
     index = first + torch.arange(batch_size if per_sample else 1)
     elements = torch.stack([2 * index, 2 * index + 1], -1)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from sprout_fast.reference.log_gamma import log_gamma
+
+if TYPE_CHECKING:
+    from sprout_fast.ops.generalized_cross_entropy import Reduction
+    from sprout_fast.ops.sprout_loss import BetaGrad, LabelMode
 
 
 def concentrations(
@@ -18,9 +24,9 @@ def concentrations(
     alpha: float,
     scale: float,
 ) -> Tensor:
-    """scale ((1 - alpha) y + alpha beta), float64 [B, K], differentiable in beta."""
+    """Return ``scale * ((1 - alpha) * y + alpha * beta)``, float64 [B, K]."""
     y = F.one_hot(labels, len(beta)).double()
-    if lam is not None:
+    if partner_labels is not None and lam is not None:
         weight = lam.double().expand(len(y)).unsqueeze(1)
         y = weight * y + (1 - weight) * F.one_hot(partner_labels, len(beta))
     return scale * ((1 - alpha) * y + alpha * beta.double())
@@ -36,11 +42,11 @@ def sprout_loss(
     *,
     alpha: float = 0.01,
     scale: float = 1.0,
-    label_mode: str = "sample",
-    beta_grad: str = "implicit",
-    reduction: str = "mean",
+    label_mode: LabelMode = "sample",
+    beta_grad: BetaGrad = "implicit",
+    reduction: Reduction = "mean",
 ) -> Tensor:
-    """See :func:`sprout_fast.sprout_loss`; float64, differentiable in logits and beta."""
+    """Compute :func:`sprout_fast.sprout_loss` in float64."""
     a = concentrations(labels, partner_labels, lam, beta, alpha=alpha, scale=scale)
     mean = a / a.sum(1, keepdim=True)
     cost = -F.log_softmax(logits.double(), 1)
@@ -50,9 +56,9 @@ def sprout_loss(
     else:
         log_g = log_gamma(a if beta_grad == "implicit" else a.detach(), rng_state)
         loss = (torch.softmax(log_g, 1) * cost).sum(1)
-        if beta_grad == "expected":  # the sampled loss's value, with the expected one's gradient
-            by_beta = (mean * cost.detach()).sum(1)
-            loss = loss + by_beta - by_beta.detach()
+        if beta_grad == "expected":  # value of the sampled loss, gradient of the expected one
+            gradient_only = (mean * cost.detach()).sum(1)
+            loss = loss + gradient_only - gradient_only.detach()
     if beta_grad == "none":
         loss = loss if label_mode != "mean" else (mean.detach() * cost).sum(1)
     return {"none": loss, "sum": loss.sum(), "mean": loss.mean()}[reduction]

@@ -1,5 +1,5 @@
-// SPROUT's loss from C++, through torch's dispatcher and on its stable ABI: what is compiled here
-// runs with every later torch too. Prints the loss and its gradient to beta.
+// SPROUT's loss in C++, called through torch's dispatcher with its stable ABI: a program compiled
+// here runs with every later torch. Prints the loss and its gradient with respect to beta.
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/core/ScalarType.h>
@@ -21,8 +21,8 @@ Tensor tensor(ScalarType dtype, const std::vector<int64_t>& shape, const std::ve
   return t;
 }
 
-// Calls an op with the arguments of its schema (csrc/ops/<op>.cpp), of exactly its types; the
-// results stand in their place afterwards.
+// Calls an op with the arguments of its schema (csrc/ops/<op>_call.cpp), of exactly these types.
+// Returns a stack whose first entries are the results.
 template <typename... Args>
 std::array<StableIValue, sizeof...(Args)> call(const char* op, const Args&... args) {
   std::array<StableIValue, sizeof...(Args)> stack{torch::stable::detail::from(args)...};
@@ -47,7 +47,8 @@ int main() {
       call("sprout_fast::sprout_loss", logits, labels, partner_labels, lam, beta, rng_state, alpha,
            scale, label_mode, beta_grad, reduction, return_grad_beta, return_grad_logits);
   const Tensor loss = result(results[0]), by_beta = result(results[1]);
-  // What sprout_loss_backward takes; and the logits' gradient, empty here. Results must be taken.
+  // For sprout_loss_backward, and the gradient of the logits, empty here. All results must be
+  // converted, which releases them.
   const Tensor row_stats = result(results[2]), by_logits = result(results[3]);
 
   std::printf("%.9g\n", *static_cast<const float*>(loss.const_data_ptr()));

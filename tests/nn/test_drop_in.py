@@ -1,23 +1,21 @@
-"""The README's loop: SproutMixup and SproutLoss in a plain PyTorch training loop."""
+"""The README's snippet: SproutMixup and SproutLoss in a plain PyTorch training loop."""
 
 import re
-from pathlib import Path
 
 import torch
+from helpers.paths import ROOT
 from torch import nn
-
-README = Path(__file__).parents[2] / "README.md"
 
 
 def readme_loop() -> str:
-    """The README's code block under "Drop-in use": what is tested is what is printed."""
-    section = README.read_text().split("## Drop-in use")[1]
-    return re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    """Return the README's first Python block that constructs a SproutMixup for a loader."""
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    return next(block for block in blocks if "SproutMixup(" in block and "in loader" in block)
 
 
 def test_readme_loop_trains():
     torch.manual_seed(0)
-    # Two classes of noisy images, dark and bright, that a linear model tells apart.
+    # Two classes of noisy images, dark and bright, that a linear model separates.
     labels = torch.randint(2, (256,))
     images = (torch.rand(256, 3, 8, 8) * 200 + 50 * labels.view(-1, 1, 1, 1)).to(torch.uint8)
     loader = torch.utils.data.DataLoader(

@@ -1,5 +1,5 @@
-// Counts the bytes that malloc and its kin have given out: torch's tensors and the kernels' own
-// std::vectors alike. To be preloaded; tests/test_memory.py reads heap_peak().
+// Counts the bytes allocated by malloc and related functions, for the tensors of torch and the
+// std::vectors of kernels. Must be preloaded; tests/ops/test_memory.py reads heap_peak().
 #include <malloc.h>
 
 #include <atomic>

@@ -1,13 +1,13 @@
-"""Write tests/data/log_gamma_gradient.csv: the implicit gradient of log gamma variates.
+"""Write tests/ops/log_gamma_gradient.csv: the implicit gradient of log gamma variates.
 
-dlog G/da = -(dF(g; a)/da) / (g f(g; a)), straight from this definition: F from its power series,
-whose terms are all positive, at 100 digits, and its derivative by central differences with
-h = 1e-20 a. Their error is of order (h/a)^2 (1 + a) log^2: 30 digits or more are right. Nothing is
-shared with csrc/common/gamma.h's formulas.
+dlog G/da = -(dF(g; a)/da) / (g f(g; a)), computed from this definition: F by its power series, with
+100 digits and positive terms only, and its derivative by central differences with h = 1e-20 a.
+Their error is of order (h/a)^2 (1 + a) log^2, so 30 digits or more are correct. No formula is
+shared with csrc/common/gamma_gradient.h.
 
-Concentrations and log variates are float32 numbers, so one table serves float32 and float64.
+Concentrations and log variates are float32 numbers, so that one table serves both dtypes.
 
-    python tests/make_log_gamma_gradient_table.py     # a few minutes
+    python tests/ops/make_log_gamma_gradient_table.py     # takes a few minutes
 """
 
 from pathlib import Path
@@ -22,7 +22,7 @@ LEVELS = [1e-6, 1e-4, 1e-2, 0.1, 0.3, 0.5]  # and 1 minus these: quantiles
 
 
 def log_quantile(a: float, level: float, upper: bool) -> float:
-    """About the log of the gamma's quantile; only the argument's place, so a few digits do."""
+    """Return the approximate log of a quantile; a few digits suffice for an argument."""
     x = special.gammainccinv(a, level) if upper else special.gammaincinv(a, level)
     if x > 1e-200:
         return float(np.log(x))

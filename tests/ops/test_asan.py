@@ -1,7 +1,7 @@
 """The op tests on a CPU library built with AddressSanitizer.
 
-A selection of them; `make asan` runs all, with UndefinedBehaviorSanitizer, on the AVX2 and on the
-portable kernels.
+This is a selection; ``make asan`` runs all of them, with UndefinedBehaviorSanitizer, for the AVX2
+and the portable kernels.
 """
 
 import os
@@ -28,11 +28,11 @@ OPS = [
     "pgd_step",
     "philox",
 ]
-# torch.compile starts compilers, which know nothing of libasan.
-SELECTED = "not compiles_whole and not opcheck"
-if not EVERYTHING:  # the fuzz test, and of the others those of larger sizes, or of odd memory
+# torch.compile starts compilers, which fail with libasan preloaded.
+SELECTED = "not compiles and not opcheck"
+if not EVERYTHING:  # the fuzz tests, and others with larger sizes or unusual memory layouts
     SELECTED += " and (fuzz or layouts or threads or ranks or wrong or zero or shared)"
-# The sanitizers write to file descriptor 2 and exit: pytest must not have it.
+# The sanitizers write to file descriptor 2 and exit, so pytest must not capture it.
 RUN = """
 import sys, pytest, sprout_fast
 print(sprout_fast.__file__)
@@ -48,11 +48,11 @@ def run(*command, **options):
 
 @pytest.fixture(scope="module")
 def package():
-    """A sprout_fast of the same Python files and an instrumented library."""
+    """Return a package of the same Python files and an instrumented library."""
     env = os.environ | {"PATH": sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]}
     flags = f"-fsanitize={SANITIZERS} -fno-sanitize-recover=undefined -O1 -g1"
     options = [f"-DPython_EXECUTABLE={sys.executable}", f"-DCMAKE_CXX_FLAGS={flags}"]
-    # No build type, whose -O3 would come behind -O1: instrumented, it compiles four times as long.
+    # Without a build type, whose -O3 would follow -O1 and compile four times as long.
     options.append("-DCMAKE_BUILD_TYPE=None")
     run("cmake", "-G", "Ninja", "-S", ROOT, "-B", BUILD / "cmake", *options, env=env)
     run("cmake", "--build", BUILD / "cmake", env=env)

@@ -1,4 +1,4 @@
-"""The build: what it chooses, what it makes, and that the wheel works beside a CPU-only torch."""
+"""The build: its choices, its artifacts, and the wheel with a CPU-only torch."""
 
 import json
 import os
@@ -17,7 +17,7 @@ import sprout_fast
 
 PACKAGE = Path(sprout_fast.__file__).parent
 
-# What a machine without a CUDA toolkit has on PATH.
+# PATH of a machine without a CUDA toolkit.
 BARE_PATH = os.pathsep.join([sysconfig.get_path("scripts"), "/usr/bin", "/bin"])
 
 USES_THE_OPS = """
@@ -55,7 +55,7 @@ def test_build_info():
 
 
 def test_libraries_need_the_stable_abi_only():
-    """No ATen or c10 C++ symbol: what is taken from torch is its C shims."""
+    """No C++ symbol of ATen or c10 is used, only the C shims of torch."""
     for library in (PACKAGE / "lib").glob("*.so"):
         symbols = run("nm", "-D", "--undefined-only", "-C", library)
         assert "aoti_torch" in symbols
@@ -63,7 +63,7 @@ def test_libraries_need_the_stable_abi_only():
 
 
 def avx2_objects():
-    """The compiled AVX2 kernels, of which an x86-64 build has at least one."""
+    """Return the object files of the AVX2 kernels; an x86-64 build has at least one."""
     if "avx2" not in sprout_fast.build_info()["cpu_isas"]:
         pytest.skip("this build has no AVX2 kernels")
     folder = ROOT / "build" / f"cmake-torch{torch.__version__}"
@@ -72,34 +72,31 @@ def avx2_objects():
     return objects
 
 
-def test_avx2_objects_hold_no_code_for_others():
-    """No weak symbol: the linker could keep its AVX2 code for machines without AVX2."""
+def test_avx2_objects_have_no_weak_symbols():
+    """The linker could use their AVX2 code on machines without AVX2."""
     for file in avx2_objects():
         weak = [line for line in run("nm", file).splitlines() if " W " in line or " V " in line]
-        # The reference to the personality routine of C++ exceptions is data without instructions.
+        # The reference to the personality routine of C++ exceptions is data.
         assert not [line for line in weak if "__gxx_personality" not in line], file
 
 
-def test_avx2_objects_hold_no_masked_loads():
-    """GCC 12 makes such loads of `condition ? x : load`, under a wrong mask with
-    -fno-trapping-math.
-
-    (Found by tests/test_simt.py: sprout_loss with a beta of 0.) Where one turns up, load first and
-    select after.
+def test_avx2_objects_have_no_masked_loads():
+    """GCC 12 compiles ``condition ? x : load`` to such a load, with a wrong mask for
+    -fno-trapping-math (found by tests/simt: sprout_loss with beta = 0). Load first, then select.
     """
     for file in avx2_objects():
         code = run("objdump", "-d", "--no-show-raw-insn", file)
         assert "maskmov" not in code, file
 
 
-# With every dtype, layout and region of the gradient, at a few seconds: `make asan` runs all.
+# Every dtype, layout and region of the gradient, in a few seconds; `make asan` runs all.
 PORTABLE = (
     "against_mpmath or float64 or concentrations_zero or test_dtypes or layouts or of_log_gamma"
 )
 
 
 def test_portable_kernels_agree():
-    """The same source without AVX2, in a process of its own, through a part of the op tests."""
+    """Run part of the op tests in a separate process without AVX2."""
     code = (
         "import sys, pytest, sprout_fast\n"
         "print(sprout_fast.build_info()['cpu_isa'], flush=True)\n"
@@ -114,11 +111,11 @@ def test_portable_kernels_agree():
 
 
 def test_import_without_the_extension(tmp_path):
-    """An ImportError with the build command, never a silent fallback."""
+    """Without the extension, importing raises an ImportError with the build command."""
     (tmp_path / "sprout_fast").mkdir()
     for file in PACKAGE.glob("*.py"):
         (tmp_path / "sprout_fast" / file.name).write_text(file.read_text())
-    # -S: without the finder of an editable install, which would bring the real _C.
+    # -S: without the finder of an editable install, which would find the real _C.
     code = f"import sys; sys.path.append({sysconfig.get_path('purelib')!r}); import sprout_fast"
     done = subprocess.run(
         [sys.executable, "-S", "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True
@@ -134,7 +131,7 @@ def test_no_gpu_and_no_toolkit():
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """The wheel, from the build folder that is there (so nothing is compiled again)."""
+    """Build the wheel from the existing build folder, so that nothing is recompiled."""
     folder = tmp_path_factory.mktemp("wheel")
     run(
         sys.executable, "-m", "pip", "wheel", "--no-build-isolation", "--no-deps", "-w", folder,
@@ -157,7 +154,7 @@ def test_wheel_contents(wheel):
 
 
 def test_wheel_uses_the_limited_api_only(wheel):
-    """abi3audit: every symbol that is taken from Python is in 3.10's stable ABI."""
+    """abi3audit: all symbols used from Python are in the stable ABI of 3.10."""
     report = run(sys.executable, "-m", "abi3audit", "--strict", "--report", wheel)
     (audit,) = json.loads(report)["specs"].values()
     results = {library["name"]: library["result"] for library in audit["wheel"]}
@@ -169,7 +166,7 @@ def test_wheel_uses_the_limited_api_only(wheel):
 
 @pytest.fixture(scope="module")
 def other_python(wheel, tmp_path_factory):
-    """A Python with the wheel, built with one torch, beside 2.13.0 without torchvision."""
+    """Return a Python with the wheel and with torch 2.13.0, another than it was built with."""
     folder = tmp_path_factory.mktemp("venv")
     run(sys.executable, "-m", "venv", folder)
     python = folder / "bin" / "python"
@@ -179,13 +176,13 @@ def other_python(wheel, tmp_path_factory):
     return python
 
 
-def test_wheel_beside_another_torch(other_python, tmp_path):
+def test_wheel_with_another_torch(other_python, tmp_path):
     out = run(other_python, "-c", USES_THE_OPS, cwd=tmp_path, env={"PATH": BARE_PATH})
     assert "works with torch 2.13.0" in out
 
 
 def test_cpp_project_with_the_wheel(other_python, tmp_path):
-    """find_package finds the libraries in the installed wheel, and they run there."""
+    """find_package finds the libraries in the installed wheel, and they work there."""
     code = "import sprout_fast; print(sprout_fast.cmake_prefix_path)"
     prefix = run(other_python, "-c", code, cwd=tmp_path).strip()
     options = [f"-DCMAKE_PREFIX_PATH={prefix}", f"-DPython_EXECUTABLE={other_python}"]

@@ -11,9 +11,9 @@ import torch
 from helpers.paths import ROOT
 
 import sprout_fast
-from sprout_fast.ops.sprout_loss import sprout_loss_and_grad_beta
+from sprout_fast.ops.sprout_loss import SproutLossArguments, sprout_loss_and_grad_beta
 
-# The environment's own cmake and ninja, also where nobody activated it.
+# The cmake and ninja of the environment, even if it is not activated.
 TOOLS = os.environ | {"PATH": sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]}
 HAS_CUDA = sprout_fast.build_info()["cuda_loaded"]
 
@@ -32,7 +32,7 @@ def configure(source, build, *options, prefix=sprout_fast.cmake_prefix_path, fai
 
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory):
-    """Those of tests/cpp, linked as by distributions whose linker drops what has no symbol used."""
+    """Build tests/cpp with --as-needed, as distributions do whose linkers drop unused libraries."""
     build = tmp_path_factory.mktemp("cpp")
     flags = ["-DCMAKE_EXE_LINKER_FLAGS=-Wl,--as-needed", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"]
     configure(ROOT / "tests" / "cpp", build, *flags)
@@ -50,14 +50,16 @@ def test_program_computes_what_python_computes(programs, program):
     labels, partner_labels = torch.tensor([0, 2]), torch.tensor([2, 0])
     lam, beta = torch.tensor([0.75]), torch.tensor([0.5, 1, 2])
     loss, grad_beta = sprout_loss_and_grad_beta(
-        logits, labels, partner_labels, lam, beta, torch.tensor([7, 1, 0]), alpha=0.5, scale=2.0
+        SproutLossArguments(
+            logits, labels, partner_labels, lam, beta, torch.tensor([7, 1, 0]), alpha=0.5, scale=2.0
+        )
     )
     printed = torch.tensor(list(map(float, done.stdout.split())))
     assert torch.equal(printed, torch.cat([loss.view(1), grad_beta]))
 
 
 def test_install_without_the_python_package(tmp_path):
-    """cmake --install of a build folder, used by a project that names torch instead of a Python."""
+    """cmake --install of a build folder, for a project that specifies torch instead of a Python."""
     build = ROOT / "build" / f"cmake-torch{torch.__version__}"
     cmake("--install", build, "--prefix", tmp_path / "prefix")
     assert not list((tmp_path / "prefix").rglob("_C*"))

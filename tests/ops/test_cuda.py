@@ -1,12 +1,13 @@
-"""The CUDA ops against the CPU ops on the same draws. Needs a GPU: `make gpu-check` runs it there.
+"""The CUDA ops against the CPU ops on the same draws. Needs a GPU; part of ``make gpu-check``.
 
-The kernels' integer streams are those of the CPU, and floats differ by ulps of the transcendental
-functions, which the tolerances allow for. No machine that builds this project has a GPU, so what
-passes for this file elsewhere is tests/test_simt.py, which executes the kernels' source on the CPU.
+Integer streams are the same as on CPU, and floats differ by ulps of the transcendental functions,
+which the tolerances account for. Without a GPU, tests/simt/test_simt.py executes the source of the
+kernels on the CPU instead.
 """
 
 import pytest
 import torch
+from helpers.op_inputs import STATE
 
 from sprout_fast import (
     SproutLoss,
@@ -21,11 +22,10 @@ from sprout_fast import (
 )
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-STATE = torch.tensor([0x1234_5678_9ABC_DEF0, 7, 3])
 
 
-def close(ours, theirs, **tolerances):
-    torch.testing.assert_close(ours.cpu(), theirs, **tolerances)
+def close(actual, expected, **tolerances):
+    torch.testing.assert_close(actual.cpu(), expected, **tolerances)
 
 
 @pytest.mark.parametrize("per_sample", [False, True])
@@ -49,9 +49,9 @@ def test_gaussian_mixup(shape, image_dtype, dtype, noise):
         x = images.contiguous(memory_format=layout)
         options = dict(mean=0.4, std=0.2, noise=noise, dtype=dtype)
         expected = gaussian_mixup(x, partner, lam, STATE, **options)
-        ours = gaussian_mixup(x.cuda(), partner.cuda(), lam.cuda(), STATE.cuda(), **options)
+        actual = gaussian_mixup(x.cuda(), partner.cuda(), lam.cuda(), STATE.cuda(), **options)
         rounding = {torch.float32: 4e-6, torch.float16: 2**-9, torch.bfloat16: 2**-6}[dtype]
-        close(ours, expected, rtol=rounding, atol=rounding)
+        close(actual, expected, rtol=rounding, atol=rounding)
 
 
 def test_gaussian_mixup_gradient():
@@ -87,9 +87,9 @@ def test_sprout_loss(alpha, scale, classes, label_mode, beta_grad, dtype):
             alpha=alpha, scale=scale, label_mode=label_mode, beta_grad=beta_grad,
         )  # fmt: skip
         results.append([loss.detach(), *torch.autograd.grad(loss, (x, b))])
-    for ours, theirs in zip(results[1], results[0], strict=True):
+    for actual, theirs in zip(results[1], results[0], strict=True):
         size = theirs.abs().max().float().item()
-        close(ours, theirs, rtol=2e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-4 * size)
+        close(actual, theirs, rtol=2e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-4 * size)
 
 
 def test_wrong_values_make_rows_nan():
@@ -112,7 +112,7 @@ def random_images(batch=8, size=32):
 
 
 def on_samples(call, a):
-    """A differentiable op's result and its gradient at `a`."""
+    """Return the result of a differentiable op and its gradient at ``a``."""
     leaf = a.clone().requires_grad_()
     out = call(leaf)
     weights = torch.linspace(-1, 1, out.numel(), device=out.device).view_as(out)
@@ -120,14 +120,14 @@ def on_samples(call, a):
 
 
 def gamma_concentration(rows=33, classes=65, dtype=torch.float32):
-    """From 1e-4 to 1e4, and a zero in every row."""
+    """Return concentrations from 1e-4 to 1e4, and a zero in every row."""
     a = torch.logspace(-4, 4, rows * classes, dtype=dtype).view(rows, classes)
     a[:, 3] = 0
     return a
 
 
 def op_calls(device, dtype=torch.float32, batch=33, classes=65):
-    """Every op with its gradients, as functions of tensors made once: name -> call."""
+    """Return every op with its gradients, on fixed tensors, as a dict from names to functions."""
     generator = torch.Generator().manual_seed(0)
     state = STATE.to(device)
     images = random_images().to(device)
@@ -178,9 +178,10 @@ def op_calls(device, dtype=torch.float32, batch=33, classes=65):
 OPS = list(op_calls("cpu")) if torch.cuda.is_available() else []
 
 
-def same(ours, theirs):
+def same(actual, theirs):
     return all(
-        torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0)) for a, b in zip(ours, theirs, strict=True)
+        torch.equal(a.nan_to_num(7.0), b.nan_to_num(7.0))
+        for a, b in zip(actual, theirs, strict=True)
     )
 
 
@@ -190,9 +191,9 @@ def test_log_gamma_and_dirichlet(shape, dtype):
     a = torch.logspace(-4, 4, shape[0] * shape[1], dtype=dtype).view(shape)
     tolerance = 3e-5 if dtype == torch.float32 else 1e-10
     for op in (log_gamma, dirichlet):
-        ours = on_samples(lambda leaf, op=op: op(leaf, STATE.cuda()), a.cuda())
+        actual = on_samples(lambda leaf, op=op: op(leaf, STATE.cuda()), a.cuda())
         expected = on_samples(lambda leaf, op=op: op(leaf, STATE), a)
-        for x, y in zip(ours, expected, strict=True):
+        for x, y in zip(actual, expected, strict=True):
             scale = max(y.abs().max().item(), 1.0) if y.numel() else 1.0
             close(x, y, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
 
@@ -216,9 +217,9 @@ def test_generalized_cross_entropy(classes, target_kind, reduction, dtype):
         )
         results.append([loss.detach(), *torch.autograd.grad(loss.sum(), leaf)])
     rounding = {torch.float16: 2**-10, torch.bfloat16: 2**-7}.get(dtype, 1e-5)
-    for ours, theirs in zip(results[1], results[0], strict=True):
+    for actual, theirs in zip(results[1], results[0], strict=True):
         size = theirs.abs().max().float().item()
-        close(ours, theirs, rtol=rounding, atol=1e-5 * size)
+        close(actual, theirs, rtol=rounding, atol=1e-5 * size)
 
 
 @pytest.mark.parametrize("layout", ["dense", "strided", "misaligned"])
@@ -238,8 +239,8 @@ def test_pgd_step(layout, grad_dtype):
     assert torch.equal(results[1].cpu(), results[0])
 
 
-def test_wide_classes_and_the_ends_of_int32():
-    """More elements than 32 bits count: the last row is that of a call on it alone."""
+def test_more_elements_than_int32_can_index():
+    """The last row equals that of a call on this row only."""
     rows, classes = 22_000, 100_000
     if torch.cuda.mem_get_info()[0] < 3 * 2 * rows * classes:
         pytest.skip("needs 13 GB of free GPU memory")
@@ -262,7 +263,7 @@ def test_wide_classes_and_the_ends_of_int32():
 
 @pytest.mark.parametrize("name", OPS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_same_bits_again(name, dtype):
+def test_is_deterministic(name, dtype):
     call = op_calls("cuda", dtype)[name]
     first = call()
     for _ in range(3):
@@ -271,7 +272,7 @@ def test_same_bits_again(name, dtype):
 
 @pytest.mark.parametrize("name", OPS)
 def test_other_stream(name):
-    """On a stream of the caller's, beside work on another, without waiting for either."""
+    """On a stream of the caller, while another is busy, without waiting for either."""
     call = op_calls("cuda")[name]
     expected = call()
     torch.cuda.synchronize()
@@ -279,7 +280,7 @@ def test_other_stream(name):
     results = []
     for stream in streams:
         with torch.cuda.stream(stream):
-            torch.cuda._sleep(100_000_000)  # some 50 ms: a call that waits would outlast it
+            torch.cuda._sleep(100_000_000)  # about 50 ms, which a call that waits would exceed
             results.append(call())
     assert not streams[0].query() or not streams[1].query()
     torch.cuda.synchronize()
@@ -308,14 +309,14 @@ def test_each_op_captures_into_a_graph(name):
 
 @pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
 @pytest.mark.parametrize("name", OPS)
-def test_device_of_the_tensors(name):
-    """Runs where its tensors are, whatever the current device is."""
+def test_runs_on_the_device_of_the_tensors(name):
+    """An op runs on the device of its tensors, whatever the current device is."""
     expected = op_calls("cuda:1")[name]()
     with torch.cuda.device(0):
-        ours = op_calls("cuda:1")[name]()
+        actual = op_calls("cuda:1")[name]()
         assert torch.cuda.current_device() == 0
-    assert all(t.device.index == 1 for t in ours)
-    assert same(ours, expected)
+    assert all(t.device.index == 1 for t in actual)
+    assert same(actual, expected)
 
 
 def test_mixed_devices_raise():
@@ -329,7 +330,7 @@ def test_mixed_devices_raise():
 
 
 def test_compiles():
-    """Mixer and loss under torch.compile: the same values as without."""
+    """SproutMixup and SproutLoss compute the same values under torch.compile."""
     state = STATE.cuda()
     images, labels = random_images().cuda(), torch.arange(8, device="cuda")
     weight = torch.randn(3 * 32 * 32, 10, device="cuda")
@@ -347,13 +348,13 @@ def test_compiles():
         w, b = weight.clone().requires_grad_(), beta.clone().requires_grad_()
         loss = run(images, w, b)
         results.append([loss.detach(), *torch.autograd.grad(loss, (w, b))])
-    for ours, expected in zip(results[1], results[0], strict=True):
-        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
+    for actual, expected in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_autocast(dtype):
-    """Logits of an autocast model: a float32 loss, gradients in the weights' type, all finite."""
+    """An autocast model gives a float32 loss and finite gradients in the dtype of the weights."""
     torch.manual_seed(0)
     mixer, loss_fn = SproutMixup(device="cuda"), SproutLoss(10, device="cuda")
     model = torch.nn.Linear(3 * 32 * 32, 10, device="cuda")
@@ -369,7 +370,7 @@ def test_autocast(dtype):
 
 
 def test_captures_into_a_graph():
-    """Mixer and loss in a CUDA graph: each replay draws new numbers and moves beta."""
+    """SproutMixup and SproutLoss in a CUDA graph: replays draw new numbers and update beta."""
     mixer, loss_fn = SproutMixup(device="cuda"), SproutLoss(10, device="cuda", alpha=0.3)
     images = torch.randint(256, (8, 3, 8, 8), dtype=torch.uint8, device="cuda")
     labels = torch.arange(8, device="cuda")
@@ -394,7 +395,7 @@ def test_captures_into_a_graph():
     assert len(set(seen)) == 3
 
 
-def test_attacks_stay_in_their_ball_and_the_evaluation_runs():
+def test_attacks_stay_in_their_ball_and_evaluation_runs():
     from sprout_fast import evaluate
     from sprout_fast.attacks import ATTACKS, Attack
     from sprout_fast.attacks.balls import BALLS
@@ -403,7 +404,7 @@ def test_attacks_stay_in_their_ball_and_the_evaluation_runs():
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 5)).cuda()
     images, labels = torch.rand(10, 3, 8, 8, device="cuda"), torch.arange(10, device="cuda") % 5
     for name in ATTACKS:
-        if name in ("autoattack", "transfer"):  # another package, another model
+        if name in ("autoattack", "transfer"):  # needs another package, or another model
             continue
         norm = "l2" if name == "cw_l2" else "linf"
         attacked = Attack(name, model, eps=0.1)(images, labels)

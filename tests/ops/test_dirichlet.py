@@ -1,18 +1,18 @@
-"""dirichlet against its reference twin, the distribution, and sprout_loss on the same draws."""
+"""dirichlet against its reference implementation, the distribution, and sprout_loss."""
 
 import pytest
 import torch
+from helpers.op_inputs import STATE
 from scipy import stats
 
 from sprout_fast import dirichlet, log_gamma, reference, sprout_loss
 from sprout_fast.reference.sprout_loss import concentrations
 
-STATE = torch.tensor([0x1234_5678_9ABC_DEF0, 7, 3])
-NEGLIGIBLE = 4.3e-18  # e^-40: z under it are 0
+NEGLIGIBLE = 4.3e-18  # e^-40: smaller z are set to 0
 
 
 def spread(shape, dtype=torch.float32, low=-5.0, high=5.0, seed=0):
-    """Concentrations, log-uniform between 10^low and 10^high."""
+    """Return concentrations, log-uniform between 10^low and 10^high."""
     g = torch.Generator().manual_seed(seed)
     return (10 ** (low + (high - low) * torch.rand(shape, generator=g).double())).to(dtype)
 
@@ -31,10 +31,10 @@ SHAPES = [(1,), (7,), (1, 1), (9, 2), (64, 10), (3, 16), (5, 4, 17), (17, 33), (
 @pytest.mark.parametrize("shape", SHAPES)
 def test_equals_reference(shape, low, high, dtype, rtol):
     a = spread(shape, dtype, low, high)
-    ours, exact = dirichlet(a, STATE), reference.dirichlet(a, STATE)
-    assert ours.dtype == dtype and ours.shape == shape
-    torch.testing.assert_close(ours.double(), exact, rtol=rtol, atol=2 * NEGLIGIBLE)
-    torch.testing.assert_close(ours.sum(-1), torch.ones(shape[:-1], dtype=dtype))
+    actual, exact = dirichlet(a, STATE), reference.dirichlet(a, STATE)
+    assert actual.dtype == dtype and actual.shape == shape
+    torch.testing.assert_close(actual.double(), exact, rtol=rtol, atol=2 * NEGLIGIBLE)
+    torch.testing.assert_close(actual.sum(-1), torch.ones(shape[:-1], dtype=dtype))
 
 
 @pytest.mark.parametrize("low, high", [(-3, 0), (-1, 2)])
@@ -42,42 +42,42 @@ def test_equals_reference(shape, low, high, dtype, rtol):
 def test_gradient_equals_reference(shape, low, high):
     a = spread(shape, torch.float64, low, high)
     weight = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    _, ours = gradient(dirichlet, a, weight)
-    _, expected = gradient(reference.dirichlet, a, weight)  # its own error is some 1e-5
+    _, actual = gradient(dirichlet, a, weight)
+    _, expected = gradient(reference.dirichlet, a, weight)  # its own error is about 1e-5
     size = expected.abs().amax(-1, keepdim=True)
-    # 1e-12: what z under e^-40 would add.
-    assert ((ours - expected).abs() <= 1e-4 * expected.abs() + 1e-8 * size + 1e-12).all()
+    # 1e-12: the contribution of z below e^-40.
+    assert ((actual - expected).abs() <= 1e-4 * expected.abs() + 1e-8 * size + 1e-12).all()
 
 
 @pytest.mark.parametrize("dtype, rtol", [(torch.float32, 5e-6), (torch.float64, 1e-10)])
-def test_gradient_is_softmax_of_log_gamma_s(dtype, rtol):
-    """The fused backward is the chain of softmax's and log_gamma's, as of the float64 chain."""
+def test_gradient_is_that_of_softmax_of_log_gamma(dtype, rtol):
+    """The fused backward equals the composition of softmax and log_gamma in float64."""
     for low, high in ((-5, -1), (-3, 1), (0, 4)):
         a = spread((40, 50), dtype, low, high)
         weight = torch.randn(40, 50, dtype=dtype, generator=torch.Generator().manual_seed(1))
-        _, ours = gradient(dirichlet, a, weight)
+        _, actual = gradient(dirichlet, a, weight)
         _, exact = gradient(
             lambda a, state: torch.softmax(log_gamma(a, state), -1), a.double(), weight.double()
         )
-        # A float32 variate is not the float64 one: compare with what a row's gradient is about.
+        # Variates differ between float32 and float64: compare relative to the row's gradient.
         size = exact.abs().amax(-1, keepdim=True)
-        error = (ours.double() - exact).abs()
+        error = (actual.double() - exact).abs()
         assert (error <= rtol * exact.abs() + rtol * size).all(), (low, high, (error / size).max())
 
 
 @pytest.mark.parametrize("dtype, rtol", [(torch.float32, 1e-5), (torch.float64, 1e-12)])
 def test_gradient_where_one_entry_is_nearly_1(dtype, rtol):
-    """g_k - sum_j g_j z_j would cancel there: 1 - z_1 is 1e-9."""
+    """g_k - sum_j g_j z_j would cancel, since 1 - z_1 is 1e-9."""
     a = torch.tensor([[1000.0, 1e-6]], dtype=dtype)
     grad = torch.tensor([[3.0, 5.0]], dtype=dtype)
     z = torch.tensor([[1 - 1e-9, 1e-9]], dtype=torch.float64).to(dtype)
     log_total = torch.tensor([6.9], dtype=dtype)
-    ours = torch.ops.sprout_fast.dirichlet_backward(grad, a, z, log_total)
+    actual = torch.ops.sprout_fast.dirichlet_backward(grad, a, z, log_total)
     log_g = log_total.double() + z.double().log()
     w = torch.ops.sprout_fast.log_gamma_backward(torch.ones_like(log_g), a.double(), log_g)
     rest = z[0, 1].double()
     exact = w * 2 * rest * (1 - rest) * torch.tensor([[-1.0, 1.0]], dtype=torch.float64)
-    torch.testing.assert_close(ours.double(), exact, rtol=rtol, atol=0)
+    torch.testing.assert_close(actual.double(), exact, rtol=rtol, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -88,7 +88,7 @@ def test_zero_concentrations(dtype):
     a[4, 1:] = 0
     a[4, 0] = 1
     weight = torch.ones(5, 40, dtype=dtype)
-    weight[:, 0] = torch.inf  # as from a class whose logit is -inf
+    weight[:, 0] = torch.inf  # as for a class with logit -inf
     weight[4] = 1
     z, grad = gradient(dirichlet, a, weight)
     fine = [0, 1, 2]
@@ -99,9 +99,11 @@ def test_zero_concentrations(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_far_concentrations(dtype):
-    """Where the row's largest variate swallows the nats under it that are looked at, and where it
-    is larger than e^44: such rows were NaN."""
+def test_extreme_concentrations(dtype):
+    """The row's largest variate absorbs kNegligibleNats in rounding, or exceeds e^44.
+
+    These rows used to be NaN.
+    """
     tiny = dirichlet(torch.full((200, 1), 1e-30, dtype=dtype), STATE)
     assert (tiny == 1).all()
     tiny = dirichlet(torch.full((200, 5), 1e-9, dtype=dtype), STATE)
@@ -114,11 +116,12 @@ def test_far_concentrations(dtype):
 
 @pytest.mark.parametrize("a", [1e-5, 1e-2, 0.3, 1.0, 20.0, 1e5])
 def test_marginals_are_beta(a):
-    """z_k ~ Beta(a_k, a_0 - a_k), fixed seeds; false alarms 1e-4 for each of the 6 + 6 p-values."""
+    """z_k ~ Beta(a_k, a_0 - a_k) at fixed seeds, 12 tests at a false-alarm rate of 1e-4 each."""
     concentration = torch.tensor([a, 2 * a, 3 * a], dtype=torch.float64)
     z = dirichlet(concentration.expand(20_000, 3), torch.tensor([2, 0, 0])).numpy()
     law = stats.beta(a, 5 * a)
-    # Small ones pile up at both ends, beyond a float's resolution: the middle, and one end's share.
+    # Small concentrations give z that float32 cannot resolve at both ends: test the middle of the
+    # distribution, and the probability of one end.
     low, high = law.cdf(0.01), law.cdf(0.99)
     ends = int((z[:, 0] <= 0.01).sum())
     assert stats.binomtest(ends, len(z), low).pvalue > 1e-4
@@ -131,7 +134,7 @@ def test_marginals_are_beta(a):
 
 @pytest.mark.parametrize("a", [1e-5, 1e-2, 0.3, 1.0, 20.0, 1e5])
 def test_moments(a):
-    """Means and covariances within 5 standard errors: 6 x 12 false alarms of 6e-7."""
+    """Means and covariances, 6 x 12 of them, within 5 standard errors (6e-7 false alarms each)."""
     n, share = 40_000, torch.tensor([1, 2, 3], dtype=torch.float64) / 6
     z = dirichlet((6 * a * share).expand(n, 3), torch.tensor([6, 0, 0]))
     assert ((z.mean(0) - share).abs() < 5 * z.std(0) / n**0.5).all()
@@ -142,7 +145,7 @@ def test_moments(a):
 
 
 def test_gradient_is_unbiased():
-    """E of dL/da for L = w . z is that of w . a / a_0: (w_k - L) / a_0, to 5 standard errors."""
+    """For L = w . z, E[dL/da_k] = (w_k - E[L]) / a_0, within 5 standard errors."""
     w = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
     for a in ([0.02, 0.5, 1.0], [2.0, 0.1, 30.0]):
         a = torch.tensor(a, dtype=torch.float64)
@@ -153,7 +156,7 @@ def test_gradient_is_unbiased():
         assert (error.abs() < 5 * rows.grad.std(0) / len(rows) ** 0.5).all()
 
 
-def test_ranks_draw_what_one_rank_draws():
+def test_ranks_draw_the_numbers_of_one_rank():
     a = spread((6, 4, 5), low=-2, high=2)
     whole = dirichlet(a, torch.tensor([5, 1, 10]))
     assert torch.equal(whole[2:], dirichlet(a[2:], torch.tensor([5, 1, 12])))
@@ -172,7 +175,7 @@ def test_layouts():
 
 
 @pytest.mark.parametrize("classes", [3, 1000])
-def test_threads_do_not_matter(classes):
+def test_does_not_depend_on_threads(classes):
     a = spread((101, classes), low=-3, high=2)
     weight = torch.randn(101, classes)
     threads = torch.get_num_threads()
@@ -196,7 +199,7 @@ def test_opcheck(shape):
     torch.library.opcheck(backward, (torch.ones(shape), a, *op(a, STATE)))
 
 
-def test_compiles_whole():
+def test_compiles_to_one_graph():
     a = spread((8, 10), low=-1, high=1)
     weight = torch.randn(8, 10)
 
@@ -204,8 +207,8 @@ def test_compiles_whole():
         return dirichlet(a * 2, state).square()
 
     compiled = gradient(torch.compile(f, fullgraph=True), a, weight)
-    for ours, expected in zip(compiled, gradient(f, a, weight), strict=True):
-        torch.testing.assert_close(ours, expected)
+    for actual, expected in zip(compiled, gradient(f, a, weight), strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 def test_second_derivative_is_refused():
@@ -252,7 +255,7 @@ def test_wrong_backward_arguments_are_named(message, arguments):
 
 @pytest.mark.parametrize("alpha, scale", [(0.01, 1.0), (1 / 11, 11.0)])
 def test_same_draws_as_sprout_loss(alpha, scale):
-    """The labels that sprout_loss draws inside are these; its beta gradient is this one's chain."""
+    """sprout_loss draws the same labels, and its gradient of beta is that of the composition."""
     g = torch.Generator().manual_seed(3)
     logits = 3 * torch.randn(16, 100, generator=g, dtype=torch.float64)
     labels = torch.randint(100, (16,), generator=g)

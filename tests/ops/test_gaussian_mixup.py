@@ -1,90 +1,66 @@
-"""gaussian_mixup against its reference twin, and its contracts."""
+"""gaussian_mixup against its reference implementation, and its contracts."""
 
 import math
 
 import pytest
 import torch
+from helpers.op_inputs import LAYOUTS, MEAN, STATE, STD, channel_options, mixing, random_images
 from scipy import stats
 
 from sprout_fast import gaussian_mixup, reference
 from sprout_fast.reference.gaussian_mixup import image_noise
-
-STATE = torch.tensor([0x1234_5678_9ABC_DEF0, 7, 3])
-MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-
-
-def batch(shape, dtype=torch.uint8, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    if dtype == torch.uint8:
-        return torch.randint(256, shape, dtype=dtype, generator=generator)
-    return torch.rand(shape, generator=generator).to(dtype)
-
-
-def mixing(size, seed=0):
-    """Partners that include an image itself and one used twice, and lam with both ends."""
-    generator = torch.Generator().manual_seed(seed)
-    partner = torch.randint(size, (size,), generator=generator)
-    partner[0] = 0
-    lam = torch.rand(size, generator=generator)
-    lam[-1] = 1.0
-    lam[size // 2] = 0.0
-    return partner, lam
-
-
-def strided(x):
-    """The same values behind strides that are neither layout."""
-    wide = torch.zeros(*x.shape[:3], 2 * x.shape[3] + 1, dtype=x.dtype)
-    wide[..., 1::2] = x
-    return wide[..., 1::2]
-
-
-LAYOUTS = {
-    "contiguous": lambda x: x.contiguous(),
-    "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
-    "strided": strided,
-}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("noise", ["marginal", "paired"])
 @pytest.mark.parametrize("shape", [(5, 3, 7, 9), (4, 1, 5, 5), (2, 3, 40, 41), (3, 16, 6, 11)])
 def test_equals_reference(layout, noise, shape):
-    x = batch(shape)
+    x = random_images(shape)
     partner, lam = mixing(shape[0])
-    channels = shape[1]
-    options = dict(
-        sigma=[0.1 + 0.01 * c for c in range(channels)],
-        mean=[0.5 - 0.02 * c for c in range(channels)],
-        std=[0.2 + 0.01 * c for c in range(channels)],
-        noise=noise,
-    )
-    ours = gaussian_mixup(LAYOUTS[layout](x), partner, lam, STATE, **options)
+    options = channel_options(shape[1]) | {"noise": noise}
+    actual = gaussian_mixup(LAYOUTS[layout](x), partner, lam, STATE, **options)
     expected = reference.gaussian_mixup(x, partner, lam, STATE, **options, dtype=torch.float64)
-    assert ours.is_contiguous(memory_format=torch.channels_last)
-    # Outputs reach about 6, where float32's spacing is 4.8e-7; noise adds a few ulps of its own.
-    torch.testing.assert_close(ours.double(), expected, rtol=0, atol=2e-6)
+    assert actual.is_contiguous(memory_format=torch.channels_last)
+    # Outputs reach about 6, where the spacing of float32 is 4.8e-7; noise adds a few ulps.
+    torch.testing.assert_close(actual.double(), expected, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("noise", ["marginal", "paired"])
+def test_lam_weights_the_image_itself(noise):
+    """lam = 1 gives the image itself, lam = 0 its partner, and 0.25 a quarter of the image."""
+    x = random_images((4, 3, 5, 5))
+    partner = torch.tensor([1, 2, 3, 0])
+    options = dict(mean=MEAN, std=STD, noise=noise)
+    own = gaussian_mixup(x, None, None, STATE, sigma=0.0, mean=MEAN, std=STD)
+    for lam in (1.0, 0.0, 0.25):
+        mixed = gaussian_mixup(x, partner, torch.tensor([lam]), STATE, sigma=0.0, **options)
+        torch.testing.assert_close(mixed, lam * own + (1 - lam) * own[partner])
+    # With noise too: lam = 1 is the noisy image, whatever its partner.
+    noisy = gaussian_mixup(x, None, None, STATE, **options)
+    mixed = gaussian_mixup(x, partner, torch.ones(1), STATE, **options)
+    torch.testing.assert_close(mixed, noisy)
 
 
 @pytest.mark.parametrize("length", [999 * 4, 1001 * 4, 2**14 + 4, 2**16 + 64])
 def test_image_across_element_2_to_the_32(length):
-    """Where the Philox counter's upper word changes in the middle of an image."""
+    """The upper word of the Philox counter changes in the middle of an image."""
     first_row = 2**32 // length
     assert 0 < 2**32 - first_row * length < length
     state = torch.tensor([5, 7, first_row])
-    ours = gaussian_mixup(torch.zeros(1, 1, 1, length), None, None, state, sigma=1.0)
-    noise = image_noise(state, ours.shape)
-    torch.testing.assert_close(ours.double(), noise, rtol=0, atol=2e-6)
+    actual = gaussian_mixup(torch.zeros(1, 1, 1, length), None, None, state, sigma=1.0)
+    noise = image_noise(state, actual.shape)
+    torch.testing.assert_close(actual.double(), noise, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("image_dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_dtypes_as_good_as_pytorch(image_dtype, dtype):
     """The error against float64 is at most twice that of PyTorch's operations rounded to dtype."""
-    x = batch((6, 3, 16, 16), image_dtype)
+    x = random_images((6, 3, 16, 16), image_dtype)
     partner, lam = mixing(6)
     options = dict(sigma=0.1, mean=MEAN, std=STD)
     exact = reference.gaussian_mixup(x, partner, lam, STATE, **options, dtype=torch.float64)
-    ours = gaussian_mixup(x, partner, lam, STATE, **options, dtype=dtype)
+    actual = gaussian_mixup(x, partner, lam, STATE, **options, dtype=dtype)
     unit = x.float() / 255 if image_dtype == torch.uint8 else x.float()
     weight = lam.view(-1, 1, 1, 1)
     noise = image_noise(STATE, x.shape).float()
@@ -93,23 +69,23 @@ def test_dtypes_as_good_as_pytorch(image_dtype, dtype):
     eager = weight * unit + (1 - weight) * unit[partner] + 0.1 * spread * noise
     eager = (eager - torch.tensor(MEAN).view(-1, 1, 1)) / torch.tensor(STD).view(-1, 1, 1)
     eager = eager.to(dtype)
-    assert ours.dtype == dtype
-    # The noise's own polynomials cost a few ulps of float32 that this baseline was given for free.
+    assert actual.dtype == dtype
+    # The baseline is given exact noise, whose polynomials cost the op a few ulps of float32.
     slack = 1e-6
-    assert (ours - exact).abs().max() <= 2 * (eager - exact).abs().max() + slack
-    assert (ours - exact).abs().mean() <= 2 * (eager - exact).abs().mean() + slack
+    assert (actual - exact).abs().max() <= 2 * (eager - exact).abs().max() + slack
+    assert (actual - exact).abs().mean() <= 2 * (eager - exact).abs().mean() + slack
 
 
 def test_float64():
-    x = batch((3, 3, 5, 7), torch.float64)
+    x = random_images((3, 3, 5, 7), torch.float64)
     partner, lam = mixing(3)
-    ours = gaussian_mixup(x, partner, lam, STATE, dtype=torch.float64)
+    actual = gaussian_mixup(x, partner, lam, STATE, dtype=torch.float64)
     expected = reference.gaussian_mixup(x, partner, lam, STATE, dtype=torch.float64)
-    torch.testing.assert_close(ours, expected, rtol=1e-13, atol=1e-14)
+    torch.testing.assert_close(actual, expected, rtol=1e-13, atol=1e-14)
 
 
-def test_parts_switch_off():
-    x = batch((4, 3, 8, 8))
+def test_noise_and_mixup_can_be_disabled():
+    x = random_images((4, 3, 8, 8))
     plain = gaussian_mixup(x, None, None, STATE, sigma=0, mean=MEAN, std=STD)
     mean, std = torch.tensor(MEAN).view(-1, 1, 1), torch.tensor(STD).view(-1, 1, 1)
     torch.testing.assert_close(plain, (x / 255 - mean) / std, rtol=0, atol=1e-6)
@@ -122,7 +98,7 @@ def test_parts_switch_off():
 
 
 def test_marginal_spread():
-    """The noise's standard deviation is sigma sqrt(lam^2 + (1-lam)^2), and sigma with oneself."""
+    """The noise has standard deviation sigma sqrt(lam^2 + (1-lam)^2), or sigma with itself."""
     x = torch.zeros(3, 3, 128, 128)
     partner, lam = torch.tensor([1, 2, 2]), torch.tensor([0.3, 0.5, 0.5])
     out = gaussian_mixup(x, partner, lam, STATE, sigma=0.2)
@@ -141,9 +117,9 @@ def test_paired_noise_belongs_to_the_image():
 
 
 def test_noise_is_normal():
-    """Kolmogorov-Smirnov, moments, both tails to 5 sigma; no correlation across what shares a call.
+    """Kolmogorov-Smirnov, moments, tails to 5 sigma, no correlation between elements of a call.
 
-    Fixed seeds. With others, a false alarm each: 1e-4, and 6e-7 for each of the rest.
+    Seeds are fixed. With others, the false-alarm rate is 1e-4, and 6e-7 for each of the rest.
     """
     x = torch.zeros(64, 3, 256, 256)
     n = gaussian_mixup(x, None, None, STATE, sigma=1.0)
@@ -166,13 +142,13 @@ def test_noise_is_normal():
     for name, (a, b) in pairs.items():
         bound = 5 / math.sqrt(a.numel())
         assert abs((a * b).double().mean()) < bound, name
-        # Nor of their squares, as if a Box-Muller radius served twice.
+        # Nor of their squares, as if a Box-Muller radius were used twice.
         assert abs(((a**2 - 1) * (b**2 - 1) / 2).double().mean()) < bound, name
 
 
-def test_ranks_draw_what_one_rank_draws():
-    """Two ranks of 2 rows, 27 elements each (no multiple of 4), against one of 4 rows."""
-    x = batch((4, 3, 3, 3))
+def test_ranks_draw_the_numbers_of_one_rank():
+    """Two ranks with 2 rows of 27 elements each (not a multiple of 4), and one with 4 rows."""
+    x = random_images((4, 3, 3, 3))
     whole = gaussian_mixup(x, None, None, torch.tensor([5, 1, 0]))
     parts = [
         gaussian_mixup(x[2 * r : 2 * r + 2], None, None, torch.tensor([5, 1, 2 * r]))
@@ -181,8 +157,8 @@ def test_ranks_draw_what_one_rank_draws():
     assert torch.equal(whole, torch.cat(parts))
 
 
-def test_threads_do_not_matter():
-    x = batch((5, 3, 37, 41))
+def test_does_not_depend_on_threads():
+    x = random_images((5, 3, 37, 41))
     partner, lam = mixing(5)
     threads = torch.get_num_threads()
     try:
@@ -196,7 +172,7 @@ def test_threads_do_not_matter():
 
 @pytest.mark.parametrize("noise", ["marginal", "paired"])
 def test_gradient(noise):
-    x = batch((4, 2, 3, 5), torch.float64).requires_grad_()
+    x = random_images((4, 2, 3, 5), torch.float64).requires_grad_()
     partner, lam = mixing(4)
 
     def f(x):
@@ -212,7 +188,7 @@ def test_gradient(noise):
 
 @pytest.mark.parametrize("image_dtype", [torch.float32, torch.bfloat16])
 def test_gradient_of_lower_precision(image_dtype):
-    x = batch((4, 3, 16, 16), image_dtype).requires_grad_()
+    x = random_images((4, 3, 16, 16), image_dtype).requires_grad_()
     partner, lam = mixing(4)
     weights = torch.randn(4, 3, 16, 16)
     (gaussian_mixup(x, partner, lam, STATE, std=STD) * weights).sum().backward()
@@ -224,16 +200,16 @@ def test_gradient_of_lower_precision(image_dtype):
 
 
 def test_opcheck():
-    x = batch((4, 3, 6, 6), torch.float32).requires_grad_()
+    x = random_images((4, 3, 6, 6), torch.float32).requires_grad_()
     partner, lam = mixing(4)
     op = torch.ops.sprout_fast.gaussian_mixup.default
-    for images, p, w in ((x, partner, lam), (batch((2, 3, 5, 5)), None, None)):
+    for images, p, w in ((x, partner, lam), (random_images((2, 3, 5, 5)), None, None)):
         arguments = (images, p, w, STATE, [0.1], MEAN, STD, "marginal", torch.bfloat16)
         torch.library.opcheck(op, arguments)
 
 
-def test_compiles_whole():
-    x = batch((4, 3, 8, 8))
+def test_compiles_to_one_graph():
+    x = random_images((4, 3, 8, 8))
     partner, lam = mixing(4)
     f = torch.compile(
         lambda x: gaussian_mixup(x, partner, lam, STATE, mean=MEAN, std=STD).relu(), fullgraph=True
@@ -244,7 +220,7 @@ def test_compiles_whole():
 
 @pytest.mark.parametrize("shape", [(0, 3, 4, 4), (2, 3, 0, 4), (1, 1, 1, 1)])
 def test_small_and_empty(shape):
-    assert gaussian_mixup(batch(shape), None, None, STATE).shape == shape
+    assert gaussian_mixup(random_images(shape), None, None, STATE).shape == shape
 
 
 X = torch.zeros(2, 3, 4, 4)
@@ -262,8 +238,8 @@ WRONG = {
     "lam must be in [0, 1], got nan": dict(lam=torch.tensor([torch.nan])),
     "lam must be on the device of images (cpu), got meta": dict(lam=LAM.to("meta")),
     "rng_state must be int64 [3]": dict(rng_state=torch.tensor([0, 0])),
-    "sigma must be one number or one a channel, got 'much'": dict(sigma="much"),
-    "sigma must be one number or one a channel (3), got 2": dict(sigma=[0.1, 0.2]),
+    "sigma must be one number or one per channel, got 'much'": dict(sigma="much"),
+    "sigma must be one number or one per channel (3), got 2": dict(sigma=[0.1, 0.2]),
     "sigma must be at least 0": dict(sigma=-0.1),
     "sigma must be finite": dict(sigma=torch.inf),
     "std must be finite and above 0, got 0": dict(std=[1.0, 0.0, 1.0]),

@@ -1,4 +1,4 @@
-"""generalized_cross_entropy against its reference twin, F.cross_entropy, and the other ops."""
+"""generalized_cross_entropy against its reference, F.cross_entropy, and the other ops."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ FLOATING = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 
 def inputs(batch, classes, dtype=torch.float32, target=None, seed=0):
-    """Logits and labels, or with a dtype `target` probabilities whose rows do not add up to 1."""
+    """Return logits and labels, or, given a dtype ``target``, probabilities not normalized to 1."""
     g = torch.Generator().manual_seed(seed)
     logits = (3 * torch.randn(batch, classes, generator=g)).to(dtype)
     if target is None:
@@ -23,7 +23,7 @@ def inputs(batch, classes, dtype=torch.float32, target=None, seed=0):
 
 
 def gradients(loss, logits, target, **options):
-    """The loss and its gradients to logits and, where it is soft, target."""
+    """Return the loss and its gradients with respect to logits and, if it is soft, target."""
     wanted = [logits.clone().requires_grad_()]
     if target.is_floating_point():
         wanted.append(target.clone().requires_grad_())
@@ -42,9 +42,9 @@ SHAPES = [(1, 1), (9, 2), (64, 10), (3, 16), (17, 33), (5, 256), (5, 257), (4, 1
 def test_equals_reference(batch, classes, target, label_smoothing, reduction):
     options = dict(label_smoothing=label_smoothing, reduction=reduction)
     arguments = inputs(batch, classes, torch.float32, target)
-    ours = gradients(generalized_cross_entropy, *arguments, **options)
+    actual = gradients(generalized_cross_entropy, *arguments, **options)
     exact = gradients(reference.generalized_cross_entropy, *arguments, **options)
-    for got, expected in zip(ours, exact, strict=True):
+    for got, expected in zip(actual, exact, strict=True):
         size = max(1.0, expected.abs().max().item())
         torch.testing.assert_close(got.double(), expected.double(), rtol=5e-6, atol=5e-7 * size)
 
@@ -53,7 +53,7 @@ def test_equals_reference(batch, classes, target, label_smoothing, reduction):
 @pytest.mark.parametrize("dtype", FLOATING)
 def test_dtypes(dtype, target):
     arguments = inputs(33, 100, dtype, target)
-    ours = gradients(generalized_cross_entropy, *arguments, label_smoothing=0.2)
+    actual = gradients(generalized_cross_entropy, *arguments, label_smoothing=0.2)
     exact = gradients(
         reference.generalized_cross_entropy,
         arguments[0].double(),
@@ -61,9 +61,9 @@ def test_dtypes(dtype, target):
         label_smoothing=0.2,
     )
     accumulate = torch.float64 if dtype == torch.float64 else torch.float32
-    assert [t.dtype for t in ours] == [accumulate, dtype, target][: len(ours)]
-    for got, expected in zip(ours, exact, strict=True):
-        # One rounding to got's dtype, beside the arithmetic's own error.
+    assert [t.dtype for t in actual] == [accumulate, dtype, target][: len(actual)]
+    for got, expected in zip(actual, exact, strict=True):
+        # One rounding to the dtype, in addition to the error of the arithmetic.
         rtol = torch.finfo(got.dtype).eps + 8 * torch.finfo(accumulate).eps
         atol = 8 * torch.finfo(accumulate).eps + torch.finfo(got.dtype).smallest_normal
         torch.testing.assert_close(got.double(), expected, rtol=rtol, atol=atol)
@@ -73,15 +73,15 @@ def test_dtypes(dtype, target):
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_gradient_as_good_as_pytorch(dtype, soft, label_smoothing):
-    """Error against float64 at most twice that of F.cross_entropy in the same dtype."""
+    """The error against float64 is at most twice that of F.cross_entropy in the same dtype."""
     logits, target = inputs(60, 100, dtype, dtype if soft else None)  # 1/60 is rounded
     options = dict(label_smoothing=label_smoothing)
-    ours = gradients(generalized_cross_entropy, logits, target, **options)
+    actual = gradients(generalized_cross_entropy, logits, target, **options)
     theirs = gradients(F.cross_entropy, logits, target, **options)
     exact = gradients(
         F.cross_entropy, logits.double(), target.double() if soft else target, **options
     )
-    for got, theirs_got, expected in zip(ours, theirs, exact, strict=True):
+    for got, theirs_got, expected in zip(actual, theirs, exact, strict=True):
         for error in (torch.amax, torch.mean):
             bound = 2 * error((theirs_got - expected).abs())
             assert error((got - expected).abs()) <= bound
@@ -89,7 +89,7 @@ def test_gradient_as_good_as_pytorch(dtype, soft, label_smoothing):
 
 @pytest.mark.parametrize("soft", [False, True])
 def test_half_gradients_survive_loss_scaling(soft):
-    """grad_output and 1/B are applied before the one rounding: no underflow under a GradScaler."""
+    """grad_output and 1/B are applied before the only rounding: no underflow under a GradScaler."""
     logits, target = inputs(256, 1000, torch.float16, torch.float16 if soft else None)
     logits.requires_grad_()
     (generalized_cross_entropy(logits, target) * 65536).backward()
@@ -125,7 +125,7 @@ def test_large_and_masked_logits(soft):
     for got, expected in zip(shifted, exact, strict=True):
         torch.testing.assert_close(got.double(), expected.double(), rtol=1e-5, atol=1e-6)
     masked = logits.clone()
-    masked[:, 5] = -torch.inf  # a class that is ruled out, and no row's target
+    masked[:, 5] = -torch.inf  # an excluded class, the target of no row
     if soft:
         target[:, 5] = 0
     else:
@@ -134,11 +134,11 @@ def test_large_and_masked_logits(soft):
     expected = reference.generalized_cross_entropy(masked, target)
     torch.testing.assert_close(value.double(), expected)
     assert by_logits.isfinite().all() and (by_logits[:, 5] == 0).all()
-    # Mass on a class that is ruled out costs infinitely much, as by F.cross_entropy.
+    # Mass on an excluded class costs infinity, as in F.cross_entropy.
     assert generalized_cross_entropy(masked, target, label_smoothing=0.1) == torch.inf
 
 
-def test_nan_stays_in_its_row():
+def test_nan_affects_its_row_only():
     logits, labels = inputs(4, 30)
     logits[1, 20] = torch.nan
     logits[2, :] = -torch.inf
@@ -170,7 +170,7 @@ def test_layouts():
     )
 
 
-def test_labels_are_one_hot_rows():
+def test_labels_equal_one_hot_rows():
     logits, labels = inputs(20, 15)
     one_hot = F.one_hot(labels, 15).float()
     for label_smoothing in (0.0, 0.2):
@@ -181,7 +181,7 @@ def test_labels_are_one_hot_rows():
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_threads_do_not_matter(soft):
+def test_does_not_depend_on_threads(soft):
     arguments = inputs(333, 100, torch.float32, torch.float32 if soft else None)
     threads = torch.get_num_threads()
     results = []
@@ -197,7 +197,7 @@ def test_threads_do_not_matter(soft):
 @pytest.mark.parametrize("recipe", [(0.01, 1.0), (1 / 11, 11.0)])
 @pytest.mark.parametrize("dtype, rtol", [(torch.float32, 2e-5), (torch.float64, 1e-12)])
 def test_with_dirichlet_it_is_sprout_loss(dtype, rtol, recipe):
-    """DESIGN's identity: the fused loss is this one of a drawn label matrix, on the same state."""
+    """sprout_loss equals this loss of labels drawn by dirichlet from the same state."""
     alpha, scale = recipe
     g = torch.Generator().manual_seed(4)
     for classes in (2, 10, 257):
@@ -211,9 +211,9 @@ def test_with_dirichlet_it_is_sprout_loss(dtype, rtol, recipe):
             generalized_cross_entropy(logits, z),
             sprout_loss(logits, *mixing, state, alpha=alpha, scale=scale),
         )
-        ours, fused = ((loss, *torch.autograd.grad(loss, logits)) for loss in losses)
-        torch.testing.assert_close(ours[0], fused[0], rtol=rtol, atol=0)
-        torch.testing.assert_close(ours[1], fused[1], rtol=10 * rtol, atol=rtol / 24)
+        actual, fused = ((loss, *torch.autograd.grad(loss, logits)) for loss in losses)
+        torch.testing.assert_close(actual[0], fused[0], rtol=rtol, atol=0)
+        torch.testing.assert_close(actual[1], fused[1], rtol=10 * rtol, atol=rtol / 24)
 
 
 @pytest.mark.parametrize("batch", [0, 3])
@@ -234,26 +234,26 @@ def test_opcheck(batch):
 
 
 @pytest.mark.parametrize("soft", [False, True])
-def test_compiles_whole(soft):
+def test_compiles_to_one_graph(soft):
     arguments = inputs(8, 10, torch.float32, torch.float32 if soft else None)
 
     def f(logits, target):
         return generalized_cross_entropy(logits * 2, target, label_smoothing=0.1)
 
     compiled = gradients(torch.compile(f, fullgraph=True), *arguments)
-    for ours, expected in zip(compiled, gradients(f, *arguments), strict=True):
-        torch.testing.assert_close(ours, expected)
+    for actual, expected in zip(compiled, gradients(f, *arguments), strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("dtype", FLOATING)
 def test_second_backward(dtype, soft, reduction):
-    """The first one gives the forward pass's gradient away; the second has to compute it."""
+    """The first hands out the gradient of the forward pass; the second has to compute it."""
     logits, target = inputs(9, 20, dtype, dtype if soft else None)
     logits.requires_grad_()
     results = []
-    for scale in (1.0, 3.0):  # a loss that backward starts from, and a scaled one
+    for scale in (1.0, 3.0):  # the loss itself, and a scaled one
         loss = generalized_cross_entropy(logits, target, label_smoothing=0.1, reduction=reduction)
         weight = torch.full_like(loss, scale)
         first, second = (
@@ -266,7 +266,7 @@ def test_second_backward(dtype, soft, reduction):
 
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
-def test_jacobian_of_all_rows_at_a_time(reduction):
+def test_jacobian_of_all_rows_at_once(reduction):
     logits, labels = inputs(3, 4)
 
     def f(logits):
@@ -276,7 +276,7 @@ def test_jacobian_of_all_rows_at_a_time(reduction):
     torch.testing.assert_close(together, torch.autograd.functional.jacobian(f, logits))
 
 
-def test_trace_does_not_look_at_the_loss_gradient():
+def test_trace_does_not_depend_on_the_gradient_of_the_loss():
     logits, labels = inputs(3, 4)
 
     def f(logits, weight):
@@ -337,8 +337,8 @@ def test_wrong_arguments_are_named(message):
     assert "sprout_fast::generalized_cross_entropy: " + message in str(error.value)
 
 
-def test_half_gradient_in_forward_is_refused():
-    with pytest.raises(RuntimeError, match="return_grad_logits takes float32 or float64"):
+def test_half_precision_gradient_in_forward_is_refused():
+    with pytest.raises(RuntimeError, match="must be float32 or float64 on CPU if return_grad"):
         torch.ops.sprout_fast.generalized_cross_entropy(X.bfloat16(), LABELS, 0.0, "mean", True)
 
 

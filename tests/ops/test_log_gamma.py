@@ -1,4 +1,4 @@
-"""log_gamma against its reference twin, the gamma distribution, and mpmath's gradients."""
+"""log_gamma against its reference implementation, the distribution, and gradients by mpmath."""
 
 import csv
 from pathlib import Path
@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.op_inputs import STATE
 from scipy import special, stats
 
 from sprout_fast import log_gamma, reference
 from sprout_fast.reference.gamma import gamma_variates
 
-STATE = torch.tensor([0x1234_5678_9ABC_DEF0, 7, 3])
 TABLE = Path(__file__).parent / "log_gamma_gradient.csv"
 
 
 def spread(shape, dtype=torch.float32, low=-5.0, high=5.0, seed=0):
-    """Concentrations, log-uniform between 10^low and 10^high."""
+    """Return concentrations, log-uniform between 10^low and 10^high."""
     g = torch.Generator().manual_seed(seed)
     return (10 ** (low + (high - low) * torch.rand(shape, generator=g).double())).to(dtype)
 
@@ -31,28 +31,28 @@ def sample(a, count, dtype=torch.float32, seed=1):
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (15,), (16, 17), (3, 0, 2), (5, 7, 11), (2000,)])
 def test_equals_reference(dtype, rtol, shape):
     a = spread(shape, dtype)
-    ours, exact = log_gamma(a, STATE), reference.log_gamma(a, STATE)
-    assert ours.dtype == dtype and ours.shape == shape
-    # log G can be near 0, where only an absolute error means something.
-    torch.testing.assert_close(ours.double(), exact, rtol=rtol, atol=rtol)
+    actual, exact = log_gamma(a, STATE), reference.log_gamma(a, STATE)
+    assert actual.dtype == dtype and actual.shape == shape
+    # log G can be near 0, where only the absolute error is meaningful.
+    torch.testing.assert_close(actual.double(), exact, rtol=rtol, atol=rtol)
 
 
 @pytest.mark.parametrize("dtype, rtol", [(torch.float32, 2e-6), (torch.float64, 1e-13)])
 def test_row_across_element_2_to_the_32(dtype, rtol):
-    """Where the counter's upper word changes; at every place in a chunk, a block and a group."""
+    """The upper word of the counter changes at every index in a chunk, a block and a group."""
     a = spread((1500,), dtype, low=-1.0, high=1.0)
     for before in (0, 1, 2, 3, 64, 333, 1023, 1024, 1025, 1499):
         element = 2**32 - before + torch.arange(1500)
         exact = gamma_variates(a, torch.tensor([5, 7, 0]), element=element)
-        ours = log_gamma(a, torch.tensor([5, 7, 2**32 - before]))  # a row: one element
-        torch.testing.assert_close(ours.double(), exact, rtol=rtol, atol=rtol)
+        actual = log_gamma(a, torch.tensor([5, 7, 2**32 - before]))  # rows of one element
+        torch.testing.assert_close(actual.double(), exact, rtol=rtol, atol=rtol)
 
 
 def test_layouts():
     a = spread((6, 8, 10))
     expected = log_gamma(a.transpose(0, 2).contiguous(), STATE)
-    ours = log_gamma(a.transpose(0, 2), STATE)
-    assert torch.equal(ours, expected) and ours.is_contiguous()
+    actual = log_gamma(a.transpose(0, 2), STATE)
+    assert torch.equal(actual, expected) and actual.is_contiguous()
     assert torch.equal(log_gamma(a[::2, :, 1], STATE), log_gamma(a[::2, :, 1].clone(), STATE))
     one = torch.tensor(0.3).expand(4, 5)
     assert torch.equal(log_gamma(one, STATE), log_gamma(one.clone(), STATE))
@@ -70,15 +70,15 @@ def test_zero_and_tiny(dtype):
     assert (a.grad[log_g == -torch.inf] == 0).all() and a.grad[1] > 0
 
 
-def test_gradient_where_nothing_moves():
-    """exp(-inf) = 0 does not move with a = 0, however large the gradient that comes in."""
+def test_no_gradient_at_zero_concentrations():
+    """exp(-inf) = 0 does not depend on a = 0, however large the incoming gradient."""
     a = torch.zeros(2, requires_grad=True)
     log_gamma(a, STATE).backward(torch.tensor([torch.inf, torch.nan]))
     assert (a.grad == 0).all()
 
 
 def cdf_of_log(a):
-    """CDF of log G, also where G itself underflows: F = g^a / Gamma(a + 1) there."""
+    """Return the CDF of log G; where G itself underflows, F = g^a / Gamma(a + 1)."""
 
     def cdf(log_g):
         tiny = log_g < -100
@@ -91,27 +91,29 @@ def cdf_of_log(a):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("a", [1e-5, 1e-3, 0.1, 0.7, 1.0, 1.5, 10.0, 1e3, 1e5])
 def test_distribution(a, dtype):
-    """Fixed seeds. With others, the 18 cases would raise a false alarm once in 500 runs: 1e-4 of
-    each Kolmogorov-Smirnov test, 5 standard errors (6e-7) of each moment."""
+    """Kolmogorov-Smirnov tests at 1e-4 and moments within 5 standard errors (6e-7), fixed seeds.
+
+    With other seeds, the 18 cases would raise a false alarm once in 500 runs.
+    """
     n = 20_000
     x = sample(a, n, dtype)
     a = float(torch.tensor(a, dtype=dtype))
     assert stats.kstest(x, cdf_of_log(a)).pvalue > 1e-4
-    # Mean, variance and fourth cumulant of log G: psi, psi', psi'''. Tiny ones are psi(a) = -1/a.
+    # Mean, variance and fourth cumulant of log G: psi, psi', psi'''. psi(a) = -1/a for tiny a.
     mean, variance, fourth = special.digamma(a), *(float(special.polygamma(k, a)) for k in (1, 3))
     assert abs(x.mean() - mean) < 5 * np.sqrt(variance / n)
     assert abs(x.var() - variance) < 5 * np.sqrt((fourth + 2 * variance**2) / n)
 
 
 def test_elements_and_calls_are_independent():
-    """Correlations of 100,000 pairs within 5 standard errors: false alarms 6e-7 each."""
+    """Correlations of 100,000 pairs within 5 standard errors (6e-7 false alarms each)."""
     x = sample(0.5, 100_000)
     other_call = log_gamma(torch.full((100_000,), 0.5), torch.tensor([1, 1, 0])).double().numpy()
     for left, right in ((x[:-1], x[1:]), (x[:-16], x[16:]), (x, other_call)):
         assert abs(np.corrcoef(left, right)[0, 1]) < 5 / np.sqrt(len(left))
 
 
-def test_ranks_draw_what_one_rank_draws():
+def test_ranks_draw_the_numbers_of_one_rank():
     a = spread((6, 5))
     whole = log_gamma(a, torch.tensor([5, 1, 10]))
     assert torch.equal(whole[2:], log_gamma(a[2:], torch.tensor([5, 1, 12])))
@@ -120,9 +122,11 @@ def test_ranks_draw_what_one_rank_draws():
     assert scalar == whole[0, 0]
 
 
-def test_threads_do_not_matter():
-    """Nor where 2 threads' shares are not of the same blocks as one thread's: the gradients of
-    neighbours are summed until all have converged."""
+def test_does_not_depend_on_threads():
+    """Sizes that two threads divide into other blocks than one thread does.
+
+    The series of neighboring gradients are summed until all of them have converged.
+    """
     a = spread((37, 1000)).requires_grad_()
     threads = torch.get_num_threads()
     results = []
@@ -148,10 +152,10 @@ def table():
 def test_gradient_against_mpmath(dtype, bound, capsys):
     a, log_g, exact = table()
     assert len(a) == 300
-    a, log_g = a.to(dtype), log_g.to(dtype)  # exact: the table holds float32 numbers
-    ours = torch.ops.sprout_fast.log_gamma_backward(torch.ones_like(a), a, log_g).double()
-    error = (ours / exact - 1).abs()
-    # PyTorch's is dG/da, of G itself: log G's where G does not underflow.
+    a, log_g = a.to(dtype), log_g.to(dtype)  # exact: the table contains float32 numbers
+    actual = torch.ops.sprout_fast.log_gamma_backward(torch.ones_like(a), a, log_g).double()
+    error = (actual / exact - 1).abs()
+    # PyTorch computes dG/da: convert it to that of log G where G does not underflow.
     g = log_g.exp()
     usable = g >= torch.finfo(dtype).tiny
     theirs = (torch._standard_gamma_grad(a, g) / g).double()[usable]
@@ -159,7 +163,7 @@ def test_gradient_against_mpmath(dtype, bound, capsys):
     with capsys.disabled():
         print(
             f"\ndlog G/da, {dtype}, largest / median relative error over {len(a)} mpmath values: "
-            f"ours {error.max():.1e} / {error.median():.1e}, torch._standard_gamma_grad "
+            f"actual {error.max():.1e} / {error.median():.1e}, torch._standard_gamma_grad "
             f"{their_error.max():.1e} / {their_error.median():.1e} (on the {usable.sum()} whose G "
             "does not underflow)"
         )
@@ -167,7 +171,7 @@ def test_gradient_against_mpmath(dtype, bound, capsys):
 
 
 def test_reference_gradient_against_mpmath():
-    """The twin's differences are good to 5 digits in the bulk, which is what the ops' tests use."""
+    """The reference is accurate to 5 digits in the bulk of the distribution, where tests use it."""
     a, log_g, exact = table()
     bulk = torch.arange(len(a)) % 12 >= 4  # quantiles .01 to .99
     error = (reference.log_gamma_gradient(a, log_g) / exact - 1).abs()[bulk & (a <= 1e4)]
@@ -177,13 +181,13 @@ def test_reference_gradient_against_mpmath():
 def test_backward_equals_reference():
     a = spread((40, 9), torch.float64, -3, 3).requires_grad_()
     weight = torch.randn(40, 9, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    (ours,) = torch.autograd.grad((weight * log_gamma(a, STATE)).sum(), a)
+    (actual,) = torch.autograd.grad((weight * log_gamma(a, STATE)).sum(), a)
     (expected,) = torch.autograd.grad((weight * reference.log_gamma(a, STATE)).sum(), a)
-    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=0)
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=0)
 
 
 def test_gradient_is_unbiased():
-    """E[dlog G/da] = dE[log G]/da = psi'(a), within 5 standard errors: false alarms 6e-7 each."""
+    """E[dlog G/da] = dE[log G]/da = psi'(a), within 5 standard errors (6e-7 false alarms each)."""
     for a in (0.01, 0.5, 3.0, 200.0):
         concentration = torch.full((20_000,), a, dtype=torch.float64, requires_grad=True)
         log_gamma(concentration, torch.tensor([3, 0, 0])).sum().backward()
@@ -201,7 +205,7 @@ def test_opcheck(shape):
     torch.library.opcheck(backward, (torch.ones(shape), spread(shape), torch.zeros(shape)))
 
 
-def test_compiles_whole():
+def test_compiles_to_one_graph():
     a = spread((8, 10)).requires_grad_()
 
     def f(a):
@@ -211,8 +215,8 @@ def test_compiles_whole():
     for function in (torch.compile(f, fullgraph=True), f):
         out = function(a)
         results.append((out, torch.autograd.grad(out.sum(), a)[0]))
-    for ours, expected in zip(*results, strict=True):
-        torch.testing.assert_close(ours, expected)
+    for actual, expected in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 def test_second_derivative_is_refused():
@@ -262,7 +266,7 @@ def test_wrong_backward_arguments_are_named(message, arguments):
 
 @pytest.mark.parametrize("concentration", [5.7e-29, 1e-31, 1e-33, 1e-36, 2e-38])
 def test_gradient_beyond_float32_is_infinite(concentration):
-    """About 1 / a^2, and not NaN, where infinity meets a G of 0."""
+    """It is about 1 / a^2, and not NaN although infinity meets G = 0."""
     a = torch.full((40,), concentration, requires_grad=True)
     log_g = log_gamma(a, STATE)
     (grad,) = torch.autograd.grad(log_g.sum(), a)

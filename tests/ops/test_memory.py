@@ -1,6 +1,6 @@
 """Peak memory of sprout_loss: no matrix of labels, in forward or in backward.
 
-Run as a program, with tests/heap_peak.cpp preloaded, this file prints what it measures.
+Run as a program, with tests/ops/heap_peak.cpp preloaded, this file prints its measurements.
 """
 
 import ctypes
@@ -23,7 +23,7 @@ CASES = list(
 
 
 def peak(heap, shape, dtype, beta_grad, threads, label_matrix=False):
-    """Bytes of forward and backward, logits and their gradient included, over the logits' bytes."""
+    """Return the peak memory, including logits and their gradient, relative to the logits."""
     torch.set_num_threads(threads)
     batch, classes = shape
     g = torch.Generator().manual_seed(0)
@@ -63,14 +63,14 @@ def test_at_most_two_and_a_half_times_the_logits(measured):
         assert 2 <= ratio <= 2.5, (shape, dtype, *rest, ratio)
 
 
-def test_would_see_a_label_matrix(measured):
+def test_detects_a_label_matrix(measured):
     assert all(ratio > 2.9 for ratio in measured["with a float32 matrix"])
 
 
 if __name__ == "__main__":
     heap = ctypes.CDLL(None)
     heap.heap_peak.restype = ctypes.c_long
-    peak(heap, *CASES[1])  # a warm-up: threads, what torch makes once
+    peak(heap, *CASES[1])  # warm-up: threads and one-time allocations of torch
     peaks = [(case, peak(heap, *case)) for case in CASES]
     matrix = [peak(heap, shape, "bfloat16", "none", 2, label_matrix=True) for shape in SHAPES]
     print(json.dumps({"peaks": peaks, "with a float32 matrix": matrix}))

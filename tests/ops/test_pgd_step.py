@@ -1,4 +1,4 @@
-"""pgd_step_ against its reference twin, to the bit, and against the attack's projection."""
+"""pgd_step_ against its reference implementation, bit for bit, and the projection of PGD."""
 
 import pytest
 import torch
@@ -41,7 +41,7 @@ def test_equals_reference(shape, dtype, grad):
 @pytest.mark.parametrize("eps", [0.0, 1e-9, 1 / 255, 0.03, 8 / 255, 0.1, 1.0])
 def test_exactly_within_eps(eps, dtype):
     x_adv, grad, x = inputs((50_000,), dtype, eps=3 * eps)
-    x[:1000] *= 1e-6  # near 0, where rounding is finest
+    x[:1000] *= 1e-6  # near 0, where floats are densest
     x[1000:1100] = 0
     x[1100:1200] = 1
     for _ in range(3):
@@ -60,7 +60,7 @@ def test_is_the_step_of_pgd(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_exactly_within_eps_at_any_magnitude(dtype):
-    """Where the centre, eps and the bound between them round in different places."""
+    """Center, eps and bound have different spacings of floats."""
     sign, grad, _ = inputs((50_000,), dtype)
     x = (sign - 0.5) * 2.0 ** torch.linspace(-60, 40, len(grad), dtype=dtype)
     for eps in (8 / 255, 0.03125, 1e-6, 1e-40):
@@ -73,9 +73,7 @@ def test_other_ranges():
     x_adv, grad, x = inputs((1000,))
     check(4 * x_adv - 2, grad, 4 * x - 2, lower=-2.0, upper=2.0)
     check(x_adv.clone(), grad, x, lower=-torch.inf, upper=torch.inf)
-    result = check(
-        x_adv.clone(), grad, x + 1, lower=0.25, upper=0.75
-    )  # the range has the last word
+    result = check(x_adv.clone(), grad, x + 1, lower=0.25, upper=0.75)  # the range takes precedence
     assert ((result >= 0.25) & (result <= 0.75)).all()
     check(x_adv - 0.5, grad, x - 0.5, lower=-1.0)  # bounds on both sides of 0
     check(x_adv, grad, torch.zeros(1000), eps=1e-45, lower=-1.0)
@@ -91,7 +89,7 @@ def test_nan_and_inf():
     low, high = linf_bounds(x[:2], EPS)
     assert torch.equal(x_adv[:2], before[:2].clamp(low, high))  # no step
     assert x_adv.isnan().nonzero().flatten().tolist() == [4, 7]
-    tiny = torch.tensor([1e-300, -1e-300], dtype=torch.float64)  # a sign, though float32 has none
+    tiny = torch.tensor([1e-300, -1e-300], dtype=torch.float64)  # nonzero, although 0 in float32
     result = pgd_step_(torch.tensor([0.5, 0.5]), tiny, torch.tensor([0.5, 0.5]), step=0.1, eps=0.1)
     assert result[0] > 0.5 > result[1]
 
@@ -117,7 +115,7 @@ def test_layouts(name, which):
         for key, t in tensors.items()
     }
     check(**tensors)
-    # Nothing beside the view is written.
+    # Nothing outside the view is written.
     if which in ("all", "x_adv") and name != "channels last":
         rest = torch.ones_like(whole, dtype=torch.bool)
         layout(rest)[:] = False
@@ -134,7 +132,7 @@ def test_expanded_inputs():
 
 
 def test_shared_memory():
-    """grad and x are taken as they were, whatever they share with x_adv."""
+    """grad and x are used as before the call, whatever memory they share with x_adv."""
     x_adv, grad, x = inputs((1000,))
     check(x_adv.clone(), x_adv.clone(), x)
     same = x_adv.clone()
@@ -155,7 +153,7 @@ def test_shared_memory():
 
 
 def test_an_attack_loop():
-    """x_adv may be a leaf that requires grad; autograd knows that it has changed."""
+    """x_adv may be a leaf that requires grad, and its version counter is incremented."""
     x_adv, _, x = inputs((3, 4))
     weight = torch.tensor([1.0, -1.0, 0.0, 2.0])
     x_adv.requires_grad_()
@@ -171,7 +169,7 @@ def test_an_attack_loop():
         loss.backward()
 
 
-def test_threads_do_not_matter():
+def test_does_not_depend_on_threads():
     threads = torch.get_num_threads()
     results = []
     try:
@@ -190,7 +188,7 @@ def test_opcheck(shape, grad):
     torch.library.opcheck(op, (*inputs(shape, grad=grad), 0.1, 0.2, 0.0, 1.0))
 
 
-def test_compiles_whole():
+def test_compiles_to_one_graph():
     def f(x_adv, grad, x):
         pgd_step_(x_adv, grad * 2, x, step=STEP, eps=EPS)
         return x_adv + 1

@@ -1,4 +1,4 @@
-"""The integer stream: Philox4x32-10's published vectors, and the ops' use of it."""
+"""The integer stream: published test vectors of Philox4x32-10, and how the ops address it."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch
 from sprout_fast import reference
 from sprout_fast.reference.philox import philox4x32_10
 
-# From the paper's own distribution (Random123, kat_vectors): counter, key, result.
+# From the distribution of its authors (Random123, kat_vectors): counter, key, result.
 KNOWN_ANSWERS = [
     ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
     ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
@@ -25,7 +25,7 @@ def test_known_answers(counter, key, expected):
 
 
 def test_counter_layout():
-    """(element low, element high | stream << 24, draw, offset), key = seed."""
+    """The counter is (element low, element high | stream << 24, draw, offset), the key the seed."""
     seed, offset, element = 0x299F31D0_A4093822, 0x03707344, (0x85A308 << 32) | 0x243F6A88
     state = torch.tensor([seed, offset, 0])
     words = reference.philox_words(state, 0x12, torch.tensor(element), draw=0x13198A2E)

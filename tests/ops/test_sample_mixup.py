@@ -1,4 +1,4 @@
-"""sample_mixup against its reference twin and against Beta(a, a)."""
+"""sample_mixup against its reference implementation and against Beta(a, a)."""
 
 import pytest
 import torch
@@ -15,15 +15,15 @@ def test_equals_reference(batch, first_row, per_sample):
         partner, lam = sample_mixup(batch, state, per_sample=per_sample)
         expected_partner, expected_lam = reference.sample_mixup(batch, state, per_sample=per_sample)
         assert torch.equal(partner, expected_partner)
-        # sigmoid of a difference of logs, each a few ulps off.
+        # The sigmoid of a difference of logarithms, each with an error of a few ulps.
         torch.testing.assert_close(lam, expected_lam, rtol=3e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("a", [0.05, 0.2, 1.0, 5.0])
 def test_lam_is_beta(a):
     _, lam = sample_mixup(20_000, torch.tensor([1, 0, 0]), mixup_alpha=a, per_sample=True)
-    # Beta(.05, .05) has mass within float32's spacing of 1, so the test is of the middle and of the
-    # share of either end.
+    # Beta(.05, .05) has mass within the spacing of float32 at 1: test the middle of the
+    # distribution, and the probability of either end.
     middle = lam[(lam > 0.01) & (lam < 0.99)].double().numpy()
     law = stats.beta(a, a)
     low, high = law.cdf(0.01), law.cdf(0.99)
@@ -46,7 +46,7 @@ def test_partner_is_a_shift_of_the_batch():
 
 
 def test_ranks():
-    """lam of each sample counts from the rank's rows; one lam for the batch is every rank's."""
+    """lam per sample is indexed by the rank's rows; one lam per batch is the same on every rank."""
     _, whole = sample_mixup(6, torch.tensor([5, 1, 0]), per_sample=True)
     _, second = sample_mixup(3, torch.tensor([5, 1, 3]), per_sample=True)
     assert torch.equal(whole[3:], second)

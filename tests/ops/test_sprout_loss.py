@@ -1,4 +1,4 @@
-"""sprout_loss against its reference twin, the closed form, and its contracts."""
+"""sprout_loss against its reference implementation and the closed form, and its contracts."""
 
 import math
 
@@ -6,13 +6,13 @@ import mpmath
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.op_inputs import STATE
 
 from sprout_fast import reference, sprout_loss
-from sprout_fast.ops.sprout_loss import sprout_loss_and_grad_beta
+from sprout_fast.ops.sprout_loss import SproutLossArguments, sprout_loss_and_grad_beta
 from sprout_fast.reference.sprout_loss import concentrations
 
-STATE = torch.tensor([0x1234_5678_9ABC_DEF0, 7, 3])
-# (alpha, scale): the paper's concentrations and the authors' code's, 10 y + u.
+# (alpha, scale) of the paper and of the authors' code, whose concentrations are 10 y + u.
 RECIPES = {"paper": (0.01, 1.0), "code": (1 / 11, 11.0)}
 
 
@@ -30,7 +30,7 @@ def gradients(loss, logits, labels, partner_labels, lam, beta, **options):
     logits, beta = logits.clone().requires_grad_(), beta.clone().requires_grad_()
     value = loss(logits, labels, partner_labels, lam, beta, STATE, **options)
     weights = 1.0
-    if value.dim():  # reduction="none": a weight for each row
+    if value.dim():  # reduction="none": one weight per row
         weights = torch.linspace(0.5, 2, len(value), dtype=value.dtype)
     wanted = [logits, beta] if options.get("beta_grad") != "none" else [logits]
     return value, *torch.autograd.grad((weights * value).sum(), wanted)
@@ -51,10 +51,10 @@ def test_equals_reference(recipe, batch, classes, label_mode, beta_grad):
             beta_grad=beta_grad,
             reduction=reduction,
         )
-        ours = gradients(sprout_loss, *arguments, **options)
+        actual = gradients(sprout_loss, *arguments, **options)
         exact = (arguments[0].double(), *arguments[1:])
         expected = gradients(reference.sprout_loss, *exact, **options)
-        for got, exact in zip(ours, expected, strict=True):
+        for got, exact in zip(actual, expected, strict=True):
             size = max(1.0, exact.abs().max().item())
             torch.testing.assert_close(got.double(), exact.double(), rtol=2e-5, atol=2e-6 * size)
 
@@ -63,14 +63,28 @@ def test_equals_reference(recipe, batch, classes, label_mode, beta_grad):
 def test_float64(recipe):
     alpha, scale = RECIPES[recipe]
     arguments = inputs(16, 50, torch.float64)
-    ours = gradients(sprout_loss, *arguments, alpha=alpha, scale=scale)
+    actual = gradients(sprout_loss, *arguments, alpha=alpha, scale=scale)
     expected = gradients(reference.sprout_loss, *arguments, alpha=alpha, scale=scale)
-    torch.testing.assert_close(ours[0], expected[0], rtol=1e-12, atol=0)
-    torch.testing.assert_close(ours[1], expected[1], rtol=1e-10, atol=1e-15)
-    torch.testing.assert_close(ours[2], expected[2], rtol=1e-5, atol=1e-7)  # beta is float32
+    torch.testing.assert_close(actual[0], expected[0], rtol=1e-12, atol=0)
+    torch.testing.assert_close(actual[1], expected[1], rtol=1e-10, atol=1e-15)
+    torch.testing.assert_close(actual[2], expected[2], rtol=1e-5, atol=1e-7)  # beta is float32
 
 
-def test_without_mixup_is_mixup_with_weight_one():
+def test_lam_weights_labels():
+    """lam = 1 is the loss of the labels, lam = 0 that of the partners' labels."""
+    logits, labels, partner_labels, _, beta = inputs(12, 20)
+    for lam in (1.0, 0.0, 0.25):
+        mixed = sprout_loss(
+            logits, labels, partner_labels, torch.tensor([lam]), beta, STATE, alpha=0.0,
+            label_mode="mean", reduction="none",
+        )  # fmt: skip
+        own, partners = (
+            F.cross_entropy(logits, y, reduction="none") for y in (labels, partner_labels)
+        )
+        torch.testing.assert_close(mixed, lam * own + (1 - lam) * partners)
+
+
+def test_without_mixup_is_mixup_with_lam_1():
     logits, labels, partner_labels, _, beta = inputs(12, 20)
     plain = gradients(sprout_loss, logits, labels, None, None, beta)
     mixed = gradients(sprout_loss, logits, labels, partner_labels, torch.ones(1), beta)
@@ -80,26 +94,26 @@ def test_without_mixup_is_mixup_with_weight_one():
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_logits_gradient_as_good_as_pytorch(dtype):
-    """Error against float64 at most twice that of PyTorch's soft-label cross entropy."""
+    """The error against float64 is at most twice that of PyTorch's soft-label cross entropy."""
     logits, labels, partner_labels, lam, beta = inputs(60, 100, dtype)  # 1/60 is rounded
     options = dict(label_mode="mean", beta_grad="none", alpha=0.3)
     exact = gradients(
         reference.sprout_loss, logits.double(), labels, partner_labels, lam, beta, **options
     )
-    ours = gradients(sprout_loss, logits, labels, partner_labels, lam, beta, **options)
+    actual = gradients(sprout_loss, logits, labels, partner_labels, lam, beta, **options)
     a = concentrations(labels, partner_labels, lam, beta, alpha=0.3, scale=1.0)
     soft = (a / a.sum(1, keepdim=True)).to(dtype)
     theirs = logits.clone().requires_grad_()
     F.cross_entropy(theirs, soft).backward()
     for error in (torch.amax, torch.mean):
         bound = 2 * error((theirs.grad - exact[1]).abs())
-        assert error((ours[1] - exact[1]).abs()) <= bound
-    assert ours[0].dtype == torch.float32
-    assert ours[1].dtype == dtype
+        assert error((actual[1] - exact[1]).abs()) <= bound
+    assert actual[0].dtype == torch.float32
+    assert actual[1].dtype == dtype
 
 
 def test_half_gradients_survive_loss_scaling():
-    """grad_output and 1/B are applied before the one rounding: no underflow under a GradScaler."""
+    """grad_output and 1/B are applied before the only rounding: no underflow under a GradScaler."""
     logits, labels, _, _, beta = inputs(256, 1000, torch.float16)
     logits.requires_grad_()
     loss = sprout_loss(logits, labels, None, None, beta, STATE, beta_grad="none")
@@ -120,7 +134,7 @@ def test_large_and_masked_logits():
     for got, expected in zip(shifted, exact, strict=True):
         torch.testing.assert_close(got.double(), expected.double(), rtol=1e-4, atol=1e-5)
     masked = logits.clone()
-    masked[:, 5] = -torch.inf  # a class that is ruled out, and no row's label
+    masked[:, 5] = -torch.inf  # an excluded class, the label of no row
     labels, partner_labels = labels % 5, partner_labels % 5
     beta[5] = 0
     value, by_logits, _ = gradients(sprout_loss, masked, labels, partner_labels, lam, beta)
@@ -133,7 +147,7 @@ def test_zero_concentrations():
     value, _, by_beta = gradients(
         sprout_loss, logits, labels, None, None, torch.zeros(5), reduction="none"
     )
-    # All mass on the label: the hard-label cross entropy, and a beta of 0 has no gradient.
+    # All mass is on the label: hard-label cross entropy, and beta = 0 has no gradient.
     torch.testing.assert_close(value, F.cross_entropy(logits, labels, reduction="none"))
     assert (by_beta[~torch.isin(torch.arange(5), labels)] == 0).all()
     nothing = sprout_loss(logits, labels, None, None, torch.zeros(5), STATE, alpha=1.0)
@@ -143,36 +157,36 @@ def test_zero_concentrations():
 @pytest.mark.parametrize("classes", [10, 16, 17, 33, 1000])
 @pytest.mark.parametrize("label_mode", ["sample", "mean"])
 def test_some_concentrations_zero(classes, label_mode):
-    """GCC 12 lost the last vector lane of sums that skip zeros (keep_if in csrc/ops/cpu/row.h)."""
+    """GCC 12 drops the last vector lane of sums that skip zeros (keep_if in csrc/ops/cpu/row.h)."""
     arguments = inputs(6, classes)
     beta = arguments[-1]
     beta[torch.rand(classes, generator=torch.Generator().manual_seed(5)) < 0.5] = 0
     options = dict(label_mode=label_mode, alpha=0.5, reduction="none")
-    ours = gradients(sprout_loss, *arguments, **options)
+    actual = gradients(sprout_loss, *arguments, **options)
     exact = gradients(reference.sprout_loss, arguments[0].double(), *arguments[1:], **options)
-    torch.testing.assert_close(ours[0].double(), exact[0], rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(ours[1].double(), exact[1], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(actual[0].double(), exact[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(actual[1].double(), exact[1], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("label_mode", ["sample", "mean"])
 @pytest.mark.parametrize("scale", [1e-30, 1e-9, 1e20, 1e30])
-def test_far_scales(scale, label_mode):
-    """The largest variate stays, however small or large it is: such losses were NaN."""
+def test_extreme_scales(scale, label_mode):
+    """The largest variate is kept however small or large it is: these losses used to be NaN."""
     arguments = inputs(16, 10)
     options = dict(scale=scale, alpha=0.1, label_mode=label_mode, reduction="none")
-    ours = sprout_loss(*arguments, STATE, **options)
+    actual = sprout_loss(*arguments, STATE, **options)
     expected = reference.sprout_loss(*arguments, STATE, **options)
-    torch.testing.assert_close(ours.double(), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual.double(), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize("classes", [2, 10, 1000])
 def test_implicit_gradient_is_unbiased(recipe, classes):
-    """The mean over 20,000 draws is the closed form (c_k - E[L]) / a_0.
+    """The mean over 20,000 draws equals the closed form (c_k - E[L]) / a_0.
 
-    Pooled over the classes by the closed form itself, which at K = 1000 shows the gradient out of
-    the noise that swamps a single class's. A mean of 100 within 5.5 standard errors: the 6 cases
-    raise a false alarm once in 500,000 seeds.
+    Classes are pooled with the closed form as weights, since at K = 1000 the noise exceeds the
+    gradient of any single class. The mean of 100 estimates must be within 5.5 standard errors: the
+    6 cases raise a false alarm once in 500,000 seeds.
     """
     alpha, scale = RECIPES[recipe]
     logits, labels, _, _, beta = inputs(1, classes)
@@ -192,11 +206,11 @@ def test_implicit_gradient_is_unbiased(recipe, classes):
     standard_error = estimates.std() / 10
     size = closed_form @ closed_form
     assert abs(estimates.mean() - size) < 5.5 * standard_error
-    assert size > 15 * standard_error  # so that a third of the gradient missing would show
+    assert size > 15 * standard_error  # a third of the gradient missing would be detected
 
 
 def test_implicit_gradient_of_one_variate_against_mpmath():
-    """Two classes: z = G1/(G1 + G2) and its derivative, from the CDF's derivative to 30 digits."""
+    """Two classes: z = G1/(G1 + G2), with the derivative of the CDF to 30 digits."""
     mpmath.mp.dps = 30
     logits = torch.tensor([[1.0, -2.0]], dtype=torch.float64)
     labels = torch.tensor([0])
@@ -221,7 +235,7 @@ def test_implicit_gradient_of_one_variate_against_mpmath():
     assert checked == 24
 
 
-def test_ranks_draw_what_one_rank_draws():
+def test_ranks_draw_the_numbers_of_one_rank():
     arguments = inputs(6, 11)
     logits, labels, partner_labels, lam, beta = arguments
     whole = sprout_loss(*arguments, torch.tensor([5, 1, 0]), reduction="none")
@@ -233,7 +247,7 @@ def test_ranks_draw_what_one_rank_draws():
 
 
 @pytest.mark.parametrize("classes", [10, 1000])
-def test_threads_do_not_matter(classes):
+def test_does_not_depend_on_threads(classes):
     arguments = inputs(33, classes)
     threads = torch.get_num_threads()
     try:
@@ -249,7 +263,7 @@ def test_threads_do_not_matter(classes):
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_second_backward(dtype, reduction):
-    """The first one gives the forward pass's gradients away; the second has to draw again."""
+    """The first hands out the gradients of the forward pass; the second has to draw again."""
     logits, *rest, beta = inputs(9, 20, dtype)
     logits.requires_grad_()
     beta.requires_grad_()
@@ -265,7 +279,7 @@ def test_second_backward(dtype, reduction):
 
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_batched_backward(reduction):
-    """Several of the loss's gradients at a time, whose results cannot share one tensor's memory."""
+    """Several gradients of the loss at once, which cannot be scaled in the same memory."""
     logits, *rest, beta = inputs(9, 20)
     wanted = [logits.requires_grad_(), beta.requires_grad_()]
 
@@ -276,11 +290,11 @@ def test_batched_backward(reduction):
     weights = torch.tensor([1.0, -2.0]).reshape(2, *[1] * (reduction == "none"))
     weights = weights.expand(2, *[9] * (reduction == "none"))
     together = grads(weights, is_grads_batched=True)
-    for ours, *expected in zip(together, *map(grads, weights), strict=True):
-        torch.testing.assert_close(ours, torch.stack(expected))
+    for actual, *expected in zip(together, *map(grads, weights), strict=True):
+        torch.testing.assert_close(actual, torch.stack(expected))
 
 
-def test_loss_whose_gradient_is_dropped():
+def test_no_gradient_reaches_the_loss():
     class Drop(torch.autograd.Function):
         @staticmethod
         def forward(ctx, loss):
@@ -296,9 +310,10 @@ def test_loss_whose_gradient_is_dropped():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_gradient_to_beta_from_forward_is_a_plain_value(dtype):
+def test_gradient_of_beta_from_forward_has_no_graph(dtype):
     logits, *rest = inputs(3, 4, dtype)
-    _, grad_beta = sprout_loss_and_grad_beta(logits.requires_grad_(), *rest, STATE)
+    arguments = SproutLossArguments(logits.requires_grad_(), *rest, STATE)
+    _, grad_beta = sprout_loss_and_grad_beta(arguments)
     assert grad_beta.shape == (4,) and not grad_beta.requires_grad
 
 
@@ -320,7 +335,7 @@ def test_opcheck():
     )
 
 
-def test_compiles_whole():
+def test_compiles_to_one_graph():
     arguments = inputs(8, 10)
 
     def f(logits, labels, partner_labels, lam, beta):
@@ -329,8 +344,8 @@ def test_compiles_whole():
     compiled = torch.compile(f, fullgraph=True)
     results = gradients(lambda *a, **_: compiled(*a[:5]), *arguments)
     expected = gradients(lambda *a, **_: f(*a[:5]), *arguments)
-    for ours, theirs in zip(results, expected, strict=True):
-        torch.testing.assert_close(ours, theirs)
+    for actual, theirs in zip(results, expected, strict=True):
+        torch.testing.assert_close(actual, theirs)
 
 
 def test_second_derivative_is_refused():
@@ -350,10 +365,12 @@ def test_empty_batch():
 
 LOGITS, LABELS, BETA = torch.zeros(2, 3), torch.tensor([0, 2]), torch.ones(3)
 WRONG = {
-    "logits must be [B, K]": dict(logits=torch.zeros(3)),
+    "logits must be float64, float32, bfloat16 or float16 [B, K], got float32 [3]": dict(
+        logits=torch.zeros(3)
+    ),
     "logits must be float64, float32": dict(logits=torch.zeros(2, 3, dtype=torch.int64)),
     "logits must have at least one class": dict(logits=torch.zeros(2, 0)),
-    "logits must be [B, K], got None": dict(logits=None),
+    "logits must be float64, float32, bfloat16 or float16 [B, K], got None": dict(logits=None),
     "labels must be int64 [B]": dict(labels=torch.tensor([0.0, 1.0])),
     "labels must be int64 [B] on the device of the first argument (float32 [2, 3] on cpu), got "
     "None": dict(labels=None),
@@ -407,7 +424,7 @@ def test_nan_logits_give_nan():
 @pytest.mark.parametrize("label_mode", ["sample", "mean"])
 @pytest.mark.parametrize("beta_grad", ["implicit", "expected"])
 def test_concentrations_out_of_range_give_nan(beta, alpha, scale, label_mode, beta_grad):
-    """Both gradients too: such losses were finite beside a NaN gradient, or the other way round."""
+    """The loss and both gradients: in the past only some of them were NaN."""
     if beta_grad == "implicit" and label_mode == "mean":
         beta_grad = "none"
     arguments = (*inputs(3, 40)[:4], torch.full((40,), beta))
@@ -418,39 +435,39 @@ def test_concentrations_out_of_range_give_nan(beta, alpha, scale, label_mode, be
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("first_row", [24870613, 51452642])
-def test_nothing_is_drawn_in_front_of_the_row(first_row, dtype):
-    """There the random word of the element 3 (2) in front is among the 2^32's largest 2^8."""
+def test_nothing_is_drawn_before_the_row(first_row, dtype):
+    """The random word of the element 3 (2) before the row is among the largest 2^8 of 2^32."""
     logits, state = torch.zeros(1, 31, dtype=dtype), torch.tensor([0, 0, first_row])
     loss = sprout_loss(logits, torch.tensor([0]), None, None, torch.ones(31), state, alpha=0.5)
     assert loss.item() == pytest.approx(math.log(31))
 
 
-def as_in_float64(*inputs, rtol, **options):
-    """The float32 op's loss and gradients, to rtol of their largest entries."""
+def assert_close_to_float64(*inputs, rtol, **options):
+    """Compare loss and gradients in float32 with float64, relative to their largest entries."""
     logits, *rest = inputs
-    ours = gradients(sprout_loss, logits, *rest, **options)
+    actual = gradients(sprout_loss, logits, *rest, **options)
     exact = gradients(sprout_loss, logits.double(), *rest, **options)
-    for got, want in zip(ours, exact, strict=True):
+    for got, want in zip(actual, exact, strict=True):
         torch.testing.assert_close(
             got.double(), want.double(), rtol=0, atol=rtol * want.abs().max().item()
         )
 
 
 def test_rows_that_draw_few_classes():
-    """Most variates do not count here; and a row is several chunks of the CPU's."""
+    """Most variates are negligible, and a row spans several chunks of the CPU kernel."""
     logits, _, partner_labels, lam, beta = inputs(6, 3000)
     labels = torch.tensor([0, 1023, 1024, 2047, 2048, 2999])
-    as_in_float64(logits, labels, partner_labels, lam, beta / 5, rtol=1e-4)
-    as_in_float64(logits, labels, None, None, beta / 5, rtol=1e-4)
+    assert_close_to_float64(logits, labels, partner_labels, lam, beta / 5, rtol=1e-4)
+    assert_close_to_float64(logits, labels, None, None, beta / 5, rtol=1e-4)
 
 
 def test_variates_far_above_1():
-    """Whose exponentials are measured from the row's largest."""
-    as_in_float64(*inputs(6, 40), rtol=1e-3, alpha=0.3, scale=1e10)
+    """Their exponentials are computed relative to the row's largest."""
+    assert_close_to_float64(*inputs(6, 40), rtol=1e-3, alpha=0.3, scale=1e10)
 
 
 def test_gradient_of_a_label_without_mass():
-    """lam = 0 and beta = 0 leave the label's class no concentration: 0, not NaN."""
+    """With lam = 0 and beta = 0 the label has concentration 0: its gradient is 0, not NaN."""
     logits, labels, partner_labels, _, beta = inputs(8, 10)
     beta[labels[0]] = 0
     lam = torch.zeros(1)

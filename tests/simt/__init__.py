@@ -1,1 +1,1 @@
-"""Executes the CUDA kernels' own source on the CPU: see cuda_on_cpu.h and tests/test_simt.py."""
+"""Executes the source of the CUDA kernels on the CPU: see cuda_on_cpu.h and test_simt.py."""

@@ -1,5 +1,5 @@
-// Python's way to the harness: the POD argument structs, filled by tests/simt/harness.py with
-// addresses, and one function a launch.
+// Python bindings of the harness: the argument structs, which tests/simt/harness.py fills with
+// addresses, and one function per launch.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -15,8 +15,7 @@ using namespace sprout_fast;
 
 namespace {
 
-// Binds one member: numbers as they are, pointers as addresses, enums as their numbers, arrays from
-// lists.
+// Binds a member: numbers directly, pointers as addresses, enums as numbers, arrays as lists.
 template <typename Struct, typename Member>
 void field(py::class_<Struct>& binding, const char* name, Member Struct::* member) {
   if constexpr (std::is_pointer_v<Member>) {
@@ -94,7 +93,7 @@ PYBIND11_MODULE(_simt, m) {
     using Args = LogGammaArgs;
     auto binding = record<Args>(m, "LogGammaArgs");
     FIELD(dtype), FIELD(concentration), FIELD(rng_state), FIELD(log_g), FIELD(numel);
-    FIELD(elements_a_row);
+    FIELD(elements_per_row);
   }
   {
     using Args = LogGammaBackwardArgs;
@@ -106,7 +105,7 @@ PYBIND11_MODULE(_simt, m) {
     using Args = DirichletArgs;
     auto binding = record<Args>(m, "DirichletArgs");
     FIELD(dtype), FIELD(concentration), FIELD(rng_state), FIELD(z), FIELD(log_total), FIELD(rows);
-    FIELD(classes), FIELD(elements_a_row);
+    FIELD(classes), FIELD(elements_per_row);
   }
   {
     using Args = DirichletBackwardArgs;

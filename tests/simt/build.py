@@ -1,9 +1,10 @@
-"""Compiles the SIMT harness with g++ into build/simt, each object once for each content.
+"""Compiles the SIMT harness with g++ into build/simt, with objects cached by their content.
 
 Two builds of the same sources:
-    checked    -fsanitize=thread, whose calls the harness answers: races, unwritten shared memory
-    sanitized  AddressSanitizer and UBSan; loads into a Python that has libasan preloaded
-and either of them again with a mistake planted in a copy of a kernel (float32 only).
+    checked    -fsanitize=thread, whose calls the harness implements: detects races and reads of
+               unwritten shared memory
+    sanitized  AddressSanitizer and UBSan; can be loaded into a Python with libasan preloaded
+Either can be built with a mistake planted in a copy of a kernel (float32 only).
 """
 
 from __future__ import annotations
@@ -28,24 +29,24 @@ CXX = os.environ.get("CXX", "g++")
 LAUNCHES = sorted(f.stem.removeprefix("launch_") for f in HERE.glob("launch_*.cpp"))
 
 # -fno-strict-aliasing: packets are read through uint4, which nvcc allows. -fno-gnu-unique: builds
-# that are loaded side by side each need their own shared memory.
+# loaded into the same process each need their own shared memory.
 FLAGS = [
     "-std=c++17", "-O1", "-g1", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing",
     "-fno-gnu-unique", "-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas",
 ]  # fmt: skip
 ASAN = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"]
-# Flags of the kernels, of the scheduler, and of the link.
+# Flags for kernels, for the scheduler, and for linking.
 VARIANTS = {
     "checked": (["-fsanitize=thread"], ["-O2", "-DSIMT_CHECK_MEMORY"], []),
     "sanitized": (ASAN, ASAN, ASAN),
 }
-# Planted mistakes are compiled with less, which takes half the time.
+# Planted mistakes are compiled with fewer checks, which halves the time.
 PLANTED_FLAGS = ["-DSIMT_ONLY_FLOAT", "-fno-sanitize=null,vptr,bounds,shift"]
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """A planted one: `old`, which stands once in csrc/`file`, becomes `new`."""
+    """A planted mistake: ``old``, which occurs once in csrc/``file``, is replaced with ``new``."""
 
     op: str
     file: str
@@ -54,7 +55,7 @@ class Mistake:
 
 
 def _run(command: list[object]) -> str:
-    """What the command printed."""
+    """Run a command and return its output."""
     done = subprocess.run(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -64,7 +65,7 @@ def _run(command: list[object]) -> str:
 
 
 def cuda_include() -> Path | None:
-    """The folder of cuda_fp16.h: nvcc's, or that of the package nvidia-cuda-runtime."""
+    """Return the folder of cuda_fp16.h, of nvcc or of the package nvidia-cuda-runtime."""
     folders = [
         Path(p) for p in sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/cu*/include"))
     ]
@@ -77,7 +78,7 @@ def cuda_include() -> Path | None:
 
 @functools.cache
 def _key() -> str:
-    """The content of everything that is compiled here, but for planted mistakes."""
+    """Return a hash of everything that is compiled, except planted mistakes."""
     files = [*HERE.glob("*.h"), *HERE.glob("*.cpp")]
     files += [f for f in (ROOT / "csrc").rglob("*.*h") if "cpu" not in f.parts]
     digest = hashlib.sha256()
@@ -89,7 +90,7 @@ def _key() -> str:
 
 
 def _make(target: Path, command: list[object]) -> Path:
-    """Runs `command -o target` unless the target is there; never leaves half a file."""
+    """Run ``command -o target`` unless the target exists; never leave a partial file."""
     if not target.exists():
         partial = target.with_suffix(f".{os.getpid()}{target.suffix}")
         _run([*command, "-o", partial])
@@ -98,7 +99,7 @@ def _make(target: Path, command: list[object]) -> Path:
 
 
 def _planted_root(mistake: Mistake) -> Path:
-    """A copy of csrc with the mistake in it, to be searched for includes before the real one."""
+    """Return a copy of csrc with the mistake, to be searched for includes before the original."""
     name = hashlib.sha256(repr(mistake).encode()).hexdigest()[:12]
     root = BUILD / _key() / f"planted-{name}"
     if not root.exists():
@@ -109,8 +110,9 @@ def _planted_root(mistake: Mistake) -> Path:
         file = partial / "csrc" / mistake.file
         text = file.read_text()
         if text.count(mistake.old) != 1:
+            times = text.count(mistake.old)
             raise ValueError(
-                f"{mistake.old!r} stands {text.count(mistake.old)} times in {mistake.file}"
+                f"{mistake.old!r} must occur once in {mistake.file}, got {times} times"
             )
         file.write_text(text.replace(mistake.old, mistake.new))
         partial.rename(root)
@@ -118,12 +120,12 @@ def _planted_root(mistake: Mistake) -> Path:
 
 
 def build(variants: list[tuple[str, Mistake | None]]) -> list[Path]:
-    """Builds the extension module `_simt` for each (variant, mistake); returns their paths."""
+    """Build the extension module ``_simt`` for each (variant, mistake); return their paths."""
     include = cuda_include()
     if include is None:
         raise RuntimeError("no cuda_fp16.h: install nvcc or the package nvidia-cuda-runtime")
     folder = BUILD / _key()
-    if not folder.exists():  # what older sources made is of no more use
+    if not folder.exists():  # objects of older sources are useless
         shutil.rmtree(BUILD, ignore_errors=True)
         folder.mkdir(parents=True)
     system = ["-isystem", include]
@@ -155,19 +157,19 @@ def build(variants: list[tuple[str, Mistake | None]]) -> list[Path]:
         module = folder / name / f"_simt{sysconfig.get_config_var('EXT_SUFFIX')}"
         modules.append((module, [CXX, "-shared", *of_link, *(target for target, _ in needed)]))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        # The slowest first.
+        # Start with the slowest.
         slow = sorted(objects.items(), key=lambda o: "gaussian" not in o[0].name)
         list(pool.map(lambda o: _make(*o), slow))
         return list(pool.map(lambda m: _make(*m), modules))
 
 
 def sanitizer_environment() -> dict[str, str]:
-    """What lets a Python process load a `sanitized` module."""
+    """Return the environment in which a Python process can load a ``sanitized`` module."""
     libraries = [
         _run([CXX, f"-print-file-name={name}"]).strip()
-        for name in ("libasan.so", "libstdc++.so.6")  # libasan looks for __cxa_throw at its start
+        for name in ("libasan.so", "libstdc++.so.6")  # libasan resolves __cxa_throw at startup
     ]
-    # Python and torch leak on purpose; so does a launch that ends with an error.
+    # Python and torch leak deliberately, and so does a launch that ends with an error.
     return {
         "LD_PRELOAD": " ".join(libraries),
         "ASAN_OPTIONS": "detect_leaks=0",

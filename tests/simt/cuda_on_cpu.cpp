@@ -1,5 +1,5 @@
-// The scheduler behind cuda_on_cpu.h: fibers, barriers, and the memory checks. Never compiled with
-// -fsanitize=thread itself: it answers those calls.
+// The scheduler of cuda_on_cpu.h: fibers, barriers and memory checks. Must not be compiled with
+// -fsanitize=thread, whose calls it implements.
 #include "cuda_on_cpu.h"
 
 #include <sys/mman.h>
@@ -22,7 +22,7 @@
 #endif
 
 #if defined(__x86_64__)
-// Saves the registers that a call keeps and the stack pointer; goes on where `load` was saved.
+// Saves the callee-saved registers and the stack pointer, and resumes at `load`.
 extern "C" void simt_switch(void** save, void* load);
 asm(R"(
     .text
@@ -55,10 +55,10 @@ namespace {
 
 constexpr size_t kStackBytes = size_t{1} << 17;
 constexpr int kMaxThreads = 1024;
-constexpr int64_t kMaxSharedBytes = 227 << 10;  // of sm_90
+constexpr int64_t kMaxSharedBytes = 227 << 10;  // on sm_90
 
-// Another stack to run on. swapcontext makes a system call a switch, half a microsecond here and
-// most of the whole run time; so x86-64 has its own few instructions.
+// A stack to switch to. swapcontext makes a system call per switch, half a microsecond and most of
+// the run time, so x86-64 has its own few instructions.
 #if defined(__x86_64__)
 struct Context {
   void* stack_pointer;
@@ -69,8 +69,8 @@ void switch_context(Context& from, const Context& to) {
 }
 
 void make_context(Context& context, char* stack, void (*entry)()) {
-  // What simt_switch pops: six registers, the return address; and `entry` sees the stack as after a
-  // call, 8 bytes off its alignment.
+  // What simt_switch pops: six registers and the return address. `entry` expects the stack as after
+  // a call, 8 bytes off its alignment.
   void** top = reinterpret_cast<void**>(stack + kStackBytes);
   std::fill(top - 8, top, nullptr);
   top[-2] = reinterpret_cast<void*>(entry);
@@ -90,7 +90,7 @@ void make_context(Context& context, char* stack, void (*entry)()) {
 }
 #endif
 
-// xorshift64*: any generator will do.
+// xorshift64*; any generator would do.
 class Shuffler {
  public:
   explicit Shuffler(uint64_t seed) : state_((seed + 1) * 0x9E3779B97F4A7C15ull | 1) {}
@@ -110,11 +110,11 @@ enum class State { kReady, kAtBlockBarrier, kAtWarpOp, kDone };
 struct Thread {
   Context context;
   char* stack;
-  void* fake_stack;  // ASan's
+  void* fake_stack;  // of ASan
   uint3 index;
   int rank;
   State state;
-  Site site;  // where it waits
+  Site site;  // where the thread waits
   bool predicate;
   Votes votes;
   WarpOp op;
@@ -133,16 +133,16 @@ struct Machine {
   std::array<Thread, kMaxThreads> threads;
   int count = 0, live = 0, at_barrier = 0;
   std::vector<int> ready;
-  Thread* self = nullptr;  // the fiber that runs kernel code; null while the machine itself runs
+  Thread* self = nullptr;  // the fiber running kernel code; null while the scheduler runs
   const std::function<void()>* body = nullptr;
   Shuffler shuffler{0};
   uint64_t seed = 0;
   std::string error;
-  std::unique_ptr<char[]> dynamic_shared;  // of its own size, so that ASan sees its end
+  std::unique_ptr<char[]> dynamic_shared;  // of the exact size, so that ASan detects overruns
   int64_t dynamic_shared_bytes = 0;
 
-  // For the memory checks: which block this is since the program began, which is the launch's
-  // first, and how many barriers the block and each warp have passed.
+  // For the memory checks: the number of this block since the program started, that of the launch's
+  // first block, and the barriers that the block and each warp have passed.
   uint32_t block = 0, first_block = 1, block_epoch = 0;
   std::array<uint32_t, kMaxThreads / 32> warp_epoch;
 };
@@ -180,7 +180,7 @@ void to_thread(Thread& t) {
   machine.self = nullptr;
 }
 
-// Back to the scheduler; returns when `t` is chosen again (never, where it is done or has failed).
+// Switches to the scheduler; returns when `t` is chosen again (never if it is done or has failed).
 void to_scheduler(Thread& t, bool for_good) {
 #if defined(__SANITIZE_ADDRESS__)
   __sanitizer_start_switch_fiber(for_good ? nullptr : &t.fake_stack, machine.main_stack,
@@ -194,8 +194,7 @@ void to_scheduler(Thread& t, bool for_good) {
 #endif
 }
 
-// Ends the launch. Its fibers are left where they stand: kernels own nothing that needs a
-// destructor.
+// Ends the launch. Its fibers are abandoned, since kernels own nothing that needs a destructor.
 [[noreturn]] void fail(Thread& t, const std::string& message) {
   machine.error = describe(t) + ": " + message;
   to_scheduler(t, true);
@@ -207,7 +206,7 @@ void make_ready(Thread& t) {
   machine.ready.push_back(t.rank);
 }
 
-// Opens the block's barrier once all threads that still live wait at it.
+// Opens the block's barrier once all threads that have not returned wait at it.
 void try_block_barrier(Thread& last) {
   if (machine.live == 0 || machine.at_barrier < machine.live) return;
   const Thread* first = nullptr;
@@ -266,7 +265,7 @@ void try_warp_op(Thread& last) {
     }
     t.result = t.op == WarpOp::kBallot ? ballot : machine.threads[warp + t.source].value;
   }
-  // A shuffle or a vote orders no memory.
+  // Shuffles and votes do not order memory accesses.
   if (last.op == WarpOp::kSync) ++machine.warp_epoch[warp / 32];
   for (int lane = 0; lane < 32; ++lane) {
     if ((last.mask >> lane & 1) != 0) make_ready(machine.threads[warp + lane]);
@@ -294,7 +293,7 @@ void thread_entry() {
   to_scheduler(t, true);
 }
 
-// Threads wait and none can run.
+// Threads are waiting and none can run.
 std::string deadlock() {
   for (int i = 0; i < machine.count; ++i) {
     const Thread& t = machine.threads[i];
@@ -307,7 +306,7 @@ std::string deadlock() {
              std::to_string(lane) + ", which " + status(other);
     }
   }
-  return "deadlock";  // not reached: without a warp operation a barrier would have opened
+  return "deadlock";  // unreachable: without a warp operation the barrier would have opened
 }
 
 void run_block() {
@@ -326,7 +325,7 @@ void run_block() {
     const unsigned x = coordinates.block_dim.x, y = coordinates.block_dim.y, rank = i;
     t.index = uint3{rank % x, rank / x % y, rank / (x * y)};
 #if defined(__SANITIZE_ADDRESS__)
-    __asan_unpoison_memory_region(t.stack, kStackBytes);  // a failed launch leaves its frames
+    __asan_unpoison_memory_region(t.stack, kStackBytes);  // a failed launch leaves frames behind
 #endif
     make_context(t.context, t.stack, thread_entry);
     make_ready(t);
@@ -417,9 +416,9 @@ void run(const Config& config, uint64_t seed, const std::function<void()>& threa
 }
 
 #if defined(SIMT_CHECK_MEMORY)
-// Shared memory is what a launch asks for and the kernels' static storage, that is this module's
-// own .bss: a kernel has no other writable statics. (The linker defines the two symbols; hidden, so
-// that they are this module's.)
+// Shared memory is the dynamic memory of the launch and the static storage of kernels, i.e. the
+// .bss of this module, since kernels have no other writable statics. (The linker defines the two
+// symbols; they are hidden, so that they are those of this module.)
 extern "C" __attribute__((visibility("hidden"))) char __bss_start[], _end[];
 
 namespace {
@@ -429,8 +428,8 @@ struct Access {
   int32_t rank = 0;
 };
 
-// One byte of memory: its last write, and two different threads that have read it since the block's
-// last barrier (two suffice to contradict any writer).
+// A byte of memory: its last write, and two different threads that have read it since the block's
+// last barrier (two suffice to conflict with any writer).
 struct Byte {
   Access write, read[2];
 };
@@ -452,13 +451,13 @@ Byte& byte_at(uintptr_t address) {
   return (*page)[address % kPageBytes];
 }
 
-// Whether an earlier access is of this launch (of this block, for shared memory) at all.
+// Whether an earlier access belongs to this launch (for shared memory, to this block).
 bool counts(const Access& earlier, bool shared) {
   return shared ? earlier.block == machine.block : earlier.block >= machine.first_block;
 }
 
-// Whether nothing orders the two: another block, or the same barrier interval of the block and, for
-// lanes of one warp, of the warp.
+// Whether two accesses are unordered: from different blocks, or in the same barrier interval of the
+// block and, for lanes of one warp, of the warp.
 bool races(const Access& earlier, const Access& now, bool shared) {
   if (!counts(earlier, shared)) return false;
   if (earlier.block != now.block) return true;
@@ -480,7 +479,7 @@ std::string race(const char* what, const Access& earlier, const char* earlier_wh
 
 void access(const void* pointer, size_t size, bool is_write) {
   Thread* self = machine.self;
-  if (self == nullptr) return;  // the host's own accesses
+  if (self == nullptr) return;  // accesses by the host
   const char* p = static_cast<const char*>(pointer);
   if (p >= self->stack && p < self->stack + kStackBytes) return;
   const char* coordinates_begin = reinterpret_cast<const char*>(&coordinates);
@@ -492,7 +491,8 @@ void access(const void* pointer, size_t size, bool is_write) {
   const char* dynamic = machine.dynamic_shared.get();
   const bool shared = (p >= __bss_start && p < _end) ||
                       (p >= dynamic && p < dynamic + machine.dynamic_shared_bytes);
-  // A switch in front of a shared access, so that values show a race too, not only its report.
+  // Switch threads before a shared access, so that a race affects values too and is not only
+  // reported.
   if (shared && machine.shuffler.below(4) == 0) {
     make_ready(*self);
     to_scheduler(*self, false);
@@ -533,7 +533,7 @@ void access(const void* pointer, size_t size, bool is_write) {
 }  // namespace simt
 
 #if defined(SIMT_CHECK_MEMORY)
-// What `g++ -fsanitize=thread` calls in front of every memory access; libtsan is not linked.
+// Functions that `g++ -fsanitize=thread` calls before every memory access; libtsan is not linked.
 extern "C" {
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}

@@ -1,13 +1,13 @@
-// The CUDA language on the CPU, as far as this project's kernels use it: include this first, then a
-// `*_kernel.cuh`, and `simt::launch` runs its kernels.
+// The subset of CUDA that this project's kernels use, on the CPU. Include this first, then a
+// `*_kernel.cuh`; `simt::launch` runs its kernels.
 //
-// Each CUDA thread is a fiber; blocks run one after another. The order of blocks, and which thread
-// runs next at every switch, are shuffled by a seed. A launch throws what it finds wrong: threads
-// at different barriers, a lane that is named in a mask but does not come, a deadlock; and, where
-// the kernels are compiled with -fsanitize=thread (whose calls cuda_on_cpu.cpp answers itself),
-// data races and reads of shared memory that nobody has written.
+// Each CUDA thread is a fiber; blocks run one after another. A seed shuffles the order of blocks
+// and the thread that runs next at every switch. A launch throws if it detects threads at different
+// barriers, a lane that is named in a mask but does not arrive, or a deadlock; and, if the kernels
+// are compiled with -fsanitize=thread (whose calls cuda_on_cpu.cpp implements), data races and
+// reads of unwritten shared memory.
 //
-// Not here because no kernel uses them: atomics, cooperative groups.
+// Not implemented, because no kernel uses them: atomics, cooperative groups.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -23,7 +23,8 @@
 #include <string>
 #include <type_traits>
 
-// Only now: CUDA's headers above take their host branch and give the types; ours take the device's.
+// Defined only now: the CUDA headers above must take their host branch, which gives the types, and
+// those of this project their device branch.
 #define __CUDACC__ 1
 #undef __global__
 #undef __device__
@@ -53,9 +54,9 @@ struct Coordinates {
   uint3 thread, block;
   dim3 block_dim, grid_dim;
 };
-extern Coordinates coordinates;  // of the fiber that runs
+extern Coordinates coordinates;  // of the running fiber
 
-// Where the source calls a barrier. Not the machine's return address: compilers copy code.
+// Where the source calls a barrier. Not the return address, because compilers duplicate code.
 struct Site {
   const char* what;
   const char* file;

@@ -1,7 +1,7 @@
 """The kernels of one build of the harness, as functions of torch tensors on the CPU.
 
-They do what the ops' .cu files do, from the argument structs on: the checks in front of them are
-the same for both devices and are tested with the ops. So wrong values inside tensors reach the
+They do what the .cu files of the ops do, starting from the argument structs. Argument checks are
+the same for both devices and are tested with the ops, so invalid values inside tensors reach the
 kernels here, as they do on a GPU.
 """
 
@@ -14,17 +14,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-DTYPES = [torch.uint8, torch.float16, torch.bfloat16, torch.float32, torch.float64]  # as in dtype.h
-LABELS_FROM = ["sample", "mean"]
+DTYPES = [
+    torch.uint8,
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+]  # order of Dtype in dtype.h
+LABEL_MODE = ["sample", "mean"]
 BETA_GRAD = ["none", "implicit", "expected"]
 REDUCTION = ["none", "mean", "sum"]
-H100_SHARED_BYTES = (227 << 10) - 2048  # that a block may ask for beside kLossOwnBytes
+H100_SHARED_BYTES = (227 << 10) - 2048  # available to a block beyond kLossOwnBytes
 
 
 def unwritten(shape, dtype: torch.dtype, misaligned: bool = False) -> Tensor:
-    """A buffer that ends where its allocation ends, filled with what no kernel writes (so not with
-    NaN).
-    """
+    """Return a buffer that ends with its allocation, filled with a value that no kernel writes."""
     count = torch.Size(shape).numel()
     buffer = torch.empty(count + misaligned, dtype=dtype)
     buffer.fill_(12345 if dtype.is_floating_point else -(2**62))
@@ -32,7 +36,7 @@ def unwritten(shape, dtype: torch.dtype, misaligned: bool = False) -> Tensor:
 
 
 def misaligned(t: Tensor) -> Tensor:
-    """The same values and strides from an address that is no multiple of 16."""
+    """Return the same values and strides at an address that is not a multiple of 16."""
     copy = torch.empty(t.untyped_storage().nbytes() // t.element_size() + 1, dtype=t.dtype)
     copy = copy[1:].as_strided(t.shape, t.stride(), 1)
     return copy.copy_(t)
@@ -116,13 +120,13 @@ class Simt:
         return_grad_beta=True, **more,
     ):  # fmt: skip
         if label_mode == "mean" and beta_grad == "implicit":
-            beta_grad = "expected"  # as prepare_sprout_loss does
+            beta_grad = "expected"  # as in csrc/ops/sprout_loss_call.cpp
         return self._args(
             "SproutLossArgs", dtype=DTYPES.index(logits.dtype), logits=logits, labels=labels,
             partner_labels=partner_labels, lam=lam,
             lam_stride=int(lam is not None and len(lam) != 1), beta=beta, rng_state=state,
             row_stats=row_stats, batch=logits.shape[0], classes=logits.shape[1], alpha=alpha,
-            scale=scale, label_mode=LABELS_FROM.index(label_mode),
+            scale=scale, label_mode=LABEL_MODE.index(label_mode),
             beta_grad=BETA_GRAD.index(beta_grad), reduction=REDUCTION.index(reduction),
             wants_grad_beta=beta_grad != "none" and return_grad_beta,
             wants_mean=label_mode == "mean" or beta_grad == "expected", **more,
@@ -155,7 +159,7 @@ class Simt:
         return self._sum_grad_beta(args, partial, factor, seed)
 
     def sprout_loss(self, logits, *rest, seed=0, max_shared_bytes=H100_SHARED_BYTES, **options):
-        """(loss, grad_beta, row_stats), as torch.ops.sprout_fast.sprout_loss."""
+        """Return (loss, grad_beta, row_stats), as torch.ops.sprout_fast.sprout_loss does."""
         B, K = logits.shape
         dtype = accumulate_dtype(logits.dtype)
         row_stats = unwritten([B, self.module.ROW_STATS], dtype)
@@ -180,7 +184,7 @@ class Simt:
         return loss, self._grad(args, plan.groups, dtype, factor, seed), row_stats
 
     def sprout_loss_backward(self, grad_loss, logits, *rest, row_stats, seed=0, **options):
-        """(grad_logits, grad_beta), as torch.ops.sprout_fast.sprout_loss_backward."""
+        """Return (grad_logits, grad_beta), as torch.ops.sprout_fast.sprout_loss_backward does."""
         grad_logits = unwritten(logits.shape, logits.dtype, _is_misaligned(logits))
         args = self._sprout_args(
             logits, *rest, row_stats, grad_loss=grad_loss, grad_logits=grad_logits, **options
@@ -193,7 +197,7 @@ class Simt:
         args = self._args(
             "LogGammaArgs", dtype=DTYPES.index(log_g.dtype), concentration=concentration,
             rng_state=state, log_g=log_g, numel=log_g.numel(),
-            elements_a_row=torch.Size(log_g.shape[1:]).numel(),
+            elements_per_row=torch.Size(log_g.shape[1:]).numel(),
         )  # fmt: skip
         if args.numel > 0:
             self.module.log_gamma(args, self._shape(seed))
@@ -216,7 +220,7 @@ class Simt:
         args = self._args(
             "DirichletArgs", dtype=DTYPES.index(z.dtype), concentration=concentration,
             rng_state=state, z=z, log_total=log_total, rows=log_total.numel(), classes=classes,
-            elements_a_row=torch.Size(z.shape[1:]).numel(),
+            elements_per_row=torch.Size(z.shape[1:]).numel(),
         )  # fmt: skip
         if args.rows > 0:
             self.module.dirichlet(args, self._shape(seed))
@@ -244,7 +248,7 @@ class Simt:
         )  # fmt: skip
 
     def generalized_cross_entropy(self, logits, target, smoothing, reduction, seed=0):
-        """(loss, row_stats), as torch.ops.sprout_fast.generalized_cross_entropy."""
+        """Return (loss, row_stats), as torch.ops.sprout_fast.generalized_cross_entropy does."""
         row_stats = unwritten(
             [len(logits), self.module.CROSS_ENTROPY_STATS], accumulate_dtype(logits.dtype)
         )
@@ -257,7 +261,7 @@ class Simt:
     def generalized_cross_entropy_backward(
         self, grad_loss, logits, target, row_stats, smoothing, reduction, wants_target, seed=0
     ):
-        """(grad_logits, grad_target), the latter [0] where it is not asked for."""
+        """Return (grad_logits, grad_target), the latter [0] if not requested."""
         grad_logits = unwritten(logits.shape, logits.dtype, _is_misaligned(logits))
         shape = target.shape if wants_target else [0]
         grad_target = unwritten(shape, target.dtype, _is_misaligned(target))
@@ -270,7 +274,7 @@ class Simt:
         return grad_logits, grad_target
 
     def pgd_step_(self, x_adv, grad, x, *, step, eps, lower=0.0, upper=1.0, seed=0) -> Tensor:
-        """In place, as the op; dense tensors of one layout, or any strides of up to 12 dims."""
+        """Take a step in place: dense tensors of one layout, or any strides of up to 12 dims."""
         tensors = (x_adv, grad, x)
         flat = x_adv.dim() == 0 or all(t.is_contiguous() for t in tensors)
         args = self._args(

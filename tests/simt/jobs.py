@@ -1,10 +1,11 @@
-"""Runs cases in builds of the harness that need a process of their own.
+"""Runs cases in builds of the harness that need a separate process.
 
     LD_PRELOAD=libasan.so python -m simt.jobs < jobs.json
 
-A job is {"module": path, "cases": [names]}. Each runs in a fork, since a sanitizer's first error
-ends its process and pybind11 keeps one module of a name a process; of one parent, because importing
-torch takes long. Prints a JSON line a job: {"status": exit status, "output": what it wrote}.
+A job is {"module": path, "cases": [names]}. Each runs in a forked process, since the first error of
+a sanitizer ends its process and pybind11 keeps one module per name and process. All are forked from
+one parent, because importing torch is slow. Prints one JSON line per job: {"status": exit status,
+"output": its output}.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def run(job: dict) -> None:
     simt = Simt(job["module"])
     for name in job["cases"]:
         print(name, file=sys.stderr, flush=True)
-        with contextlib.suppress(AssertionError):  # values are compared in the other process
+        with contextlib.suppress(AssertionError):  # values are compared in the test process
             CASES[name](simt)
 
 

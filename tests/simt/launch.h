@@ -1,4 +1,4 @@
-// What the launch_<op>.cpp share. After cuda_on_cpu.h.
+// Shared by launch_<op>.cpp; must be included after cuda_on_cpu.h.
 #pragma once
 
 #include "csrc/ops/cuda/dispatch.cuh"
@@ -18,8 +18,8 @@ void launch_as(const Shape& shape, Config config, const Args&... args) {
   launch<kernel>(config, shape.seed, args...);
 }
 
-// body(E{}) with the element type of `dtype`: any floating one, or float and double alone. Planted
-// mistakes are compiled for float32, which is fast.
+// Calls body(E{}) with the element type of `dtype`: any floating type, or float and double only.
+// Planted mistakes are compiled for float32 only, which is fast.
 template <typename Body>
 void with_type(sprout_fast::Dtype dtype, Body body) {
 #if defined(SIMT_ONLY_FLOAT)

@@ -10,7 +10,8 @@ using namespace sprout_fast;
 
 namespace {
 
-// body(Logit{}, Target{}, T{}), Target int64_t for labels, T the type of arithmetic.
+// Calls body(Logit{}, Target{}, T{}), where Target is int64_t for labels and T the type of
+// arithmetic.
 template <typename Body>
 void with_types(const GeneralizedCrossEntropyArgs& args, Body body) {
   with_type(args.dtype, [&](auto logit) {

@@ -10,7 +10,7 @@ using namespace sprout_fast;
 
 namespace {
 
-// body(Logit{}, T{}), T the type of arithmetic and of row_stats.
+// Calls body(Logit{}, T{}), where T is the type of arithmetic and of row_stats.
 template <typename Body>
 void with_logits(const SproutLossArgs& args, Body body) {
   with_type(args.dtype,

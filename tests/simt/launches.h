@@ -1,4 +1,4 @@
-// The kernels' launches as bindings.cpp sees them: no CUDA, no torch.
+// Launches of the kernels for bindings.cpp, without CUDA or torch.
 #pragma once
 
 #include <array>
@@ -17,9 +17,9 @@
 
 namespace simt {
 
-// How a kernel is launched: as its .cu file does it, or with another grid or block.
+// Launch of a kernel: as its .cu file does it, or with another grid or block.
 struct Shape {
-  uint64_t seed = 0;  // of the order of threads and blocks
+  uint64_t seed = 0;  // for the order of threads and blocks
   std::optional<std::array<unsigned, 3>> grid, block;
 };
 
@@ -44,19 +44,19 @@ void generalized_cross_entropy(const sprout_fast::GeneralizedCrossEntropyArgs& a
 void generalized_cross_entropy_backward(const sprout_fast::GeneralizedCrossEntropyArgs& args,
                                         const Shape& shape);
 
-// Row i's loss is values[i x stride], float or double.
+// Row i's loss is values[i * stride], float or double.
 void reduce_losses(sprout_fast::Dtype dtype, const void* values, int64_t stride, int64_t batch,
                    sprout_fast::Reduction reduction, void* loss, const Shape& shape);
 
-// How sprout_loss is launched where a block may ask for so much shared memory.
+// Launch of sprout_loss if a block may use this much shared memory.
 struct SproutLossPlan {
-  int64_t kept_groups;  // groups of rows whose gradients of beta forward adds up; 0: it does not
-  int64_t segments;     // of a row in forward
-  int64_t groups;       // groups of rows of the gradients' own kernel
+  int64_t kept_groups;  // groups of rows whose gradients of beta forward sums, 0 if it does not
+  int64_t segments;     // per row in the forward pass
+  int64_t groups;       // groups of rows in sprout_loss_grad_kernel
 };
 SproutLossPlan sprout_loss_plan(const sprout_fast::SproutLossArgs& args, int64_t max_shared_bytes);
-// segments [B, plan.segments, kRowStats], partial [plan.kept_groups, K]; null where there is one
-// segment, or no group.
+// segments [B, plan.segments, kRowStats], null for one segment; partial [plan.kept_groups, K], null
+// for no group.
 void sprout_loss_rows(const sprout_fast::SproutLossArgs& args, void* segments, void* partial,
                       int64_t max_shared_bytes, const Shape& shape);
 void sprout_loss_segments(const sprout_fast::SproutLossArgs& args, const void* segments,

@@ -1,7 +1,9 @@
-"""The CUDA kernels' own source, executed on the CPU: against the CPU ops, in shuffled orders of
-threads, under AddressSanitizer and UBSan; and proof that all of that catches mistakes.
+"""The source of the CUDA kernels, executed on the CPU.
 
-tests/simt/cuda_on_cpu.h says how; tests/simt/cases.py has the cases and states their tolerances.
+Kernels are compared with the CPU ops, run with shuffled orders of threads, and run under
+AddressSanitizer and UBSan. Planted mistakes show that each of these checks detects them.
+
+tests/simt/cuda_on_cpu.h describes the execution, tests/simt/cases the cases and their tolerances.
 """
 
 import json
@@ -30,13 +32,13 @@ LOSS, MIXUP = "ops/cuda/sprout_loss_kernel.cuh", "ops/cuda/gaussian_mixup_kernel
 CROSS_ENTROPY = "ops/cuda/generalized_cross_entropy_kernel.cuh"
 
 
-def without_barrier(op, file, before, behind=""):
-    return Mistake(op, file, f"{before}__syncthreads();{behind}", f"{before}{{}}{behind}")
+def without_barrier(op, file, before, after=""):
+    return Mistake(op, file, f"{before}__syncthreads();{after}", f"{before}{{}}{after}")
 
 
 UNWRITTEN = "reads shared memory that no thread|data race: reads shared memory"
 
-# What is planted, a case that runs into it, the report.
+# For each planted mistake: the mistake, a case that triggers it, and the expected report.
 REPORTED = {
     "no barrier before the reduction's second stage, sprout_loss": (
         without_barrier("sprout_loss", REDUCE, "/ 32] = v;\n  "),
@@ -53,28 +55,30 @@ REPORTED = {
         "cross_entropy_classes-1023-None",
         UNWRITTEN,
     ),
-    "the same, the losses' sum": (
+    "the same, sum of the losses": (
         without_barrier("reduction", REDUCE, "/ 32] = v;\n  "),
         "cross_entropy_batches-64-None-mean-0.0",
         UNWRITTEN,
     ),
-    "no barrier between what a block keeps and its readers": (
-        without_barrier("sprout_loss", LOSS, "  ", "  // before threads read what others kept"),
+    "no barrier between writing and reading kept rows": (
+        without_barrier("sprout_loss", LOSS, "  ", "  // before threads read values"),
         "loss_classes-33-paper-float32",
         UNWRITTEN,
     ),
-    "no barrier between rows' gradients and their sum": (
-        without_barrier("sprout_loss", LOSS, "  ", "  // before the rows' gradients"),
+    "no barrier between gradients of rows and their sum": (
+        without_barrier("sprout_loss", LOSS, "  ", "  // before the gradients of rows"),
         "loss_classes-33-paper-float32",
         "data race: reads shared memory",
     ),
-    "no barrier where classes change hands": (
-        without_barrier("sprout_loss", LOSS, "if constexpr (kSumsBeta) ", "  // classes change"),
+    "no barrier between rows whose classes belong to other threads": (
+        without_barrier(
+            "sprout_loss", LOSS, "if constexpr (kSumsBeta) ", "  // the thread of a class"
+        ),
         "loss_classes-1023-paper-float32",
         UNWRITTEN,
     ),
-    "no barrier before the teams' sums are added up": (
-        without_barrier("sprout_loss", LOSS, "    ", "  // before the teams' sums"),
+    "no barrier before the sums of the teams are added": (
+        without_barrier("sprout_loss", LOSS, "    ", "  // before the sums of the teams"),
         "loss_classes-33-paper-float32",
         "data race: reads shared memory",
     ),
@@ -83,18 +87,18 @@ REPORTED = {
         "loss_classes-33-paper-float32",
         UNWRITTEN,
     ),
-    "no barrier behind the channels' map": (
+    "no barrier after the map of channels": (
         without_barrier("gaussian_mixup", MIXUP, "map[i] = channel;\n  }\n  "),
         "mixup_layouts-contiguous-marginal-(5,3,7,9)",
         UNWRITTEN,
     ),
-    "no barrier between a tile's matches and their readers": (
+    "no barrier between writing and reading the matches of a tile": (
         Mistake("gaussian_mixup", MIXUP, "__syncthreads_or(match)", "true"),
         "mixup_backward_batches-257-True",
         UNWRITTEN,
     ),
-    "no barrier behind the partners' tile": (
-        without_barrier("gaussian_mixup", MIXUP, "  ", "  // before the next"),
+    "no barrier after the tile of partners": (
+        without_barrier("gaussian_mixup", MIXUP, "  ", "  // before the matches of the next"),
         "mixup_backward_batches-257-True",
         "data race: writes shared memory",
     ),
@@ -162,14 +166,14 @@ OUT_OF_BOUNDS = {
         "log_gamma_sizes-5-float32",
         "heap-buffer-overflow",
     ),
-    "one row too many": (
+    "one row too many read": (
         Mistake("generalized_cross_entropy", CROSS_ENTROPY, "if (row >= args", "if (row > args"),
         "cross_entropy_batches-65-float32-mean-0.1",
         "heap-buffer-overflow",
     ),
     "a label equal to the number of classes": (
         Mistake("sprout_loss", LOSS, "label < args.classes &&", "label <= args.classes &&"),
-        "loss_wrong_values-5-dirichlet-implicit",
+        "loss_wrong_values-5-sample-implicit",
         "heap-buffer-overflow",
     ),
     "shared memory for half the warps": (
@@ -177,7 +181,7 @@ OUT_OF_BOUNDS = {
         "loss_classes-1000-paper-float32",
         "insufficient space|global-buffer-overflow",
     ),
-    "shared memory asked for one row too few": (
+    "dynamic shared memory for one row too few": (
         Mistake("sprout_loss", LOSS, "= least * packets", "= (least - 1) * packets"),
         "loss_batches-64-mean",
         "heap-buffer-overflow",
@@ -188,7 +192,7 @@ PLANTED = REPORTED | OUT_OF_BOUNDS
 
 @pytest.fixture(scope="session")
 def modules():
-    """All builds at once, so that every processor compiles."""
+    """Return all builds, compiled in parallel."""
     wanted = {"checked": ("checked", None), "sanitized": ("sanitized", None)}
     wanted |= {name: ("checked", mistake) for name, (mistake, *_) in REPORTED.items()}
     wanted |= {name: ("sanitized", mistake) for name, (mistake, *_) in OUT_OF_BOUNDS.items()}
@@ -197,7 +201,7 @@ def modules():
 
 @pytest.fixture(scope="session")
 def jobs(modules, tmp_path_factory):
-    """All that needs a process of its own, begun before this process's tests and read after."""
+    """Start what needs a separate process; return a function that waits for its results."""
     wanted = {"sanitized": {"module": str(modules["sanitized"]), "cases": list(CASES)}}
     wanted |= {n: {"module": str(modules[n]), "cases": [c]} for n, (_, c, _) in PLANTED.items()}
     folder = tmp_path_factory.mktemp("simt")
@@ -209,7 +213,7 @@ def jobs(modules, tmp_path_factory):
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
-            cwd=TESTS,
+            cwd=TESTS.parent,
             env=os.environ | build.sanitizer_environment(),
         )
     results = {}
@@ -236,7 +240,7 @@ def test_equals_cpu_op(simt, name):
     CASES[name](simt)
 
 
-def test_thread_order_does_not_matter(simt):
+def test_does_not_depend_on_the_order_of_threads(simt):
     first = everything(simt, seed=0)
     for seed in range(1, 22):
         for a, b in zip(first, everything(simt, seed), strict=True):
@@ -244,7 +248,7 @@ def test_thread_order_does_not_matter(simt):
 
 
 def test_every_kernel_is_executed(simt):
-    """By `everything`, which is what the orders of threads are compared on."""
+    """`everything`, with which orders of threads are compared, launches every kernel."""
     kernels = Path(build.ROOT, "csrc/ops/cuda").glob("*_kernel.cuh")
     written = {
         name
@@ -264,7 +268,7 @@ def test_sanitizers_find_nothing(jobs):
 
 
 def test_every_barrier_is_removed_once():
-    """By one of the planted mistakes; what is in a reduction, in every op that has one."""
+    """Each barrier is removed by a planted mistake; those of reductions, in every op with one."""
     mistakes = [mistake for mistake, *_ in REPORTED.values()]
     csrc = Path(build.ROOT, "csrc")
     for file in [*csrc.rglob("*.cuh"), *csrc.rglob("*.h")]:
@@ -279,6 +283,6 @@ def test_every_barrier_is_removed_once():
 
 
 @pytest.mark.parametrize("name", PLANTED)
-def test_planted_mistake_is_found(jobs, name):
+def test_planted_mistake_is_detected(jobs, name):
     assert jobs(name)["status"] != 0
     assert re.search(PLANTED[name][2], jobs(name)["output"]), jobs(name)["output"]

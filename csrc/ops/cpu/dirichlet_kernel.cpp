@@ -1,4 +1,4 @@
-// dirichlet on CPU, a row at a time.
+// dirichlet on CPU, one row at a time.
 #include "dirichlet_kernel.h"
 
 #include <cmath>
@@ -14,17 +14,18 @@ void forward_row(const DirichletArgs& args, const PhiloxCall& call, int64_t row,
   const int64_t K = args.classes, padded = padded_row(K);
   const T* concentration = static_cast<const T*>(args.concentration) + row * K;
   T* out = static_cast<T*>(args.z) + row * K;
-  // The variate of the largest concentration shows which of the others cannot matter.
+  // The variate of the largest concentration bounds which of the others are negligible.
   int64_t main = 0;
   for (int64_t k = 1; k < K; ++k) main = concentration[k] > concentration[main] ? k : main;
   const int64_t element = call.first_element + row * K;
   const T bound = log_gamma_variate(concentration[main], call, Stream::kGamma, element + main);
   const GammaRow<T> concentrations{concentration, nullptr, nullptr, nullptr, nullptr};
   log_gamma_row(call, element, K, concentrations, bound - T(kNegligibleNats), log_g);
-  log_g[main] = bound;  // under some -1e9 rounding swallows the nats, and it was left out itself
+  log_g[main] =
+      bound;  // below about -1e9 rounding absorbs the nats, and it would be dropped itself
   for (int64_t k = K; k < padded; ++k) log_g[k] = -std::numeric_limits<T>::infinity();
   const T top = row_maximum(log_g, padded);
-  // With all concentrations 0 there is no distribution: -inf - -inf makes the row NaN.
+  // All concentrations 0 define no distribution: -inf - -inf makes the row NaN.
   const T log_sum =
       std::log(row_sum<T>(padded, [&](int64_t k) { return fast_exp(log_g[k] - top); }));
   static_cast<T*>(args.log_total)[row] = top + log_sum;
@@ -41,9 +42,9 @@ void backward_row(const DirichletBackwardArgs& args, int64_t row) {
   const T* a = static_cast<const T*>(args.concentration) + row * K;
   const T* z = static_cast<const T*>(args.z) + row * K;
   T* out = static_cast<T*>(args.grad_concentration) + row * K;
-  // Gradients are measured from the largest entry's: since the z add up to 1, g_k - sum_j g_j z_j
-  // is the same, and an entry close to 1 does not cancel. An entry of 0 counts for nothing,
-  // whatever its gradient (a class whose logit is -inf has an infinite one).
+  // Gradients are relative to that of the largest entry. Since z sums to 1, g_k - sum_j g_j z_j is
+  // unchanged, and there is no cancellation for an entry close to 1. Entries of 0 contribute
+  // nothing, whatever their gradient, which is infinite for a class with logit -inf.
   int64_t largest = 0;
   for (int64_t k = 1; k < K; ++k) largest = z[k] > z[largest] ? k : largest;
   const T anchor = grad[largest];
@@ -68,7 +69,7 @@ void backward_row(const DirichletBackwardArgs& args, int64_t row) {
 }  // namespace
 
 void dirichlet_rows(const DirichletArgs& args, int64_t begin, int64_t end, void* scratch) {
-  const PhiloxCall call(args.rng_state, args.elements_a_row);
+  const PhiloxCall call(args.rng_state, args.elements_per_row);
   for (int64_t row = begin; row < end; ++row) {
     args.dtype == Dtype::kFloat64 ? forward_row(args, call, row, static_cast<double*>(scratch))
                                   : forward_row(args, call, row, static_cast<float*>(scratch));

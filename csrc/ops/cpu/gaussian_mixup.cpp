@@ -1,8 +1,7 @@
-// gaussian_mixup on CPU: from checked tensors to the kernel of the processor's instruction set.
+// gaussian_mixup on CPU: runs the kernel of the best instruction set over threads.
 #include "../gaussian_mixup_call.h"
 
-#include <torch/csrc/stable/library.h>
-
+#include "../entry.h"
 #include "gaussian_mixup_kernel.h"
 
 #if defined(__linux__)
@@ -12,10 +11,10 @@
 namespace sprout_fast {
 namespace {
 
-// Asks for large pages for memory that is about to be written for the first time, whose page
-// faults, 4 KiB at a time, would cost more than the arithmetic. That is memory from 32 MiB on:
-// glibc's malloc gives it back to the system with every free; below, it mostly hands out what was
-// written before.
+// Requests huge pages for memory that is about to be written for the first time, where page faults
+// of 4 KiB each would cost more than the arithmetic. That is the case from 32 MiB on, where glibc's
+// malloc returns memory to the system on every free; smaller blocks have mostly been written
+// before.
 void advise_large_pages([[maybe_unused]] const Tensor& out) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
   constexpr uintptr_t kPage = 2 << 20, kFromSystem = 32 << 20;
@@ -23,20 +22,14 @@ void advise_large_pages([[maybe_unused]] const Tensor& out) {
   if (bytes < kFromSystem) return;
   const uintptr_t data = reinterpret_cast<uintptr_t>(out.mutable_data_ptr());
   const uintptr_t begin = (data + kPage - 1) / kPage * kPage, end = (data + bytes) / kPage * kPage;
-  // Advice only: where it is refused, nothing is lost.
+  // Only advice: nothing is lost if it is refused.
   madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
 #endif
 }
 
-Tensor gaussian_mixup_cpu(const Tensor& images, const std::optional<Tensor>& partner,
-                          const std::optional<Tensor>& lam, const Tensor& rng_state,
-                          const std::vector<double>& sigma, const std::vector<double>& mean,
-                          const std::vector<double>& std, const std::string& noise,
-                          ScalarType dtype) {
-  const GaussianMixupCall call =
-      prepare_gaussian_mixup(images, partner, lam, rng_state, sigma, mean, std, noise, dtype);
+Tensor gaussian_mixup_cpu(const GaussianMixupCall& call) {
   const GaussianMixupArgs& args = call.args;
-  const int64_t chunks = args.batch * mixup_chunks_an_image(args.height * args.width);
+  const int64_t chunks = args.batch * mixup_chunks_per_image(args.height * args.width);
   advise_large_pages(call.out);
   const auto kernel = SPROUT_BEST_KERNEL(gaussian_mixup_chunks);
   torch::stable::parallel_for(0, chunks, 4,
@@ -44,11 +37,7 @@ Tensor gaussian_mixup_cpu(const Tensor& images, const std::optional<Tensor>& par
   return call.out;
 }
 
-Tensor gaussian_mixup_backward_cpu(const Tensor& grad, const std::optional<Tensor>& partner,
-                                   const std::optional<Tensor>& lam, const std::vector<double>& std,
-                                   ScalarType dtype) {
-  const GaussianMixupBackwardCall call =
-      prepare_gaussian_mixup_backward(grad, partner, lam, std, dtype);
+Tensor gaussian_mixup_backward_cpu(const GaussianMixupBackwardCall& call) {
   const auto kernel = SPROUT_BEST_KERNEL(gaussian_mixup_backward_images);
   torch::stable::parallel_for(0, call.args.batch, 1,
                               [&](int64_t begin, int64_t end) { kernel(call.args, begin, end); });
@@ -58,8 +47,9 @@ Tensor gaussian_mixup_backward_cpu(const Tensor& grad, const std::optional<Tenso
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(sprout_fast, CPU, m) {
-  m.impl("gaussian_mixup", TORCH_BOX(&gaussian_mixup_cpu));
-  m.impl("gaussian_mixup_backward", TORCH_BOX(&gaussian_mixup_backward_cpu));
+  m.impl("gaussian_mixup", SPROUT_ENTRY(prepare_gaussian_mixup, gaussian_mixup_cpu));
+  m.impl("gaussian_mixup_backward",
+         SPROUT_ENTRY(prepare_gaussian_mixup_backward, gaussian_mixup_backward_cpu));
 }
 
 }  // namespace sprout_fast

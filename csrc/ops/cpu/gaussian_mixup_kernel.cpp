@@ -1,5 +1,5 @@
-// gaussian_mixup on CPU. The inner loops are plain loops over short arrays without branches, which
-// the compiler turns into vector instructions of the instruction set that it compiles for.
+// gaussian_mixup on CPU. The inner loops are branch-free loops over short arrays, which the
+// compiler vectorizes for the instruction set that it compiles for.
 #include "gaussian_mixup_kernel.h"
 
 #include <cmath>
@@ -12,9 +12,9 @@ namespace {
 
 constexpr int64_t kMaxChunk = kMixupChunkPixels * kMaxChannels;
 
-// Standard normals of kGroups groups of four elements from `first` on, a multiple of 4: the four
-// words of one Philox block, addressed by the first element of its group, serve four elements. In
-// loops of their own: together, the polynomials need more registers than there are.
+// Standard normals of kGroups groups of four elements from `first`, a multiple of 4. The four words
+// of a Philox block, addressed by the first element of its group, serve four elements. Separate
+// loops, because the polynomials together need more registers than there are.
 template <int64_t kGroups, typename T>
 void group_normals(const PhiloxDraw& draw, int64_t first, T* out) {
   uint32_t words[4][kGroups];
@@ -41,8 +41,8 @@ void group_normals(const PhiloxDraw& draw, int64_t first, T* out) {
   }
 }
 
-// Of elements [first, first + count). Writes whole groups of 4 x kPhiloxLanes, so `out` needs that
-// much room behind its end.
+// Standard normals of elements [first, first + count). Writes whole groups of 4 x kPhiloxLanes, so
+// `out` needs that much room after its end.
 template <typename T>
 void fill_normals(const PhiloxCall& call, int64_t first, int64_t count, T* out) {
   constexpr int64_t kMany = 8 * kPhiloxLanes;
@@ -56,7 +56,7 @@ void fill_normals(const PhiloxCall& call, int64_t first, int64_t count, T* out) 
   }
 }
 
-// Pixels [first, first + count) of one image as [count, C] of T, whatever their layout.
+// Loads pixels [first, first + count) of an image of any layout as [count, C] of T.
 template <typename In, typename T>
 void load_pixels_as(const GaussianMixupArgs& args, int64_t image, int64_t first, int64_t count,
                     T* out) {
@@ -95,8 +95,8 @@ void load_pixels(const GaussianMixupArgs& args, int64_t image, int64_t first, in
   }
 }
 
-// Channel constants repeated to a length that is a multiple of C and of the vector width, so that
-// the loops over pixels run over plain arrays.
+// Constants per channel, repeated to a multiple of C and of the vector width, so that loops over
+// pixels use plain arrays.
 constexpr int64_t kPatternRepeats = 16;
 
 template <typename T>
@@ -112,8 +112,8 @@ struct ChannelPattern {
   }
 };
 
-// out = shift + sum over terms of factor x source, by channel. The number of terms is a constant of
-// each copy of the loop: a condition inside it would become a masked load.
+// out = shift + sum over terms of factor x source, per channel. The number of terms is a template
+// parameter, because a condition inside the loop would become a masked load.
 template <int kTerms, typename T, typename Out>
 void combine(const T* const (&source)[4], const ChannelPattern<T> (&factor)[4],
              const ChannelPattern<T>& shift, int64_t channels, int64_t elements, Out* out) {
@@ -130,7 +130,7 @@ void combine(const T* const (&source)[4], const ChannelPattern<T> (&factor)[4],
   }
 }
 
-// Room for a chunk and for the overhang of whole groups of noise.
+// Room for a chunk, and for the whole groups of noise that extend beyond it.
 constexpr int64_t kScratch = kMaxChunk + 4 * kPhiloxLanes + 8;
 
 template <typename T>
@@ -171,10 +171,10 @@ void mix_chunk(const GaussianMixupArgs& args, const PhiloxCall& call, int64_t im
   };
   add_image(image, mixes ? lam : T(1), scratch.own);
   if (mixes) add_image(partner, rest, scratch.other);
-  if (args.noise && mixes && args.paired) {  // each image's own draw
+  if (args.noise && mixes && args.paired) {  // one draw per input image
     add_noise(image, lam, scratch.own_noise);
     add_noise(partner, rest, scratch.other_noise);
-  } else if (args.noise) {  // one draw for what comes out
+  } else if (args.noise) {  // one draw for the output
     add_noise(image, mixes ? std::sqrt(lam * lam + rest * rest) : T(1), scratch.own_noise);
   }
   scratch.shift.fill(C, [&](int64_t c) { return -static_cast<T>(args.mean[c]) * inv_std(c); });
@@ -190,9 +190,10 @@ void mix_chunk(const GaussianMixupArgs& args, const PhiloxCall& call, int64_t im
 
 template <typename T>
 void mix_chunks(const GaussianMixupArgs& args, int64_t begin, int64_t end) {
-  [[maybe_unused]] static thread_local Scratch<T> scratch;  // used: GCC 12 misses it in the lambda
+  [[maybe_unused]] static thread_local Scratch<T>
+      scratch;  // GCC 12 does not see its use in the lambda
   const int64_t pixels = args.height * args.width;
-  const int64_t chunks = mixup_chunks_an_image(pixels);
+  const int64_t chunks = mixup_chunks_per_image(pixels);
   const PhiloxCall call(args.rng_state, pixels * args.channels);
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     const int64_t image = chunk / chunks, first = chunk % chunks * kMixupChunkPixels;
@@ -211,8 +212,8 @@ void backward_image(const GaussianMixupBackwardArgs& args, int64_t image) {
   const auto weight = [&](int64_t i) {
     return args.partner == nullptr ? T(1) : static_cast<T>(args.lam[i * args.lam_stride]);
   };
-  // In tiles, summed over all the mixtures that the image is in: in the order of the batch, so the
-  // sum is the same for any number of threads.
+  // In tiles, summed over all outputs that the image is mixed into, in the order of the batch, so
+  // that the sum is the same for any number of threads.
   constexpr int64_t kTilePixels = 256;
   T sum[kTilePixels * kMaxChannels];
   for (int64_t first = 0; first < args.pixels; first += kTilePixels) {

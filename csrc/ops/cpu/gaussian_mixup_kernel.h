@@ -5,11 +5,11 @@
 
 namespace sprout_fast {
 
-// An image is cut into chunks of this many pixels, and a chunk is a thread's unit of work: its
-// scratch (pixels, partner's pixels, noise; 4 KiB of float a channel and buffer) stays in cache.
+// Images are processed in chunks of this many pixels, so that the scratch of a chunk (pixels, the
+// partner's pixels, noise: 4 KiB of float per channel and buffer) stays in cache.
 constexpr int64_t kMixupChunkPixels = 1024;
 
-inline int64_t mixup_chunks_an_image(int64_t pixels) {
+inline int64_t mixup_chunks_per_image(int64_t pixels) {
   return (pixels + kMixupChunkPixels - 1) / kMixupChunkPixels;
 }
 

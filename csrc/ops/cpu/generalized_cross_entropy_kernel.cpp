@@ -1,5 +1,5 @@
-// generalized_cross_entropy on CPU, a row at a time: converted into scratch, so that every loop but
-// the first and the last is over the accumulation type alone.
+// generalized_cross_entropy on CPU, one row at a time. Rows are converted into scratch, so that all
+// loops but the first and the last use the accumulation type only.
 #include "generalized_cross_entropy_kernel.h"
 
 #include <cmath>
@@ -32,9 +32,9 @@ void store_row(const T* values, Dtype dtype, void* matrix, int64_t row, int64_t 
 
 template <typename T>
 struct Row {
-  T* logits;   // [padded K], -inf behind the end
-  T* weights;  // [padded K], 0 behind the end; only with probabilities
-  T keep;      // 1 - smoothing: the target's share
+  T* logits;   // [padded K], -inf in the padding
+  T* weights;  // [padded K], 0 in the padding; for probabilities only
+  T keep;      // 1 - smoothing
   T uniform;   // smoothing / K
 };
 
@@ -53,7 +53,7 @@ Row<T> load(const Args& args, int64_t row, T* scratch) {
   return r;
 }
 
-// t_k of a hard label.
+// t_k for a class index.
 template <typename T>
 T label_weight(const Row<T>& r, int64_t k, int64_t label) {
   return k == label ? r.keep + r.uniform : r.uniform;
@@ -64,7 +64,7 @@ void forward_row(const Args& args, int64_t row, T* scratch) {
   const int64_t K = args.classes, padded = padded_row(K);
   const Row<T> r = load(args, row, scratch);
   const T top = row_maximum(r.logits, padded);
-  // sum_k t_k (logit_k - top). A class of weight 0 adds nothing, whatever its logit.
+  // sum_k t_k (logit_k - top). Classes of weight 0 contribute nothing, whatever their logit.
   T dot, mass = T(1);
   if (args.labels != nullptr) {
     dot = r.keep == T(0) ? T(0) : r.keep * (r.logits[args.labels[row]] - top);
@@ -110,14 +110,14 @@ void backward_row(const Args& args, int64_t row, T* scratch) {
   const T factor = args.reduction == Reduction::kNone   ? grad_loss[row]
                    : args.reduction == Reduction::kMean ? grad_loss[0] / static_cast<T>(args.batch)
                                                         : grad_loss[0];
-  T* gradient = r.logits;  // in the logits' place
+  T* gradient = r.logits;  // in place of the logits
   if (args.labels != nullptr) {
     const int64_t label = args.labels[row];
     for (int64_t k = 0; k < K; ++k) {
       gradient[k] = factor * (fast_exp((r.logits[k] - top) - log_sum) - label_weight(r, k, label));
     }
   } else {
-    T* by_target = r.weights;  // in the weights' place
+    T* by_target = r.weights;  // in place of the weights
     for (int64_t k = 0; k < K; ++k) {
       const T log_p = (r.logits[k] - top) - log_sum;
       gradient[k] = factor * (fast_exp(log_p) * mass - r.weights[k]);

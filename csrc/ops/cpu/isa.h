@@ -1,9 +1,9 @@
-// One kernel source, compiled once for every instruction set, the best chosen at run time.
+// Kernel sources are compiled once per instruction set; the best one is chosen at run time.
 //
-// CMake compiles each *_kernel.cpp twice, with SPROUT_ISA = portable and, on x86-64, SPROUT_ISA =
-// avx2 (and the flags for it). Those files include no torch and no standard-library templates with
-// external linkage: such a function, compiled for AVX2, could be the copy that the linker keeps for
-// everybody, and crash on a machine without it.
+// CMake compiles each *_kernel.cpp with SPROUT_ISA=portable and, on x86-64, again with
+// SPROUT_ISA=avx2 and the flags for it. These files must not use torch or standard-library
+// templates with external linkage: the linker might keep the copy compiled for AVX2 for all
+// callers, which would crash on a machine without it.
 #pragma once
 
 #include "../../common/macros.h"
@@ -36,7 +36,7 @@
 #endif
 
 namespace sprout_fast {
-// Whether the processor has AVX2, FMA and F16C, and SPROUT_FAST_ISA=portable is not in the
-// environment (isa.cpp).
+// Whether the processor has AVX2, FMA and F16C, unless SPROUT_FAST_ISA=portable is set in the
+// environment.
 SPROUT_EXPORT bool have_avx2();
 }  // namespace sprout_fast

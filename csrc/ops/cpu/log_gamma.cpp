@@ -1,8 +1,7 @@
-// log_gamma on CPU: from checked tensors to the kernel of the processor's instruction set.
+// log_gamma on CPU: runs the kernel of the best instruction set over threads.
 #include "../log_gamma_call.h"
 
-#include <torch/csrc/stable/library.h>
-
+#include "../entry.h"
 #include "log_gamma_kernel.h"
 #include "parallel.h"
 
@@ -18,15 +17,12 @@ void run(const Args& args, void (*kernel)(const Args&, int64_t, int64_t)) {
   });
 }
 
-Tensor log_gamma_cpu(const Tensor& concentration, const Tensor& rng_state) {
-  const LogGammaCall call = prepare_log_gamma(concentration, rng_state);
+Tensor log_gamma_cpu(const LogGammaCall& call) {
   run(call.args, SPROUT_BEST_KERNEL(log_gamma_elements));
   return call.log_g;
 }
 
-Tensor log_gamma_backward_cpu(const Tensor& grad, const Tensor& concentration,
-                              const Tensor& log_g) {
-  const LogGammaBackwardCall call = prepare_log_gamma_backward(grad, concentration, log_g);
+Tensor log_gamma_backward_cpu(const LogGammaBackwardCall& call) {
   run(call.args, SPROUT_BEST_KERNEL(log_gamma_backward_elements));
   return call.grad_concentration;
 }
@@ -34,8 +30,8 @@ Tensor log_gamma_backward_cpu(const Tensor& grad, const Tensor& concentration,
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(sprout_fast, CPU, m) {
-  m.impl("log_gamma", TORCH_BOX(&log_gamma_cpu));
-  m.impl("log_gamma_backward", TORCH_BOX(&log_gamma_backward_cpu));
+  m.impl("log_gamma", SPROUT_ENTRY(prepare_log_gamma, log_gamma_cpu));
+  m.impl("log_gamma_backward", SPROUT_ENTRY(prepare_log_gamma_backward, log_gamma_backward_cpu));
 }
 
 }  // namespace sprout_fast

@@ -1,4 +1,4 @@
-// log_gamma on CPU: runs of neighbouring variates (log_gamma_row.h).
+// log_gamma on CPU: runs of consecutive variates (log_gamma_row.h).
 #include "log_gamma_kernel.h"
 
 #include "log_gamma_row.h"
@@ -6,18 +6,18 @@
 SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
-static_assert(kLogGammaRun % kRowChunk == 0, "chunks begin where they would on one thread");
+static_assert(kLogGammaRun % kRowChunk == 0, "chunks must begin where they do on one thread");
 
 template <typename T>
 void forward(const LogGammaArgs& args, int64_t begin, int64_t end) {
-  const PhiloxCall call(args.rng_state, args.elements_a_row);
+  const PhiloxCall call(args.rng_state, args.elements_per_row);
   const T* concentration = static_cast<const T*>(args.concentration) + begin;
   log_gamma_row(call, call.first_element + begin, end - begin,
                 GammaRow<T>{concentration, nullptr, nullptr, nullptr, nullptr},
                 -std::numeric_limits<T>::infinity(), static_cast<T*>(args.log_g) + begin);
 }
 
-// As log_gamma_chain (ops/log_gamma.h).
+// The same as log_gamma_chain (log_gamma_args.h).
 template <typename T>
 void backward(const LogGammaBackwardArgs& args, int64_t begin, int64_t end) {
   const T infinity = std::numeric_limits<T>::infinity();

@@ -5,9 +5,9 @@
 
 namespace sprout_fast {
 
-// What threads' shares are multiples of: whole chunks (log_gamma_row.h), so that the last bits of a
-// gradient, whose series end when all of a vector's have converged, are the same for any number of
-// threads.
+// Threads process multiples of this many elements, i.e. whole chunks (log_gamma_row.h): a series
+// ends when all lanes of a vector have converged, so the last bits of a gradient depend on which
+// elements share a vector.
 constexpr int64_t kLogGammaRun = 1024;
 
 }  // namespace sprout_fast

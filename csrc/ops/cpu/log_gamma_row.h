@@ -1,5 +1,5 @@
-// A row of gamma variates on CPU, and of their implicit gradients, in loops that the compiler turns
-// into vector instructions. Included by kernels, inside their instruction set's namespace.
+// Rows of log gamma variates and of their implicit gradients on CPU, in loops that the compiler
+// vectorizes. Included by kernels, in the namespace of their instruction set.
 #pragma once
 
 #include <limits>
@@ -13,19 +13,19 @@
 SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
-// A row's concentrations and, of each, its GammaShape and what its boost's log U is multiplied by,
-// 1/a below a = 1 (infinite where a is denormal); or none of these (null).
+// The concentrations of a row, and for each its GammaShape and the factor of log U in its boost:
+// 1/a for a < 1 (infinite for denormal a), else 0. All but `a` may be null.
 template <typename T>
 struct GammaRow {
   const T *a, *d, *c, *log_d, *boost;
 
-  // The row from element k on.
+  // The rest of the row from element k.
   GammaRow from(int64_t k) const { return {a + k, d + k, c + k, log_d + k, boost + k}; }
 };
 constexpr int64_t kGammaShapeArrays = 4;
 
-// The row of `a` with its shapes, put into `storage`, kGammaShapeArrays arrays of `stride` >=
-// count.
+// The row of `a` with its shapes computed into `storage`, kGammaShapeArrays arrays of `stride` >=
+// count elements.
 template <typename T>
 GammaRow<T> gamma_row(int64_t count, const T* a, T* storage, int64_t stride) {
   T *d = storage, *c = d + stride, *log_d = c + stride, *boost = log_d + stride;
@@ -40,15 +40,15 @@ GammaRow<T> gamma_row(int64_t count, const T* a, T* storage, int64_t stride) {
   return {a, d, c, log_d, boost};
 }
 
-// Whether a uniform word lies under e^x, x <= 0, for `lanes` of each: by 1 + x <= e^x <= 1 + x +
-// x^2/2 where that is enough.
+// Whether uniform words are below e^x, x <= 0, in `lanes` lanes. The bounds 1 + x <= e^x <= 1 + x +
+// x^2/2 decide it if they suffice for all lanes.
 template <int64_t lanes, typename T>
 inline __attribute__((always_inline)) void uniform_below_exp(const uint32_t* word, const T* x,
                                                              int32_t* below) {
   constexpr T kRounding = T(2e-7);
   int32_t unsure = 0;
   for (int64_t i = 0; i < lanes; ++i) {
-    // A signed conversion is a third of an unsigned one; U - 1/2 is exact enough here.
+    // A signed conversion costs a third of an unsigned one. U - 1/2 is accurate enough here.
     const T u = static_cast<T>(static_cast<int32_t>(word[i] ^ 0x80000000u)) * T(0x1p-32) + T(0.5);
     const T lower = T(1) + x[i];
     below[i] = u < lower - kRounding ? 1 : 0;
@@ -58,7 +58,7 @@ inline __attribute__((always_inline)) void uniform_below_exp(const uint32_t* wor
   for (int64_t i = 0; i < lanes; ++i) below[i] = log_uniform_as<T>(word[i]) < x[i] ? 1 : 0;
 }
 
-// k, k + 1, ... for k in [-kPhiloxLanes, kRowChunk), as many as a block has.
+// k, k + 1, ... for k in [-kPhiloxLanes, kRowChunk), as many as there are in a block.
 struct Indices {
   int32_t of[kRowChunk + 10 * kPhiloxLanes];
 };
@@ -73,12 +73,12 @@ inline const int32_t* indices_from(int64_t k) {
   return kIndices.of + kPhiloxLanes + k;
 }
 
-// Attempts are made at this many elements at a time, stage by stage: each stage is a chain of
-// dependent instructions, and only beside those of other elements is the processor busy.
+// Attempts are made for this many elements at a time, stage by stage: each stage is a chain of
+// dependent instructions, and only those of several elements together keep the processor busy.
 constexpr int64_t kAttempts = 8 * kPhiloxLanes;
 
-// A block's attempts from their normals: the variates, boosts included, and whether they are
-// accepted. `elements` is a multiple of 2 kPhiloxLanes.
+// The attempts of a block, given their normals: the variates, including boosts, and whether they
+// are accepted. `elements` must be a multiple of 2 kPhiloxLanes.
 template <typename T>
 inline __attribute__((always_inline)) void attempts(int64_t elements, const GammaRow<T>& row,
                                                     const T* normal, const uint32_t* word,
@@ -100,8 +100,8 @@ inline __attribute__((always_inline)) void attempts(int64_t elements, const Gamm
   }
 }
 
-// The first attempt at kAttempts neighbours, the first of them even, whose pairs share a Philox
-// block. `row` begins at them.
+// The first attempt for kAttempts consecutive elements, the first of them even, whose pairs share a
+// Philox block. `row` begins with them.
 template <typename T>
 inline __attribute__((always_inline)) void attempt_block(const PhiloxDraw& draw, int64_t first,
                                                          const GammaRow<T>& row,
@@ -126,31 +126,31 @@ inline __attribute__((always_inline)) void attempt_block(const PhiloxDraw& draw,
   attempts(kAttempts, row, normal, word, boost_word, variate, accepted);
 }
 
-// An attempt at each of `count` elements, at most kAttempts, of the row that begins at element
-// `first`, into log_g. Writes those that were rejected, and still wait, to `rejected`, with room
-// for count + kPhiloxLanes, and returns how many they are.
+// One attempt for each of `count` <= kAttempts elements, listed in `waiting`, of the row that
+// begins at element `first`; writes the variates to log_g. Writes the indices of rejected elements
+// to `rejected`, which has room for count + kPhiloxLanes, and returns their number.
 template <typename T>
 int64_t attempt_waiting(const PhiloxDraw& draw, int64_t first, const T* a,
                         const uint32_t* boost_word, const int32_t* waiting, int64_t count, T* log_g,
                         int32_t* rejected) {
   constexpr int64_t kLanes = 2 * kPhiloxLanes;
   const int64_t elements = (count + kLanes - 1) / kLanes * kLanes;
-  int32_t index[kAttempts], odd[kAttempts], even_neighbour[kAttempts];
+  int32_t index[kAttempts], odd[kAttempts], even_neighbor[kAttempts];
   for (int64_t i = 0; i < elements; ++i) index[i] = waiting[i < count ? i : 0];
   for (int64_t i = 0; i < elements; ++i) {
     odd[i] = (index[i] ^ static_cast<int32_t>(first)) & 1;
-    even_neighbour[i] = index[i] - odd[i];
+    even_neighbor[i] = index[i] - odd[i];
   }
   T concentration[kAttempts], shapes[kGammaShapeArrays * kAttempts];
   uint32_t boost[kAttempts];
   for (int64_t i = 0; i < elements; ++i) concentration[i] = a[index[i]];
   for (int64_t i = 0; i < elements; ++i) boost[i] = boost_word[index[i]];
-  // Cheaper than to gather them.
+  // Recomputing the shapes is cheaper than gathering them.
   const GammaRow<T> row = gamma_row(elements, concentration, shapes, kAttempts);
   uint32_t radius_word[kAttempts], angle_word[kAttempts], word[kAttempts];
   for (int64_t i = 0; i < elements; i += kPhiloxLanes) {
     uint32_t words[4][kPhiloxLanes];
-    draw.block(first, even_neighbour + i, words);
+    draw.block(first, even_neighbor + i, words);
     for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
       radius_word[i + lane] = words[0][lane];
       angle_word[i + lane] = words[1][lane];
@@ -171,34 +171,35 @@ int64_t attempt_waiting(const PhiloxDraw& draw, int64_t first, const T* a,
   return compact(accepted, 0, elements, Compacted{index, rejected});
 }
 
-// log_gamma_row of a chunk, whose shapes are known. (Inlined, it takes more instructions.)
+// log_gamma_row for a chunk whose shapes are known. (Inlined, it needs more instructions.)
 template <typename T>
 __attribute__((noinline)) int64_t log_gamma_chunk(const PhiloxCall& call, int64_t first,
                                                   int64_t count, const GammaRow<T>& row, T floor,
                                                   T* log_g) {
   const T infinity = std::numeric_limits<T>::infinity();
-  // Who waits for a first attempt, and for a second.
+  // Elements waiting for their first attempt, and rejected ones waiting for another.
   int32_t waiting[kRowChunk + kPhiloxLanes], rejected[kRowChunk + kPhiloxLanes];
   int64_t first_wait = 0, second_wait = 0, drawn = 0;
   uint32_t boost_words[kRowChunk + 2 * kAttempts];
-  uint32_t* const boost_word = boost_words + kAttempts;  // blocks overlap the row's ends
+  uint32_t* const boost_word = boost_words + kAttempts;  // blocks extend beyond the ends of the row
   const PhiloxDraw boost_draw(call, Stream::kGamma, kGammaBoostDraw, first);
   const PhiloxDraw first_draw(call, Stream::kGamma, 0, first);
-  // The boosts' words: four neighbours share a Philox block, and a word tells for most of a row of
-  // small concentrations that they do not matter: log U / a < t where 1 - U > -a t. From a = 1 on
-  // there is no boost that could tell: a threshold of at least 0, as beside a variate over e^44,
-  // would leave them all out.
+  // The words of the boosts. Four neighbors share a Philox block, and in a row of small
+  // concentrations the word alone shows that most elements are negligible: log U / a < t if 1 - U >
+  // -a t. Elements with a >= 1 have no boost and are always drawn. The threshold t is kept
+  // negative: one of 0 or more, as next to a variate above e^44, would drop all boosted elements.
   const T below_floor = floor - T(kLogGammaHeadroom);
   const T threshold = (below_floor < T(0) ? below_floor : T(-1)) * T(-0x1p32);
-  constexpr T kOffset = T(512) - T(0x1p31);  // the conversion's rounding, and the sign's
+  constexpr T kOffset =
+      T(512) - T(0x1p31);  // accounts for the rounding of the conversion, and for its sign
   for (int64_t k = -(first & 3); k < count; k += kAttempts) {
     for (int64_t i = 0; i < kAttempts; i += 4 * kPhiloxLanes) {
       uint32_t words[4][kPhiloxLanes];
       boost_draw.block(first + k + i, kEveryFourth, words);
       interleave(words, boost_word + k + i);
     }
-    // Of the block, [begin, end) is in the row. Outside a = -inf, which wants nothing. (Of a = 0
-    // the conversions' rounding may want a word in 2^23.)
+    // [begin, end) of the block is in the row; outside, a = -inf, which is never drawn. (For a = 0,
+    // one word in 2^23 passes the test because of rounding.)
     const int64_t begin = k < 0 ? -k : 0, end = count - k < kAttempts ? count - k : kAttempts;
     const bool inside = begin == 0 && end == kAttempts;
     T padded[1 + kGammaShapeArrays][kAttempts];
@@ -210,7 +211,7 @@ __attribute__((noinline)) int64_t log_gamma_chunk(const PhiloxCall& call, int64_
         inside ? row.from(k) : gamma_row(kAttempts, padded[0], padded[1], kAttempts);
     int32_t wanted[kAttempts], wants = 0;
     for (int64_t i = 0; i < kAttempts; ++i) {
-      // Of 0 x inf NaN, which nothing is below.
+      // NaN for 0 * inf, which no value is below.
       const T limit = block.a[i] * threshold + kOffset;
       const T value = static_cast<T>(static_cast<int32_t>(boost_word[k + i] ^ 0x7FFFFFFFu));
       wanted[i] = (value < limit ? 1 : 0) | (block.a[i] < T(1) ? 0 : 1);
@@ -242,7 +243,7 @@ __attribute__((noinline)) int64_t log_gamma_chunk(const PhiloxCall& call, int64_
     for (int64_t n = 0; n < number; n += kAttempts) {
       const int64_t some = number - n < kAttempts ? number - n : kAttempts;
       still += attempt_waiting(draw, first, row.a, boost_word, who + n, some, log_g,
-                               left + still);  // where `left` is `who`: behind those read
+                               left + still);  // if `left` is `who`, it trails the elements read
     }
     return still;
   };
@@ -259,10 +260,10 @@ __attribute__((noinline)) int64_t log_gamma_chunk(const PhiloxCall& call, int64_
   return drawn;
 }
 
-// log_g[k] = log of element (first + k)'s variate, for k in [0, count). Those surely under `floor`
-// (-inf: none) become -inf, at the cost of a word. Concentrations must be finite and at least 0.
-// Shapes are for who draws from the same concentrations more than once. Returns how many variates,
-// at most, are not -inf.
+// log_g[k] = log of the variate of element first + k, for k in [0, count). Variates that are
+// certain to be below `floor` become -inf at the cost of one random word. Concentrations must be
+// finite and nonnegative. `row` may include shapes, for callers that draw from the same
+// concentrations repeatedly. Returns an upper bound of the number of variates that are not -inf.
 template <typename T>
 int64_t log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const GammaRow<T>& row,
                       T floor, T* log_g) {
@@ -281,9 +282,9 @@ int64_t log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, cons
   return drawn;
 }
 
-// w[k] = log_gamma_gradient(a[k], log_g[k]) for `count` values, at most kRowChunk: where they lie
-// in kSmall on the spot, the rest sorted by region first. g is e^log_g. Of a log_g of -inf, w is
-// not to be used.
+// w[k] = log_gamma_gradient(a[k], log_g[k]) for `count` <= kRowChunk values, with g = e^log_g.
+// Values in region kSmall are computed in place, the others after sorting by region. For log_g =
+// -inf, w must not be used.
 inline void log_gamma_gradients(int64_t count, const float* a, const float* log_g, const float* g,
                                 float* w) {
   constexpr int64_t kLanes = 32;
@@ -325,7 +326,7 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
                     Compacted{block_a, rest.a + left}, Compacted{block_log_g, rest.log_g + left},
                     Compacted{block_g, rest.g + left});
   }
-  // Below a = 1 it mostly is one region.
+  // For a < 1 the rest is mostly in one region.
   int32_t region[kRowChunk + kLanes], elsewhere = 0;
   for (int64_t i = 0; i < left; ++i) {
     elsewhere |= below_middle_region_end(rest.a[i], rest.g[i]) ? 0 : 1;
@@ -379,14 +380,14 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
 }
 
 inline void log_gamma_gradients(int64_t count, const double* a, const double* log_g,
-                                const double* /* g: of its own */, double* w) {
+                                const double* /* computes its own g */, double* w) {
   const double infinity = std::numeric_limits<double>::infinity();
   for (int64_t k = 0; k < count; ++k) {
     w[k] = log_g[k] == -infinity ? 0.0 : log_gamma_gradient(a[k], log_g[k]);
   }
 }
 
-// The same for a row of any length, most of whose log_g may be -inf.
+// The same for rows of any length, in which most log_g may be -inf.
 template <typename T>
 void log_gamma_gradient_row(int64_t count, const T* a, const T* log_g, T* w) {
   const T infinity = std::numeric_limits<T>::infinity();

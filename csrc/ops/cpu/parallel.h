@@ -1,4 +1,4 @@
-// Sharing work among torch's threads.
+// Dynamic scheduling over torch's threads.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -9,9 +9,10 @@
 
 namespace sprout_fast {
 
-// As torch::stable::parallel_for(0, count, grain, ...), but a thread that has done `grain` items
-// takes the next ones, so that one on a core that others use too, or whose items take longer, does
-// not make the rest wait. Each thread calls make_body() for its own body(begin, end).
+// Like torch::stable::parallel_for(0, count, grain, ...), but each thread fetches the next `grain`
+// items when it is done with the previous ones, so that a thread on a busy core, or with slower
+// items, does not delay the others. Each thread calls make_body() once and then its own body(begin,
+// end).
 template <typename MakeBody>
 void parallel_in_turn(int64_t count, int64_t grain, MakeBody make_body) {
   std::atomic<int64_t> next{0};

@@ -1,4 +1,4 @@
-// pgd_step_ on CPU: run after run of the innermost dimension.
+// pgd_step_ on CPU, one run of the innermost dimension at a time.
 #include "pgd_step_kernel.h"
 
 SPROUT_KERNEL_NAMESPACE_BEGIN
@@ -12,7 +12,7 @@ void step_elements(const PgdStepArgs& args, int64_t begin, int64_t end) {
   const int64_t inner = args.size[last];
   const int64_t s0 = args.stride[0][last], s1 = args.stride[1][last], s2 = args.stride[2][last];
   for (int64_t i = begin; i < end;) {
-    // Where the run begins, and how much of it is ours.
+    // Where the run begins, and how much of it is in [begin, end).
     int64_t offset[3], rest = i / inner;
     const int64_t first = i % inner;
     for (int t = 0; t < 3; ++t) offset[t] = first * args.stride[t][last];

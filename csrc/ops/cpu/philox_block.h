@@ -1,9 +1,8 @@
-// Philox for a block of elements at a time. Included by kernels, inside their instruction set's
-// namespace.
+// Philox for blocks of elements. Included by kernels, in the namespace of their instruction set.
 //
-// By hand for AVX2, where GCC 12's own vectors of the plain loop take three times as long: the
-// 32 x 32 -> 64 bit product exists for the even lanes only, so each element is kept in a 64-bit
-// lane, whose upper half the next product ignores.
+// Written by hand for AVX2, where GCC 12's vectorization of the plain loop is three times slower:
+// the 32 x 32 -> 64 bit product exists for even lanes only, so each element occupies a 64-bit lane,
+// whose upper half the next product ignores.
 #pragma once
 
 #include "../../common/philox.h"
@@ -18,8 +17,8 @@ namespace {
 
 constexpr int64_t kPhiloxLanes = 8;
 
-// One draw number of one stream, for the elements whose upper 32 bits are those of `first`: all
-// that a block's lanes have in common is worked out beforehand.
+// One draw of one stream, for elements with the same upper 32 bits as `first`. Everything that the
+// lanes of a block have in common is computed in advance.
 class PhiloxDraw {
  public:
   PhiloxDraw(const PhiloxCall& call, Stream stream, uint32_t draw, [[maybe_unused]] int64_t first)
@@ -33,9 +32,9 @@ class PhiloxDraw {
       key[round][0] = call.key0 + round * kWeyl0;
       key[round][1] = call.key1 + round * kWeyl1;
     }
-    // The counter begins as (element, high, draw, offset), of which only the element differs
-    // between lanes: the first round has one product to form, as has the second, and the third
-    // still meets a word that is the same in all of them.
+    // The counter starts as (element, high, draw, offset), of which only the element differs
+    // between lanes. So the first and the second round need one product each, and the third still
+    // involves a word common to all lanes.
     const Product first_1(kMultiplier1, draw);
     const Product second_0(kMultiplier0, first_1.high ^ high ^ key[0][0]);
     key[0][1] ^= call.offset;
@@ -50,15 +49,15 @@ class PhiloxDraw {
 #endif
   }
 
-  // How many of `count` elements from `first` on have first's upper 32 bits.
+  // Number of elements, of `count` from `first`, with the same upper 32 bits as `first`.
   static int64_t reach(int64_t first, int64_t count) {
     const int64_t left = int64_t{0x100000000} - (first & 0xFFFFFFFF);
     return count < left ? count : left;
   }
 
-  // words[i][lane] = word i of element (first + offset[lane]). Offsets, because the caller's
-  // vectors of them can be loaded as they were stored: elements of 64 bits GCC stores one at a
-  // time, and the load waits for them.
+  // words[i][lane] = word i of element first + offset[lane]. Offsets, because the caller stores
+  // them as 32-bit vectors: GCC would store 64-bit elements one at a time, and the vector load
+  // would wait for the stores.
   inline __attribute__((always_inline)) void block(int64_t first, const int32_t* offset,
                                                    uint32_t (&words)[4][kPhiloxLanes]) const {
 #if defined(__AVX2__)
@@ -124,7 +123,7 @@ class PhiloxDraw {
 #endif
 };
 
-// What neighbours that share a block, four or two, have of it: out[4 lane + j] = words[j][lane].
+// The words of neighbors that share a block, four or two: out[4 lane + j] = words[j][lane].
 constexpr int32_t kEveryFourth[kPhiloxLanes] = {0, 4, 8, 12, 16, 20, 24, 28};
 constexpr int32_t kEverySecond[kPhiloxLanes] = {0, 2, 4, 6, 8, 10, 12, 14};
 inline __attribute__((always_inline)) void interleave(const uint32_t (&words)[4][kPhiloxLanes],
@@ -154,7 +153,7 @@ inline __attribute__((always_inline)) void interleave(const uint32_t (&words)[4]
 #endif
 }
 
-// The same for two: out[2 lane] = even[lane], out[2 lane + 1] = odd[lane].
+// The same for pairs: out[2 lane] = even[lane], out[2 lane + 1] = odd[lane].
 inline __attribute__((always_inline)) void interleave_pairs(const uint32_t (&even)[kPhiloxLanes],
                                                             const uint32_t (&odd)[kPhiloxLanes],
                                                             uint32_t* out) {

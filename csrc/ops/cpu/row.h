@@ -1,5 +1,5 @@
-// Reductions over a row, in independent lanes that the compiler makes vectors of, and compaction.
-// Included by kernels, inside their instruction set's namespace.
+// Reductions over a row, in independent lanes that the compiler vectorizes, and compaction.
+// Included by kernels, in the namespace of their instruction set.
 #pragma once
 
 #include <cstdint>
@@ -17,11 +17,11 @@ namespace {
 
 constexpr int64_t kRowLanes = 16;
 
-// Rows are worked at this many elements at a time, whose intermediate results then stay in the
-// first-level cache. (A multiple of kRowLanes.)
+// Rows are processed in chunks of this many elements, whose intermediate results stay in the
+// first-level cache. A multiple of kRowLanes.
 constexpr int64_t kRowChunk = 1024;
 
-// body(first, count) for the chunks of `count` elements.
+// Calls body(first, size) for each chunk of `count` elements.
 template <typename Body>
 void by_chunks(int64_t count, Body body) {
   for (int64_t k = 0; k < count; k += kRowChunk) {
@@ -29,13 +29,12 @@ void by_chunks(int64_t count, Body body) {
   }
 }
 
-// A row's length in scratch, rounded up to whole vectors; the overhang is filled with what does not
-// count.
+// Length of a row in scratch, padded to whole vectors with values that do not contribute.
 inline int64_t padded_row(int64_t n) { return (n + kRowLanes - 1) / kRowLanes * kRowLanes; }
 
-// The largest of values [padded]; NaNs among them may be passed over: see seen_nan. (Lanes of its
-// own, as row_sum has, GCC 12 takes apart into scalars here, at five times the cost. Both halves at
-// once: each step waits for the one before.)
+// The largest of values [padded]. NaNs may be missed: see seen_nan. (GCC 12 would split explicit
+// lanes, as in row_sum, into scalars, at five times the cost. Both halves at once, since each step
+// waits for the previous one.)
 template <typename T>
 T row_maximum(const T* values, int64_t padded) {
   const T* half = values + padded / 2;
@@ -48,16 +47,16 @@ T row_maximum(const T* values, int64_t padded) {
   return largest;
 }
 
-// The maximum of a row whose exponentials, relative to it, add up to `sum`: NaN where the row has
-// one (and no infinity, which makes NaN of its own exponential).
+// The maximum of a row whose exponentials, relative to it, sum to `sum`: NaN if the row contains
+// one. (An infinite maximum stays, and makes the exponentials NaN by itself.)
 template <typename T>
 T seen_nan(T maximum, T sum) {
   return sum != sum && maximum - maximum == T(0) ? sum : maximum;
 }
 
-// `value` where `condition`, else 0, by a mask on the bits. For row_sum's terms: `c ? x[k] : 0`
-// there makes GCC 12 (-O3 -mavx2 -fno-trapping-math) load x under a mask, and its code then loses
-// the last lane's terms (tests/test_build.py looks for such loads in the objects).
+// `value` if `condition`, else 0, by masking bits. For terms of row_sum: with `c ? x[k] : 0`, GCC
+// 12 (-O3 -mavx2 -fno-trapping-math) loads x under a mask, and its code drops the terms of the last
+// lane (tests/ops/test_build.py looks for such loads in the objects).
 inline __attribute__((always_inline)) float keep_if(bool condition, float value) {
   return bits_to_float(float_to_bits(value) & -static_cast<int32_t>(condition));
 }
@@ -69,7 +68,7 @@ inline __attribute__((always_inline)) double keep_if(bool condition, double valu
   return value;
 }
 
-// sum of term(k) for k in [0, padded). A term that reads memory under a condition: see keep_if.
+// Sum of term(k) for k in [0, padded). For terms that read memory under a condition, see keep_if.
 template <typename T, typename Term>
 T row_sum(int64_t padded, Term term) {
   T partial[kRowLanes] = {};
@@ -82,8 +81,8 @@ T row_sum(int64_t padded, Term term) {
   return partial[0];
 }
 
-// The sum of out[k] = e^(x[k] - top), which may be x; each x[k] - top must be below 88 or NaN. (In
-// one loop GCC 12 takes half as many instructions again.)
+// Computes out[k] = e^(x[k] - top) and returns the sum. `out` may be `x`; each x[k] - top must be
+// below 88 or NaN. (A single loop has 50 % more instructions with GCC 12.)
 template <typename T>
 T row_exponentials(int64_t padded, const T* x, T top, T* out) {
   T sum = T(0);
@@ -94,7 +93,7 @@ T row_exponentials(int64_t padded, const T* x, T top, T* out) {
   return sum;
 }
 
-// For each of 8 lanes' masks, the lanes that are set, in order.
+// For each mask of 8 lanes, the lanes that are set, in order.
 struct SetLanes {
   uint8_t lane[256][8];
 };
@@ -108,14 +107,14 @@ constexpr SetLanes set_lanes() {
   return table;
 }
 
-// An array of 32-bit values to be compacted; `to` has room for 8 values more, and may be `from`.
+// An array of 32-bit values to compact. `to` needs room for 8 more values, and may be `from`.
 struct Compacted {
   const void* from;
   void* to;
 };
 
-// Writes those of `count` values, a multiple of 8, whose key is `wanted`, in order, and returns how
-// many they are. By hand for AVX2: GCC 12 compacts one at a time, at 1 ns each.
+// Of `count` values, a multiple of 8, writes those whose key is `wanted`, in order, and returns
+// their number. Written by hand for AVX2: GCC 12 compacts one at a time, at 1 ns each.
 template <typename... Arrays>
 inline __attribute__((always_inline)) int64_t compact(const int32_t* key, int32_t wanted,
                                                       int64_t count, Arrays... arrays) {

@@ -1,5 +1,5 @@
-// sprout_loss on CPU, a row at a time. A row's variates live in scratch. Where the forward pass has
-// not left the gradient to the logits, backward draws them again.
+// sprout_loss on CPU, one row at a time. The variates of a row are kept in scratch only; the
+// backward pass draws them again, unless the forward pass has computed the gradient of the logits.
 #include "sprout_loss_kernel.h"
 
 #include <cmath>
@@ -13,13 +13,13 @@ namespace {
 
 template <typename T>
 struct Row {
-  T* logits;         // [padded], -inf in the overhang
+  T* logits;         // [padded], -inf in the padding
   T* log_g;          // [padded] log gamma variates, for LabelMode::kSample
-  T* z;              // [padded] what the variates or their mean make of the label
-  T* softmax;        // [padded] times its sum; only where the forward pass gives the gradient
+  T* z;              // [padded] the label, sampled or mean, times its sum
+  T* softmax;        // [padded] times its sum; only if forward computes the gradient
   GammaRow<T> base;  // scale alpha beta
   int64_t label, partner;
-  T label_mass, partner_mass;  // what the labels add to the base
+  T label_mass, partner_mass;  // what the labels add to `base`
 };
 
 template <typename T>
@@ -46,8 +46,8 @@ Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scrat
   r.partner = args.lam == nullptr ? r.label : args.partner_labels[row];
   r.label_mass = label_total * lam;
   r.partner_mass = label_total * (T(1) - lam);
-  // Outside these limits a variate's logarithm or a sum may leave T's range: NaN then, which goes
-  // through all that is made of the row. (The implicit gradient, about 1/a^2, leaves it before.)
+  // Beyond these limits the logarithm of a variate or a sum may leave T's range. The NaN set here
+  // propagates to all results of the row. (The implicit gradient, about 1/a^2, overflows earlier.)
   constexpr bool kFloat = sizeof(T) == 4;
   constexpr T kSmallest = T(kFloat ? 1e-33 : 1e-300), kLargest = T(kFloat ? 1e36 : 1e300);
   const T mass = base[5 * padded] + (r.label_mass + r.partner_mass);
@@ -57,12 +57,12 @@ Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scrat
   return r;
 }
 
-// Returns how many variates, at most, are not -inf.
+// Draws the variates of a row. Returns an upper bound of the number that are not -inf.
 template <typename T>
 int64_t draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const Row<T>& r) {
   const int64_t K = args.classes, padded = padded_classes(K);
-  // The labels' variates first: they are most of the row's mass, so that their larger one shows
-  // which of the others cannot matter.
+  // The labels' variates first: they have most of the row's mass, so the larger one bounds which of
+  // the others are negligible.
   const int64_t element = call.first_element + row * K;
   const auto draw = [&](int64_t k) {
     return log_gamma_variate(concentration_of(r, k), call, Stream::kGamma, element + k);
@@ -73,18 +73,19 @@ int64_t draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
   r.log_g[r.label] = label_g;
   r.log_g[r.partner] = partner_g;
   for (int64_t k = K; k < padded; ++k) r.log_g[k] = -std::numeric_limits<T>::infinity();
-  // Where every concentration is 0 there is no distribution: -inf - -inf makes the row NaN below.
+  // If all concentrations are 0 there is no distribution: -inf - -inf makes the row NaN below.
   return drawn + 2;
 }
 
-// The classes that a draw's sums and gradients go over: all of them, or the `count` that are listed
-// in `index`, ascending, whose logits, log_g and z then stand together at the front of r's arrays.
+// The classes that the sums and gradients of a draw include: all of them, or the `count` listed in
+// `index` in ascending order, whose logits, log_g and z are then compacted to the front of the
+// row's arrays.
 using Index = int32_t __attribute__((may_alias));
 struct Drawn {
   int64_t count;
-  const Index* index;  // null: all
+  const Index* index;  // null for all classes
 
-  // Where class k stands, or -1.
+  // Position of class k, or -1.
   int64_t position(int64_t k) const {
     if (index == nullptr) return k;
     int64_t low = 0, high = count;
@@ -96,11 +97,12 @@ struct Drawn {
   }
 };
 
-// A row of small concentrations draws few classes, at most `count`: those are moved together.
+// Compacts the drawn classes, at most `count`: few in a row of small concentrations.
 inline Drawn drawn_classes(const Row<float>& r, int64_t classes, int64_t count) {
   const int64_t padded = padded_classes(classes);
   const float infinity = std::numeric_limits<float>::infinity();
-  // z takes the first half of its array, the list the second. A row that is NaN is so everywhere.
+  // z uses the first half of its array, the list the second. Rows that are NaN must be so in every
+  // class.
   const bool finite = std::fabs(r.log_g[r.label] + r.log_g[r.partner]) < infinity;
   if (!finite || count + kRowLanes > padded / 2) return {classes, nullptr};
   Index* index = reinterpret_cast<Index*>(r.z + padded / 2);
@@ -128,8 +130,8 @@ inline bool adds_implicit(const SproutLossArgs& args) {
   return args.wants_grad_beta && args.beta_grad != BetaGrad::kExpected;
 }
 
-// weight x scale alpha dL/da_k, added for every class. Here (c_k - E[L]) / a_0 (METHOD: L is linear
-// in z).
+// Adds weight x scale alpha dL/da_k for every class, here with the expected gradient (c_k - E[L]) /
+// a_0 (docs/method.md: L is linear in z).
 template <typename T>
 void add_expected_grad_beta(const SproutLossArgs& args, const Row<T>& r, const T* stats, T weight,
                             T* grad_beta) {
@@ -140,7 +142,7 @@ void add_expected_grad_beta(const SproutLossArgs& args, const Row<T>& r, const T
   }
 }
 
-// The same through the draw: z_k (c_k - L) dlog G_k/da_k, r.z being z x kSumG.
+// The same with the implicit gradient z_k (c_k - L) dlog G_k/da_k, where r.z is z x kSumG.
 template <typename T>
 void add_implicit_grad_beta(const SproutLossArgs& args, const Row<T>& r, const Drawn& drawn,
                             const T* stats, T weight, T* grad_beta) {
@@ -180,7 +182,7 @@ void add_implicit_grad_beta(const SproutLossArgs& args, const Row<T>& r, const D
   });
 }
 
-// z = the Dirichlet's mean, times its mass.
+// z = the mean of the Dirichlet, times its mass.
 template <typename T>
 void fill_mean(const Row<T>& r, int64_t padded) {
   for (int64_t k = 0; k < padded; ++k) r.z[k] = r.base.a[k];
@@ -188,7 +190,7 @@ void fill_mean(const Row<T>& r, int64_t padded) {
   r.z[r.partner] = concentration_of(r, r.partner);
 }
 
-// What z is multiplied by to add up to 1.
+// The factor that makes z sum to 1.
 template <typename T>
 T by_z_sum(const SproutLossArgs& args, const T* stats) {
   return T(1) / (args.label_mode == LabelMode::kMean ? stats[kMass] : stats[kSumG]);
@@ -203,13 +205,13 @@ void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
 
   const T top = row_maximum(r.logits, padded);
   const bool gives_gradient = args.grad_logits != nullptr;
-  T* softmax = gives_gradient ? r.softmax : r.z;  // which nobody needs yet
+  T* softmax = gives_gradient ? r.softmax : r.z;  // z is not needed yet
   const T sum = row_exponentials(padded, r.logits, top, softmax);
   const T log_sum = std::log(sum);
   stats[kTop] = seen_nan(top, sum);
   stats[kSum] = sum;
   stats[kTopG] = stats[kSumG] = stats[kMeanLoss] = stats[kMass] = T(0);
-  // A class with z = 0 adds nothing, whatever its logit: 0 x inf counts as 0.
+  // A class with z = 0 contributes nothing, whatever its logit: 0 * inf counts as 0.
   const auto times_logit = [&](T weight, int64_t k) {
     return keep_if(weight != T(0), weight * (r.logits[k] - top));
   };
@@ -227,11 +229,11 @@ void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
     drawn = drawn_classes(r, K, draw_row(args, call, row, r));
     const int64_t whole = padded_row(drawn.count);
     const T largest = row_maximum(r.log_g, whole);
-    // Where nothing can leave T's range, the variates as they are, which the gradient needs too.
+    // If nothing can leave T's range, use the variates themselves, which the gradient needs too.
     const T top_g = std::fabs(largest) < T(20) ? T(0) : largest;
     const T sum_g = row_exponentials(whole, r.log_g, top_g, r.z);
     const T dot = row_sum<T>(whole, [&](int64_t k) { return times_logit(r.z[k], k); });
-    // A row that is NaN is so for every class, those without a variate included.
+    // A row that is NaN is so in every class, including those without a variate.
     for (int64_t k = 0; sum_g != sum_g && k < padded; ++k) r.z[k] = sum_g;
     stats[kTopG] = seen_nan(top_g, sum_g);
     stats[kSumG] = sum_g;
@@ -240,7 +242,7 @@ void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
   if (adds_implicit(args)) add_implicit_grad_beta(args, r, drawn, stats, T(1), grad_beta);
   if (gives_gradient) {
     if (args.label_mode == LabelMode::kMean) fill_mean(r, padded);
-    // dL/dlogit_k = softmax_k - z_k, since the z add up to 1.
+    // dL/dlogit_k = softmax_k - z_k, since z sums to 1.
     const T weight = args.reduction == Reduction::kMean ? T(1) / static_cast<T>(args.batch) : T(1);
     const T by_sum = weight / sum, by_z = weight * by_z_sum(args, stats);
     T* gradient = static_cast<T*>(args.grad_logits) + row * K;
@@ -277,7 +279,7 @@ void backward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t ro
   for (int64_t k = 0; k < K; ++k) {
     r.logits[k] = weight * (fast_exp(r.logits[k] - top) * by_sum - r.z[k] * by_z);
   }
-  // The conversion is a loop of its own, so that both become vector operations.
+  // The conversion is a separate loop, so that both are vectorized.
   Logit* out = static_cast<Logit*>(args.grad_logits) + row * K;
   for (int64_t k = 0; k < K; ++k) out[k] = static_cast<Logit>(r.logits[k]);
 }

@@ -1,8 +1,6 @@
 // Launches of dirichlet.
 #include "../dirichlet_call.h"
 
-#include <torch/csrc/stable/library.h>
-
 #include <tuple>
 
 #include "dirichlet_kernel.cuh"
@@ -31,27 +29,22 @@ void run(const Args& args, cudaStream_t stream) {
   args.dtype == Dtype::kFloat64 ? launch<double>(args, stream) : launch<float>(args, stream);
 }
 
-std::tuple<Tensor, Tensor> dirichlet_cuda(const Tensor& concentration, const Tensor& rng_state) {
-  const torch::stable::accelerator::DeviceGuard guard(concentration.get_device_index());
-  const DirichletCall call = prepare_dirichlet(concentration, rng_state);
-  run(call.args, current_stream(concentration));
+std::tuple<Tensor, Tensor> dirichlet_cuda(const DirichletCall& call, const Launch& on) {
+  run(call.args, on.stream);
   return {call.z, call.log_total};
 }
 
-Tensor dirichlet_backward_cuda(const Tensor& grad_z, const Tensor& concentration, const Tensor& z,
-                               const Tensor& log_total) {
-  const torch::stable::accelerator::DeviceGuard guard(concentration.get_device_index());
-  const DirichletBackwardCall call =
-      prepare_dirichlet_backward(grad_z, concentration, z, log_total);
-  run(call.args, current_stream(concentration));
+Tensor dirichlet_backward_cuda(const DirichletBackwardCall& call, const Launch& on) {
+  run(call.args, on.stream);
   return call.grad_concentration;
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(sprout_fast, CUDA, m) {
-  m.impl("dirichlet", TORCH_BOX(&dirichlet_cuda));
-  m.impl("dirichlet_backward", TORCH_BOX(&dirichlet_backward_cuda));
+  m.impl("dirichlet", SPROUT_ENTRY(prepare_dirichlet, dirichlet_cuda, Launch));
+  m.impl("dirichlet_backward",
+         SPROUT_ENTRY(prepare_dirichlet_backward, dirichlet_backward_cuda, Launch));
 }
 
 }  // namespace sprout_fast

@@ -1,5 +1,5 @@
-// dirichlet on CUDA: a few threads to a block a row. The log variates wait in z's own memory for
-// the row's sum, each for the thread that wrote it.
+// dirichlet on CUDA: from a few threads to a whole block per row. The log variates are kept in z's
+// memory until the row's sum is known; each is read back by the thread that wrote it.
 #pragma once
 
 #include "../../common/gamma_gradient.h"
@@ -12,14 +12,14 @@ namespace sprout_fast {
 
 constexpr int kDirichletThreads = 512;
 
-// Both kernels: row_block's threads for a row.
+// Block size of both kernels.
 template <typename T>
 dim3 dirichlet_block(int64_t classes) {
-  return row_block(packets_a_row(classes, kPacket<T>), kDirichletThreads, 128);
+  return row_block(packets_per_row(classes, kPacket<T>), kDirichletThreads, 128);
 }
 inline dim3 dirichlet_grid(int64_t rows, dim3 block) { return grid_of(ceil_div(rows, block.y)); }
 
-// Running sum of e^log_g, measured from its running maximum.
+// Running sum of e^log_g, relative to its running maximum.
 template <typename T>
 struct LogSum {
   T top, sum;
@@ -39,10 +39,10 @@ __global__ void __launch_bounds__(kDirichletThreads)
     dirichlet_kernel(const __grid_constant__ DirichletArgs args) {
   constexpr int N = kPacket<T>;
   __shared__ LogSum<T> shared[kDirichletThreads / 32];
-  const PhiloxCall call(args.rng_state, args.elements_a_row);
+  const PhiloxCall call(args.rng_state, args.elements_per_row);
   const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   const int64_t element = call.first_element + row * args.classes;
-  // Threads behind the last row have no packets, but come to the reduction.
+  // Threads beyond the last row have no packets, but take part in the reduction.
   const RowPackets<N> packets(element, args.classes);
   const int64_t count = row < args.rows ? packets.count : 0;
   const T* concentration = static_cast<const T*>(args.concentration) + row * args.classes;
@@ -63,7 +63,7 @@ __global__ void __launch_bounds__(kDirichletThreads)
     store_packet(log_g, k, 0, args.classes, out);
   }
   total = row_reduce(total, shared);
-  // With all concentrations 0 there is no distribution: a NaN row.
+  // All concentrations 0 define no distribution: the row is NaN.
   const T log_sum = total.sum == T(0) ? device_nan<T>() : std::log(total.sum);
   if (threadIdx.x == 0 && count > 0) {
     static_cast<T*>(args.log_total)[row] = total.top + log_sum;
@@ -81,15 +81,15 @@ __global__ void __launch_bounds__(kDirichletThreads)
   }
 }
 
-// sum_j z_j (g_j - anchor) and sum_j z_j, anchor the gradient of the largest z so far: an entry
-// close to 1 does not cancel.
+// sum_j z_j (g_j - anchor) and sum_j z_j, where anchor is the gradient of the largest z so far, so
+// that there is no cancellation for an entry close to 1.
 template <typename T>
 struct MeanGradient {
   T largest, anchor, sum, mass;
 
   __device__ __forceinline__ void combine(const MeanGradient& o) {
     if (o.mass == T(0)) return;
-    // The same choice on both sides of a shuffle: of two equal z the larger gradient.
+    // Both sides of a shuffle must choose the same: for equal z the larger gradient.
     const bool theirs =
         mass == T(0) || o.largest > largest || (o.largest == largest && o.anchor > anchor);
     const T new_anchor = theirs ? o.anchor : anchor;
@@ -124,7 +124,7 @@ __global__ void __launch_bounds__(kDirichletThreads)
     T entry[N], grad[N];
     load_packet(z, k, 0, args.classes, T(0), entry);
     load_packet(grad_z, k, 0, args.classes, T(0), grad);
-    // An entry of 0 counts for nothing, whatever its gradient; a NaN goes in.
+    // Entries of 0 contribute nothing, whatever their gradient; NaN does.
 #pragma unroll
     for (int j = 0; j < N; ++j) {
       if (entry[j] != T(0)) mean.combine({entry[j], grad[j], T(0), entry[j]});
@@ -139,7 +139,7 @@ __global__ void __launch_bounds__(kDirichletThreads)
     load_packet(z, k, 0, args.classes, T(0), entry);
     load_packet(grad_z, k, 0, args.classes, T(0), grad);
 #pragma unroll 1
-    for (int j = 0; j < N; ++j) {  // one copy of the series' code
+    for (int j = 0; j < N; ++j) {  // keep a single copy of the series in the code
       const T entry_j = pick(entry, j);
       T result = T(0);
       if (entry_j != T(0)) {

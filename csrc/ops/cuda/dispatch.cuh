@@ -1,4 +1,4 @@
-// From a Dtype to the device's element type.
+// From a Dtype to the element type on the device.
 #pragma once
 
 #include "../../common/device_types.h"
@@ -17,7 +17,7 @@ void with_device_type(Dtype dtype, Body body) {
   }
 }
 
-// The type that arithmetic on E is done in.
+// The type of arithmetic on elements of type E.
 template <typename E>
 struct Accumulate {
   using type = float;

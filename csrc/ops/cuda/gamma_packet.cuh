@@ -1,4 +1,4 @@
-// Gamma variates of neighbouring elements in one thread.
+// Log gamma variates of consecutive elements in one thread.
 #pragma once
 
 #include "../../common/device_types.h"
@@ -6,14 +6,14 @@
 
 namespace sprout_fast {
 
-// log_gamma_variate of N elements from `element` on, which is a multiple of 4: a group of four
-// shares its boosts' Philox block, a pair its attempts'. An element with a = 0 costs nothing.
+// log_gamma_variate of N elements from `element`, a multiple of 4: a group of four shares the
+// Philox block of its boosts, a pair that of its attempts. Elements with a = 0 cost nothing.
 template <typename T, int N>
 __device__ __forceinline__ void log_gamma_packet(const T (&a)[N], const PhiloxCall& call,
                                                  int64_t element, T floor, T (&log_g)[N]) {
   const T infinity = std::numeric_limits<T>::infinity();
   const T threshold = floor - T(kLogGammaHeadroom);
-  uint32_t pending = 0;  // bit j: element j waits for a variate
+  uint32_t pending = 0;  // bit j: element j needs a variate
 #pragma unroll
   for (int group = 0; group < N; group += 4) {
     bool boosted = false;
@@ -31,7 +31,8 @@ __device__ __forceinline__ void log_gamma_packet(const T (&a)[N], const PhiloxCa
       pending |= wanted ? 1u << j : 0u;
     }
   }
-  // One attempt a turn, for the thread's own next pair: no lane waits for another's rejections.
+  // One attempt per iteration, for the next pair of this thread, so that no lane waits for the
+  // rejections of another.
   uint32_t draw = 0;
   while (pending != 0) {
     const int pair = (__ffs(static_cast<int>(pending)) - 1) & ~1;

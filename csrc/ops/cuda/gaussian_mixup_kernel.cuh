@@ -1,7 +1,7 @@
-// gaussian_mixup on CUDA: one pass over memory. In the usual case (dense channels-last images of
-// whole packets of 16 elements, at aligned addresses) a thread makes a few packets: uint8 comes in
-// by one 128-bit load an image, bf16 leaves by two stores, and the noise is four Philox blocks.
-// Other layouts go four elements at a time.
+// gaussian_mixup on CUDA: one pass over memory. In the common case (dense channels-last images that
+// consist of whole packets of 16 elements at aligned addresses) each thread computes a few packets:
+// one 128-bit load per uint8 image, two 128-bit stores for bf16, and four Philox blocks of noise.
+// Other layouts are processed four elements at a time.
 #pragma once
 
 #include "../../common/device_types.h"
@@ -14,21 +14,22 @@
 
 namespace sprout_fast {
 
-constexpr int kMixupElements = 16;  // a packet
-constexpr int kMixupPackets = 8;    // a thread, to spread what it does once
+constexpr int kMixupElements = 16;  // per packet
+constexpr int kMixupPackets = 8;    // per thread, to amortize its setup
 constexpr int kMixupThreads = 64;
 
-// Adds `factor` times two independent standard normals, as normal_pair makes them but by the
-// special function unit, for 16-bit outputs: within 1e-5 of the exact ones by the intrinsics'
-// documented errors (tests/test_simt.py runs it with those), a hundredth of fp16's spacing at 1.
-// With polynomials, issuing a packet's instructions takes longer than moving its bytes.
+// Adds `factor` times two independent standard normals, like normal_pair but with the special
+// function unit, for 16-bit outputs. By the documented errors of the intrinsics they are within
+// 1e-5 of the exact ones (tests/simt/test_simt.py applies these errors), a hundredth of fp16's
+// spacing at 1. With polynomials, issuing the instructions of a packet would take longer than
+// moving its bytes.
 __device__ __forceinline__ void add_fast_normal_pair(uint32_t radius_word, uint32_t angle_word,
                                                      float factor, float* first, float* second) {
-  // U = x, or 1 + x for negative x: as a signed number the word keeps its digits at both ends.
+  // U = x, or 1 + x for negative x: a signed word keeps its precision at both ends.
   const float x = static_cast<float>(static_cast<int32_t>(radius_word)) * 2.3283064365386963e-10f +
                   1.1641532182693481e-10f;
   const float by_unit = __log2f(x < 0.0f ? 1.0f + x : x) * -1.3862944f;
-  // Near 1 the logarithm is small and the unit's error is not: there -2 log(1 + x) as a series.
+  // Near 1 the logarithm is small but the unit's error is not: use a series for -2 log(1 + x).
   const float by_series = x * (x * (1.0f - x * 0.66666667f) - 2.0f);
   const float square = radius_word > 0xFC000000u ? by_series : by_unit;
   const float radius = factor * (square * rsqrtf(square));
@@ -39,7 +40,7 @@ __device__ __forceinline__ void add_fast_normal_pair(uint32_t radius_word, uint3
   *second += radius * sine;
 }
 
-// Adds `factor` times the standard normals of the group of four elements that begins at `group`.
+// Adds `factor` times the standard normals of the four elements from `group`, a multiple of 4.
 template <bool kFast, typename T>
 __device__ __forceinline__ void add_group_normals(const PhiloxCall& call, int64_t group, T factor,
                                                   T* sum) {
@@ -56,7 +57,7 @@ __device__ __forceinline__ void add_group_normals(const PhiloxCall& call, int64_
   }
 }
 
-// The same for four elements from any place on.
+// The same for four elements from any index.
 template <bool kFast, typename T>
 __device__ __forceinline__ void add_normals(const PhiloxCall& call, int64_t element, T factor,
                                             T (&sum)[4]) {
@@ -66,19 +67,19 @@ __device__ __forceinline__ void add_normals(const PhiloxCall& call, int64_t elem
   if (skip != 0) add_group_normals<kFast>(call, element - skip + 4, factor, n + 4);
 #pragma unroll
   for (int j = 0; j < 4; ++j) {
-    // By comparing with compile-time places, so that `n` stays in registers.
+    // Compare with every constant index, so that `n` stays in registers.
 #pragma unroll
     for (int s = 0; s < 4; ++s) sum[j] += s == skip ? n[j + s] : T(0);
   }
 }
 
-// What one output image is made of.
+// The terms of one output image.
 template <typename In, typename T>
 struct Mixture {
   int64_t partner;
-  T own_weight, partner_weight;  // of pixels as they are stored
-  T own_noise, partner_noise;    // of the two images' draws
-  int draws;                     // 0, 1, or 2: the partner's as well
+  T own_weight, partner_weight;  // weights of the stored pixels
+  T own_noise, partner_noise;    // weights of the noise of the two images
+  int draws;                     // 0, 1, or 2 if the partner's noise is drawn as well
   bool mixes;
 
   __device__ __forceinline__ Mixture(const GaussianMixupArgs& args, int64_t image)
@@ -90,13 +91,13 @@ struct Mixture {
     }
     constexpr T kPixelScale = std::is_same_v<In, uint8_t> ? T(1.0 / 255.0) : T(1);
     const T rest = T(1) - lam;
-    // A partner or lam out of range makes the image NaN, and no partner is read.
+    // An out-of-range partner or lam makes the image NaN, and no partner is read.
     const bool valid = static_cast<uint64_t>(partner) < static_cast<uint64_t>(args.batch) &&
                        lam >= T(0) && lam <= T(1);
     mixes = valid && partner != image && rest != T(0);
     own_weight = !valid ? device_nan<T>() : mixes ? lam * kPixelScale : kPixelScale;
     partner_weight = rest * kPixelScale;
-    // One draw for the mixture ("marginal"), or one for each of the two images ("paired").
+    // One draw per output ("marginal"), or one for each of the two images ("paired").
     const bool paired = mixes && args.paired;
     own_noise = !mixes ? T(1) : paired ? lam : std::sqrt(lam * lam + rest * rest);
     partner_noise = rest;
@@ -104,7 +105,7 @@ struct Mixture {
   }
 };
 
-// out = scale x pixel + noise x normal + shift in a channel.
+// out = scale * pixel + noise * normal + shift in a channel.
 template <typename T>
 struct alignas(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) ChannelMap {
   T scale, noise, shift;
@@ -113,7 +114,7 @@ struct alignas(4 * sizeof(T) < 16 ? 4 * sizeof(T) : 16) ChannelMap {
 template <typename T, typename In>
 __device__ __forceinline__ T pixel_of(const Packet<In, kMixupElements>& packet, int j) {
   if constexpr (std::is_same_v<In, uint8_t>) {
-    // By name: left to nvcc, it takes a shift, a mask and a slow conversion.
+    // By intrinsic: nvcc itself would emit a shift, a mask and a slow conversion.
     const uint32_t word = reinterpret_cast<const uint32_t*>(packet.value)[j / 4];
     return static_cast<T>(__byte_perm(word, 0, 0x4440 + j % 4));
   } else {
@@ -121,7 +122,8 @@ __device__ __forceinline__ T pixel_of(const Packet<In, kMixupElements>& packet, 
   }
 }
 
-// Elements [first, first + 16) of an image; `map` begins at the first one's channel.
+// Computes elements [first, first + 16) of an image; `map` begins with the channel of the first
+// one.
 template <typename In, typename Out, typename T>
 __device__ __forceinline__ void mix_packet(const GaussianMixupArgs& args, const PhiloxCall& call,
                                            const Mixture<In, T>& mixture, const ChannelMap<T>* map,
@@ -153,8 +155,8 @@ __device__ __forceinline__ void mix_packet(const GaussianMixupArgs& args, const 
   packet.store_global(static_cast<Out*>(args.out) + image * elements + first);
 }
 
-// Elements [first, first + 4) of an image of any layout, as far as it has them; `map` begins at
-// channel 0.
+// Computes those of elements [first, first + 4) that are in an image of any layout; `map` begins
+// with channel 0.
 template <typename In, typename Out, typename T>
 __device__ __forceinline__ void mix_four(const GaussianMixupArgs& args, const PhiloxCall& call,
                                          const Mixture<In, T>& mixture, const ChannelMap<T>* map,
@@ -167,7 +169,7 @@ __device__ __forceinline__ void mix_four(const GaussianMixupArgs& args, const Ph
                                   draw == 0 ? mixture.own_noise : mixture.partner_noise, noise);
   }
   const In* own = static_cast<const In*>(args.images) + image * args.stride[0];
-  // Not even an address of a wild partner.
+  // Do not even compute the address of an out-of-range partner.
   const In* other = own + (mixture.mixes ? mixture.partner - image : 0) * args.stride[0];
   Out* out = static_cast<Out*>(args.out) + image * elements;
   int64_t h = first / args.channels / args.width;
@@ -198,8 +200,8 @@ inline dim3 gaussian_mixup_grid(const GaussianMixupArgs& args) {
   return grid_of(ceil_div(elements, int64_t{kMixupThreads} * kMixupPackets * kMixupElements),
                  args.batch);
 }
-// Whether images are whole packets, each at an aligned address. The bound keeps a place in an image
-// in 32 bits.
+// Whether images consist of whole packets at aligned addresses. The bound lets 32 bits hold an
+// index into an image.
 template <typename In>
 inline bool gaussian_mixup_is_packed(const GaussianMixupArgs& args) {
   const int64_t C = args.channels, elements = C * args.height * args.width;
@@ -211,7 +213,7 @@ inline bool gaussian_mixup_is_packed(const GaussianMixupArgs& args) {
 template <typename In, typename Out, typename T>
 __global__ void __launch_bounds__(kMixupThreads)
     gaussian_mixup_kernel(const __grid_constant__ GaussianMixupArgs args, bool packed) {
-  // From channel 0 on, and again, so that a packet's channels stand side by side.
+  // The channels repeat, so that those of a packet are consecutive.
   __shared__ ChannelMap<T> map[kMaxChannels + kMixupElements - 1];
   const int C = static_cast<int>(args.channels);
   if (static_cast<int>(threadIdx.x) < C) {
@@ -244,11 +246,12 @@ __global__ void __launch_bounds__(kMixupThreads)
   }
 }
 
-constexpr int kMixupBackwardElements = 8;  // a thread: 128 bits of a 16-bit type
+constexpr int kMixupBackwardElements = 8;  // per thread: 128 bits of a 16-bit type
 constexpr int kMixupBackwardThreads = 256;
 
-// Grid: x over elements of an image, y over images. Each block finds the mixtures that its image is
-// in by scanning `partner` a tile at a time, in the order of the batch: no atomics.
+// Grid: x over elements of an image, y over images. Each block finds the outputs that its image is
+// mixed into by scanning `partner` tile by tile, in the order of the batch, so that no atomics are
+// needed.
 inline dim3 gaussian_mixup_backward_grid(const GaussianMixupBackwardArgs& args) {
   return grid_of(ceil_div(args.channels * args.pixels,
                           int64_t{kMixupBackwardThreads} * kMixupBackwardElements),
@@ -295,7 +298,7 @@ __global__ void __launch_bounds__(kMixupBackwardThreads)
           if (partner_matches[j]) add(tile + j, T(1) - lam_of(tile + j));
         }
       }
-      __syncthreads();  // before the next tile's matches are written
+      __syncthreads();  // before the matches of the next tile are written
     }
     Image* out = static_cast<Image*>(args.grad_images) + image * elements + first;
     Packet<Image, N> packet;

@@ -1,5 +1,5 @@
-// generalized_cross_entropy on CUDA: forward reads logits and probabilities once, by a few threads
-// to a block a row; backward reads them once more and writes the gradients.
+// generalized_cross_entropy on CUDA. Forward reads logits and probabilities once, with a few
+// threads to a whole block per row. Backward reads them once more and writes the gradients.
 #pragma once
 
 #include <type_traits>
@@ -11,19 +11,19 @@
 namespace sprout_fast {
 
 constexpr int kCrossEntropyThreads = 512;
-// Neighbours in a thread's hands: 128 bits of a 16-bit type, whichever of logits and target has it.
+// Consecutive elements per thread: 128 bits of a 16-bit type, which logits or target may have.
 constexpr int kCrossEntropyElements = 8;
 
-// The weights t_k of a row's classes [k, k + 8), 0 for those that the row does not have. Target:
-// the probabilities' type, or int64_t for labels.
+// The weights t_k of classes [k, k + 8) of a row, 0 for those outside the row. Target is the type
+// of the probabilities, or int64_t for labels.
 template <typename Target, typename T>
 struct RowTarget {
   const GeneralizedCrossEntropyArgs& args;
   int64_t row, label;
   T keep, uniform;
-  bool valid;  // a label out of range makes the row NaN, and nothing is read for it
+  bool valid;  // false for an out-of-range label, which makes the row NaN without reading it
 
-  // valid: whether there is such a row.
+  // valid: whether the row exists.
   __device__ __forceinline__ RowTarget(const GeneralizedCrossEntropyArgs& args, int64_t row,
                                        bool valid)
       : args(args),
@@ -58,7 +58,7 @@ struct RowTarget {
   }
 };
 
-// Running sums over a row, each measured from its own running maximum.
+// Running sums over a row, each relative to the running maximum.
 template <typename T>
 struct CrossEntropySums {
   T top;   // largest logit
@@ -66,9 +66,9 @@ struct CrossEntropySums {
   T dot;   // sum_k t_k (logit_k - top)
   T mass;  // sum_k t_k
 
-  // 0 also between two logits of -inf.
+  // 0 for two logits of -inf, too.
   __device__ __forceinline__ static T difference(T x, T y) { return x == y ? T(0) : x - y; }
-  // A class of weight 0 adds nothing, whatever its logit: 0 x inf counts as 0.
+  // A class of weight 0 contributes nothing, whatever its logit: 0 * inf counts as 0.
   __device__ __forceinline__ static T times(T weight, T x) {
     return weight == T(0) ? T(0) : weight * x;
   }
@@ -98,7 +98,7 @@ __global__ void __launch_bounds__(kCrossEntropyThreads)
   constexpr int N = kCrossEntropyElements;
   __shared__ CrossEntropySums<T> shared[kCrossEntropyThreads / 32];
   const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
-  // Threads without a row, or a label in it, have no packets, but come to the reduction.
+  // Threads without a row or a valid label have no packets, but take part in the reduction.
   const RowTarget<Target, T> target(args, row, row < args.batch);
   const RowPackets<N> packets(row * args.classes, args.classes);
   const int64_t count = target.valid ? packets.count : 0;
@@ -134,13 +134,13 @@ __global__ void __launch_bounds__(kCrossEntropyThreads)
   }
 }
 inline dim3 cross_entropy_block(const GeneralizedCrossEntropyArgs& args) {
-  return row_block(packets_a_row(args.classes, kCrossEntropyElements), kCrossEntropyThreads, 128);
+  return row_block(packets_per_row(args.classes, kCrossEntropyElements), kCrossEntropyThreads, 128);
 }
 inline dim3 cross_entropy_grid(const GeneralizedCrossEntropyArgs& args) {
   return grid_of(ceil_div(args.batch, cross_entropy_block(args).y));
 }
 
-// A thread a packet. Grid: x over rows, y over packets.
+// One packet per thread. Grid: x over rows, y over packets.
 template <typename Logit, typename Target, typename T>
 __global__ void __launch_bounds__(kCrossEntropyThreads) generalized_cross_entropy_backward_kernel(
     const __grid_constant__ GeneralizedCrossEntropyArgs args) {
@@ -162,7 +162,7 @@ __global__ void __launch_bounds__(kCrossEntropyThreads) generalized_cross_entrop
     target.weights(k, weight);
 #pragma unroll
     for (int j = 0; j < N; ++j) {
-      // NaN where the label is out of range: log_sum is.
+      // NaN for an out-of-range label, since log_sum is.
       const T log_p = (value[j] - stats[CrossEntropyStat::kTop]) - stats[CrossEntropyStat::kLogSum];
       value[j] = factor * (fast_exp(log_p) * stats[CrossEntropyStat::kMass] - weight[j]);
       weight[j] = factor * target.keep * -log_p;
@@ -176,12 +176,12 @@ __global__ void __launch_bounds__(kCrossEntropyThreads) generalized_cross_entrop
   }
 }
 inline dim3 cross_entropy_backward_block(const GeneralizedCrossEntropyArgs& args) {
-  return row_block(packets_a_row(args.classes, kCrossEntropyElements), 128, 128);
+  return row_block(packets_per_row(args.classes, kCrossEntropyElements), 128, 128);
 }
 inline dim3 cross_entropy_backward_grid(const GeneralizedCrossEntropyArgs& args) {
   const dim3 block = cross_entropy_backward_block(args);
   return grid_of(ceil_div(args.batch, block.y),
-                 ceil_div(packets_a_row(args.classes, kCrossEntropyElements), block.x));
+                 ceil_div(packets_per_row(args.classes, kCrossEntropyElements), block.x));
 }
 
 }  // namespace sprout_fast

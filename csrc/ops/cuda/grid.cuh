@@ -1,5 +1,5 @@
-// Sizes of launches. The functions beside the kernels that use them are host code, apart from the
-// .cu files so that the SIMT harness of the tests launches with the same grids.
+// Launch sizes. The functions next to each kernel that compute them are host code outside the .cu
+// files, so that the tests' SIMT harness launches the same grids.
 #pragma once
 
 #include <vector_types.h>

@@ -1,4 +1,4 @@
-// What every launch needs: the stream of the tensors' device, and the error check.
+// The device and stream of a launch.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -9,15 +9,21 @@
 #include <algorithm>
 
 #include "../check.h"
+#include "../entry.h"
 #include "grid.cuh"
 
 namespace sprout_fast {
 
-// torch's current stream of the current device; hold a DeviceGuard on the tensors' device first.
-inline cudaStream_t current_stream(const Tensor& t) {
-  void* stream = nullptr;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
-  return static_cast<cudaStream_t>(stream);
-}
+// The tensor's device, made current as long as this lives, and torch's current stream on it.
+struct Launch {
+  torch::stable::accelerator::DeviceGuard guard;
+  cudaStream_t stream;
+
+  explicit Launch(const Tensor& t) : guard(t.get_device_index()) {
+    void* current = nullptr;
+    TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &current));
+    stream = static_cast<cudaStream_t>(current);
+  }
+};
 
 }  // namespace sprout_fast

@@ -1,8 +1,6 @@
 // Launches of log_gamma.
 #include "../log_gamma_call.h"
 
-#include <torch/csrc/stable/library.h>
-
 #include "launch.h"
 #include "log_gamma_kernel.cuh"
 
@@ -28,26 +26,22 @@ void run(const Args& args, cudaStream_t stream) {
   args.dtype == Dtype::kFloat64 ? launch<double>(args, stream) : launch<float>(args, stream);
 }
 
-Tensor log_gamma_cuda(const Tensor& concentration, const Tensor& rng_state) {
-  const torch::stable::accelerator::DeviceGuard guard(concentration.get_device_index());
-  const LogGammaCall call = prepare_log_gamma(concentration, rng_state);
-  run(call.args, current_stream(concentration));
+Tensor log_gamma_cuda(const LogGammaCall& call, const Launch& on) {
+  run(call.args, on.stream);
   return call.log_g;
 }
 
-Tensor log_gamma_backward_cuda(const Tensor& grad, const Tensor& concentration,
-                               const Tensor& log_g) {
-  const torch::stable::accelerator::DeviceGuard guard(concentration.get_device_index());
-  const LogGammaBackwardCall call = prepare_log_gamma_backward(grad, concentration, log_g);
-  run(call.args, current_stream(concentration));
+Tensor log_gamma_backward_cuda(const LogGammaBackwardCall& call, const Launch& on) {
+  run(call.args, on.stream);
   return call.grad_concentration;
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(sprout_fast, CUDA, m) {
-  m.impl("log_gamma", TORCH_BOX(&log_gamma_cuda));
-  m.impl("log_gamma_backward", TORCH_BOX(&log_gamma_backward_cuda));
+  m.impl("log_gamma", SPROUT_ENTRY(prepare_log_gamma, log_gamma_cuda, Launch));
+  m.impl("log_gamma_backward",
+         SPROUT_ENTRY(prepare_log_gamma_backward, log_gamma_backward_cuda, Launch));
 }
 
 }  // namespace sprout_fast

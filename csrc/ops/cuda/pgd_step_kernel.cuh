@@ -1,4 +1,4 @@
-// pgd_step_ on CUDA: one pass; dense tensors by 128-bit accesses, others element by element.
+// pgd_step_ on CUDA, in one pass: dense tensors with 128-bit accesses, others element by element.
 #pragma once
 
 #include "../../common/device_types.h"
@@ -8,7 +8,7 @@
 namespace sprout_fast {
 
 constexpr int kPgdThreads = 256;
-constexpr int kPgdElements = 8;  // neighbours in a thread's hands: 128 bits of a 16-bit gradient
+constexpr int kPgdElements = 8;  // consecutive elements per thread: 128 bits of a 16-bit gradient
 
 template <typename T, typename Grad, typename Wide>
 __device__ __forceinline__ void pgd_step_thread(const PgdStepArgs& args, int64_t first) {
@@ -48,7 +48,7 @@ __device__ __forceinline__ void pgd_step_thread(const PgdStepArgs& args, int64_t
 inline dim3 pgd_step_grid(const PgdStepArgs& args) {
   return grid_of(ceil_div(args.numel, kPgdElements * kPgdThreads));
 }
-// Wide: the type that holds a Grad, float or double.
+// Wide is the type, float or double, that holds a Grad exactly.
 template <typename T, typename Grad, typename Wide>
 __global__ void __launch_bounds__(kPgdThreads)
     pgd_step_kernel(const __grid_constant__ PgdStepArgs args) {

@@ -1,4 +1,4 @@
-// From the losses of rows to the loss, in a fixed order.
+// Reduces the losses of rows to the loss, in a fixed order.
 #pragma once
 
 #include "../../common/reduce.h"
@@ -18,7 +18,7 @@ struct RunningSum {
   }
 };
 
-// One block; row i's loss is values[i x stride]. Writes [batch] for Reduction::kNone, else one
+// One block. Row i's loss is values[i * stride]. Writes [batch] for Reduction::kNone, else one
 // number.
 template <typename T>
 __global__ void __launch_bounds__(kReductionThreads)

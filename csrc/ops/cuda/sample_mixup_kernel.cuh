@@ -1,4 +1,4 @@
-// sample_mixup on CUDA: one thread an entry.
+// sample_mixup on CUDA: one entry per thread.
 #pragma once
 
 #include "../sample_mixup_args.h"

@@ -1,19 +1,17 @@
 // Launches of sprout_loss.
 #include "../sprout_loss_call.h"
 
-#include <torch/csrc/stable/library.h>
-
 #include <tuple>
 
 #include "dispatch.cuh"
 #include "launch.h"
-#include "reduction_kernel.cuh"
+#include "reduce_losses.h"
 #include "sprout_loss_kernel.cuh"
 
 namespace sprout_fast {
 namespace {
 
-// What a block of sprout_loss_rows_kernel may ask for: more than the 48 KiB that it has without.
+// Dynamic shared memory available to a block of sprout_loss_rows_kernel, beyond the default 48 KiB.
 int64_t max_shared_bytes() {
   int device = 0, bytes = 0;
   STD_CUDA_CHECK(cudaGetDevice(&device));
@@ -21,7 +19,7 @@ int64_t max_shared_bytes() {
   return bytes - kLossOwnBytes;
 }
 
-// Beta's gradient, added up in groups of rows: [groups, K] and their sum.
+// The gradient of beta: partial sums over groups of rows, [groups, K], and their sum.
 template <typename T>
 struct GradBeta {
   const SproutLossCall& call;
@@ -45,7 +43,7 @@ struct GradBeta {
   }
 };
 
-// The gradients that args ask for; returns beta's, or [0] without one.
+// Computes the requested gradients and returns that of beta, or [0] if it was not requested.
 template <typename Logit, typename T>
 Tensor launch_grad(const SproutLossCall& call, T factor, cudaStream_t stream) {
   const SproutLossArgs& args = call.args;
@@ -73,7 +71,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const SproutLossCall& call,
   if (plan.keeps) beta.emplace(call, plan.grid.x);
   if (args.batch > 0) {
     const auto kernel = sprout_loss_rows_kernel<Logit, T>;
-    // The same for every call, so that calls from several threads do not take it from each other.
+    // The same value on every call, so that concurrent calls do not lower it for each other.
     STD_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                         static_cast<int>(max_bytes)));
     const int64_t segments = plan.grid.y;
@@ -90,60 +88,38 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const SproutLossCall& call,
       STD_CUDA_KERNEL_LAUNCH_CHECK();
     }
   }
-  const bool each = args.reduction == Reduction::kNone;
-  Tensor loss = torch::stable::new_empty(
-      call.row_stats, each ? std::vector<int64_t>{args.batch} : std::vector<int64_t>{});
-  reduce_losses_kernel<T><<<1, kReductionThreads, 0, stream>>>(
-      static_cast<const T*>(args.row_stats) + kLoss, kRowStats, args.batch, args.reduction,
-      static_cast<T*>(loss.mutable_data_ptr()));
-  STD_CUDA_KERNEL_LAUNCH_CHECK();
+  Tensor loss = reduce_losses_as<T>(call, kLoss, kRowStats, stream);
   const T factor = args.reduction == Reduction::kMean && args.batch > 0
                        ? T(1) / static_cast<T>(args.batch)
                        : T(1);
   return {loss, beta ? beta->sum(factor, stream) : launch_grad<Logit>(call, factor, stream),
-          call.row_stats, *call.grad_logits};
+          call.row_stats, call.grad_logits};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> sprout_loss_cuda(
-    const Tensor& logits, const Tensor& labels, const std::optional<Tensor>& partner_labels,
-    const std::optional<Tensor>& lam, const Tensor& beta, const Tensor& rng_state, double alpha,
-    double scale, const std::string& label_mode, const std::string& beta_grad_name,
-    const std::string& reduction, bool return_grad_beta, bool return_grad_logits) {
-  const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
-  const SproutLossCall call = prepare_sprout_loss(
-      logits, labels, partner_labels, lam, beta, rng_state, alpha, scale, label_mode,
-      beta_grad_name, reduction, return_grad_beta, return_grad_logits);
+std::tuple<Tensor, Tensor, Tensor, Tensor> sprout_loss_cuda(const SproutLossCall& call,
+                                                            const Launch& on) {
   std::tuple<Tensor, Tensor, Tensor, Tensor> result;
-  with_device_type(call.args.dtype, [&](auto logit) {
-    result = forward<decltype(logit)>(call, current_stream(logits));
-  });
+  with_device_type(call.args.dtype,
+                   [&](auto logit) { result = forward<decltype(logit)>(call, on.stream); });
   return result;
 }
 
-std::tuple<Tensor, Tensor> sprout_loss_backward_cuda(
-    const Tensor& grad_loss, const Tensor& logits, const Tensor& labels,
-    const std::optional<Tensor>& partner_labels, const std::optional<Tensor>& lam,
-    const Tensor& beta, const Tensor& rng_state, const Tensor& row_stats, double alpha,
-    double scale, const std::string& label_mode, const std::string& beta_grad_name,
-    const std::string& reduction) {
-  const torch::stable::accelerator::DeviceGuard guard(logits.get_device_index());
-  const SproutLossCall call =
-      prepare_sprout_loss_backward(grad_loss, logits, labels, partner_labels, lam, beta, rng_state,
-                                   row_stats, alpha, scale, label_mode, beta_grad_name, reduction);
-  Tensor grad;
+std::tuple<Tensor, Tensor> sprout_loss_backward_cuda(const SproutLossCall& call, const Launch& on) {
+  Tensor grad_beta;
   with_device_type(call.args.dtype, [&](auto logit) {
     using Logit = decltype(logit);
     using T = typename Accumulate<Logit>::type;
-    grad = launch_grad<Logit>(call, T(1), current_stream(logits));
+    grad_beta = launch_grad<Logit>(call, T(1), on.stream);
   });
-  return {*call.grad_logits, grad};
+  return {call.grad_logits, grad_beta};
 }
 
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(sprout_fast, CUDA, m) {
-  m.impl("sprout_loss", TORCH_BOX(&sprout_loss_cuda));
-  m.impl("sprout_loss_backward", TORCH_BOX(&sprout_loss_backward_cuda));
+  m.impl("sprout_loss", SPROUT_ENTRY(prepare_sprout_loss_forward, sprout_loss_cuda, Launch));
+  m.impl("sprout_loss_backward",
+         SPROUT_ENTRY(prepare_sprout_loss_backward, sprout_loss_backward_cuda, Launch));
 }
 
 }  // namespace sprout_fast

@@ -1,7 +1,8 @@
-// sprout_loss on CUDA. The variates are a function of (row, class), so nothing of the logits' size
-// is stored between the kernels: each computes those it needs again.
+// sprout_loss on CUDA. Variates are functions of (row, class), so nothing of the logits' size is
+// stored between kernels: each recomputes those that it needs.
 //
-//   sprout_loss_rows_kernel      forward: reads the logits once; the rows' statistics and, of rows
+//   sprout_loss_rows_kernel      forward: reads the logits once; computes row statistics and, for
+// rows
 //                                that fit shared memory, their gradients of beta, added up by block
 //   sprout_loss_segments_kernel  joins the statistics of rows that several blocks share
 //   sprout_loss_grad_kernel      backward: reads the logits once; their gradient and, added up by
@@ -18,7 +19,7 @@
 
 namespace sprout_fast {
 
-// One row's labels, checked: what is out of range makes the row NaN, and nothing is read for it.
+// The labels of a row, checked: an out-of-range value makes the row NaN without reading it.
 template <typename T>
 struct RowLabels {
   int64_t label, partner;
@@ -37,15 +38,15 @@ struct RowLabels {
             lam >= T(0) && lam <= T(1);
   }
 
-  // Of class k with this beta. NaN for a concentration that is none, which makes the row NaN
-  // however it is used.
+  // The concentration of class k with this beta. NaN if it is negative or not finite, which makes
+  // the row NaN however it is used.
   __device__ __forceinline__ T concentration(const SproutLossArgs& args, int64_t k, T beta) const {
     T a = static_cast<T>(args.scale * args.alpha) * beta;
     if (k == label) a += label_mass;
     if (k == partner) a += partner_mass;
     return a >= T(0) && a < std::numeric_limits<T>::infinity() ? a : device_nan<T>();
   }
-  // Of classes [k, k + N), 0 for those that are not in [begin, end).
+  // The same for classes [k, k + N), 0 for those not in [begin, end).
   template <int N>
   __device__ __forceinline__ void concentrations(const SproutLossArgs& args, int64_t k,
                                                  int64_t begin, int64_t end, T (&a)[N]) const {
@@ -57,7 +58,7 @@ struct RowLabels {
   }
 };
 
-// The largest of some numbers; NaN if one is.
+// Running maximum; NaN if any number is.
 template <typename T>
 struct Largest {
   T value;
@@ -67,14 +68,14 @@ struct Largest {
   }
 };
 
-// Running sums over a row, each measured from its own running maximum.
+// Running sums over a row, each relative to its running maximum.
 template <typename T>
 struct RowSums {
   T top;             // largest logit
   T sum;             // sum_k exp(logit_k - top)
   T top_g;           // largest log variate
-  T sum_g, dot_g;    // sums of variate and variate (logit - anchor), times e^-top_g
-  T mass, dot_mass;  // the same of the concentrations
+  T sum_g, dot_g;    // sums of variates and of variate * (logit - anchor), times e^-top_g
+  T mass, dot_mass;  // the same for concentrations
 
   __device__ __forceinline__ static RowSums empty() {
     const T nothing = -std::numeric_limits<T>::infinity();
@@ -91,7 +92,7 @@ struct RowSums {
     for (int j = 0; j < N; ++j) sum += exp_below(logit[j], new_top);
     top = new_top;
   }
-  // A class with z = 0 adds nothing to a dot product, whatever its logit: 0 x inf counts as 0.
+  // A class with z = 0 contributes nothing, whatever its logit: 0 * inf counts as 0.
   template <int N>
   __device__ __forceinline__ void add_variates(const T (&log_g)[N], const T (&logit)[N], T anchor) {
     T new_top = top_g;
@@ -142,7 +143,7 @@ struct RowSums {
   }
 };
 
-// What logits are measured from, so that large ones do not cancel in the loss: the label's.
+// Logits are relative to that of the label, so that large ones do not cancel in the loss.
 template <typename Logit, typename T>
 __device__ __forceinline__ T row_anchor(const SproutLossArgs& args, int64_t row,
                                         const RowLabels<T>& labels) {
@@ -152,7 +153,7 @@ __device__ __forceinline__ T row_anchor(const SproutLossArgs& args, int64_t row,
   return anchor > -infinity && anchor < infinity ? anchor : T(0);
 }
 
-// A row's numbers in row_stats (sprout_loss.h), in registers.
+// The row_stats of a row (sprout_loss_args.h), in registers.
 template <typename T>
 struct RowStats {
   T value[kRowStats];
@@ -160,7 +161,7 @@ struct RowStats {
 
   __device__ __forceinline__ RowStats(const SproutLossArgs& args, bool valid,
                                       const RowSums<T>& sums, T anchor) {
-    // Sums of nothing (no class with a finite logit, all concentrations 0) make the row NaN.
+    // Empty sums (no class with a finite logit, all concentrations 0) make the row NaN.
     const T nan = device_nan<T>();
     value[kSum] = valid && sums.sum != T(0) ? sums.sum : nan;
     log_sum = std::log(value[kSum]);
@@ -200,32 +201,33 @@ struct RowStats {
   __device__ __forceinline__ T z(T log_g) const {
     return fast_exp(log_g - value[kTopG]) / value[kSumG];
   }
-  // dL/da of a class: METHOD.md's expectation, or z (c - L) dlog G/da.
+  // dL/da of a class: of the expectation (docs/method.md), or z (c - L) dlog G/da.
   __device__ __forceinline__ T expected_gradient(T logit) const {
     return (cost(logit) - value[kMeanLoss]) / value[kMass];
   }
   __device__ __forceinline__ T implicit_gradient(T logit, T a, T log_g) const {
-    if ((log_g - value[kTopG]) - log_sum_g < -unseen_nats<T>()) return T(0);  // NaN goes on
+    if ((log_g - value[kTopG]) - log_sum_g < -unseen_nats<T>())
+      return T(0);  // false for NaN, which propagates
     return z(log_g) * (cost(logit) - value[kLoss]) * log_gamma_gradient(a, log_g);
   }
 };
 
 constexpr int kLossThreads = 512;
-// At most, of sprout_loss_rows_kernel's own arrays: what it asks for lies beside them.
+// Upper bound of the static shared memory of sprout_loss_rows_kernel.
 constexpr int64_t kLossOwnBytes = 2048;
 
-// How the forward pass is launched. Grid: x over groups of block.y rows, y over segments of a row.
+// Launch of the forward pass. Grid: x over groups of block.y rows, y over segments of a row.
 struct RowsPlan {
   dim3 grid, block;
-  // Whether a block keeps its rows in shared memory, `shared_bytes` of it, and adds up their
-  // gradients of beta. At least two rows, so that the sums are half as many numbers as the logits.
+  // Whether each block keeps its rows in `shared_bytes` of shared memory and sums their gradients
+  // of beta. At least two rows, so that the sums are at most half as many numbers as the logits.
   bool keeps;
   int64_t shared_bytes;
 };
 template <typename Logit, typename T>
 RowsPlan plan_sprout_loss_rows(const SproutLossArgs& args, int64_t max_shared_bytes) {
   constexpr int64_t kLanes = 256, kPacketsALane = 8;
-  const int64_t packets = packets_a_row(args.classes, kPacket<Logit>);
+  const int64_t packets = packets_per_row(args.classes, kPacket<Logit>);
   RowsPlan plan{{}, row_block(packets, kLanes, 128), false, 0};
   const unsigned least = std::max(plan.block.y, 2u);
   const int64_t bytes = least * packets * kPacket<Logit> * 2 * static_cast<int64_t>(sizeof(T));
@@ -239,9 +241,9 @@ RowsPlan plan_sprout_loss_rows(const SproutLossArgs& args, int64_t max_shared_by
   return plan;
 }
 
-// segments [B, gridDim.y] where there are several, partial [gridDim.x, K] where rows are kept, else
-// null. At least one block a multiprocessor: with no such word ptxas makes room for two, and
-// spills.
+// segments is [B, gridDim.y] if gridDim.y > 1; partial is [gridDim.x, K] if rows are kept, else
+// null. The second launch bound is one block per multiprocessor: without it ptxas makes room for
+// two, and spills.
 template <typename Logit, typename T>
 __global__ void __launch_bounds__(kLossThreads, 1)
     sprout_loss_rows_kernel(const __grid_constant__ SproutLossArgs args, RowSums<T>* segments,
@@ -250,18 +252,19 @@ __global__ void __launch_bounds__(kLossThreads, 1)
   SPROUT_DYNAMIC_SHARED(memory);
   __shared__ RowSums<T> shared[kLossThreads / 32];
   __shared__ Largest<T> shared_largest[kLossThreads / 32];
-  static_assert(sizeof shared + sizeof shared_largest <= kLossOwnBytes, "as the plan assumes");
+  static_assert(sizeof shared + sizeof shared_largest <= kLossOwnBytes,
+                "the plan assumes at most kLossOwnBytes");
   const int64_t K = args.classes;
   const PhiloxCall call(args.rng_state, K);
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * blockDim.y;
   const int64_t row = first_row + threadIdx.y;
   const int64_t element = call.first_element + row * K;
   const RowPackets<N> packets(element, K);
-  // Threads of a row that is invalid, or behind the last, come to reductions and barriers alone.
+  // Threads of an invalid row, or beyond the last one, only take part in reductions and barriers.
   const RowLabels<T> labels(args, row);
   const bool draws = labels.valid && args.label_mode == LabelMode::kSample;
 
-  // The labels' own variates show which of the others cannot matter.
+  // The labels' variates bound which of the others are negligible.
   Largest<T> largest{-std::numeric_limits<T>::infinity()};
   for (int i = threadIdx.x; draws && i < 2; i += blockDim.x) {
     const int64_t k = i == 0 ? labels.label : labels.partner;
@@ -270,8 +273,8 @@ __global__ void __launch_bounds__(kLossThreads, 1)
   }
   largest = row_reduce(largest, shared_largest);
 
-  // Kept rows: logits and log variates, each in whole packets.
-  const int64_t kept = packets_a_row(K, N) * N;
+  // Rows kept in shared memory: logits and log variates, each in whole packets.
+  const int64_t kept = packets_per_row(K, N) * N;
   T* kept_logits = reinterpret_cast<T*>(memory) + threadIdx.y * 2 * kept;
   T* kept_log_g = kept_logits + kept;
   const T nothing = -std::numeric_limits<T>::infinity();
@@ -302,8 +305,8 @@ __global__ void __launch_bounds__(kLossThreads, 1)
   if (threadIdx.x == 0 && row < args.batch) stats.store(args, row);
   if (partial == nullptr) return;
 
-  // Beta's gradient, in the logits' place: first each row's, then their sum.
-  __syncthreads();  // before threads read what others kept
+  // The gradient of beta, in place of the logits: first of each row, then their sum.
+  __syncthreads();  // before threads read values kept by others
   for (int64_t k = threadIdx.x; row < args.batch && k < K; k += blockDim.x) {
     T gradient = device_nan<T>();
     if (labels.valid) {
@@ -318,7 +321,7 @@ __global__ void __launch_bounds__(kLossThreads, 1)
     }
     kept_logits[k + packets.skip] = gradient;
   }
-  __syncthreads();  // before the rows' gradients are added up
+  __syncthreads();  // before the gradients of rows are summed
   const int64_t rows = std::min(static_cast<int64_t>(blockDim.y), args.batch - first_row);
   for (int64_t k = threadIdx.y * blockDim.x + threadIdx.x; k < K; k += blockDim.x * blockDim.y) {
     T sum = T(0);
@@ -330,7 +333,7 @@ __global__ void __launch_bounds__(kLossThreads, 1)
   }
 }
 
-// A thread a row: segments [B, count].
+// One row per thread; segments is [B, count].
 template <typename Logit, typename T>
 __global__ void sprout_loss_segments_kernel(const __grid_constant__ SproutLossArgs args,
                                             const RowSums<T>* segments, int64_t count) {
@@ -350,7 +353,7 @@ inline dim3 sprout_loss_segments_grid(const SproutLossArgs& args) {
 template <typename T>
 __device__ __forceinline__ T row_weight(const SproutLossArgs& args, int64_t row) {
   const T* grad_loss = static_cast<const T*>(args.grad_loss);
-  if (grad_loss == nullptr) return T(1);  // forward: of the summed loss
+  if (grad_loss == nullptr) return T(1);  // in the forward pass: for the summed loss
   if (args.reduction == Reduction::kNone) return grad_loss[row];
   if (args.reduction == Reduction::kMean) return grad_loss[0] / static_cast<T>(args.batch);
   return grad_loss[0];
@@ -358,9 +361,9 @@ __device__ __forceinline__ T row_weight(const SproutLossArgs& args, int64_t row)
 
 constexpr int kGradThreads = 256;
 
-// A block takes one of `chunks` chunks of `classes` classes in one of `groups` groups of `rows`
-// rows, a thread a packet of each row. Where packets begin elsewhere in every row, a chunk's first
-// and last are in part another block's.
+// Each block processes a chunk of `classes` classes for one of `groups` groups of `rows` rows, with
+// one packet of each row per thread. If packets begin at a different class in every row, the first
+// and last packets of a chunk are shared with other blocks.
 struct GradPlan {
   dim3 grid, block;
   int64_t rows, groups, classes;
@@ -368,9 +371,9 @@ struct GradPlan {
 template <typename Logit, typename T>
 GradPlan plan_sprout_loss_grad(const SproutLossArgs& args) {
   constexpr int N = kPacket<Logit>;
-  const int64_t packets = packets_a_row(args.classes, N);
+  const int64_t packets = packets_per_row(args.classes, N);
   GradPlan plan{{}, row_block(packets, kGradThreads, kGradThreads), 0, 0, 0};
-  // Beta's partial sums take a quarter of the logits' memory at most.
+  // The partial sums of beta's gradient use at most a quarter of the logits' memory.
   constexpr int64_t kRows = sizeof(Logit) < sizeof(T) ? 8 : 4;
   plan.rows = args.wants_grad_beta ? std::max<int64_t>(plan.block.y, kRows) : plan.block.y;
   const int64_t whole = plan.block.x - (args.classes % N == 0 ? 0 : 1);
@@ -380,8 +383,8 @@ GradPlan plan_sprout_loss_grad(const SproutLossArgs& args) {
   return plan;
 }
 
-// kSumsBeta: whether beta's gradient is asked for, in `partial` [groups, K]; args.grad_logits is
-// null where that of the logits is not. dL/dlogit_k = softmax_k - z_k, since the z add up to 1.
+// kSumsBeta: whether the gradient of beta is requested, in `partial` [groups, K]. args.grad_logits
+// is null if that of the logits is not. dL/dlogit_k = softmax_k - z_k, since z sums to 1.
 template <typename Logit, typename T, bool kSumsBeta>
 __global__ void __launch_bounds__(kGradThreads)
     sprout_loss_grad_kernel(const __grid_constant__ SproutLossArgs args, int64_t rows,
@@ -394,8 +397,8 @@ __global__ void __launch_bounds__(kGradThreads)
   const int64_t begin = (blockIdx.x - group * chunks) * classes, end = std::min(begin + classes, K);
   const int lanes = static_cast<int>(blockDim.x), team = static_cast<int>(threadIdx.y);
   const int thread = team * lanes + static_cast<int>(threadIdx.x);
-  // Where a team's sum of class k is: neighbours in k that a thread holds are `lanes` apart, so
-  // that a warp's accesses do not meet in a bank.
+  // Index of a team's sum for class k: consecutive classes of a thread are `lanes` apart, so that
+  // the accesses of a warp do not conflict in a bank.
   const auto place = [&](int of_team, int64_t k) {
     const int from_begin = static_cast<int>(k - begin);
     return (of_team * N + from_begin % N) * lanes + from_begin / N;
@@ -407,7 +410,7 @@ __global__ void __launch_bounds__(kGradThreads)
                      (args.grad_logits != nullptr || args.beta_grad == BetaGrad::kImplicit);
   const int64_t first_row = group * rows, last_row = std::min(first_row + rows, args.batch);
   for (int64_t team_row = first_row; team_row < last_row; team_row += blockDim.y) {
-    if constexpr (kSumsBeta) __syncthreads();  // classes change hands from row to row
+    if constexpr (kSumsBeta) __syncthreads();  // the thread of a class differs between rows
     const int64_t row = team_row + team;
     if (row >= last_row) continue;
     const int64_t element = call.first_element + row * K;
@@ -438,7 +441,7 @@ __global__ void __launch_bounds__(kGradThreads)
     }
     if constexpr (kSumsBeta) {
 #pragma unroll 1
-      for (int j = 0; j < N; ++j) {  // one copy of the series' code
+      for (int j = 0; j < N; ++j) {  // keep a single copy of the series in the code
         if (k + j < begin || k + j >= end) continue;
         T of_row = nan;
         if (labels.valid && args.beta_grad == BetaGrad::kExpected) {
@@ -451,7 +454,7 @@ __global__ void __launch_bounds__(kGradThreads)
     }
   }
   if constexpr (kSumsBeta) {
-    __syncthreads();  // before the teams' sums are added up
+    __syncthreads();  // before the sums of the teams are added
     for (int64_t k = begin + thread; k < end; k += kGradThreads) {
       T sum = T(0);
       for (int i = 0; i < static_cast<int>(blockDim.y); ++i) sum += sums[place(i, k)];
@@ -460,7 +463,7 @@ __global__ void __launch_bounds__(kGradThreads)
   }
 }
 
-// grad_beta[k] = factor x the sum over the groups' partial sums [groups, K].
+// grad_beta[k] = factor * sum over groups of partial [groups, K].
 constexpr int kGradBetaClasses = 32, kGradBetaTeams = 8;
 inline dim3 sprout_loss_grad_beta_grid(const SproutLossArgs& args) {
   return grid_of(ceil_div(args.classes, kGradBetaClasses));

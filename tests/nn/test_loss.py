@@ -1,0 +1,257 @@
+"""SproutLoss: the steps of beta, resuming, compiling, distributed runs, and its options."""
+
+import io
+
+import pytest
+import torch
+from helpers.op_inputs import MEAN, STD, random_images
+
+from sprout_fast import MixupTarget, SproutLoss, SproutMixup, sprout_loss
+from sprout_fast.reference.sprout_loss import concentrations
+
+
+def logits_and_target(batch=8, classes=5, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    logits = torch.randn(batch, classes, generator=g)
+    labels = torch.randint(classes, (2, batch), generator=g)
+    return logits, MixupTarget(labels[0], labels[1], torch.rand(1, generator=g))
+
+
+def part(target, rows):
+    return MixupTarget(target.labels[rows], target.partner_labels[rows], target.lam)
+
+
+@pytest.mark.parametrize("beta_grad", ["implicit", "expected"])
+def test_ascends_beta_as_sgd_does(beta_grad):
+    """Compare with torch.optim.SGD on the gradient of the op, followed by the projection."""
+    loss_fn = SproutLoss(
+        5, alpha=0.3, scale=2.0, beta_grad=beta_grad, beta_lr=0.5, beta_momentum=0.9,
+        beta_weight_decay=0.01, seed=3,
+    )  # fmt: skip
+    beta = loss_fn.beta.clone().requires_grad_()
+    # SGD maximizes the loss minus the penalty of the weight decay.
+    sgd = torch.optim.SGD([beta], lr=0.5, momentum=0.9)
+    for step in range(5):
+        logits, target = logits_and_target(seed=step)
+        state = torch.tensor([3, step, 0])
+        value = sprout_loss(logits, *target, beta, state, alpha=0.3, scale=2.0, beta_grad=beta_grad)
+        assert torch.equal(loss_fn(logits, target), value.detach())
+        sgd.zero_grad()
+        (-value).backward()
+        beta.grad += 0.01 * beta.detach()
+        sgd.step()
+        with torch.no_grad():
+            beta.clamp_(min=1e-3 / 5)
+        torch.testing.assert_close(loss_fn.beta, beta.detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_backward_uses_the_beta_of_its_forward_pass():
+    logits, target = logits_and_target()
+    logits.requires_grad_()
+    loss_fn = SproutLoss(5, beta_lr=100.0, alpha=0.5, seed=3)
+    before = loss_fn.beta.clone()
+    loss = loss_fn(logits, target)
+    assert (loss_fn.beta - before).abs().max() > 0.1
+    (grad,) = torch.autograd.grad(loss, logits)
+    expected = sprout_loss(logits, *target, before, torch.tensor([3, 0, 0]), alpha=0.5)
+    assert torch.equal(grad, torch.autograd.grad(expected, logits)[0])
+
+
+def test_initial_beta_and_projection():
+    for classes in (10, 1000):
+        loss_fn = SproutLoss(classes, seed=1)
+        assert loss_fn.beta.min() >= 1e-3 / classes
+        assert loss_fn.beta.max() <= 10 / classes
+        assert 0.9 < loss_fn.expected_true_mass() < 0.98
+    loss_fn = SproutLoss(5, beta_lr=1e6, alpha=0.5)
+    loss_fn(*logits_and_target())
+    assert loss_fn.beta.min() == pytest.approx(1e-3 / 5)
+
+
+def test_expected_true_mass():
+    """Compare with the mean of the Dirichlet at the true class, averaged over classes."""
+    loss_fn = SproutLoss(4, alpha=0.3, scale=3.0, seed=2)
+    a = concentrations(torch.arange(4), None, None, loss_fn.beta, alpha=0.3, scale=3.0)
+    expected = (a / a.sum(1, keepdim=True)).diagonal().mean()
+    assert loss_fn.expected_true_mass().item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_accumulated_gradients_are_averaged():
+    logits, target = logits_and_target(batch=8)
+    halves = [(logits[rows], part(target, rows)) for rows in (slice(0, 4), slice(4, 8))]
+    whole = SproutLoss(5, alpha=0.3, label_mode="mean", beta_lr=1.0)
+    parts = SproutLoss(5, alpha=0.3, label_mode="mean", beta_lr=1.0, accumulation_steps=2)
+    start = parts.beta.clone()
+    whole(logits, target)
+    parts(*halves[0])
+    assert torch.equal(parts.beta, start)
+    parts(*halves[1])
+    torch.testing.assert_close(parts.beta, whole.beta)
+    assert not torch.equal(parts.beta, start)
+
+
+def test_skips_nonfinite_gradients():
+    loss_fn = SproutLoss(5, beta_momentum=0.9, alpha=0.3)
+    loss_fn(*logits_and_target())
+    beta, velocity = loss_fn.beta.clone(), loss_fn.beta_velocity.clone()
+    logits, target = logits_and_target()
+    logits[0, 0] = torch.nan
+    assert loss_fn(logits, target).isnan()
+    assert torch.equal(loss_fn.beta, beta) and torch.equal(loss_fn.beta_velocity, velocity)
+    loss_fn(*logits_and_target(seed=1))
+    assert not torch.equal(loss_fn.beta, beta)
+
+
+def test_mass_floor():
+    """These steps push the mass far below the floor if there is none."""
+    masses = {}
+    for floor in (None, 0.8):
+        loss_fn = SproutLoss(5, alpha=0.3, beta_lr=50.0, mass_floor=floor, label_mode="mean")
+        for step in range(20):
+            loss_fn(*logits_and_target(seed=step))
+        masses[floor] = loss_fn.expected_true_mass().item()
+    assert masses[None] < 0.5
+    assert masses[0.8] == pytest.approx(0.8, abs=1e-3)
+
+
+def test_eval_mode_changes_nothing():
+    loss_fn = SproutLoss(5).eval()
+    before = {k: v.clone() for k, v in loss_fn.state_dict().items()}
+    first, second = (loss_fn(*logits_and_target()) for _ in range(2))
+    assert torch.equal(first, second)
+    assert all(torch.equal(v, before[k]) for k, v in loss_fn.state_dict().items())
+
+
+def test_defaults_depend_on_the_number_of_classes():
+    assert SproutLoss(99).beta_grad == "implicit"
+    assert SproutLoss(100).beta_grad == "expected"
+    assert SproutLoss(1000).beta_lr == pytest.approx(SproutLoss(10).beta_lr / 100)
+
+
+def test_accepts_labels_without_mixup():
+    logits, target = logits_and_target()
+    a = SproutLoss(5)(logits, target.labels)
+    b = SproutLoss(5)(logits, MixupTarget(target.labels))
+    assert torch.equal(a, b)
+
+
+def test_resumes_from_its_state_dict():
+    loss_fn = SproutLoss(5, beta_momentum=0.9, alpha=0.3, seed=4)
+    loss_fn(*logits_and_target())
+    file = io.BytesIO()
+    torch.save(loss_fn.state_dict(), file)
+    file.seek(0)
+    again = SproutLoss(5, beta_momentum=0.9, alpha=0.3, seed=0)
+    again.load_state_dict(torch.load(file, weights_only=True))
+    for fn in (loss_fn, again):
+        fn(*logits_and_target(seed=1))
+    assert torch.equal(loss_fn.beta, again.beta)
+
+
+def test_resumes_between_two_steps_of_beta():
+    """Load a state_dict that was saved during an accumulation."""
+    options = dict(accumulation_steps=3, alpha=0.3, seed=4)
+    loss_fn, again = SproutLoss(5, **options), SproutLoss(5, **options)
+    for step in range(7):
+        if step == 2:
+            again.load_state_dict(loss_fn.state_dict())
+        for fn in (loss_fn, again) if step >= 2 else (loss_fn,):
+            fn(*logits_and_target(seed=step))
+    assert again.micro_steps == 1
+    for value, expected in zip(
+        again.state_dict().values(), loss_fn.state_dict().values(), strict=True
+    ):
+        assert torch.equal(value, expected)
+
+
+@pytest.mark.parametrize("scale", [1.0, 65536.0])
+def test_loss_scaling_does_not_affect_beta(scale):
+    logits, target = logits_and_target()
+    loss_fn = SproutLoss(5, alpha=0.3)
+    logits.requires_grad_()
+    (loss_fn(logits, target) * scale).backward()
+    torch.testing.assert_close(loss_fn.beta, _one_step_beta())
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (dict(num_classes=0), "num_classes must be at least 1, got 0"),
+        (dict(alpha=2), r"alpha must be in \[0, 1\], got 2"),
+        (dict(scale=0), r"scale must be in \[1e-30, 1e30\], got 0"),
+        (dict(label_mode="median"), "label_mode must be 'sample' or 'mean', got 'median'"),
+        (dict(labels_per_pair=3), "labels_per_pair must be 1 or 2, got 3"),
+        (
+            dict(beta_grad="exact"),
+            "beta_grad must be 'implicit', 'expected', 'none' or None, got 'exact'",
+        ),
+        (dict(beta_init=-1), r"beta_init must be in \[0, 1e6\] or None, got -1"),
+        (dict(beta_lr=-1), "beta_lr must be nonnegative and finite, got -1"),
+        (dict(beta_momentum=float("nan")), "beta_momentum must be nonnegative and finite, got nan"),
+        (dict(beta_weight_decay=-1), "beta_weight_decay must be nonnegative and finite, got -1"),
+        (dict(accumulation_steps=0), "accumulation_steps must be at least 1, got 0"),
+        (dict(mass_floor=1.0), r"mass_floor must be in \(1/5, 1\) or None, got 1.0"),
+        (dict(first_row=-1), "first_row must be at least 0, got -1"),
+    ],
+)
+def test_rejects_options_at_construction(options, message):
+    with pytest.raises(ValueError, match=message):
+        SproutLoss(**{"num_classes": 5, **options})
+
+
+def test_two_labels_per_pair_need_one_lam():
+    logits, target = logits_and_target(batch=8)
+    loss_fn = SproutLoss(5, labels_per_pair=2)
+    loss_fn(logits, target)
+    with pytest.raises(ValueError, match="lam must have one value per batch .*, got 8"):
+        loss_fn(logits, target._replace(lam=torch.rand(8)))
+
+
+def _one_step_beta():
+    loss_fn = SproutLoss(5, alpha=0.3)
+    loss_fn(*logits_and_target())
+    return loss_fn.beta
+
+
+def test_training_step_compiles_to_one_graph():
+    """Mixup, the loss and the step of beta, with fullgraph=True."""
+    weight = torch.randn(3 * 8 * 8, 5, generator=torch.Generator().manual_seed(0))
+    runs = []
+    for compiler in (lambda f: f, lambda f: torch.compile(f, fullgraph=True, backend="aot_eager")):
+        mixer, loss_fn = SproutMixup(mean=MEAN, std=STD, seed=3), SproutLoss(5, alpha=0.3, seed=4)
+
+        @compiler
+        def step(x, labels, weight, mixer=mixer, loss_fn=loss_fn):
+            batch, target = mixer(x, labels)
+            return loss_fn(batch.flatten(1) @ weight, target)
+
+        for _ in range(2):
+            leaf = weight.clone().requires_grad_()
+            loss = step(random_images((6, 3, 8, 8)), torch.arange(6) % 5, leaf)
+            runs.append([loss.detach(), *torch.autograd.grad(loss, leaf)])
+        runs.append([loss_fn.beta, loss_fn.rng.state, mixer.rng.state])
+    for eager, compiled in zip(runs[:3], runs[3:], strict=True):
+        for expected, actual in zip(eager, compiled, strict=True):
+            torch.testing.assert_close(actual, expected)
+
+
+def test_all_reduce_averages_the_gradient(tmp_path):
+    """Two gloo ranks with half a batch each take the same step as one rank with the whole batch."""
+    torch.multiprocessing.spawn(_rank, args=(2, str(tmp_path)), nprocs=2)
+    logits, target = logits_and_target(batch=8)
+    loss_fn = SproutLoss(5, alpha=0.3, seed=6)
+    loss_fn(logits, target)
+    for rank in range(2):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), loss_fn.beta)
+
+
+def _rank(rank, world_size, folder):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
+    )
+    logits, target = logits_and_target(batch=8)
+    rows = slice(4 * rank, 4 * rank + 4)
+    loss_fn = SproutLoss(5, alpha=0.3, seed=6, first_row=4 * rank)
+    loss_fn(logits[rows], part(target, rows))
+    torch.save(loss_fn.beta, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
