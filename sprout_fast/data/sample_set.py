@@ -1,10 +1,9 @@
-"""A small image data set made on the spot: JPEG files in ImageNet's folder layout, ten classes.
+"""A small generated image data set: JPEG files of ten classes in ImageNet's folder layout.
 
-An image shows one large object on a cluttered background. Each of five hues belongs to two
-classes that differ in shape or texture, and the clutter takes all hues: so colour alone tells
-half of the classes at best, one pixel hardly anything, and a small ResNet learns the rest in a few
-hundred steps. Position, size, rotation, tint, light, clutter, noise, file size and image size
-vary.
+An image shows one large object on a cluttered background. Each of five hues belongs to two classes
+that differ in shape or texture, and the clutter has all hues: color alone separates half of the
+classes at best, single pixels hardly any, and a small ResNet learns the rest in a few hundred
+steps. Position, size, rotation, tint, light, clutter, noise, file size and image size vary.
 """
 
 from __future__ import annotations
@@ -21,9 +20,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from sprout_fast.data.names import printable
 from sprout_fast.errors import UserError
 
-_VERSION = 1  # raise it when the pictures change, so that older sets are made anew
+_VERSION = 1  # increase it when the images change, so that older sets are regenerated
 _RECORD = "sample_set.json"
 _Mask = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -61,23 +61,29 @@ _CLASSES: dict[str, tuple[float, str, str]] = {
 def make_sample_set(
     root: Path, *, train_per_class: int = 100, val_per_class: int = 20, seed: int = 0
 ) -> Path:
-    """Make the sample set at `root`, or take the one that is there.
+    """Generate the sample set at ``root``, or reuse the one that exists.
 
-    The files depend on the arguments alone. They are written beside `root` and moved there when
-    all are done, so an interrupted run leaves no half-made set behind that could pass for whole; a
-    set that was made with other arguments, or lacks files, is made anew.
+    The files depend on the arguments alone. They are written to a temporary folder next to ``root``
+    and moved when complete, so an interrupted run leaves no partial set that could pass for a
+    whole one. A set that was made with other arguments, or lacks files, is regenerated.
 
     Args:
-        root: the folder to make; the folders above it are made too.
-        train_per_class: training images of each of the ten classes.
-        val_per_class: validation images of each.
-        seed: of all the pictures.
+        root: folder to create, with its parents.
+        train_per_class: training images per class.
+        val_per_class: validation images per class.
+        seed: seed of all images.
 
     Returns:
-        `root`, which holds ``train/<class>/*.JPEG`` and ``val/<class>/*.JPEG``.
+        ``root``, which holds ``train/<class>/*.JPEG`` and ``val/<class>/*.JPEG``.
 
     Raises:
-        UserError: `root` is something else than a sample set, or cannot be written.
+        UserError: ``root`` exists and is not a sample set, or cannot be written.
+
+    >>> root = make_sample_set(
+    ...     Path(tempfile.mkdtemp()) / "set", train_per_class=1, val_per_class=1
+    ... )
+    >>> sum(1 for _ in root.glob("train/*/*.JPEG"))
+    10
     """
     root = Path(root)
     counts = {"train": train_per_class, "val": val_per_class}
@@ -86,11 +92,13 @@ def make_sample_set(
         if _is_whole(root, record):
             return root
         if root.exists() and not (root / _RECORD).is_file() and any(root.iterdir()):
-            raise UserError(f"{root}: exists and is not a sample set; it is left as it is")
+            raise UserError(
+                f"{printable(root)}: exists and is not a sample set; it was left unchanged"
+            )
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as partial:
             made = Path(partial) / root.name
-            with ThreadPoolExecutor(2) as pool:  # numpy and the JPEG encoder release the GIL
+            with ThreadPoolExecutor(2) as pool:  # NumPy and the JPEG encoder release the GIL
                 folders = [
                     (made / split / name, name, count, [seed, index, label])
                     for index, (split, count) in enumerate(counts.items())
@@ -103,7 +111,9 @@ def make_sample_set(
                 shutil.rmtree(root, ignore_errors=True)
                 made.rename(root)
     except OSError as error:
-        raise UserError(f"{root}: the sample set cannot be written ({error})") from error
+        raise UserError(
+            f"{printable(root)}: the sample set cannot be written ({error.strerror})"
+        ) from error
     return root
 
 
@@ -130,7 +140,7 @@ def _is_whole(root: Path, record: dict[str, int]) -> bool:
 
 
 def draw_sample(name: str, rng: np.random.Generator) -> Image.Image:
-    """Draw one picture of class `name`: RGB, its sides between 120 and 256 pixels.
+    """Draw one image of class ``name``: RGB, its sides between 120 and 256 pixels.
 
     >>> draw_sample("red_cross", np.random.default_rng(0)).mode
     'RGB'
@@ -151,7 +161,7 @@ def draw_sample(name: str, rng: np.random.Generator) -> Image.Image:
     v = math.cos(angle) * rows - math.sin(angle) * columns
 
     tint = rng.normal(hue, 9)
-    light, dark = _colour(tint, 0.75, 0.95, rng), _colour(tint, 0.85, 0.4, rng)
+    light, dark = _color(tint, 0.75, 0.95, rng), _color(tint, 0.85, 0.4, rng)
     if rng.random() < 0.3:
         light, dark = dark, light
     inside, second = _SHAPES[shape](u, v), _TEXTURES[texture](u, v)
@@ -164,23 +174,23 @@ def draw_sample(name: str, rng: np.random.Generator) -> Image.Image:
     return Image.fromarray(picture.clip(0, 255).astype(np.uint8))
 
 
-def _colour(hue: float, saturation: float, value: float, rng: np.random.Generator) -> np.ndarray:
-    """RGB in [0, 255], a little away from the wanted saturation and value in [0, 1]."""
+def _color(hue: float, saturation: float, value: float, rng: np.random.Generator) -> np.ndarray:
+    """Return RGB in [0, 255], close to the requested saturation and value in [0, 1]."""
     saturation, value = rng.normal((saturation, value), 0.08).clip(0.1, 1)
-    return np.float32(colorsys.hsv_to_rgb(hue / 360 % 1, saturation, value)) * 255
+    return np.array(colorsys.hsv_to_rgb(hue / 360 % 1, saturation, value), np.float32) * 255
 
 
 def _background(width: int, height: int, rng: np.random.Generator) -> Image.Image:
-    """Smooth blotches of colour with lines, polygons and ellipses of all hues over them."""
+    """Draw smooth blotches of color with lines, polygons and ellipses of all hues over them."""
     blotches = rng.integers(40, 216, (4, 5, 3), dtype=np.uint8)
     image = Image.fromarray(blotches).resize((width, height), Image.Resampling.BICUBIC)
     draw = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(4, 11))):
-        centre = rng.uniform((0, 0), (width, height))
+        center = rng.uniform((0, 0), (width, height))
         spread = rng.uniform(0.05, 0.22) * min(width, height)
-        points = [tuple(point) for point in rng.normal(centre, spread, (3, 2))]
+        points = [tuple(point) for point in rng.normal(center, spread, (3, 2))]
         value = rng.uniform(0.3, 1)
-        fill = tuple(map(int, _colour(rng.uniform(0, 360), rng.uniform(0.1, 0.9), value, rng)))
+        fill = tuple(map(int, _color(rng.uniform(0, 360), rng.uniform(0.1, 0.9), value, rng)))
         kind = rng.integers(3)
         if kind == 0:
             draw.line(points, fill, width=int(rng.integers(1, 7)))

@@ -1,4 +1,4 @@
-"""Decode every image of a data set, to find the unreadable ones before a run does."""
+"""Decode every image of a data set, to find those that training would refuse or convert."""
 
 from __future__ import annotations
 
@@ -6,26 +6,30 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from io import BytesIO
-from itertools import islice
 from pathlib import Path
 
-from PIL import Image, UnidentifiedImageError
+import numpy as np
 
-from sprout_fast.data import has_dali, scan
-from sprout_fast.data.readers.encoded import encoded_images
-from sprout_fast.data.readers.listing import FileSplit, TarSplit
+from sprout_fast.data.decode import decode
+from sprout_fast.data.listing import Split, scan
+from sprout_fast.errors import UserError
 
-_CHUNK = 256  # encoded images held in memory at a time
+_CHUNK = 256  # images per round of the threads
 
 
 @dataclass(frozen=True)
 class SplitReport:
-    """What one split holds.
+    """The contents of one split.
 
-    `per_class` counts its images by class name. `smallest` and `largest` are the (width, height)
-    in pixels of the readable images of least and most area; None where none is readable.
-    `unreadable` has one line ``<name>: <reason>`` for each image that cannot be decoded.
+    Attributes:
+        name: ``"train"``, ``"val"`` or ``"train and val"``.
+        num_images: number of its images.
+        per_class: number of its images by class name.
+        smallest: (width, height) in pixels of the readable image of least area; None if there is
+            none.
+        largest: likewise of the greatest area.
+        unreadable: a line ``<name>: <reason>`` for each image that training would refuse.
+        converted: for each conversion to 8-bit RGB, the number of images and the name of the first.
     """
 
     name: str
@@ -34,17 +38,18 @@ class SplitReport:
     smallest: tuple[int, int] | None
     largest: tuple[int, int] | None
     unreadable: list[str]
+    converted: dict[str, tuple[int, str]]
 
 
-def verify(data: Path, *, workers: int = 2) -> Iterator[SplitReport]:
-    """Decode all images of `data` whole, by PIL and, where installed, by DALI; yield each split.
+def verify(data: str | Path, *, workers: int = 2) -> Iterator[SplitReport]:
+    """Decode all images of ``data`` as every loader does, and yield a report per split.
 
     Args:
-        data: what `build_loaders` takes.
+        data: what :func:`~sprout_fast.data.listing.scan` accepts.
         workers: decoding threads.
 
     Raises:
-        UserError: the data set is missing, empty or inconsistent, as for `build_loaders`.
+        UserError: the data set is missing, empty or inconsistent.
     """
     listing = scan(data)
     if listing.train is listing.val:
@@ -54,52 +59,38 @@ def verify(data: Path, *, workers: int = 2) -> Iterator[SplitReport]:
         yield _verify_split("val", listing.val, listing.classes, workers)
 
 
-def _verify_split(
-    name: str, split: FileSplit | TarSplit, classes: list[str], workers: int
-) -> SplitReport:
+def _verify_split(name: str, split: Split, classes: list[str], workers: int) -> SplitReport:
     sizes: Counter[tuple[int, int]] = Counter()
+    converted: dict[str, tuple[int, str]] = {}
     unreadable = []
-    samples = encoded_images(split)
-    with ThreadPoolExecutor(workers) as pool:  # PIL decodes outside the GIL
-        while chunk := list(islice(samples, _CHUNK)):
-            readable = []
-            for sample, result in zip(chunk, pool.map(_decode, chunk), strict=True):
-                if isinstance(result, str):
-                    unreadable.append(f"{sample[0]}: {result}")
-                else:
-                    sizes[result] += 1
-                    readable.append(sample)
-            if has_dali():
-                unreadable += _undecodable_by_dali(readable, workers)
+
+    def check(index: int) -> tuple[tuple[int, int], tuple[str, ...]] | UserError:
+        try:
+            pixels, conversions = decode(split.read(index), split.name(index))
+            return (pixels.shape[1], pixels.shape[0]), conversions
+        except UserError as error:
+            return error
+
+    with ThreadPoolExecutor(workers) as pool:  # Pillow decodes outside the GIL
+        for first in range(0, len(split), _CHUNK):
+            indices = range(first, min(first + _CHUNK, len(split)))
+            for index, result in zip(indices, pool.map(check, indices), strict=True):
+                if isinstance(result, UserError):
+                    unreadable.append(str(result))
+                    continue
+                size, conversions = result
+                sizes[size] += 1
+                for conversion in conversions:
+                    count, example = converted.get(conversion, (0, split.name(index)))
+                    converted[conversion] = (count + 1, example)
     by_area = sorted(sizes, key=lambda size: size[0] * size[1])
-    per_label = split.per_label()
+    per_label = np.bincount(split.labels, minlength=len(classes)).tolist()
     return SplitReport(
         name=name,
         num_images=len(split),
-        per_class={name: per_label[label] for label, name in enumerate(classes)},
+        per_class=dict(zip(classes, per_label, strict=True)),
         smallest=by_area[0] if by_area else None,
         largest=by_area[-1] if by_area else None,
         unreadable=unreadable,
+        converted=converted,
     )
-
-
-def _decode(sample: tuple[str, bytes]) -> tuple[int, int] | str:
-    """The image's size, or why PIL cannot decode it."""
-    name, content = sample
-    if not content:
-        return "empty, or no permission to read it"
-    try:
-        with Image.open(BytesIO(content)) as image:
-            image.load()
-            return image.size
-    except UnidentifiedImageError:
-        return "not an image"
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        return f"damaged ({error})"
-
-
-def _undecodable_by_dali(samples: list[tuple[str, bytes]], workers: int) -> Iterator[str]:
-    from sprout_fast.data.loaders.probe import find_undecodable
-
-    for name in find_undecodable(samples, whole=True, num_threads=workers):
-        yield f"{name}: PIL can decode it, but DALI cannot"

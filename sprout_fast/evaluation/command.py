@@ -14,9 +14,9 @@ from torch import nn
 
 from sprout_fast.cli import Auto
 from sprout_fast.data import default_loader
+from sprout_fast.data.validation import Images, read_images
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation.evaluate import evaluate
-from sprout_fast.evaluation.images import Images, read_images
 from sprout_fast.evaluation.protocols import PROTOCOLS, SMALL_IMAGE, protocol_of
 from sprout_fast.evaluation.recorder import Record
 from sprout_fast.evaluation.results import Results

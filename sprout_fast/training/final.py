@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sprout_fast.attacks import Attack
+from sprout_fast.data.subsets import SpacedBatches
 from sprout_fast.evaluation.accuracy import Evaluation, evaluate_accuracy
 from sprout_fast.models import evaluation_mode
 
@@ -33,29 +34,14 @@ def default_images(model: nn.Module, image_size: int, device: torch.device) -> i
     return int(min(_MOST, max(_FEWEST, _CPU_BUDGET // max(cost, 1))))
 
 
-class Spread:
-    """``count`` images spread evenly over a loader's, since validation sets are sorted by class."""
-
-    def __init__(self, loader: Iterable[tuple[Tensor, Tensor]], total: int, count: int) -> None:
-        self._loader, self._total, self._count = loader, total, min(total, count)
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        seen = 0
-        for images, labels in self._loader:
-            index = torch.arange(seen, seen + len(labels))
-            seen += len(labels)
-            chosen = (index + 1) * self._count // self._total > index * self._count // self._total
-            if chosen.any():
-                rows = chosen.nonzero().flatten().to(labels.device)
-                yield images[rows], labels[rows]
-
-
 def evaluate_final(
     model: nn.Module, loader: Iterable, *, total: int, count: int, device: torch.device, seed: int
 ) -> Evaluation:
     """Clean and PGD-10 accuracy of ``model`` ([0,1] images) on ``count`` of ``total`` images."""
     attack = Attack("pgd", model, seed=seed, eps=EPS, step_size=STEP_SIZE, steps=STEPS)
-    return evaluate_accuracy(model, Spread(loader, total, count), device=device, attack=attack)
+    return evaluate_accuracy(
+        model, SpacedBatches(loader, total, count), device=device, attack=attack
+    )
 
 
 def describe_final(result: Evaluation, total: int) -> list[str]:

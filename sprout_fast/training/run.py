@@ -15,7 +15,7 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from sprout_fast.data import Loaders, build_loaders, build_memory_loaders, default_loader
+from sprout_fast.data import Loaders, build_loaders, default_loader
 from sprout_fast.data.sample_set import make_sample_set
 from sprout_fast.distributed import World, joined_world
 from sprout_fast.errors import UserError
@@ -228,29 +228,18 @@ def _load_data(config: TrainConfig, world: World, display: Display) -> Loaders:
                 " schedule"
             )
         world.barrier()
-    share = {
-        "batch_size": config.batch_size,
-        "device": world.device,
-        "seed": config.seed,
-        "shard_id": world.rank,
-        "num_shards": world.size,
-    }
-    if config.loader == "memory":
-        loaders = build_memory_loaders(data, limit_train=config.limit_train, **share)
-        side = loaders.train.image_size
-        if side != (config.image_size,) * 2:
-            raise UserError(
-                f"--image-size {config.image_size}: --loader memory takes the images as they are,"
-                f" and {data} has {side[1]} x {side[0]} pixels"
-            )
-    else:
-        loaders = build_loaders(
-            data,
-            loader=config.loader,
-            image_size=config.image_size,
-            workers=config.workers,
-            **share,
-        )
+    loaders = build_loaders(
+        data,
+        loader=config.loader,
+        batch_size=config.batch_size,
+        image_size=config.image_size,
+        device=world.device,
+        seed=config.seed,
+        workers=config.workers,
+        limit_train=getattr(config, "limit_train", None),
+        shard_id=world.rank,
+        num_shards=world.size,
+    )
     display.line(loaders.description)
     return loaders
 

@@ -31,9 +31,8 @@ import tyro
 from torch import Tensor, nn
 from training_benchmark import machine
 
-from sprout_fast import load_model
+from sprout_fast import data, load_model
 from sprout_fast.attacks.pgd import pgd
-from sprout_fast.data.readers.decoded import read_decoded
 from sprout_fast.models import create_model, evaluation_mode, frozen_parameters
 
 
@@ -80,9 +79,8 @@ def read_images(options: Options) -> tuple[Tensor, Tensor]:
     """uint8 [N,3,32,32] and labels, spread over the classes."""
     if options.data is None:
         return torch.randint(256, (options.images, 3, 32, 32), dtype=torch.uint8), torch.zeros(0)
-    split = read_decoded(options.data, limit_train=10).val
-    chosen = torch.linspace(0, len(split) - 1, options.images).long()
-    return split.images[chosen].permute(0, 3, 1, 2).contiguous(), split.labels[chosen]
+    found = data.read_images(options.data, loader="memory", limit=options.images)
+    return found.images.contiguous(), found.labels
 
 
 def contestants(model: nn.Module, options: Options) -> dict[str, Callable]:

@@ -29,8 +29,7 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from sprout_fast.data import build_loaders
-from sprout_fast.data.readers.folder import scan_folder
+from sprout_fast.data import build_loaders, scan
 
 
 @dataclass
@@ -96,10 +95,9 @@ def rate(batches: Iterator[tuple[Tensor, Tensor]], options: Options) -> float:
 
 def linked(data: Path, images: int, root: Path) -> Path:
     """A folder of links to the training files of `data`, over and over: `images` and a warm-up."""
-    split = scan_folder(data).train
-    for number, (path, label) in enumerate(
-        islice(chain.from_iterable(repeat([*zip(split.paths, split.labels, strict=True)])), images)
-    ):
+    split = scan(data).train
+    files = [(split.path(index), label) for index, label in enumerate(split.labels.tolist())]
+    for number, (path, label) in enumerate(islice(chain.from_iterable(repeat(files)), images)):
         folder = root / "train" / f"{label:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"{number:06d}{Path(path).suffix}").symlink_to(Path(path).resolve())

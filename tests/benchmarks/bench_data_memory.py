@@ -21,12 +21,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
+import numpy as np
 import torch
 import torchvision.transforms as v1
 import tyro
 from PIL import Image
 from torchvision.transforms import v2
 
+from sprout_fast.data.listing import ArraySplit
 from sprout_fast.data.loaders.augmentation import PADDING
 from sprout_fast.data.loaders.memory import MemoryLoader
 
@@ -49,8 +51,7 @@ def contestants(options: Options) -> dict[str, Callable[[], object]]:
     batch, side = options.batch_size, options.image_size
     images = torch.randint(256, (_BATCHES * batch, side, side, 3), dtype=torch.uint8)
     loader = MemoryLoader(
-        images,
-        torch.zeros(len(images), dtype=torch.int64),
+        ArraySplit(np.zeros(len(images), np.int64), images.numpy()),
         train=True,
         batch_size=batch,
         device=torch.device("cpu"),

@@ -23,13 +23,12 @@ import tyro
 
 from sprout_fast import load_model
 from sprout_fast.attacks import Attack
-from sprout_fast.data import build_memory_loaders
+from sprout_fast.data import SpacedBatches, build_loaders
 from sprout_fast.evaluation import Accuracy, evaluate_accuracy
 from sprout_fast.methods import METHODS
 from sprout_fast.models import read_checkpoint
 from sprout_fast.training.command import read_recipe
 from sprout_fast.training.config import CifarConfig
-from sprout_fast.training.final import Spread
 from sprout_fast.training.run import train
 
 EPS, STEPS = 0.03, 20
@@ -89,11 +88,9 @@ def run(name: str, options: Options) -> dict:
     checkpoint = read_checkpoint(out / "last.pt")
     model, beta = load_model(out / "last.pt"), checkpoint["beta"]
     device = torch.device("cpu")
-    test = build_memory_loaders(
-        options.data, batch_size=250, device=device, seed=0, limit_train=250
-    ).val
+    test = build_loaders(options.data, loader="memory", batch_size=250, limit_train=250).val
     attack = Attack("pgd", model, eps=EPS, step_size=EPS / 5, steps=STEPS)
-    spread = Spread(test, test.num_images, options.test_images)
+    spread = SpacedBatches(test, test.num_images, options.test_images)
     result = evaluate_accuracy(model, spread, device=device, attack=attack)
     clean = evaluate_accuracy(model, test, device=device).clean
     return {

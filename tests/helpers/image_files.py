@@ -1,4 +1,4 @@
-"""Small image files for the tests of the loaders."""
+"""Small image files for tests of readers and loaders."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-_STEPS = 5  # levels a channel
+_STEPS = 5  # levels per channel
 
 
-def colour(number: int) -> tuple[int, int, int]:
-    """A colour that tells the number of its image, in [0, 125), through crops and JPEG."""
+def color(number: int) -> tuple[int, int, int]:
+    """Return a color that identifies image ``number``, in [0, 125), through crops and JPEG."""
     return tuple(25 + 50 * (number // _STEPS**i % _STEPS) for i in range(3))
 
 
 def numbers(images: Tensor) -> list[int]:
-    """The numbers of plain-coloured images, uint8 [B, 3, H, W]; they may have a black border."""
+    """Return the numbers of single-color images uint8 [B, 3, H, W], with or without black border."""
     levels = ((images.flatten(2).median(2).values.float() - 25) / 50).round().long()
     return (levels * torch.tensor([1, _STEPS, _STEPS**2])).sum(1).tolist()
 
 
 def plain_image(number: int, size: tuple[int, int] = (40, 32)) -> Image.Image:
-    """An image of one colour, that of its number."""
-    return Image.new("RGB", size, colour(number))
+    """Make an image of one color, that of its number."""
+    return Image.new("RGB", size, color(number))
 
 
 def noise_image(seed: int, size: tuple[int, int] = (90, 70)) -> Image.Image:
-    """Smooth coloured blotches, different for each seed."""
+    """Make an image of smooth colored blotches, different for each seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
 
@@ -50,16 +50,16 @@ def write_folder(root: Path, counts: dict[str, dict[str, int]], make=plain_image
 
 
 def encode(image: Image.Image) -> bytes:
-    """`image` as JPEG."""
+    """Encode ``image`` as JPEG."""
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=95, subsampling=0)
     return buffer.getvalue()
 
 
-def write_tar(path: Path, members: dict[str, bytes]) -> Path:
-    """Write a tar of `members`, name to content, in this order."""
+def write_tar(path: Path, members: dict[str, bytes], mode: str = "w") -> Path:
+    """Write a tar of ``members``, from name to content, in this order; ``mode`` as in tarfile."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(path, "w") as archive:
+    with tarfile.open(path, mode) as archive:
         for name, content in members.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)

@@ -28,7 +28,7 @@ from rich.console import Console
 from training_benchmark.rounds import Timings
 
 from sprout_fast import load_model
-from sprout_fast.data.readers.decoded import read_decoded
+from sprout_fast.data import read_images, scan
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation import evaluate_accuracy
 from sprout_fast.evaluation.measurements import (
@@ -325,8 +325,8 @@ def test_tables_7_and_2_run_and_what_is_done_is_not_repeated(
     content = json.loads((tmp_path / "table_2.json").read_text())
     clean = [cell["ours"] for cell in content["cells"] if cell["column"] == "clean"]
     (part,) = tmp_path.glob("cifar-10-*")
-    split = read_decoded(part).val
-    batches = [(split.images.permute(0, 3, 1, 2), split.labels)]
+    split = read_images(part, loader="memory")
+    batches = [(split.images, split.labels)]
     made = EXHIBITS["table", 2](Scale(TINY, images))
     models = dict.fromkeys(cell.source.training for cell in made.cells)
     for training, ours in zip(models, clean, strict=True):
@@ -356,15 +356,15 @@ def test_seconds_are_those_of_ten_epochs_and_kept(
 def test_a_part_has_every_class_and_is_made_once(images: Path, tmp_path: Path) -> None:
     for of, suffix in ((CIFAR, ".png"), (IMAGENET, ".jpg")):
         part = part_of(images, of, tmp_path, train=33, test=3, seed=1)
-        whole, found = read_decoded(images), read_decoded(part)
+        whole, found = scan(images), scan(part)
         assert found.classes == CLASSES
         # At least one image of each class.
         assert (len(found.train), len(found.val)) == (33, 10)
         assert found.val.labels.tolist() == list(range(10))
         files = sorted(part.rglob(f"*{suffix}"))
         assert len(files) == 43 and files[0].is_symlink() == (of is IMAGENET)
-        known = {image.numpy().tobytes() for image in whole.train.images}
-        assert all(image.numpy().tobytes() in known for image in found.train.images)
+        known = {image.tobytes() for image in whole.train.decode()}
+        assert all(image.tobytes() in known for image in found.train.decode())
         stamp = part.stat().st_mtime_ns
         assert part_of(images, of, tmp_path, train=33, test=3, seed=1) == part
         assert part.stat().st_mtime_ns == stamp
@@ -427,9 +427,9 @@ def test_every_measured_cell_reads_what_its_measurement_gives(images: Path) -> N
     made = [EXHIBITS[key](Scale(TINY, images)) for key in (("table", 11), ("figure", 2))]
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 10))
-    split = read_decoded(images).val
+    split = read_images(images, loader="memory")
     subject = store.Subject(model, "linear", 10)
-    recorder = Recorder(subject, split.images.permute(0, 3, 1, 2), split.labels, batch_size=8)
+    recorder = Recorder(subject, split.images, split.labels, batch_size=8)
     for one in made:
         for cell in one.cells:
             assert isinstance(cell.source, Measured)

@@ -8,12 +8,12 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from reproduction.datasets import CIFAR, DataSet
-from sprout_fast.data import scan
-from sprout_fast.data.readers.decoded import balanced_subset, read_decoded
-from sprout_fast.data.readers.listing import FileSplit
+from sprout_fast.data import Split, balanced_subset, scan
+from sprout_fast.data.listing import FileSplit
 from sprout_fast.errors import UserError
 
 # (index in the split, path without a suffix): writes the image there.
@@ -41,7 +41,7 @@ def part_of(data: Path, of: DataSet, out: Path, *, train: int, test: int, seed: 
     shutil.rmtree(beside, ignore_errors=True)  # of a run that was stopped
     classes, splits = (_decoded if of is CIFAR else _listed)(data)
     for (name, (labels, write)), count in zip(splits.items(), (train, test), strict=True):
-        for index in balanced_subset(labels, max(count, len(classes)), seed):
+        for index in balanced_subset(np.array(labels), max(count, len(classes)), seed).tolist():
             path = beside / name / classes[labels[index]] / f"{index:07d}"
             path.parent.mkdir(parents=True, exist_ok=True)
             write(index, path)
@@ -53,11 +53,13 @@ Splits = dict[str, tuple[Sequence[int], Write]]
 
 
 def _decoded(data: Path) -> tuple[list[str], Splits]:
-    found = read_decoded(data)
+    found = scan(data)
 
-    def writer(split) -> tuple[Sequence[int], Write]:
+    def writer(split: Split) -> tuple[Sequence[int], Write]:
+        images = split.decode()
+
         def write(index: int, path: Path) -> None:
-            Image.fromarray(split.images[index].numpy()).save(path.with_suffix(".png"))
+            Image.fromarray(images[index]).save(path.with_suffix(".png"))
 
         return split.labels.tolist(), write
 
@@ -66,14 +68,17 @@ def _decoded(data: Path) -> tuple[list[str], Splits]:
 
 def _listed(data: Path) -> tuple[list[str], Splits]:
     listing = scan(data)
-    if not isinstance(listing.train, FileSplit):
-        raise UserError(f"--imagenet {data}: takes a folder of image files below --scale 1")
 
-    def linker(split: FileSplit) -> tuple[Sequence[int], Write]:
+    def linker(split: Split) -> tuple[Sequence[int], Write]:
+        if not isinstance(split, FileSplit):
+            raise UserError(
+                f"{data}: takes a folder of image files below scale 1", option="imagenet"
+            )
+
         def write(index: int, path: Path) -> None:
-            file = Path(split.paths[index]).resolve()
+            file = Path(split.path(index)).resolve()
             path.with_suffix(file.suffix).symlink_to(file)
 
-        return split.labels, write
+        return split.labels.tolist(), write
 
     return listing.classes, {"train": linker(listing.train), "val": linker(listing.val)}

@@ -19,8 +19,8 @@ from reproduction.part import part_of
 from reproduction.scale import Scale
 from reproduction.training import Training
 from sprout_fast.data import default_loader
+from sprout_fast.data.validation import Images, read_images
 from sprout_fast.evaluation.command import Lines
-from sprout_fast.evaluation.images import Images, read_images
 from sprout_fast.evaluation.measurements import Clean, Measurement
 from sprout_fast.evaluation.recorder import Record, Recorder
 from sprout_fast.evaluation.subject import Subject

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 
 from sprout_fast.cli import Auto, flag
-from sprout_fast.data import Loaders, build_loaders, build_memory_loaders, default_loader
+from sprout_fast.data import Loaders, build_loaders, default_loader
 from sprout_fast.distributed import pick_device
 from sprout_fast.errors import UserError
 from sprout_fast.methods import METHODS, Method
@@ -221,18 +221,14 @@ def _measured(
 def _load(
     options: Options, device: torch.device, side: int, batch_size: int, is_small: bool
 ) -> Loaders:
-    share = {"batch_size": batch_size, "device": device, "seed": 0}
-    loader = options.loader or ("memory" if is_small else default_loader())
-    if loader != "memory":
-        workers = min(8, os.cpu_count() or 1)
-        return build_loaders(options.data, loader=loader, image_size=side, workers=workers, **share)
-    loaders = build_memory_loaders(options.data, **share)
-    if loaders.train.image_size != (side, side):
-        raise UserError(
-            f"--image-size {side}: --loader memory takes the images as they are, and"
-            f" {options.data} has {' x '.join(map(str, loaders.train.image_size))} pixels"
-        )
-    return loaders
+    return build_loaders(
+        options.data,
+        loader=options.loader or ("memory" if is_small else default_loader()),
+        batch_size=batch_size,
+        image_size=side,
+        device=device,
+        workers=min(8, os.cpu_count() or 1),
+    )
 
 
 def _endless(loaders: Loaders) -> Batches:

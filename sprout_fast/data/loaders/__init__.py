@@ -1,1 +1,1 @@
-"""Loaders: batches of one split, in a reproducible order that resumes."""
+"""Loaders: one module per loader, each registered in ``LOADERS``."""

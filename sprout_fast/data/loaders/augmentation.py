@@ -1,24 +1,75 @@
-"""What the loaders do to an image: one definition, so that DALI and torchvision mean the same.
+"""Augmentation: one definition, from which every loader makes the same images.
 
-Training crops and flips like torchvision's ``RandomResizedCrop`` and ``RandomHorizontalFlip``;
-validation resizes the short side and crops the centre, as the usual ImageNet evaluation does.
-Small images in memory keep their size: training crops them from a border of zeros, like
-``RandomCrop(padding=4)``, and validation takes them as they are, as is usual for CIFAR-10.
-Normalisation, noise and Mixup are not the loader's: they happen once, in ``gaussian_mixup``.
+Training crops and flips as torchvision's ``RandomResizedCrop`` and ``RandomHorizontalFlip`` do;
+validation resizes the short side and crops the center, as is usual on ImageNet. Small images in
+memory keep their size: training crops them out of a border of zeros, as
+``RandomCrop(padding=4)`` does, and validation uses them unchanged, as is usual on CIFAR-10.
+Normalization, noise and Mixup are not the loader's: they happen once, in ``gaussian_mixup``.
 """
 
 from __future__ import annotations
 
-CROP_SCALE = (0.08, 1.0)  # share of the image's area that a training crop covers
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+CROP_SCALE = (0.08, 1.0)  # fraction of the image's area that a training crop covers
 CROP_RATIO = (3 / 4, 4 / 3)  # its width over its height
 FLIP_PROBABILITY = 0.5
 PADDING = 4  # pixels of zeros on each side of a small image
+_ATTEMPTS = 10  # draws of a crop that fits, before the center is used, as in torchvision
 
 
-def validation_short_side(image_size: int) -> int:
-    """Length in pixels that validation resizes an image's short side to, before the centre crop.
+class View(NamedTuple):
+    """The part of an image that a batch shows; pairs are (vertical, horizontal), in pixels.
 
-    >>> validation_short_side(224), validation_short_side(64)
-    (256, 73)
+    Attributes:
+        start: top left corner of the part of the image that is used.
+        shape: its height and width.
+        size: what it is resized to.
+        crop: top left corner of the final square crop in that.
+        flip: whether the result is mirrored left to right.
     """
-    return round(image_size * 256 / 224)
+
+    start: tuple[int, int]
+    shape: tuple[int, int]
+    size: tuple[int, int]
+    crop: tuple[int, int]
+    flip: bool
+
+
+def training_view(height: int, width: int, image_size: int, random: np.random.Generator) -> View:
+    """Draw a random crop and flip of an image of ``height`` x ``width`` pixels.
+
+    >>> view = training_view(300, 400, 224, np.random.default_rng(0))
+    >>> view.size, view.crop
+    ((224, 224), (0, 0))
+    """
+    square, flip = (image_size, image_size), bool(random.random() < FLIP_PROBABILITY)
+    for _ in range(_ATTEMPTS):
+        area = height * width * random.uniform(*CROP_SCALE)
+        ratio = math.exp(random.uniform(math.log(CROP_RATIO[0]), math.log(CROP_RATIO[1])))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top, left = random.integers(height - h + 1), random.integers(width - w + 1)
+            return View((int(top), int(left)), (h, w), square, (0, 0), flip)
+    ratio = min(max(width / height, CROP_RATIO[0]), CROP_RATIO[1])
+    h, w = min(height, round(width / ratio)), min(width, round(height * ratio))
+    h, w = max(1, h), max(1, w)
+    return View(((height - h) // 2, (width - w) // 2), (h, w), square, (0, 0), flip)
+
+
+def validation_view(height: int, width: int, image_size: int) -> View:
+    """Return the center of an image whose short side is resized to 256/224 of ``image_size``.
+
+    Sizes and places are those of torchvision's ``Resize``, which truncates the long side, and
+    ``CenterCrop``, which rounds half to even.
+
+    >>> validation_view(375, 500, 224)
+    View(start=(0, 0), shape=(375, 500), size=(256, 341), crop=(16, 58), flip=False)
+    """
+    short = round(image_size * 256 / 224)
+    h, w = (side * short // min(height, width) for side in (height, width))
+    crop = (round((h - image_size) / 2), round((w - image_size) / 2))
+    return View((0, 0), (height, width), (h, w), crop, False)

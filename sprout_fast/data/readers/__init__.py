@@ -1,1 +1,1 @@
-"""Readers: what a data set on disk consists of."""
+"""Readers: one module per kind of data set, each registered in ``READERS``."""

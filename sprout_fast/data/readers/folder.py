@@ -1,98 +1,124 @@
 """Image folders in ImageNet's layout: ``D/train/<class>/...`` and ``D/val/<class>/...``.
 
-``D/test`` serves for a missing ``D/val``. The classes are the folder names, sorted; which files are
-images, and in which order they come, is torchvision's rule (`torchvision.datasets.folder`), so
-labels agree with ``ImageFolder``'s.
+``D/test`` is used if there is no ``D/val``. Classes are the folder names, sorted; which files are
+images, and their order, follow ``torchvision.datasets.ImageFolder``, so labels agree with it,
+except that hidden names (:func:`sprout_fast.data.names.is_hidden`) are skipped.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import os
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS, find_classes, make_dataset
+import numpy as np
 
-from sprout_fast.data.readers.listing import FileSplit, Listing, check_val_classes
+from sprout_fast.data.listing import (
+    READERS,
+    FileSplit,
+    Listing,
+    Split,
+    check_val_classes,
+    encode_names,
+)
+from sprout_fast.data.names import IMAGE_EXTENSIONS, is_hidden, is_image, printable
 from sprout_fast.errors import UserError
 
-EXTENSIONS = IMG_EXTENSIONS
-
-
 SPLITS = ("train", "val", "test")
-Files = Mapping[str, list[str]]  # class: its images
+#: Names of images, by class.
+Files = Mapping[str, list[str]]
 
 
-def scan_folder(data: Path) -> Listing:
-    """List the images under `data`.
+@READERS.register("folder")
+def scan_folder(data: Path) -> Listing | None:
+    """List the images under ``data``, or return None if it is not a folder.
 
     A folder that holds class folders directly, without ``train`` and ``val``, serves as both.
 
     Raises:
-        UserError: the folder is missing, empty or unreadable, has one of ``train`` and ``val`` but
-            not the other, a training class has no images, or val has a class that train lacks.
+        UserError: the folder is empty or unreadable, has only one of ``train`` and ``val``, a
+            training class has no images, or val has a class that train lacks.
     """
     data = Path(data)
     try:
         if not data.is_dir():
-            raise UserError(f"{data}: no such folder")
+            return None
         folders = [entry.name for entry in data.iterdir() if entry.is_dir()]
-        return arrange(data, folders, _files, f"image folder {data}")
+        return arrange(data, folders, _files, _split, f"image folder {printable(data)}")
     except OSError as error:  # no permission, a broken mount
-        raise UserError(f"{error.filename or data}: cannot be read ({error.strerror})") from error
+        raise UserError(
+            f"{printable(error.filename or data)}: cannot be read ({error.strerror})"
+        ) from error
 
 
 def arrange(
-    data: Path, folders: Collection[str], files_in: Callable[[Path], Files], layout: str
+    data: Path,
+    folders: Collection[str],
+    files_in: Callable[[Path], Files],
+    make_split: Callable[[list[str], np.ndarray], Split],
+    layout: str,
 ) -> Listing:
-    """Make a listing by the rules of `scan_folder`, of a folder or of what is laid out like one.
+    """Make a listing by the rules of :func:`scan_folder`, of a folder or a tar of one.
 
     Args:
-        data: the whole, for messages too.
-        folders: names of the folders in `data`.
-        files_in: the images of each class folder in `data` or in one of its `folders`.
-        layout: what it is, where it has ``train`` and ``val``.
+        data: the data set, also for messages.
+        folders: names of the folders in ``data``.
+        files_in: returns the images of each class folder in ``data`` or in one of its ``folders``.
+        make_split: makes a split of names and labels.
+        layout: description of a data set that has ``train`` and ``val``.
     """
     has_train = "train" in folders
     val_name = next((name for name in ("val", "test") if name in folders), None)
     if has_train != bool(val_name):
         has, lacks = ("train/", "val/ or test/") if has_train else (f"{val_name}/", "train/")
-        raise UserError(f"{data}: has {has} but no {lacks}; both are needed, or neither")
+        raise UserError(f"{printable(data)}: has {has} but no {lacks}; expected both or neither")
     train_root = data / "train" if has_train else data
     files = files_in(train_root)
     classes = sorted(files)
-    train = _split(files, classes)
-    empty = [name for name in classes if not files[name]]
-    if len(train) == 0:
-        raise UserError(f"{train_root}: no images; {_taken()}")
-    if empty:
-        raise UserError(f"{train_root / empty[0]}: class without images; {_taken()}")
-    if not has_train:
-        return Listing(classes, train, train, f"{data} serves both training and validation")
 
+    def split(root: Path, files: Files) -> Split:
+        if not any(files.values()):
+            raise UserError(f"{printable(root)}: no images; {_expected()}")
+        labels = [np.full(len(files.get(name, ())), i) for i, name in enumerate(classes)]
+        names = [file for name in classes for file in files.get(name, ())]
+        return make_split(names, np.concatenate(labels))
+
+    train = split(train_root, files)
+    empty = [name for name in classes if not files[name]]
+    if empty:
+        raise UserError(f"{printable(train_root / empty[0])}: class without images; {_expected()}")
+    if not has_train or val_name is None:
+        layout = f"{printable(data)} serves as both training and validation set"
+        return Listing(classes, train, train, layout)
     val_files = files_in(data / val_name)
-    check_val_classes(Counter(val_files.keys()), Counter(classes), str(data))
-    val = _split(val_files, classes)
-    if len(val) == 0:
-        raise UserError(f"{data / val_name}: no images; {_taken()}")
-    return Listing(classes, train, val, layout)
+    check_val_classes(val_files, classes, data)
+    return Listing(classes, train, split(data / val_name, val_files), layout)
 
 
 def _files(root: Path) -> Files:
-    try:
-        classes, label_of = find_classes(root)
-    except FileNotFoundError as error:
-        raise UserError(f"{root}: no class folders; taken are {root}/<class>/<image>") from error
-    files: dict[str, list[str]] = {name: [] for name in classes}
-    for path, label in make_dataset(root, label_of, EXTENSIONS, allow_empty=True):
-        files[classes[label]].append(path)
-    return files
+    classes = sorted(
+        entry.name for entry in os.scandir(root) if entry.is_dir() and not is_hidden(entry.name)
+    )
+    if not classes:
+        raise UserError(f"{printable(root)}: no class folders; expected <class>/<image> in it")
+    return {name: _images(os.path.join(root, name)) for name in classes}
 
 
-def _split(files: Files, classes: list[str]) -> FileSplit:
-    samples = [(path, label) for label, name in enumerate(classes) for path in files.get(name, ())]
-    return FileSplit([path for path, _ in samples], [label for _, label in samples])
+def _images(folder: str) -> list[str]:
+    def fail(error: OSError) -> None:  # os.walk would skip the folder
+        raise error
+
+    found = []
+    for root, folders, files in os.walk(folder, onerror=fail, followlinks=True):
+        folders[:] = [name for name in folders if not is_hidden(name)]
+        images = (name for name in files if is_image(name) and not is_hidden(name))
+        found.append((root, sorted(images)))
+    return [os.path.join(root, name) for root, names in sorted(found) for name in names]
 
 
-def _taken() -> str:
-    return "taken are files ending in " + ", ".join(EXTENSIONS)
+def _split(paths: list[str], labels: np.ndarray) -> FileSplit:
+    return FileSplit(labels, encode_names(paths))
+
+
+def _expected() -> str:
+    return "expected files that end in " + ", ".join(IMAGE_EXTENSIONS)

@@ -1,52 +1,150 @@
-"""A tar of an image folder, plain or gzip, read without unpacking it."""
+"""Tars, plain or compressed, read without unpacking them to files; tars of image folders."""
 
 from __future__ import annotations
 
+import bz2
 import gzip
-import io
+import lzma
+import os
+import shutil
 import tarfile
-from collections.abc import Callable
+import tempfile
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 
-from sprout_fast.data.readers.folder import EXTENSIONS, SPLITS, Files, arrange
-from sprout_fast.data.readers.listing import Listing
+from sprout_fast.data.listing import READERS, Listing, Split, decode_name, encode_names
+from sprout_fast.data.names import is_hidden, is_image, printable
+from sprout_fast.data.readers.folder import SPLITS, Files, arrange
 from sprout_fast.errors import UserError
 
-_GZIP = b"\x1f\x8b"
+_SHUFFLE_WINDOW = 4096  # images
+_OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
-def scan_image_tar(tar: Path) -> tuple[Listing, Callable[[str], np.ndarray]]:
-    """List a tar's images by the rules of `scan_folder`, and give the function that reads one.
+class Member(NamedTuple):
+    """A file in a tar: where its content begins and how many bytes it has."""
 
-    A folder around the whole (``cifar10/train/...``) is passed over. The function takes a path of
-    the listing, ``<tar>/<name in it>``, and gives the file's content, uint8 [bytes]. The tar is
-    mapped into memory; a gzip is held there, unpacked.
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, eq=False)
+class TarSplit(Split):
+    """Image files inside of tars.
+
+    Attributes:
+        tars: the tars by name, for messages.
+        files: the uncompressed tars.
+        tar: int64 [N], which of them holds the image.
+        offsets, sizes: int64 [N], where in it.
+        members: bytes [N], names in the tar as :func:`encode_names` packs them.
+    """
+
+    tars: tuple[str, ...]
+    files: tuple[str, ...]
+    tar: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    members: np.ndarray
+
+    def name(self, index: int) -> str:
+        return printable(f"{self.tars[self.tar[index]]}/{decode_name(self.members[index])}")
+
+    def read(self, index: int) -> bytes:
+        try:
+            with open(self.files[self.tar[index]], "rb") as file:
+                file.seek(self.offsets[index])
+                return file.read(self.sizes[index])
+        except OSError as error:
+            raise UserError(f"{self.name(index)}: cannot be read ({error.strerror})") from error
+
+    def shuffled(self, random: np.random.Generator) -> np.ndarray:
+        if len(self.tars) == 1:
+            return super().shuffled(random)
+        # Tars in random order, and images at random within a window that moves along: so that
+        # disks and networks read mostly in sequence.
+        order = np.argsort(random.permutation(len(self.tars))[self.tar], kind="stable")
+        place = np.arange(len(self)) + random.uniform(0, _SHUFFLE_WINDOW, len(self))
+        return order[np.argsort(place)]
+
+
+def tar_split(
+    tars: Sequence[tuple[Path, Path, Sequence[tuple[str, Member]]]], labels: np.ndarray
+) -> TarSplit:
+    """Make a split of tars, each given as its path, its uncompressed file and its images.
+
+    Args:
+        tars: per tar, its path, the path of the uncompressed tar, and its images.
+        labels: int64 [N], of all images in turn.
+    """
+    images = [image for _, _, held in tars for image in held]
+    places = np.array([member for _, member in images], np.int64).reshape(-1, 2)
+    return TarSplit(
+        labels,
+        tars=tuple(str(tar) for tar, _, _ in tars),
+        files=tuple(str(file) for _, file, _ in tars),
+        tar=np.repeat(np.arange(len(tars)), [len(held) for _, _, held in tars]),
+        offsets=places[:, 0],
+        sizes=places[:, 1],
+        members=encode_names(name for name, _ in images),
+    )
+
+
+def list_members(tar: Path) -> tuple[Path, dict[str, Member]]:
+    """Return the path of the uncompressed tar, and its files by name, in order.
+
+    Names lose a leading ``./``. Hidden names are skipped. Of two files of one name the later is
+    kept, in the place of the earlier, as in unpacking.
 
     Raises:
-        UserError: not a tar, damaged, or one that `scan_folder` would refuse when unpacked.
+        UserError: the tar cannot be read or is cut off.
     """
     try:
-        content, archive = _open(tar)
-        with archive:
-            members = {
-                member.name: member
-                for member in archive
-                if member.isfile() and member.name.lower().endswith(EXTENSIONS)
-            }
-            # tarfile takes a cut within a header for the end, which a block of zeros marks.
-            if archive.offset + tarfile.BLOCKSIZE > len(content):
+        file = _uncompressed(tar)
+        members: dict[str, Member] = {}
+        with tarfile.open(file, "r:") as archive:
+            for info in archive:
+                if not (info.isfile() or info.islnk()):
+                    continue
+                parts = PurePosixPath(info.name).parts
+                if any(map(is_hidden, parts)):
+                    continue
+                member = Member(info.offset_data, info.size)
+                if info.islnk():  # a second name of a file that came before
+                    target = members.get("/".join(PurePosixPath(info.linkname).parts))
+                    if target is None:
+                        continue
+                    member = target
+                members["/".join(parts)] = member
+            # tarfile takes a cut inside of a header for the end, which a block of zeros marks.
+            if archive.offset + tarfile.BLOCKSIZE > file.stat().st_size:
                 raise tarfile.ReadError("it is cut off")
-    except (OSError, EOFError, ValueError, tarfile.TarError) as error:
-        raise UserError(f"{tar}: not a readable tar file ({error})") from error
-    # macOS puts a ._NAME beside each file.
-    parts = {name: PurePosixPath(name).parts for name in members}
-    parts = {name: path for name, path in parts.items() if not path[-1].startswith(".")}
+    except (OSError, EOFError, ValueError, lzma.LZMAError, tarfile.TarError) as error:
+        raise UserError(f"{printable(tar)}: not a readable tar file ({error})") from error
+    return file, members
+
+
+@READERS.register("tar")
+def scan_image_tar(tar: Path) -> Listing | None:
+    """List the images of a tar by the rules of ``scan_folder``, or return None if not a file.
+
+    A folder around the whole (``cifar10/train/...``) is ignored.
+
+    Raises:
+        UserError: not a tar, damaged, or ``scan_folder`` would refuse what it unpacks to.
+    """
+    if not tar.is_file():
+        return None
+    file, members = list_members(tar)
+    parts = {name: PurePosixPath(name).parts for name in members if is_image(name)}
     if not parts:
         raise UserError(
-            f"{tar}: no images; taken is a tar of train/<class>/<image> and val/ or test/ "
-            "(of CIFAR's own archives the unpacked folder)"
+            f"{printable(tar)}: no images; expected train/<class>/<image> and val/ or test/"
         )
     while _is_wrapped(parts.values()):
         parts = {name: path[1:] for name, path in parts.items()}
@@ -58,28 +156,40 @@ def scan_image_tar(tar: Path) -> tuple[Listing, Callable[[str], np.ndarray]]:
         for name in sorted(parts, key=lambda name: name.rpartition("/")):
             *folders, _ = parts[name]
             if len(folders) > len(root) and tuple(folders[: len(root)]) == root:
-                files.setdefault(folders[len(root)], []).append(f"{tar}/{name}")
+                files.setdefault(folders[len(root)], []).append(name)
         return files
 
-    def read(path: str) -> np.ndarray:
-        member = members[path.removeprefix(f"{tar}/")]
-        return content[member.offset_data : member.offset_data + member.size]
+    def split(names: list[str], labels: np.ndarray) -> TarSplit:
+        return tar_split([(tar, file, [(name, members[name]) for name in names])], labels)
 
     folders = {path[0] for path in parts.values() if len(path) > 1}
-    return arrange(tar, folders, files_in, f"tar {tar}"), read
+    return arrange(tar, folders, files_in, split, f"tar {printable(tar)}")
 
 
-def _open(tar: Path) -> tuple[np.ndarray, tarfile.TarFile]:
-    """The unpacked bytes and the archive over them."""
+def _uncompressed(tar: Path) -> Path:
     with tar.open("rb") as file:
-        is_gzip = file.read(len(_GZIP)) == _GZIP
-    if is_gzip:
-        unpacked = gzip.decompress(tar.read_bytes())
-        return np.frombuffer(unpacked, np.uint8), tarfile.open(fileobj=io.BytesIO(unpacked))
-    # As a plain array, whose slices take a tenth of the time of a memmap's.
-    return np.asarray(np.memmap(tar, np.uint8, mode="r")), tarfile.open(tar, "r:")
+        start = file.read(8)
+    for magic, opener in _OPENERS.items():
+        if start.startswith(magic):
+            stat = tar.stat()
+            return _decompress(tar.resolve(), stat.st_mtime_ns, stat.st_size, opener)
+    return tar
 
 
-def _is_wrapped(paths) -> bool:
+@cache
+def _decompress(tar: Path, mtime: int, size: int, opener) -> Path:
+    """Uncompress ``tar``, once per version, into a folder that lives as long as the process."""
+    handle, name = tempfile.mkstemp(dir=_temporary_folder().name, suffix=".tar")
+    with opener(tar, "rb") as packed, os.fdopen(handle, "wb") as plain:
+        shutil.copyfileobj(packed, plain, 1 << 20)
+    return Path(name)
+
+
+@cache
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="sprout_fast_tars_")
+
+
+def _is_wrapped(paths: Collection[tuple[str, ...]]) -> bool:
     firsts = {path[0] for path in paths}
     return len(firsts) == 1 and not firsts & set(SPLITS) and max(map(len, paths)) > 2

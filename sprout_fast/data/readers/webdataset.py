@@ -1,131 +1,258 @@
-"""WebDataset tars: ``D/train-*.tar`` and ``D/val-*.tar``, or ``D/train/*.tar`` and ``D/val/*.tar``.
+"""WebDataset tars, named by their split, in one folder or one folder per split.
 
-A sample is the tar's consecutive members of one name up to the first dot: an image and a ``.cls``
-that holds its class, either as a number (the label itself) or as text (labels then follow the
-sorted texts). DALI reads the samples at offsets that an index file gives: ``<name>.idx`` beside
-``<name>.tar`` where there is one (DALI's ``wds2idx`` makes it), else one made here in a temporary
-folder that lives as long as the process.
+``D/train-*.tar`` and ``D/val-*.tar``, ``D/NAME-train-0000.tar`` and ``D/NAME-validation-00.tar``,
+or ``D/train/*.tar`` and ``D/val/*.tar``; ``.tar`` may be ``.tgz`` or ``.tar.gz``. Instead of a
+folder, an expression with braces may list the tars:
+``D/{train-{000000..000146},val-{000000..000006}}.tar``.
+
+A sample is a key, the file name up to its first dot, with an image and a label: ``.cls``, which
+holds a number or a text, or ``.json``, an object with ``label``, ``cls``, ``class`` or
+``class_id``. Extensions may be upper case and may come after further components
+(``KEY.image.jpg``). Number labels are the labels themselves; texts are labeled in sorted order.
+Index files, as DALI's ``wds2idx`` writes them, are not needed; one that is newer than its tar and
+contradicts it is refused, since it tells that one of the two was mixed up.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import tarfile
-import tempfile
-from collections import Counter
-from functools import cache
-from itertools import groupby
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from sprout_fast.data.readers.encoded import IMAGE_EXTENSIONS, read_components
-from sprout_fast.data.readers.listing import Listing, TarSplit, check_val_classes
+import numpy as np
+
+from sprout_fast.data.listing import READERS, Listing, check_val_classes
+from sprout_fast.data.names import is_hidden, is_image, printable
+from sprout_fast.data.readers.tar import Member, TarSplit, list_members, tar_split
 from sprout_fast.errors import UserError
 
-
-def find_tars(data: Path) -> tuple[list[Path], list[Path]]:
-    """The training and the validation tars under `data`, sorted; empty lists where there are none.
-
-    >>> find_tars(Path("no/such/folder"))
-    ([], [])
-    """
-
-    def of(split: str) -> list[Path]:
-        return sorted(data.glob(f"{split}-*.tar")) or sorted((data / split).glob("*.tar"))
-
-    return of("train"), of("val")
+# In order of preference: the first name that has tars is the split.
+_SPLITS = {"train": ("train",), "val": ("val", "validation", "valid", "test")}
+_SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
+_JSON_KEYS = ("label", "cls", "class", "class_id")
+_MOST_TARS = 100_000
 
 
-def scan_tars(data: Path) -> Listing:
-    """List the tars under `data`, reading every ``.cls`` once.
+class _Shard(NamedTuple):
+    """A tar: itself, its uncompressed file, its images and, for each, the class as written."""
+
+    tar: Path
+    file: Path
+    images: list[tuple[str, Member]]
+    classes: list[str]
+
+
+@READERS.register("webdataset")
+def scan_tars(data: Path) -> Listing | None:
+    """List the WebDataset tars at ``data``, or return None if there are none.
+
+    Every label is read once.
 
     Raises:
-        UserError: training or validation tars are missing, one is not a tar, a sample has no image
-            or no ``.cls``, or val has a class that train lacks.
+        UserError: training or validation tars are missing, one is damaged or cut off, a sample has
+            no image or no label, number labels are not those of K classes, or val has a class that
+            train lacks.
     """
-    train_tars, val_tars = find_tars(data)
-    for split, tars in (("train", train_tars), ("val", val_tars)):
-        if not tars:
-            raise UserError(f"{data}: no {split} tars; taken are {split}-*.tar or {split}/*.tar")
-    train_index = [_index(tar) for tar in train_tars]
-    val_index = [_index(tar) for tar in val_tars]
-    train, val = _contents(train_tars, train_index), _contents(val_tars, val_index)
-    train_names, val_names = _names(train), _names(val)
-    check_val_classes(val_names, train_names, str(data))
-
-    if all(name.isdecimal() for name in train_names):
-        classes = [str(label) for label in range(max(map(int, train_names)) + 1)]
-    else:
-        classes = sorted(train_names)
-    label = {name: index for index, name in enumerate(classes)}
-    # A .cls may end in a newline or not: each distinct content has its own entry.
-    label_of = {content: label[_name(content)] for content in {*train, *val}}
-
-    def split(tars: list[Path], index: list[Path], contents: Counter[bytes]) -> TarSplit:
-        return TarSplit([*map(str, tars)], [*map(str, index)], label_of, contents)
-
-    return Listing(
-        classes,
-        split(train_tars, train_index, train),
-        split(val_tars, val_index, val),
-        f"WebDataset tars {data} ({len(train_tars)} + {len(val_tars)})",
-    )
-
-
-def _name(content: bytes) -> str:
-    text = content.decode("utf-8", errors="replace").strip()
-    return str(int(text)) if text.isdecimal() else text
-
-
-def _names(contents: Counter[bytes]) -> Counter[str]:
-    names: Counter[str] = Counter()
-    for content, count in contents.items():
-        names[_name(content)] += count
-    return names
-
-
-@cache
-def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    return tempfile.TemporaryDirectory(prefix="sprout_fast_index_")
-
-
-def _index(tar: Path) -> Path:
-    """The index file of `tar`: the one beside it, or a fresh one in the temporary folder."""
-    beside = tar.with_suffix(".idx")
-    if beside.is_file() and beside.stat().st_mtime >= tar.stat().st_mtime:
-        return beside
-    try:
-        with tarfile.open(tar) as archive:
-            members = [member for member in archive if member.isfile()]
-    except (OSError, tarfile.TarError) as error:
-        raise UserError(f"{tar}: not a readable tar file ({error})") from error
-    files = [m for m in members if not m.name.rpartition("/")[2].startswith(".")]
-    if not files:
-        raise UserError(f"{tar}: holds no samples")
-    lines = []
-    for key, members in groupby(files, key=lambda member: _split_name(member.name)[0]):
-        parts = {_split_name(member.name)[1]: member for member in members}
-        if "cls" not in parts or not any(ext in parts for ext in IMAGE_EXTENSIONS):
-            lacks = "image" if "cls" in parts else ".cls"
-            raise UserError(f"{tar}: sample {key} has no {lacks}; it holds {', '.join(parts)}")
-        lines.append(
-            # The index is split at white space, so a name must not contain any.
-            " ".join(
-                f"{ext} {m.offset_data} {m.size} {'_'.join(m.name.split())}"
-                for ext, m in parts.items()
+    tars = find_tars(data)
+    if not any(tars.values()):
+        return None
+    for split, found in tars.items():
+        if not found:
+            raise UserError(
+                f"{printable(data)}: no {split} tars; expected {split}-*.tar or {split}/*.tar"
             )
+    shards = {split: [_read_shard(tar) for tar in found] for split, found in tars.items()}
+    named = {
+        split: [name for shard in found for name in shard.classes]
+        for split, found in shards.items()
+    }
+    check_val_classes(set(named["val"]), set(named["train"]), data)
+    classes = _class_names(set(named["train"]), data)
+    label_of = {name: label for label, name in enumerate(classes)}
+
+    def make_split(split: str) -> TarSplit:
+        labels = np.array([label_of[name] for name in named[split]], np.int64)
+        return tar_split([(one.tar, one.file, one.images) for one in shards[split]], labels)
+
+    layout = f"WebDataset tars {printable(data)} ({len(tars['train'])} + {len(tars['val'])})"
+    return Listing(classes, make_split("train"), make_split("val"), layout)
+
+
+def find_tars(data: Path) -> dict[str, list[Path]]:
+    """Return the training and the validation tars at ``data``, sorted.
+
+    >>> find_tars(Path("no/such/folder"))
+    {'train': [], 'val': []}
+    """
+    found: dict[str, list[Path]] = {split: [] for split in _SPLITS}
+    if not data.exists() and "{" in str(data):
+        listed = [Path(path) for path in dict.fromkeys(expand_braces(str(data)))]
+        folders: list[Path] = []
+    elif data.is_dir():
+        folders = [data / name for names in _SPLITS.values() for name in names]
+        listed = [path for folder in (data, *folders) for path in _tars_in(folder)]
+    else:
+        return found
+    for split, names in _SPLITS.items():
+        for name in names:
+            # By its own name, such as imagenet-train-000000.tar, or by its folder's.
+            pattern = re.compile(rf"{name}-|.*[-_.]{name}[-_.]\d")
+            own = [path for path in listed if pattern.match(path.name)]
+            inside = [path for path in listed if path.parent.name == name]
+            if own or inside:
+                found[split] = sorted(own or inside)
+                break
+    return found
+
+
+def _tars_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return [
+        path
+        for path in folder.iterdir()
+        if path.name.lower().endswith(_SUFFIXES) and not is_hidden(path.name) and path.is_file()
+    ]
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """Expand ``{a,b}`` and ``{000..146}`` as a shell does, nested ones too.
+
+    Raises:
+        UserError: a brace is not closed, or there are more than 100,000 names.
+
+    >>> expand_braces("{train-{08..10},val-0}.tar")
+    ['train-08.tar', 'train-09.tar', 'train-10.tar', 'val-0.tar']
+    """
+    start = pattern.find("{")
+    if start < 0:
+        return [pattern]
+    depth, parts, last, end = 0, [], start + 1, -1
+    for at in range(start, len(pattern)):
+        if pattern[at] == "{":
+            depth += 1
+        elif pattern[at] == "}":
+            depth -= 1
+        if (pattern[at] == "," and depth == 1) or depth == 0:
+            parts.append(pattern[last:at])
+            last = at + 1
+        if depth == 0:
+            end = at
+            break
+    if end < 0:
+        raise UserError(f"{printable(pattern)}: the brace is not closed")
+    if len(parts) == 1 and (bounds := re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", parts[0])):
+        first, final = bounds.groups()
+        if int(final) - int(first) >= _MOST_TARS:
+            raise UserError(f"{printable(pattern)}: more than {_MOST_TARS:,} tars")
+        parts = [f"{i:0{len(first)}d}" for i in range(int(first), int(final) + 1)]
+    rest = expand_braces(pattern[end + 1 :])
+    middle = [one for part in parts for one in expand_braces(part)]
+    if len(middle) * len(rest) > _MOST_TARS:
+        raise UserError(f"{printable(pattern)}: more than {_MOST_TARS:,} tars")
+    return [pattern[:start] + one + after for one in middle for after in rest]
+
+
+def _check_index(tar: Path) -> None:
+    """Raise ``UserError`` if ``tar`` has a newer index file whose offsets are not its own."""
+    index = tar.with_suffix(".idx")
+    try:
+        if index.stat().st_mtime < tar.stat().st_mtime:
+            return  # left behind by an earlier version of the tar
+        version, *lines = index.read_text().splitlines()
+        width = 4 if version.startswith("v1.2") else 3  # extension offset size [name]
+        places = [line.split()[at + 1 : at + 3] for line in lines for at in (0, width)]
+        offsets = [(int(place[0]), int(place[1])) for place in places if place]
+    except (OSError, ValueError, IndexError):  # none, or not an index
+        return
+    with tar.open("rb") as file:
+        for offset, size in offsets[:2] + offsets[-2:]:
+            file.seek(max(offset - tarfile.BLOCKSIZE, 0))
+            try:
+                header = tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "replace")
+                fits = header.size == size
+            except tarfile.HeaderError:
+                fits = False
+            if not fits:
+                raise UserError(
+                    f"{printable(index)}: not the index of {printable(tar.name)}; delete it "
+                    "(no index is needed)"
+                )
+
+
+def _read_shard(tar: Path) -> _Shard:
+    file, members = list_members(tar)
+    if file == tar:
+        _check_index(tar)
+    keys: dict[str, dict[str, str]] = {}  # of each sample, its members' names by extension
+    for name in members:
+        folder, slash, base = name.rpartition("/")
+        stem, _, extension = base.partition(".")
+        keys.setdefault(folder + slash + stem, {})[extension] = name
+    if not keys:
+        raise UserError(f"{printable(tar)}: holds no samples")
+    images, classes = [], []
+    with file.open("rb") as content:
+        for key, parts in keys.items():
+            for image, label in _samples(tar, key, parts):
+                at = members[label]
+                content.seek(at.offset)
+                where = printable(f"{tar}/{label}")
+                classes.append(_class_name(content.read(at.size), label, where))
+                images.append((image, members[image]))
+    return _Shard(tar, file, images, classes)
+
+
+def _samples(tar: Path, key: str, parts: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Yield the image and the label of the samples of one key, by name."""
+    images: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    for extension, name in parts.items():
+        prefix, _, suffix = extension.lower().rpartition(".")
+        if is_image(f".{suffix}"):
+            images.setdefault(prefix, name)
+        elif suffix == "cls" or (suffix == "json" and prefix not in labels):
+            labels[prefix] = name
+    if both := [prefix for prefix in images if prefix in labels]:
+        # Keys with dots, such as photo.1.jpg, photo.1.cls, photo.2.jpg, ..., are several samples.
+        yield from ((images[prefix], labels[prefix]) for prefix in both)
+    elif len(images) == len(labels) == 1:  # KEY.image.jpg and KEY.cls
+        yield next(iter(images.values())), next(iter(labels.values()))
+    else:
+        lacks = "image" if not images else ".cls or .json" if not labels else "one image and label"
+        held = printable(", ".join(parts))
+        raise UserError(f"{printable(f'{tar}: sample {key}')} has no {lacks}; it holds {held}")
+
+
+def _class_name(content: bytes, name: str, where: str) -> str:
+    """Return the class that a label file holds; numbers in their shortest form."""
+    text = content.decode("utf-8-sig", errors="replace").strip()
+    if name.lower().endswith(".json"):
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise UserError(f"{where}: not JSON ({printable(error)})") from error
+        if isinstance(value, dict):
+            value = next((value[key] for key in _JSON_KEYS if key in value), None)
+        if isinstance(value, bool) or not isinstance(value, (int, str)):
+            raise UserError(f"{where}: no class in it, expected {' or '.join(_JSON_KEYS)}")
+        text = str(value).strip()
+    if not text:
+        raise UserError(f"{where}: empty label")
+    return str(int(text)) if re.fullmatch(r"-?\d{1,18}", text, re.ASCII) else text
+
+
+def _class_names(names: set[str], data: Path) -> list[str]:
+    if not all(re.fullmatch(r"-?\d{1,18}", name) for name in names):
+        return sorted(names)
+    low, high = min(map(int, names)), max(map(int, names))
+    # A set of few shards may lack some classes; one that lacks most has numbers of another kind.
+    if low != 0 or 2 * len(names) < high + 1:
+        raise UserError(
+            f"{printable(data)}: labels from {low} to {high}, of which {len(names)} occur; "
+            "expected class numbers 0 to K - 1"
         )
-    number = len(list(Path(_temporary_folder().name).iterdir()))
-    path = Path(_temporary_folder().name) / f"{number:06d}_{tar.stem}.idx"
-    path.write_text("\n".join([f"v1.2 {len(lines)}", *lines, ""]))
-    return path
-
-
-def _split_name(name: str) -> tuple[str, str]:
-    folder, slash, base = name.rpartition("/")
-    stem, _, extension = base.partition(".")
-    return folder + slash + stem, extension
-
-
-def _contents(tars: list[Path], index: list[Path]) -> Counter[bytes]:
-    """How often each distinct ``.cls`` content occurs."""
-    pairs = zip(map(str, tars), map(str, index), strict=True)
-    return Counter(content for pair in pairs for _, content in read_components(*pair, ["cls"]))
+    return [str(label) for label in range(high + 1)]

@@ -1,0 +1,97 @@
+"""DALI's pipelines. Nothing else in the package imports ``nvidia.dali``.
+
+Encoded images are fed from Python, so a pipeline needs no reader that could fail on a path, a tar
+or a file without saying which it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from nvidia.dali import fn
+from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
+
+_DECODER: dict[str, Any] = {"output_type": DALIImageType.RGB, "adjust_orientation": False}
+
+
+class WholeImages:
+    """Decoder of whole images on the CPU.
+
+    Args:
+        batch_size: the most images in one call.
+        num_threads: threads to decode with.
+    """
+
+    def __init__(self, batch_size: int, num_threads: int) -> None:
+        self._settings: dict[str, Any] = {"batch_size": batch_size, "num_threads": num_threads}
+        self._pipeline: Pipeline | None = None
+
+    def __call__(self, contents: Sequence[bytes]) -> list[np.ndarray | None]:
+        """Return uint8 [H, W, 3] for each image, and None for those that DALI cannot decode.
+
+        The arrays are valid until the next call.
+        """
+        if not contents:
+            return []
+        if self._pipeline is None:
+            self._pipeline = Pipeline(**self._settings, device_id=None, prefetch_queue_depth=1)
+            with self._pipeline as pipeline:
+                encoded = fn.external_source(name="encoded", dtype=DALIDataType.UINT8, ndim=1)
+                pipeline.set_outputs(fn.decoders.image(encoded, **_DECODER))
+        self._pipeline.feed_input("encoded", [np.frombuffer(one, np.uint8) for one in contents])
+        try:
+            (output,) = self._pipeline.run()
+        except RuntimeError:  # which may not say which image it was
+            self._pipeline = None  # a failure leaves a pipeline unusable
+            if len(contents) == 1:
+                return [None]
+            half = len(contents) // 2
+            parts = (self(contents[:half]), self(contents[half:]))
+            # Copies, since the second call overwrites the memory of the first.
+            return [None if one is None else one.copy() for part in parts for one in part]
+        if output.is_dense_tensor():
+            return list(np.asarray(output.as_tensor()))
+        return [np.asarray(image) for image in output]
+
+
+def views(source: Callable[[], tuple[Any, ...]], image_size: int, **settings: Any) -> Pipeline:
+    """Return a pipeline of views of images: uint8 [B, S, S, 3].
+
+    Args:
+        source: returns, for a batch, the encoded images and the fields of their
+            :class:`~sprout_fast.data.loaders.augmentation.View`; raises StopIteration at the end.
+        image_size: S.
+        settings: arguments of the pipeline; on a GPU it decodes by DALI's ``mixed`` decoder.
+    """
+    # The dynamic executor gives every output memory of its own.
+    pipeline = Pipeline(**settings, exec_dynamic=True, prefetch_queue_depth=2)
+    pair = DALIDataType.INT32
+    with pipeline:
+        inputs: Any = fn.external_source(
+            source=source,
+            num_outputs=6,
+            dtype=[DALIDataType.UINT8, pair, pair, DALIDataType.FLOAT, pair, pair],
+            ndim=[1, 1, 1, 1, 1, 0],
+        )
+        device = "cpu" if pipeline.device_id is None else "mixed"
+        pipeline.set_outputs(view(*inputs, image_size=image_size, device=device))
+    return pipeline
+
+
+def view(encoded, start, shape, size, crop, flip, *, image_size: int, device: str) -> Any:
+    """Decode a part of each image, resize it, crop it and mirror some, within a pipeline."""
+    images: Any = fn.decoders.image_slice(
+        encoded, start=start, shape=shape, axes=[0, 1], device=device, **_DECODER
+    )
+    images = fn.resize(
+        images,
+        size=size,
+        subpixel_scale=False,
+        interp_type=DALIInterpType.INTERP_LINEAR,
+        antialias=True,
+    )
+    images = fn.slice(images, start=crop, shape=[image_size, image_size], axes=[0, 1])
+    return fn.flip(images, horizontal=flip)

@@ -1,0 +1,275 @@
+"""Loaders of all kinds: their contract, their registry and the one call that builds them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sprout_fast.data.decode import has_dali
+from sprout_fast.data.listing import Split, scan
+from sprout_fast.data.loaders.augmentation import View, training_view, validation_view
+from sprout_fast.data.names import printable
+from sprout_fast.data.subsets import balanced_subset
+from sprout_fast.errors import UserError
+from sprout_fast.registry import Registry
+
+LoaderName = Literal["dali", "torch", "memory"]
+
+
+class Loader(Protocol):
+    """The part of :class:`EpochLoader` that a training loop uses."""
+
+    batch_size: int
+    num_images: int
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+    def __len__(self) -> int: ...
+    def state_dict(self) -> dict[str, Any]: ...
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+class EpochLoader(ABC):
+    """Batches of one split, in a reproducible order that resumes.
+
+    Iterating yields one epoch of ``(images, labels)`` on ``device``: images uint8 [B, 3, H, W], a
+    channels-last view of NHWC memory; labels int64 [B]. No later batch is written into the memory
+    of an earlier one. An epoch that was broken off is restarted by the next iteration.
+
+    Order, crops and flips depend on the seed, the epoch and the image's index alone: neither the
+    batch size nor the number of workers or ranks changes what becomes of an image, and the state
+    to resume from is the number of the epoch. In training all ranks share one fresh permutation
+    per epoch and see the same number of full batches. In validation each image comes exactly
+    once over all ranks, in turn; the last batch may be smaller.
+
+    Args:
+        split: the images.
+        train: random crops, flips and order; False for validation.
+        batch_size: images per batch, on this rank.
+        image_size: side of the square images.
+        device: where the batches are wanted.
+        seed: seed of the order, the crops and the flips.
+        workers: threads or processes that decode.
+        shard_id: this rank, in [0, ``num_shards``).
+        num_shards: number of ranks that share the split.
+    """
+
+    name: ClassVar[str]
+    resizes: ClassVar[bool] = True  # whether images of all sizes become image_size squares
+    image_size: tuple[int, int]  # height and width of the images of a batch
+
+    def __init__(
+        self,
+        split: Split,
+        *,
+        train: bool,
+        batch_size: int,
+        image_size: int | None,
+        device: torch.device,
+        seed: int,
+        workers: int = 2,
+        shard_id: int = 0,
+        num_shards: int = 1,
+    ) -> None:
+        self.batch_size, self.num_images = batch_size, len(split)
+        self._split, self._train, self._device = split, train, device
+        self._seed, self._workers = seed, workers
+        self._shard_id, self._num_shards = shard_id, num_shards
+        self._epoch = 0
+
+    @abstractmethod
+    def _batches(self, indices: list[np.ndarray]) -> Iterable[tuple[Tensor, Tensor]]:
+        """Yield NHWC images and labels for the batches of ``indices``, int64 [B] each."""
+
+    def __len__(self) -> int:
+        """Return the number of batches per epoch, on this rank."""
+        n, shards = self.num_images, self._num_shards
+        if self._train:
+            return n // shards // self.batch_size
+        return -(-len(range(self._shard_id, n, shards)) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches of one epoch.
+
+        Raises:
+            UserError: an image cannot be read or decoded; it is named.
+        """
+        order = np.arange(self.num_images)
+        if self._train:
+            order = self._split.shuffled(np.random.default_rng([self._seed, self._epoch]))
+        order, size = order[self._shard_id :: self._num_shards], self.batch_size
+        for images, labels in self._batches(
+            [order[size * i : size * (i + 1)] for i in range(len(self))]
+        ):
+            yield images.permute(0, 3, 1, 2), labels
+        self._epoch += 1
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the order of images, after the last complete epoch."""
+        return {**self._settings(), "epoch": self._epoch}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume with the epoch that follows those of ``state``.
+
+        Raises:
+            UserError: the state is of another loader, data set, seed, batch size or rank count.
+        """
+        for name, value in self._settings().items():
+            if state.get(name) != value:
+                raise UserError(
+                    f"data loader: {name} was {state.get(name)!r} when the checkpoint was written, "
+                    f"now it is {value!r}; the order of the images resumes only if they agree"
+                )
+        self._epoch = state["epoch"]
+
+    def _settings(self) -> dict[str, Any]:
+        return {
+            "loader": self.name,
+            "seed": self._seed,
+            "batch_size": self.batch_size,
+            "num_images": self.num_images,
+            "num_shards": self._num_shards,
+        }
+
+
+class SquareLoader(EpochLoader):
+    """A loader that crops and resizes each image to a square of ``image_size`` pixels."""
+
+    def __init__(self, split: Split, *, image_size: int | None, **options: Any) -> None:
+        super().__init__(split, image_size=image_size, **options)
+        if image_size is None or image_size < 1:
+            raise UserError(
+                f"{image_size}: expected the side of the images, in pixels", option="image_size"
+            )
+        self.image_size = (image_size, image_size)
+        self._views = Views(self._train, image_size, self._seed)
+
+
+@dataclass(frozen=True)
+class Views:
+    """Chooses the view of each image; see :class:`EpochLoader` for the fields."""
+
+    train: bool
+    image_size: int
+    seed: int
+
+    def __call__(self, height: int, width: int, epoch: int, index: int) -> View:
+        """Return the view of image ``index``, of ``height`` x ``width`` pixels, in an epoch."""
+        if not self.train:
+            return validation_view(height, width, self.image_size)
+        random = np.random.default_rng([self.seed, epoch, index])
+        return training_view(height, width, self.image_size, random)
+
+
+#: Loaders by name.
+LOADERS: Registry[type[EpochLoader]] = Registry("loader", "sprout_fast.data.loaders")
+
+
+@dataclass(frozen=True)
+class Loaders:
+    """The two loaders of a data set.
+
+    Attributes:
+        train: training batches.
+        val: validation batches.
+        classes: names of the K classes, in the order of the labels.
+        description: one line for the log.
+    """
+
+    train: Loader
+    val: Loader
+    classes: list[str]
+    description: str
+
+
+def default_loader() -> Literal["dali", "torch"]:
+    """Return ``"dali"`` if DALI is installed, else ``"torch"``."""
+    return "dali" if has_dali() else "torch"
+
+
+def build_loaders(
+    data: str | Path,
+    *,
+    loader: LoaderName,
+    batch_size: int,
+    image_size: int | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+    workers: int = 2,
+    limit_train: int | None = None,
+    shard_id: int = 0,
+    num_shards: int = 1,
+) -> Loaders:
+    """Build the training and the validation loader of a data set.
+
+    Args:
+        data: what :func:`~sprout_fast.data.listing.scan` accepts.
+        loader: ``"dali"`` or ``"torch"`` to read files batch by batch; ``"memory"`` to hold small
+            images of one size on ``device``.
+        batch_size: images per batch, on this rank.
+        image_size: side of the square images; optional for ``"memory"``, which uses images as they
+            are and checks their size.
+        device: where the batches are wanted.
+        seed: seed of the order, the crops and the flips, and of ``limit_train``'s choice.
+        workers: decoding threads (DALI) or processes (torch).
+        limit_train: number of training images to use, equally many per class
+            (:func:`~sprout_fast.data.subsets.balanced_subset`); all by default.
+        shard_id: this rank, in [0, ``num_shards``).
+        num_shards: number of ranks that share the data set.
+
+    Raises:
+        UserError: the data set is missing, empty or inconsistent, a rank's share of it is smaller
+            than a batch, or the loader is unknown or not installed.
+    """
+    kind = LOADERS.look_up(loader)
+    if limit_train is not None and limit_train < 1:
+        raise UserError(f"{limit_train}: expected 1 or more", option="limit_train")
+    listing = scan(data)
+    train_split, total = listing.train, len(listing.train)
+    if limit_train is not None:
+        train_split = train_split.subset(balanced_subset(train_split.labels, limit_train, seed))
+    train_size, val_size = len(train_split), len(listing.val)
+    if train_size // num_shards < batch_size:
+        per_rank = " per rank" if num_shards > 1 else ""
+        raise UserError(
+            f"{batch_size}: larger than the training set of {printable(data)} "
+            f"({train_size // num_shards} images{per_rank})",
+            option="batch_size",
+        )
+    if val_size < num_shards:
+        raise UserError(
+            f"{printable(data)}: {val_size} validation images, fewer than {num_shards} ranks"
+        )
+    common = {
+        "batch_size": batch_size,
+        "image_size": image_size,
+        "device": torch.device(device),
+        "seed": seed,
+        "workers": workers,
+        "shard_id": shard_id,
+        "num_shards": num_shards,
+    }
+    train, val = kind(train_split, train=True, **common), kind(listing.val, train=False, **common)
+    if val.image_size != train.image_size:
+        (height, width), (rows, columns) = val.image_size, train.image_size
+        raise UserError(
+            f"{printable(data)}: validation images have {width} x {height} pixels, training images "
+            f"{columns} x {rows}; expected one size"
+        )
+    return Loaders(
+        train=train,
+        val=val,
+        classes=listing.classes,
+        description=(
+            f"{listing.layout}: {train_size:,} "
+            + (f"of {total:,} " if train_size < total else "")
+            + f"training and {val_size:,} validation images of {len(listing.classes)} classes, "
+            f"loader {loader}"
+        ),
+    )

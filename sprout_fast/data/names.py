@@ -1,0 +1,52 @@
+"""File names: which are skipped, which are images, and how to show any of them."""
+
+from __future__ import annotations
+
+#: Extensions of image files, lower case; the same list as torchvision's.
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
+# Folders that operating systems and file servers create unasked, next to those that begin with a
+# dot (.ipynb_checkpoints, .cache, .Trash-0, macOS's ._NAME twins).
+_SYSTEM_FOLDERS = {
+    "lost+found",
+    "__MACOSX",
+    "@eaDir",
+    "#recycle",
+    "$RECYCLE.BIN",
+    "System Volume Information",
+}
+
+
+def is_hidden(name: str) -> bool:
+    """Return whether a file or folder is not part of a data set.
+
+    The one rule for image folders, tars and WebDataset shards. It applies to every component of a
+    path below the data set's root, never to the root itself.
+
+    >>> is_hidden(".DS_Store"), is_hidden("lost+found"), is_hidden("n01440764")
+    (True, True, False)
+    """
+    return name.startswith(".") or name in _SYSTEM_FOLDERS
+
+
+def is_image(name: str) -> bool:
+    """Return whether ``name`` has the extension of an image file, in any case.
+
+    >>> is_image("n01440764_10026.JPEG"), is_image("labels.txt")
+    (True, False)
+    """
+    return name.lower().endswith(IMAGE_EXTENSIONS)
+
+
+def printable(name: object) -> str:
+    r"""Return ``name`` in one line that every output stream can show.
+
+    Bytes that are not UTF-8, which Python holds as lone surrogates, and control characters are
+    escaped.
+
+    >>> import os
+    >>> print(printable(os.fsdecode(b"caf\xe9/a\nb.jpg")))
+    caf\xe9/a\nb.jpg
+    """
+    text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

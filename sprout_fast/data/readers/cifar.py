@@ -1,0 +1,50 @@
+"""CIFAR-10 and CIFAR-100 in their own format, as ``torchvision.datasets`` downloads them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from sprout_fast.data.listing import READERS, ArraySplit, Listing
+from sprout_fast.data.names import printable
+from sprout_fast.errors import UserError
+
+_KINDS = (CIFAR10, CIFAR100)
+
+
+@READERS.register("cifar")
+def scan_cifar(data: Path) -> Listing | None:
+    """Read the data set, or return None if there is none at ``data``.
+
+    Args:
+        data: ``cifar-10-batches-py`` or ``cifar-100-python``, or the folder that holds one of them.
+
+    Raises:
+        UserError: both are there, or a file is missing or fails its checksum.
+    """
+    found = [(kind, root) for kind in _KINDS for root in _roots(kind, data)]
+    if not found:
+        return None
+    if len(found) > 1:
+        names = " and ".join(kind.base_folder for kind, _ in found)
+        raise UserError(f"{printable(data)}: holds both {names}; pass one of the two folders")
+    kind, root = found[0]
+    folder = printable(root / kind.base_folder)
+    try:
+        train, val = (kind(root, train=train, download=False) for train in (True, False))
+    except (RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{folder}: cannot be read as {kind.__name__} ({reason})") from error
+    train_split, val_split = (
+        ArraySplit(np.array(split.targets), split.data, folder) for split in (train, val)
+    )
+    return Listing(train.classes, train_split, val_split, f"{kind.__name__} {folder}")
+
+
+def _roots(kind: type[CIFAR10], data: Path) -> list[Path]:
+    """Where torchvision would find ``kind``, if ``data`` is or holds its folder."""
+    if data.name == kind.base_folder and data.is_dir():
+        return [data.parent]
+    return [data] if (data / kind.base_folder).is_dir() else []

@@ -1,0 +1,81 @@
+"""Validation images of a data set as tensors, all or a subset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sprout_fast.data.listing import scan
+from sprout_fast.data.loaders.base import LOADERS, LoaderName
+from sprout_fast.data.subsets import spaced_subset
+
+
+@dataclass(frozen=True)
+class Images:
+    """Validation images.
+
+    Attributes:
+        images: uint8 [N, 3, H, W].
+        labels: int64 [N], in [0, K).
+        classes: names of the K classes.
+        available: number of validation images in the data set.
+        description: one line for the log.
+    """
+
+    images: Tensor
+    labels: Tensor
+    classes: list[str]
+    available: int
+    description: str
+
+
+def read_images(
+    data: str | Path,
+    *,
+    loader: LoaderName,
+    image_size: int | None = None,
+    limit: int | None = None,
+    batch_size: int = 64,
+    workers: int = 2,
+) -> Images:
+    """Read validation images; training images are listed, not decoded.
+
+    Args:
+        data: what :func:`~sprout_fast.data.listing.scan` accepts.
+        loader: ``"memory"`` for small images of one size, used as they are; ``"dali"`` or
+            ``"torch"`` to resize and crop files to ``image_size``.
+        image_size: side of the square images in pixels; ignored by loaders that do not resize.
+        limit: number of images to read, chosen by
+            :func:`~sprout_fast.data.subsets.spaced_subset`; all by default.
+        batch_size: images to decode at a time.
+        workers: decoding threads or processes.
+
+    Raises:
+        UserError: the data set is missing or inconsistent, an image cannot be decoded, or the
+            loader is unknown or not installed.
+    """
+    kind, listing = LOADERS.look_up(loader), scan(data)
+    split, total = listing.val, len(listing.val)
+    if limit is not None and limit < total:
+        split = split.subset(spaced_subset(total, limit))
+    batches = kind(
+        split,
+        train=False,
+        batch_size=batch_size,
+        image_size=image_size if kind.resizes else None,
+        device=torch.device("cpu"),
+        seed=0,
+        workers=workers,
+    )
+    images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
+    count = f"{len(split):,} of {total:,}" if len(split) < total else f"all {total:,}"
+    return Images(
+        images,
+        labels,
+        listing.classes,
+        total,
+        f"{listing.layout}: {count} validation images of {len(listing.classes)} classes",
+    )

@@ -1,0 +1,306 @@
+"""The contract for pixels: every loader and reader gives, or refuses, the same."""
+
+import io
+import struct
+
+import numpy as np
+import pytest
+import torch
+from helpers.image_files import encode, noise_image, plain_image, write_folder
+from PIL import Image
+
+import sprout_fast.data.decode
+from sprout_fast.data import build_loaders, has_dali, read_images, scan
+from sprout_fast.data.decode import as_ppm, decode, jpeg_size
+from sprout_fast.data.verify import verify
+from sprout_fast.errors import UserError
+
+needs_dali = pytest.mark.skipif(not has_dali(), reason="DALI is not installed")
+LOADERS = [pytest.param("dali", marks=needs_dali), "torch", "memory"]
+SIDE = 32
+IMAGE = noise_image(5, (SIDE, SIDE))
+RAMP = np.arange(SIDE * SIDE, dtype=np.uint16).reshape(SIDE, SIDE) * 64  # 16 bits, to 65472
+
+
+def saved(image, kind, **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format=kind, **options)
+    return buffer.getvalue()
+
+
+def oriented(kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # rotate by 270 degrees to display
+    return saved(IMAGE, kind, exif=exif)
+
+
+def without_adobe_marker(content):
+    """The JPEG without its APP14 segment, by which decoders tell that CMYK is inverted."""
+    at = content.index(b"\xff\xee")
+    length = struct.unpack(">H", content[at + 2 : at + 4])[0]
+    return content[:at] + content[at + 2 + length :]
+
+
+RGB = np.asarray(IMAGE)
+GRAY = np.repeat(np.asarray(IMAGE.convert("L"))[:, :, None], 3, axis=2)
+CMYK = IMAGE.convert("CMYK")
+HIGH_BYTE = np.repeat((RAMP >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+PGM_100 = np.arange(SIDE * SIDE, dtype=np.uint16).reshape(SIDE, SIDE) % 101
+RGBA = Image.merge("RGBA", (*IMAGE.split(), IMAGE.convert("L")))
+
+# File content, expected pixels, largest difference, and what verify_data calls the conversion.
+ACCEPTED = {
+    "JPEG": (saved(IMAGE, "JPEG", quality=100, subsampling=0), RGB, 12, None),
+    "progressive JPEG": (saved(IMAGE, "JPEG", quality=100, progressive=True), RGB, 40, None),
+    "gray JPEG": (saved(IMAGE.convert("L"), "JPEG", quality=100), GRAY, 3, "gray to RGB"),
+    "CMYK JPEG": (saved(CMYK, "JPEG", quality=100), RGB, 12, "CMYK to RGB"),
+    "RGB JPEG": (saved(IMAGE, "JPEG", quality=100, keep_rgb=True), RGB, 6, None),
+    "trailing bytes": (saved(IMAGE, "JPEG", quality=100, subsampling=0) + b"hello", RGB, 12, None),
+    "EXIF orientation": (oriented("JPEG"), RGB, 80, "orientation tag ignored"),
+    "TIFF orientation": (oriented("TIFF"), RGB, 0, "orientation tag ignored"),
+    "PNG": (saved(IMAGE, "PNG"), RGB, 0, None),
+    "alpha": (saved(RGBA, "PNG"), RGB, 0, "alpha channel dropped"),
+    "gray alpha": (saved(RGBA.convert("LA"), "PNG"), GRAY, 0, "alpha channel dropped"),
+    "palette": (
+        saved(IMAGE.quantize(256), "PNG"),
+        np.asarray(IMAGE.quantize(256).convert("RGB")),
+        0,
+        "palette to RGB",
+    ),
+    "bilevel": (
+        saved(IMAGE.convert("1"), "PNG"),
+        np.asarray(IMAGE.convert("1").convert("RGB")),
+        0,
+        "gray to RGB",
+    ),
+    "16-bit PNG": (saved(Image.fromarray(RAMP), "PNG"), HIGH_BYTE, 0, "16-bit gray to RGB"),
+    "16-bit TIFF": (saved(Image.fromarray(RAMP), "TIFF"), HIGH_BYTE, 0, "16-bit gray to RGB"),
+    "16-bit PGM": (
+        b"P5 %d %d 65535\n" % (SIDE, SIDE) + RAMP.astype(">u2").tobytes(),
+        HIGH_BYTE,
+        0,
+        "16-bit gray to RGB",
+    ),
+    "PGM of maxval 100": (
+        b"P5 %d %d 100\n" % (SIDE, SIDE) + PGM_100.astype(np.uint8).tobytes(),
+        np.repeat(np.round(PGM_100 / 100 * 255)[:, :, None], 3, axis=2),
+        1,
+        "gray to RGB",
+    ),
+    "PPM": (as_ppm(RGB), RGB, 0, None),
+    "BMP": (saved(IMAGE, "BMP"), RGB, 0, None),
+    "WebP": (saved(IMAGE, "WEBP", lossless=True), RGB, 0, None),
+    "GIF": (
+        saved(IMAGE.quantize(256), "GIF"),
+        np.asarray(IMAGE.quantize(256).convert("RGB")),
+        0,
+        "palette to RGB",
+    ),
+    "animation": (
+        saved(IMAGE, "PNG", save_all=True, append_images=[plain_image(3, (SIDE, SIDE))]),
+        RGB,
+        0,
+        "first frame",
+    ),
+}
+WHOLE = ACCEPTED["JPEG"][0]
+PROGRESSIVE = ACCEPTED["progressive JPEG"][0]
+REFUSED = {
+    "float TIFF": (saved(Image.fromarray(RAMP.astype(np.float32)), "TIFF"), "mode F"),
+    "32-bit TIFF": (saved(Image.fromarray(RAMP.astype(np.int32)), "TIFF"), "mode I"),
+    "CIELAB TIFF": (saved(Image.new("LAB", (SIDE, SIDE)), "TIFF"), "mode LAB"),
+    "text": (b"no image at all", "not an image"),
+    "empty": (b"", "empty file"),
+    "header": (WHOLE[:200], "image"),
+    "cut by a byte": (WHOLE[:-1], "damaged image"),
+    "cut at the tail": (WHOLE[:-40], "damaged image"),
+    "cut in half": (WHOLE[: len(WHOLE) // 2], "damaged image"),
+    "progressive, cut": (PROGRESSIVE[:-40], "damaged image"),
+    "PNG, cut": (saved(IMAGE, "PNG")[:-200], "damaged image"),
+    "BMP, cut": (saved(IMAGE, "BMP")[:-20], "damaged image"),
+    # Decoders that raise something else than OSError or ValueError.
+    "AVIF, damaged": (saved(IMAGE, "AVIF")[:-50] + bytes(50), "damaged image|not an image"),
+    "DDS, damaged": (b"DDS " + struct.pack("<31I", 124, *[7] * 30), "damaged image|not an image"),
+    "BLP, damaged": (b"BLP2" + struct.pack("<4I", 7, 7, 7, 7) * 20, "damaged image|not an image"),
+}
+
+
+def folder_with(root, content):
+    """Train and val of four images, of which the second has ``content``."""
+    for split in ("train", "val"):
+        (root / split / "a").mkdir(parents=True)
+        for number in range(4):
+            path = root / split / "a" / f"{number}.jpg"
+            path.write_bytes(content if number == 1 else WHOLE)
+    return root
+
+
+@pytest.mark.parametrize("kind", ACCEPTED)
+def test_pixels_of_every_kind_in_every_loader(tmp_path, kind):
+    """Also what ``verify_data`` reports."""
+    content, expected, tolerance, conversion = ACCEPTED[kind]
+    pixels, conversions = decode(content, kind)
+    assert pixels.dtype == np.uint8 and pixels.shape == (SIDE, SIDE, 3)
+    assert np.abs(pixels.astype(int) - expected).max() <= tolerance
+    assert all("\n" not in one for one in conversions)
+    assert (conversion is None and not conversions) or any(conversion in c for c in conversions)
+
+    data = folder_with(tmp_path, content)
+    for report in verify(data):
+        assert not report.unreadable
+        assert set(report.converted) == set(conversions)
+        assert all(at == (1, str(data / report.name / "a" / "1.jpg")) for at in
+                   report.converted.values())
+    # An image size whose validation resizes 32 pixels to 32, and crops 28 of them.
+    crop = torch.from_numpy(pixels.copy())[2:30, 2:30].permute(2, 0, 1).int()
+    for loader in ("dali", "torch", "memory"):
+        if loader == "dali" and not has_dali():
+            continue
+        size = None if loader == "memory" else 28
+        images = read_images(data, loader=loader, image_size=size, workers=1).images
+        image = images[1, :, 2:30, 2:30] if loader == "memory" else images[1]
+        assert (image.int() - crop).abs().max() <= (1 if loader == "dali" else 0), loader
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("loader", LOADERS)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_images_that_every_loader_refuses(tmp_path, kind, loader, split):
+    content, says = REFUSED[kind]
+    data = folder_with(tmp_path, content)
+    other = "val" if split == "train" else "train"
+    (data / other / "a" / "1.jpg").write_bytes(WHOLE)
+    bad = data / split / "a" / "1.jpg"
+    with pytest.raises(UserError, match=says) as error:
+        size = None if loader == "memory" else 28
+        loaders = build_loaders(data, loader=loader, batch_size=2, image_size=size, workers=1)
+        for _ in range(3):
+            list(getattr(loaders, split))
+    assert str(error.value).startswith(f"{bad}: ") and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_verify_reports_each_refused_image(tmp_path, kind):
+    content, says = REFUSED[kind]
+    data = folder_with(tmp_path, content)
+    for report in verify(data):
+        (line,) = report.unreadable
+        assert line.startswith(f"{data / report.name / 'a' / '1.jpg'}: ") and "\n" not in line
+
+
+@pytest.mark.parametrize("error", [RuntimeError, NotImplementedError, KeyError, MemoryError])
+def test_any_exception_of_a_decoder_is_about_one_image(monkeypatch, error):
+    def fail(self):
+        raise error("line\nbreak")
+
+    content = saved(IMAGE, "PNG")
+    monkeypatch.setattr(Image.Image, "convert", lambda self, mode: fail(self))
+    with pytest.raises(UserError, match="^x.png: damaged image") as raised:
+        decode(content, "x.png")
+    assert "\n" not in str(raised.value)
+
+
+def test_image_of_too_many_pixels(tmp_path, monkeypatch):
+    """Pillow's limit holds for DALI too."""
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", SIDE * SIDE // 2 - 1)
+    assert jpeg_size(WHOLE) is None
+    with pytest.raises(UserError, match="damaged image .*pixels"):
+        decode(WHOLE, "large.jpg")
+
+
+def test_which_jpegs_go_to_dali():
+    size = (SIDE, SIDE)
+    assert jpeg_size(WHOLE) == jpeg_size(PROGRESSIVE) == size
+    assert jpeg_size(ACCEPTED["gray JPEG"][0]) == size
+    assert jpeg_size(encode(noise_image(0, (90, 70)))) == (70, 90)
+    for kind in ("CMYK JPEG", "RGB JPEG", "trailing bytes", "PNG", "GIF"):
+        assert jpeg_size(ACCEPTED[kind][0]) is None
+    for kind in REFUSED:
+        assert jpeg_size(REFUSED[kind][0]) is None
+    assert jpeg_size(without_adobe_marker(ACCEPTED["CMYK JPEG"][0])) is None
+
+
+def test_any_prefix_of_a_jpeg_is_handled():
+    """Neither the header's parser nor the decoder fails in another way."""
+    for end in range(0, len(WHOLE), 7):
+        assert jpeg_size(WHOLE[:end]) is None
+        assert jpeg_size(WHOLE[:end] + b"\xff\xd9") in (None, (SIDE, SIDE))
+        with pytest.raises(UserError):
+            decode(WHOLE[:end], "cut.jpg")
+
+
+def test_cmyk_without_adobes_marker_is_pillows_in_every_loader(tmp_path):
+    content = without_adobe_marker(ACCEPTED["CMYK JPEG"][0])
+    data = folder_with(tmp_path, content)
+    with Image.open(io.BytesIO(content)) as image:
+        expected = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    assert torch.equal(read_images(data, loader="memory").images[1], expected)
+    for loader in ["torch"] + ["dali"] * has_dali():
+        image = read_images(data, loader=loader, image_size=28, workers=1).images[1]
+        assert (image.int() - expected[:, 2:30, 2:30].int()).abs().max() <= 1
+
+
+@needs_dali
+def test_dali_and_pillow_agree_bit_for_bit(tmp_path, monkeypatch):
+    """On whole JPEGs of all subsamplings, so that nothing depends on which of them decodes."""
+    folder = tmp_path / "a"
+    folder.mkdir()
+    for number, subsampling in enumerate(["4:4:4", "4:2:2", "4:2:0", "4:1:1"] * 2):
+        image = noise_image(number, (45, 33))
+        image = image.convert("L") if number == 5 else image
+        options = {} if number == 5 else {"subsampling": subsampling}
+        image.save(folder / f"{number}.jpg", quality=70, progressive=number > 3, **options)
+    by_dali = scan(tmp_path).train.decode()
+    monkeypatch.setattr(sprout_fast.data.decode, "has_dali", lambda: False)
+    assert np.array_equal(by_dali, scan(tmp_path).train.decode())
+
+
+@needs_dali
+@pytest.mark.parametrize("failing", [[0], [3], [0, 4], [0, 1, 2, 3, 4]])
+def test_what_dali_cannot_decode_pillow_decodes_image_by_image(tmp_path, monkeypatch, failing):
+    """In memory and in the DALI loader; neighbors in the batch are decoded as before."""
+    write_folder(tmp_path, {"train": {"a": 5}, "val": {"a": 5}}, noise_image)
+    split = scan(tmp_path).val
+    bad = [split.read(i) for i in failing]
+    # Files that are ordinary by their header, and that DALI refuses: their scan is garbage.
+    broken = {content: content[:600] + b"\xff\xc8\xff\xd9" for content in bad}
+    real_read, real_decode = type(split).read, sprout_fast.data.decode.decode
+    repaired = {value: key for key, value in broken.items()}
+    decoded_by_pillow = []
+
+    def read(self, index):
+        content = real_read(self, index)
+        return broken.get(content, content)
+
+    def decode_and_count(content, name):
+        decoded_by_pillow.append(name)
+        return real_decode(repaired.get(content, content), name)
+
+    expected = split.decode()
+    batch = read_images(tmp_path, loader="dali", image_size=32, workers=1).images
+    monkeypatch.setattr(type(split), "read", read)
+    monkeypatch.setattr(sprout_fast.data.decode, "decode", decode_and_count)
+    monkeypatch.setattr("sprout_fast.data.loaders.dali.decode", decode_and_count)
+    assert np.array_equal(split.decode(), expected)
+    assert decoded_by_pillow == [split.name(i) for i in failing]
+    decoded_by_pillow.clear()
+    repaired_batch = read_images(tmp_path, loader="dali", image_size=32, workers=1).images
+    assert (repaired_batch.int() - batch.int()).abs().max() <= 1
+    assert set(decoded_by_pillow) == {split.name(i) for i in failing}
+
+
+@pytest.mark.parametrize("at", ["train/a/002.jpg", "val/a/001.jpg"])
+def test_in_memory_all_images_are_of_one_size(tmp_path, at):
+    write_folder(tmp_path, {"train": {"a": 3}, "val": {"a": 2}})
+    (tmp_path / at).write_bytes(encode(plain_image(0, (48, 40))))
+    split = at.split("/")[0]
+    says = rf"^\S+{at}: 48 x 40 pixels, but \S+{split}/a/000.jpg has 40 x 32; expected images of"
+    with pytest.raises(UserError, match=says):
+        build_loaders(tmp_path, loader="memory", batch_size=2)
+
+
+def test_in_memory_train_and_val_are_of_one_size(tmp_path):
+    write_folder(tmp_path, {"train": {"a": 3}})
+    write_folder(tmp_path, {"val": {"a": 2}}, lambda number: plain_image(number, (8, 8)))
+    with pytest.raises(UserError, match="validation images have 8 x 8 pixels, training.* 40 x 32"):
+        build_loaders(tmp_path, loader="memory", batch_size=2)
