@@ -1,6 +1,6 @@
 """Each method learns from real images: CIFAR-10's, where they are at hand.
 
-tests/benchmarks/learning.py measures it at length; README holds what came out.
+tests/benchmarks/learning.py measures it at length; docs/methods.md holds what came out.
 """
 
 from __future__ import annotations

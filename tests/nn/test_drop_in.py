@@ -10,9 +10,10 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def readme_loop() -> str:
-    """The README's code block under "Drop-in use": what is tested is what is printed."""
-    section = README.read_text().split("## Drop-in use")[1]
-    return re.search(r"```python\n(.*?)```", section, re.DOTALL)[1]
+    """Return the README's Python block that builds a SproutMixup, as it is printed."""
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    (loop,) = [block for block in blocks if "SproutMixup(" in block]
+    return loop
 
 
 def test_readme_loop_trains():
