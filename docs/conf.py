@@ -37,7 +37,7 @@ myst_heading_anchors = 3
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
-autodoc_default_options = {"members": True}
+autodoc_inherit_docstrings = False  # torch.nn.Module's are not about our classes
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -92,18 +92,22 @@ def check_public_names(app: Sphinx, env: BuildEnvironment) -> None:
         logger.warning("public name %s is on no API page", dotted)
 
 
-def escape_bars(
+def escape_plain_text(
     app: Sphinx, what: str, name: str, obj: object, options: Any, lines: list[str]
 ) -> None:
-    """Let docstrings write norms as |x|, which reStructuredText reads as substitutions."""
+    """Escape what docstrings mean literally and reStructuredText does not.
+
+    ``|x|`` is a norm, not a substitution, and a parameter described as ``K.`` is no list.
+    """
     for number, line in enumerate(lines):
+        if line.lstrip().startswith(">>>"):
+            continue
         parts = re.split("(``.*?``)", line)
         parts[::2] = [re.sub(r"(?<!\\)\|", r"\|", part) for part in parts[::2]]
-        if not line.lstrip().startswith(">>>"):
-            lines[number] = "".join(parts)
+        lines[number] = re.sub(r"^(\s+[A-Za-z])\.$", r"\1\.", "".join(parts))
 
 
 def setup(app: Sphinx) -> None:
     """Register what this file adds to the build."""
     app.connect("env-check-consistency", check_public_names)
-    app.connect("autodoc-process-docstring", escape_bars)
+    app.connect("autodoc-process-docstring", escape_plain_text)
