@@ -5,7 +5,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc cmake -type f)
 CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train test asan fuzz bench learn gpu-check build lint format clean
+.PHONY: train test asan fuzz bench learn gpu-check build lint docs format clean
 
 train: build
 	$(BIN)/python tools/train_imagenet.py --arch resnet152
@@ -51,10 +51,15 @@ build: .venv/.built
 	$(BIN)/python -c "import sprout_fast; [print(f'{k:>17}: {v}') for k, v in sprout_fast.build_info().items()]"
 	touch $@
 
-lint: .venv/.installed
+lint: .venv/.installed docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FORMATTED)
+
+# The API pages import the package, hence the build. SPROUT_FAST_INTERSPHINX=1 links to PyTorch's
+# documentation, which needs a network.
+docs: build
+	$(BIN)/sphinx-build -W --keep-going -q -b html docs build/docs
 
 format: .venv/.installed
 	$(BIN)/ruff check --fix .

@@ -1,6 +1,6 @@
 """Each method learns from real images, if CIFAR-10 is available.
 
-tests/benchmarks/learning.py measures it at length.
+tests/benchmarks/learning.py measures it at length; docs/methods.md holds what came out.
 """
 
 from __future__ import annotations
