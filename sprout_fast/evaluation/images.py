@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sprout_fast.data import build_loaders, scan
 from sprout_fast.data.readers.decoded import read_decoded
-from sprout_fast.training.final import Spread
+from sprout_fast.training.final_check import Spread
 
 
 @dataclass(frozen=True)

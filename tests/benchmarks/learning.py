@@ -29,7 +29,7 @@ from sprout_fast.methods import METHODS
 from sprout_fast.models import read_checkpoint
 from sprout_fast.training.command import read_recipe
 from sprout_fast.training.config import CifarConfig
-from sprout_fast.training.final import Spread
+from sprout_fast.training.final_check import Spread
 from sprout_fast.training.run import train
 
 EPS, STEPS = 0.03, 20
@@ -43,7 +43,7 @@ class Options:
     data: Path
     methods: str = "all"
     """Methods with commas between, and recipes of SPROUT as sprout:paper."""
-    arch: str = "resnet8"
+    arch: str = "cifar_resnet8"
     epochs: int = 3
     """Passes over the images; of free_at, which replays each batch, a quarter of them."""
     limit_train: int = 10_000
