@@ -29,20 +29,25 @@ def program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["/somewhere/train_cifar.py"])
 
 
-@pytest.fixture(scope="module")
-def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of 32-pixel images with a square of one color: 48 for training, 12 for test."""
-    root = tmp_path_factory.mktemp("squares")
+def write_squares(root: Path, classes: list[str], train: int, test: int) -> Path:
+    """Write 32-pixel images whose classes differ in the color of a square."""
     rng = np.random.default_rng(0)
-    for split, count in (("train", 16), ("test", 4)):
-        for label, name in enumerate(("apple", "pear", "plum")):
+    for split, count in (("train", train), ("test", test)):
+        for label, name in enumerate(classes):
             folder = root / split / name
             folder.mkdir(parents=True)
             for number in range(count):
                 pixels = rng.integers(0, 120, (32, 32, 3), dtype=np.uint8)
-                pixels[8:24, 8:24, label] += 120
+                pixels[8:24, 8:24, label % 3] += 120
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     return root
+
+
+@pytest.fixture(scope="module")
+def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with three classes: 48 training and 12 test images."""
+    root = tmp_path_factory.mktemp("squares")
+    return write_squares(root, ["apple", "pear", "plum"], train=16, test=4)
 
 
 def metrics(out: Path) -> list[dict[str, str]]:
@@ -189,6 +194,28 @@ def test_bad_input_is_one_line_and_status_2(
     for part in parts:
         assert part in shown
     assert not out.exists()
+
+
+def test_the_range_of_mass_floor_depends_on_the_number_of_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = write_squares(tmp_path / "data", list("abcdefghij"), train=2, test=1)
+    argv = [*SMALL, "--data", str(data), "--out", str(tmp_path / "run"), "--max-steps", "1"]
+    assert train_cifar([*argv, "--mass-floor", "0.3"]) == 0
+    assert read_checkpoint(tmp_path / "run" / "last.pt")["config"]["mass_floor"] == 0.3
+    capsys.readouterr()
+    assert train_cifar([*argv, "--mass-floor", "0.05"]) == 2  # under 1/10
+    assert "mass_floor" in capsys.readouterr().err
+
+
+def test_an_arch_for_large_images_is_a_warning(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    argv = [*SMALL, "--data", str(squares), "--out", str(tmp_path / "run"), "--max-steps", "1"]
+    assert train_cifar([*argv, "--arch", "resnet18"]) == 0
+    shown = capsys.readouterr().out
+    assert "warning: resnet18 is torchvision's, made for large images" in shown
+    assert "for 32 pixels use cifar_resnet18" in shown
 
 
 TRADES = """
