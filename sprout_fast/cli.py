@@ -255,6 +255,8 @@ def _error_in(box: str) -> UserError:
         name, metavar, got = kind.groups()
         kinds = [_KINDS.get(word, word.strip("{}")) for word in metavar.split("|")]
         return UserError(f"{got}: expected {' or '.join(kinds)}", option=_field_name(name))
+    if missing := re.search(r"Missing value for argument '(\S+?)'", joined):
+        return UserError("needs a value", option=_field_name(missing.group(1)))
     if number := re.search(r"parsing (\S+): (could not|invalid literal for int).*'(.*?)'", joined):
         name, complaint, got = number.groups()
         kind = "INT" if "int" in complaint else "FLOAT"

@@ -112,7 +112,7 @@ def parse(
         try:
             recipe = recipe or parse_options(config_type, from_yaml, prog, description).recipe
         except UserError as error:
-            raise UserError(f"{given.config}: {error}") from None
+            raise UserError(f"{given.config}: {error}", option="config") from None
     if given.resume is not None and recipe is not None:
         raise UserError(
             f"{recipe}: excluded by resume, since the checkpoint has its own options",
@@ -158,7 +158,10 @@ def _read_yaml(path: Path, config_type: type[TrainConfig]) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or error
         raise UserError(f"{path}: {reason}", option="config") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path}: not valid YAML: {error}", option="config") from None
+        mark = getattr(error, "problem_mark", None)
+        line = "" if mark is None else f"line {mark.line + 1}: "
+        reason = getattr(error, "problem", None) or error
+        raise UserError(f"{path}: not valid YAML: {line}{reason}", option="config") from None
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(
@@ -176,12 +179,17 @@ def _read_yaml(path: Path, config_type: type[TrainConfig]) -> dict[str, Any]:
 
 
 def _as_arguments(values: Mapping[str, Any]) -> list[str]:
-    """Return options as they would be typed: ``{"compile": True, "lr": 1}`` as
-    ``["--compile", "--lr=1"]``."""
+    """Return options as they would be typed.
+
+    >>> _as_arguments({"compile": True, "lr": 1, "modules": ["ga", "mixup"], "data": None})
+    ['--compile', '--lr=1', '--modules=ga,mixup']
+    """
     arguments = []
     for name, value in values.items():
         if isinstance(value, bool):
             arguments.append(flag(name) if value else "--no-" + flag(name)[2:])
+        elif isinstance(value, list):
+            arguments.append(f"{flag(name)}={','.join(map(str, value))}")
         elif value is not None:
             arguments.append(f"{flag(name)}={value}")
     return arguments

@@ -273,6 +273,8 @@ class TrainConfig(
             raise UserError(f"{self.ema}: expected a number between 0 and 1", option="ema")
         if self.reset_head and self.weights is None:
             raise UserError("needs weights, whose last layer it replaces", option="reset_head")
+        if self.weights is not None and not self.weights.exists():
+            raise UserError(f"{self.weights}: no such file", option="weights")
         if self.resume is not None and self.weights is not None:
             raise UserError(
                 f"{self.weights}: excluded by resume, since the checkpoint has its own weights",
