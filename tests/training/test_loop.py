@@ -326,7 +326,7 @@ def test_accumulation_drops_an_incomplete_group_but_reads_it() -> None:
 
 
 def test_a_method_may_take_several_steps_per_batch() -> None:
-    method = build_method("sprout", method_setting())
+    method = build_method("natural", method_setting())
     one_step = method.training_step
 
     def three_steps(optimize, images, labels):
