@@ -1,4 +1,4 @@
-"""The few things that change when torchrun starts several processes."""
+"""The device of this process, and the other processes if torchrun started several."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -15,25 +14,9 @@ from torch import Tensor, nn
 from sprout_fast.errors import UserError
 
 
-def is_first_to_fail() -> bool:
-    """Whether none of the processes that torchrun started has asked this before; alone, True.
-
-    So that a mistake that all of them run into is told once, and one that a single process runs
-    into, whichever it is, is told as well. They ask the store that torchrun's agent keeps.
-    """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return True
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    try:
-        store = dist.TCPStore(host, port, is_master=False, timeout=timedelta(seconds=5))
-        return store.add(f"sprout_fast/failed/{os.environ['TORCHELASTIC_RESTART_COUNT']}", 1) == 1
-    except dist.DistError:  # the agent has gone
-        return True
-
-
 @dataclass(frozen=True)
 class World:
-    """This process among all: ``rank`` of ``size``, on ``device``."""
+    """This process: number ``rank`` of ``size``, computing on ``device``."""
 
     rank: int
     size: int
@@ -41,7 +24,7 @@ class World:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process writes the files and the log."""
+        """Whether this process writes the files and the log; the others write none."""
         return self.rank == 0
 
     def barrier(self) -> None:
@@ -50,13 +33,13 @@ class World:
             dist.barrier()
 
     def sum(self, values: Tensor) -> Tensor:
-        """``values`` summed over the processes, in place."""
+        """Sum ``values`` over the processes, in place, and return them."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def share_buffers(self, model: nn.Module) -> None:
-        """Give every process the first one's buffers of ``model``."""
+        """Copy the buffers of ``model`` from the first process to all others."""
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
@@ -64,14 +47,16 @@ class World:
 
 @contextmanager
 def joined_world(device: str | None) -> Iterator[World]:
-    """Join the processes that torchrun started (RANK, WORLD_SIZE, LOCAL_RANK), or be alone.
+    """Join the processes that torchrun started, if any, and leave them on exit.
+
+    torchrun sets the environment variables RANK, WORLD_SIZE and LOCAL_RANK.
 
     Args:
-        device: "cpu", "cuda", "cuda:1" or None for cuda where there is one. Under torchrun "cuda"
-            stands for the GPU of this process's LOCAL_RANK.
+        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or None for cuda if available. Under torchrun,
+            ``"cuda"`` means the GPU with the number LOCAL_RANK.
 
     Raises:
-        UserError: a device that torch does not know or that is not there.
+        UserError: the device is unknown or unavailable.
     """
     size = int(os.environ.get("WORLD_SIZE", 1))
     chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", 0)) if size > 1 else None)
@@ -88,7 +73,18 @@ def joined_world(device: str | None) -> Iterator[World]:
 
 
 def pick_device(name: str | None, local_rank: int | None = None) -> torch.device:
-    """``name`` as a device that can be used now; None takes cuda where there is one."""
+    """Return the device called ``name`` after checking that it works.
+
+    Args:
+        name: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or None for cuda if available.
+        local_rank: number of the GPU that this process uses, whatever index ``name`` gives.
+
+    Raises:
+        UserError: the device is unknown or unavailable, or neither a CPU nor a CUDA device.
+
+    >>> pick_device("cpu")
+    device(type='cpu')
+    """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -96,11 +92,11 @@ def pick_device(name: str | None, local_rank: int | None = None) -> torch.device
         if device.type == "cuda" and (local_rank is not None or device.index is None):
             device = torch.device("cuda", local_rank or 0)
         torch.empty(0, device=device)
-    # torch raises RuntimeError, AssertionError (a build without CUDA) or NotImplementedError (meta
-    # kernels of a back end that is not there)
+    # torch raises RuntimeError, AssertionError (a build without CUDA) or NotImplementedError (no
+    # kernels of that back end)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name}: cannot be used here: {reason}") from None
+        raise UserError(f"{name}: not available: {reason}", option="device") from None
     if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device {name}: takes cpu or cuda")
+        raise UserError(f"{name}: expected cpu or cuda", option="device")
     return device

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then moved into it."""
+"""Files that are complete or absent: written under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path; on success its file replaces ``path``, on failure it is removed.
 
     A reader of ``path``, or a process that continues after this one was killed, finds the old file
-    or the new one, never a part. The temporary file is ``.NAME.tmp`` in the same folder; one that
-    a killed process left behind is overwritten. Data reaches the disk before the name does.
+    or the new one, never a part of it. The temporary file is ``.NAME.tmp`` in the same folder; one
+    left behind by a killed process is overwritten. The data reaches the disk before the rename.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "numbers.txt"
@@ -31,6 +31,8 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        # rename(2) does nothing where both names are links to one file.
+        temporary.unlink(missing_ok=True)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()

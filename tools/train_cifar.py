@@ -1,38 +1,15 @@
 #!/usr/bin/env python
-"""Train an image classifier by any method of Table 1 on CIFAR-10 or another set of small images.
+"""Train an image classifier on CIFAR or other small images; same as ``sprout-train-cifar``.
 
-    python tools/train_cifar.py --data cifar10_images.tar --arch resnet20 --method trades
-    python tools/train_cifar.py --data /cifar --arch vgg16 --recipe paper --weights natural/best.pt
-    python tools/train_cifar.py --data /cifar --arch resnet18 --modules ga,mixup --epochs 20
-    python tools/train_cifar.py --data /cifar --resume run/last.pt
-
-Exit status: 0 done, 2 a mistake of yours, told in one line, 130 interrupted, 1 anything else.
+python tools/train_cifar.py --data cifar10_images.tar --arch cifar_resnet20 --method trades
+python tools/train_cifar.py --data /cifar --recipe paper --weights natural/best.pt
+python tools/train_cifar.py --data /cifar --modules ga,mixup --epochs 20
+python tools/train_cifar.py --data /cifar --resume run/last.pt
 """
 
-from __future__ import annotations
-
 import sys
-from collections.abc import Sequence
 
-from sprout_fast.cli import run_tool
-from sprout_fast.models import read_checkpoint
-from sprout_fast.training.command import parse
-from sprout_fast.training.config import CifarConfig
-from sprout_fast.training.run import train
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the tool; returns the exit status (0 done, 2 the user's mistake, 1 anything else)."""
-    argv = sys.argv[1:] if argv is None else argv
-
-    def body() -> int:
-        config, checkpoint = parse(CifarConfig, argv, PROG, __doc__, read_checkpoint)
-        return train(config, checkpoint)
-
-    return run_tool(PROG, body)
-
-
-PROG = "train_cifar.py"
+from sprout_fast.training.command import train_cifar
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(train_cifar())

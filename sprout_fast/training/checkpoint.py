@@ -1,10 +1,10 @@
-"""Checkpoints that are whole or not there: written beside their place, then moved into it."""
+"""Checkpoints, which are complete or absent, and the random states in them."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,57 +13,60 @@ from torch import nn
 
 from sprout_fast.distributed import World
 from sprout_fast.errors import UserError
-from sprout_fast.models import CHECKPOINT_FORMAT, read_checkpoint
+from sprout_fast.files import atomic_write
+from sprout_fast.models import CHECKPOINT_FORMAT
 from sprout_fast.random import PhiloxState
+
+# Errors of file systems without hard links.
+_NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 
 def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Write ``content`` to ``path``: afterwards the file is the new one, or still the old one.
+    """Write ``content`` to ``path``, which then holds the new checkpoint or still the old one.
 
     Raises:
         UserError: the folder is full or read-only; no temporary file is left.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with atomic_write(path) as temporary, open(temporary, "wb") as file:
             torch.save({"format": CHECKPOINT_FORMAT, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+    except Exception as error:
         # torch's zip writer reports a failed write as a RuntimeError of its own, raised while the
         # OSError was handled.
         cause = error if isinstance(error, OSError) else error.__context__
         if isinstance(cause, OSError):
-            raise UserError(f"{path}: cannot be written: {cause.strerror}{_kept(path)}") from error
+            raise _cannot_write(path, cause) from error
         raise
 
 
 def link_checkpoint(source: Path, path: Path) -> None:
-    """Make ``path`` a second name of the checkpoint ``source``, whole or not at all.
+    """Make ``path`` a second name of the checkpoint ``source``, or leave it as it was.
 
-    A link, because checkpoints are replaced and never written into; a copy where the file system
-    has no links.
+    A link is enough, because checkpoints are replaced and never modified; on a file system without
+    links it is a copy.
+
+    Raises:
+        UserError: the folder is full or read-only.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        os.link(source, temporary)
+        with atomic_write(path) as temporary:
+            try:
+                os.link(source, temporary)
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                shutil.copyfile(source, temporary)
     except OSError as error:
-        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
-            raise UserError(f"{path}: cannot be written: {error.strerror}{_kept(path)}") from error
-        save_checkpoint(path, read_checkpoint(source))
-        return
-    os.replace(temporary, path)
+        raise _cannot_write(path, error) from error
 
 
-def _kept(path: Path) -> str:
-    return "; the earlier one is kept" if path.exists() else ""
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    kept = "; the previous one is kept" if path.exists() else ""
+    return UserError(f"{path}: cannot be written: {error.strerror}{kept}")
 
 
 def rng_state(method: nn.Module, device: torch.device) -> dict[str, Any]:
-    """Every random state of this process: the method's own, torch's, and that of its GPU."""
+    """Return every random state of this process: the method's, torch's, and the GPU's."""
     return {
         "method": method.state_dict(),
         "torch": torch.get_rng_state(),
@@ -72,10 +75,11 @@ def rng_state(method: nn.Module, device: torch.device) -> dict[str, Any]:
 
 
 def restore_rng_state(state: dict[str, Any], method: nn.Module, world: World) -> None:
-    """The inverse of `rng_state`, in all processes, though the first one alone has saved.
+    """Restore the result of :func:`rng_state`, saved by the first process, in every process.
 
-    The method's draws go on exactly, each process at its own rows of the batch. torch's own
-    generator, which serves dropout, goes on in the first process; the others keep their seeds.
+    The method's random streams continue exactly, in each process at its own rows of the batch.
+    torch's generator, which dropout uses, continues in the first process; the others keep their
+    seeds.
     """
     streams = [module for module in method.modules() if isinstance(module, PhiloxState)]
     first_rows = [stream.state[2].clone() for stream in streams]

@@ -1,21 +1,82 @@
-"""The training tools' command line: recipes, YAML files and checkpoints as defaults."""
+"""The training tools' command lines: recipes, YAML files and checkpoints provide defaults.
+
+torch is imported only after the options have been read and checked.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 
-from sprout_fast.cli import flag, parse_options
+from sprout_fast.cli import flag, parse_options, program_name, run_tool
 from sprout_fast.errors import UserError
 from sprout_fast.registry import nearest
-from sprout_fast.training.config import INVOCATION_ONLY, TrainConfig
+from sprout_fast.training.config import INVOCATION_ONLY, CifarConfig, TrainConfig
 
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
+
+# tyro joins a line that begins with a letter to the one before.
+_EXIT_STATUS = """
+Exit status: 0 on success, 130 after Ctrl-C, 1 for an error,
+2 for a mistake in the options or the data, which is reported in one line.
+"""
+
+
+def train_imagenet(argv: Sequence[str] | None = None) -> int:
+    """Run ``sprout-train-imagenet``; returns the exit status."""
+    return _run(
+        TrainConfig,
+        argv,
+        """\
+Train an image classifier on ImageNet or any image folder, with SPROUT or another method.
+
+Examples (without --data, a small sample set is generated and trained on in a few minutes):
+    {prog}
+    {prog} --arch resnet50 --data /imagenet --weights resnet50.pth
+    torchrun --nproc-per-node 8 {script} --data /imagenet --out run
+    {prog} --resume run/last.pt
+""",
+    )
+
+
+def train_cifar(argv: Sequence[str] | None = None) -> int:
+    """Run ``sprout-train-cifar``; returns the exit status."""
+    return _run(
+        CifarConfig,
+        argv,
+        """\
+Train an image classifier on CIFAR-10 or another set of small images, with SPROUT or another method.
+
+Examples:
+    {prog} --data cifar10_images.tar --arch cifar_resnet20 --method trades
+    {prog} --data /cifar --arch cifar_vgg16 --recipe paper --weights natural/best.pt
+    {prog} --data /cifar --modules ga,mixup --epochs 20
+    {prog} --data /cifar --resume run/last.pt
+""",
+    )
+
+
+def _run(config_type: type[TrainConfig], argv: Sequence[str] | None, description: str) -> int:
+    prog = program_name()
+    typed = sys.argv[1:] if argv is None else argv
+    # torchrun runs a file: a script of tools/, or an installed program by its path.
+    script = sys.argv[0] if prog.endswith(".py") else f"$(which {prog})"
+    described = description.format(prog=prog, script=script) + _EXIT_STATUS
+
+    def body() -> int:
+        config, checkpoint = parse(config_type, typed, prog, described)
+        config.check()
+        from sprout_fast.training.run import train
+
+        return train(config, checkpoint)
+
+    return run_tool(prog, body)
 
 
 def parse(
@@ -23,12 +84,19 @@ def parse(
     argv: Sequence[str],
     prog: str,
     description: str,
-    read_checkpoint: Callable[[Path], dict[str, Any]],
+    read_checkpoint: Callable[[Path], dict[str, Any]] | None = None,
 ) -> tuple[ConfigT, dict[str, Any] | None]:
-    """Read the command line; ``--recipe``, ``--resume`` and ``--config`` give defaults to it.
+    """Read the command line, with defaults from ``--recipe``, ``--resume`` and ``--config``.
 
-    The recipe's, the checkpoint's and the YAML file's options are put *before* the command line as
-    if they had been typed, so that one parser checks all four and the last word wins.
+    Options of the recipe, the checkpoint and the YAML file are put *before* the command line as if
+    they had been typed, so one parser checks all four, and the last one given is used.
+
+    Args:
+        config_type: the options.
+        argv: the command line without the program's name.
+        prog, description: for ``--help``.
+        read_checkpoint: reads the file of ``--resume``; by default
+            :func:`sprout_fast.models.checkpoint.read_checkpoint`.
 
     Returns:
         the options, and the content of the checkpoint that ``--resume`` names, or None.
@@ -37,71 +105,91 @@ def parse(
         UserError: an unknown option, key or choice, or a value of the wrong type.
     """
     given = parse_options(config_type, argv, prog, description)
-    typed: list[str] = []
+    from_yaml: list[str] = []
     recipe = given.recipe
     if given.config is not None:
-        typed = _as_arguments(_read_yaml(given.config, config_type))
+        from_yaml = _as_arguments(_read_yaml(given.config, config_type))
         try:
-            recipe = recipe or parse_options(config_type, typed, prog, description).recipe
+            recipe = recipe or parse_options(config_type, from_yaml, prog, description).recipe
         except UserError as error:
-            raise UserError(f"{given.config}: {error}") from None
+            raise UserError(f"{given.config}: {error}", option="config") from None
     if given.resume is not None and recipe is not None:
-        raise UserError(f"--recipe {recipe}: not together with --resume, whose run has its options")
+        raise UserError(
+            f"{recipe}: excluded by resume, since the checkpoint has its own options",
+            option="recipe",
+        )
     defaults = [] if recipe is None else _as_arguments(read_recipe(recipe))
     checkpoint = None
     if given.resume is not None:
+        if read_checkpoint is None:
+            from sprout_fast.models.checkpoint import read_checkpoint
         checkpoint = read_checkpoint(given.resume)
         stored = dict(checkpoint["config"])
-        # The folder may have been moved since: go on beside the checkpoint itself. The weights it
-        # once started from are in it.
+        # The run's folder may have been moved: continue in the checkpoint's folder. The checkpoint
+        # holds the weights, so the file that the run started from is not needed.
         stored |= {"out": str(given.resume.parent), "weights": None, "reset_head": False}
         known = {field.name for field in dataclasses.fields(config_type)}
         defaults += _as_arguments({key: stored[key] for key in stored if key in known})
-    defaults += typed
+    defaults += from_yaml
     config = (
         parse_options(config_type, [*defaults, *argv], prog, description) if defaults else given
     )
     if recipe is not None and config.method != (its := read_recipe(recipe)["method"]):
-        raise UserError(f"--recipe {recipe}: is one of --method {its}, not {config.method}")
+        raise UserError(
+            f"{recipe}: is a recipe for method {its}, got method {config.method}", option="recipe"
+        )
     return config, checkpoint
 
 
 def read_recipe(name: str) -> dict[str, Any]:
-    """The options of ``recipes/NAME.yaml``.
+    """Return the options of ``recipes/NAME.yaml``.
 
     >>> read_recipe("paper")["sigma"]
     0.1
     """
     file = importlib.resources.files("sprout_fast.training") / "recipes" / f"{name}.yaml"
-    return yaml.safe_load(file.read_text())
+    return yaml.safe_load(file.read_text(encoding="utf-8"))
 
 
 def _read_yaml(path: Path, config_type: type[TrainConfig]) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--config {path}: {getattr(error, 'strerror', None) or error}") from None
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: {reason}", option="config") from None
     except yaml.YAMLError as error:
-        raise UserError(f"--config {path}: not YAML: {error}") from None
+        mark = getattr(error, "problem_mark", None)
+        line = "" if mark is None else f"line {mark.line + 1}: "
+        reason = getattr(error, "problem", None) or error
+        raise UserError(f"{path}: not valid YAML: {line}{reason}", option="config") from None
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise UserError(
-            f"--config {path}: takes 'option: value' lines, got {type(values).__name__}"
+            f"{path}: expected lines of the form 'option: value', got {type(values).__name__}",
+            option="config",
         )
     known = [f.name for f in dataclasses.fields(config_type) if f.name not in INVOCATION_ONLY]
     named = {str(key).replace("-", "_"): value for key, value in values.items()}
     for key in named:
+        if key in INVOCATION_ONLY:
+            raise UserError(f"{path}: {key} belongs on the command line", option="config")
         if key not in known:
-            raise UserError(f"--config {path}: unknown option {key}{nearest(key, known)}")
+            raise UserError(f"{path}: unknown option {key}{nearest(key, known)}", option="config")
     return named
 
 
 def _as_arguments(values: Mapping[str, Any]) -> list[str]:
-    """Options as they would be typed: ``{"compile": True, "lr": 1}`` as ``--compile --lr=1``."""
+    """Return options as they would be typed.
+
+    >>> _as_arguments({"compile": True, "lr": 1, "modules": ["ga", "mixup"], "data": None})
+    ['--compile', '--lr=1', '--modules=ga,mixup']
+    """
     arguments = []
     for name, value in values.items():
         if isinstance(value, bool):
             arguments.append(flag(name) if value else "--no-" + flag(name)[2:])
+        elif isinstance(value, list):
+            arguments.append(f"{flag(name)}={','.join(map(str, value))}")
         elif value is not None:
             arguments.append(f"{flag(name)}={value}")
     return arguments

@@ -1,106 +1,260 @@
-"""The options that every training tool shares, and the few rules between them."""
+"""The options of the training tools, and the few rules between them. Imports no torch."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
+import math
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import docstring_parser
 import tyro
 
-from sprout_fast.cli import Auto, flag
+from sprout_fast.cli import Auto, literal_choices
 from sprout_fast.errors import UserError
-from sprout_fast.methods import METHODS
+from sprout_fast.methods.options import MethodOption, method_options
+from sprout_fast.registry import nearest
+
+METHOD_NAMES = tuple(method_options())
+if TYPE_CHECKING:
+    MethodName = str
+else:
+    MethodName = Annotated[Literal[METHOD_NAMES], tyro.conf.arg(metavar="METHOD")]
 
 # Options of one invocation, not of a run: config.yaml and checkpoints leave them out.
 INVOCATION_ONLY = ("config", "resume", "max_steps")
 
+# Each class below is a group of --help, and the docstrings are its help texts.
 
-# tyro keeps the line breaks of these help texts, so each line is a sentence.
+
 @dataclass
-class RunConfig:
-    """The options of a run that are not a method's."""
+class RunOptions:
+    """What to run."""
+
+    method: MethodName = dataclasses.field(
+        default="sprout", metadata={"help": f"Training method: {', '.join(METHOD_NAMES)}."}
+    )
+    recipe: Auto[Literal["paper", "reference-code", "expected"]] = None
+    """Set of defaults for SPROUT: as in the paper, as in its authors' code, or the paper's with the
+    exact expected gradient of beta."""
+    config: Auto[Path] = None
+    """YAML file with defaults for all options; the command line overrides it."""
+    resume: Auto[Path] = None
+    """Resume from this checkpoint (last.pt of a run) with the options stored in it; options given
+    here override them."""
+
+
+@dataclass
+class ModelOptions:
+    """The network and its initial weights."""
+
+    group = "model"
 
     arch: str = "resnet152"
-    """Any torchvision classification model, as resnet152, resnet50, resnet18, vgg16_bn."""
-    data: Auto[Path] = None
-    """Folder with train/CLASS/*.JPEG and val/CLASS/*.JPEG. Default: a small sample set."""
-    method: Annotated[str, tyro.conf.arg(help=f"Training method: {', '.join(METHODS)}.")] = "sprout"
-    recipe: Auto[Literal["paper", "reference-code", "expected"]] = None
-    """Defaults for these options: SPROUT as its paper has it, as its authors' code has it, or as
-    the paper with beta's exact gradient. The files in sprout_fast/training/recipes give sources."""
-    epochs: Auto[int] = None
-    """Passes over the training images. Default: 90; on the sample set, some minutes' worth."""
-    batch_size: Auto[int] = None
-    """Images a batch, for each process. Default: 64; on the sample set 16."""
-    lr: Auto[float] = None
-    """Peak learning rate. Default: 0.1 for 256 images a step, in proportion for others.
-    After --weights a tenth of that."""
-    image_size: Auto[int] = None
-    """Side of the training and validation crops, in pixels. Default: 224; on the sample set 32."""
-    loader: Auto[Literal["dali", "torch"]] = None
-    """Image loader. Default: dali where it is installed, else torch."""
-    workers: Auto[int] = None
-    """Threads or processes that decode images, for each process. Default: CPU cores, at most 8."""
+    """Architecture: any torchvision classification model, e.g. resnet152, resnet50, vgg16_bn."""
     weights: Auto[Path] = None
-    """Start from this file: a torchvision state_dict or a checkpoint of ours.
-    The paper starts SPROUT from a natural model."""
+    """Initial weights: a torchvision state_dict or a sprout_fast checkpoint. The paper starts
+    SPROUT from a naturally trained model. Default: random."""
     reset_head: bool = False
-    """With --weights: a fresh last layer in place of one for another number of classes."""
+    """Replace the last layer of --weights by a new one, for another number of classes."""
+
+
+@dataclass
+class DataOptions:
+    """The images and how they are loaded."""
+
+    group = "data"
+
+    data: Auto[Path] = None
+    """Folder with train/CLASS/*.JPEG and val/CLASS/*.JPEG, or with WebDataset tars. Default: a
+    small generated sample set."""
+    batch_size: Auto[int] = None
+    """Images per batch and process. Default: 64; 16 on the sample set."""
+    image_size: Auto[int] = None
+    """Side of the training and validation crops in pixels. Default: 224; 32 on the sample set."""
+    normalization: Literal["dataset", "none"] = "dataset"
+    """Normalize images by the mean and standard deviation of the data set, or leave them in
+    [0,1]."""
+    loader: Auto[Literal["dali", "torch"]] = None
+    """Image loader. Default: dali if installed, else torch."""
+    limit_train: Auto[int] = None
+    """Train on this many images, drawn evenly from all classes. Default: all."""
+    workers: Auto[int] = None
+    """Threads (dali) or processes (torch) that decode images, per process. Default: the number of
+    CPU cores, at most 8."""
+
+
+@dataclass
+class OptimizationOptions:
+    """The optimizer and its schedule."""
+
+    group = "optimization"
+
+    epochs: Auto[int] = None
+    """Passes over the training images. Default: 90; 3 on the sample set."""
+    lr: Auto[float] = None
+    """Peak learning rate. Default: 0.1 at 256 images per step, scaled linearly with batch size; a
+    tenth of that with --weights; 0.01 on the sample set."""
+    schedule: Literal["cosine", "stages"] = "cosine"
+    """Learning rate schedule: half a cosine down to 0, or divided by 10 after 40, 70 and 90 % of
+    the epochs, as in the authors' code."""
+    warmup_epochs: Auto[float] = None
+    """Epochs of linear warm-up at the start. Default: a tenth of --epochs, at most 5; 0.2 on the
+    sample set."""
     optimizer: Literal["sgd", "apex-fused-sgd"] = "sgd"
-    """torch's fused SGD, or that of NVIDIA's apex where it is installed."""
+    """torch's fused SGD, or that of NVIDIA apex if installed."""
     momentum: float = 0.9
-    """Momentum of SGD, not Nesterov's: the paper's code and torchvision's baselines use plain."""
+    """Momentum of SGD, without Nesterov's variant."""
     weight_decay: Auto[float] = None
     """L2 weight decay. Default: 1e-4."""
     norm_decay: bool = False
-    """Weight decay on norms and biases too, which are left out otherwise."""
-    schedule: Literal["cosine", "stages"] = "cosine"
-    """Learning rate: half a cosine to 0, or a tenth after 40, 70 and 90 % of the epochs, as the
-    authors' code has it (80, 60, 40 and 20 epochs)."""
-    warmup_epochs: Auto[float] = None
-    """Linear warm-up before the schedule. Default: a tenth of --epochs, at most 5."""
-    ema: Auto[float] = None
-    """Keep an exponential moving average of the weights with this decay, as 0.999, and evaluate
-    and save it beside the weights. Default: off."""
-    normalization: Literal["dataset", "none"] = "dataset"
-    """Normalise images by their data set's mean and standard deviation, or leave them in [0,1]."""
+    """Apply weight decay to normalization layers and biases too."""
     accumulation_steps: int = 1
     """Batches whose gradients are averaged for one optimizer step."""
+    ema: Auto[float] = None
+    """Decay of an exponential moving average of the weights, e.g. 0.999, which is then evaluated
+    and saved along with the weights. Default: off."""
+    seed: int = 0
+    """Seed of the initial weights, the order of the images and all random numbers of the method."""
+
+
+@dataclass
+class DeviceOptions:
+    """Where and in which precision to compute."""
+
+    group = "device"
+
+    device: Auto[str] = None
+    """Device, e.g. cuda, cuda:1, cpu. Default: cuda if available, else cpu."""
     amp: Auto[Literal["none", "bf16", "fp16"]] = None
     """Mixed precision. Default: bf16 on CUDA, none on CPU."""
     channels_last: bool = True
-    """Memory layout of the model and its activations."""
+    """Use the channels-last memory format."""
     compile: bool = False
-    """Run the model through torch.compile."""
-    device: Auto[str] = None
-    """As cuda, cuda:1 or cpu. Default: cuda where there is one, else cpu."""
-    seed: int = 0
-    """Seed of the first weights, the data order and all the draws of the method."""
+    """Compile the model with torch.compile."""
+
+
+@dataclass
+class OutputOptions:
+    """What to write, and when to stop early."""
+
+    group = "output"
+
     out: Auto[Path] = None
-    """Folder for last.pt, best.pt, config.yaml, metrics.csv and TensorBoard events.
-    Default: runs/ARCH-METHOD, with a number behind it where that is taken."""
-    final_attack_images: Auto[int] = None
-    """Validation images for the clean and PGD-10 accuracy at the end; 0 leaves it out.
-    Default: 200, or fewer where a CPU would take long."""
+    """Folder for last.pt, best.pt, config.yaml, metrics.csv and TensorBoard events. Default:
+    runs/ARCH-METHOD, followed by a number if that exists."""
     max_steps: Auto[int] = None
-    """Stop after this many optimizer steps of this invocation, save last.pt and report."""
-    resume: Auto[Path] = None
-    """Go on from this checkpoint of ours, with its options except those given here."""
-    config: Auto[Path] = None
-    """YAML file of defaults for these options; the command line has the last word."""
+    """Stop after this many optimizer steps, save last.pt and report."""
+    final_attack_images: Auto[int] = None
+    """Validation images for the clean and PGD-10 accuracy at the end; 0 to skip it. Default: 200,
+    or fewer for a large model on a CPU."""
+
+
+def _method_groups() -> tuple[type, ...]:
+    """Return dataclasses with a field for each option of any method.
+
+    Options that several methods share form the first group, those of one method a group each.
+    """
+    uses: dict[str, dict[str, MethodOption]] = {}  # by option, then by method
+    for method, options in method_options().items():
+        for option in options:
+            uses.setdefault(option.name, {})[method] = option
+    members: dict[str, list] = {"shared method": []}
+    for name, by_method in uses.items():
+        first = next(iter(by_method.values()))
+        group = "shared method" if len(by_method) > 1 else next(iter(by_method))
+        field = dataclasses.field(default=None, metadata={"help": _method_help(by_method)})
+        members.setdefault(group, []).append((name, first.type | None, field))
+    return tuple(
+        dataclasses.make_dataclass(f"_{group}", fields, namespace={"group": group})
+        for group, fields in members.items()
+    )
+
+
+def _method_help(options: Mapping[str, MethodOption]) -> str:
+    """Return the help of an option from the docstrings of its methods, a line for each wording."""
+    lines = []
+    for text in dict.fromkeys(option.help for option in options.values()):
+        methods = [method for method, option in options.items() if option.help == text]
+        shown: dict[str, list[str]] = {}
+        for method in methods:
+            default = options[method].default
+            if default is not None:
+                value = f"{default:.4g}" if isinstance(default, float) else str(default)
+                shown.setdefault(value, []).append(method)
+        if len(shown) == 1:
+            text += f". Default: {next(iter(shown))}"
+        elif shown:
+            listed = (f"{value} ({', '.join(users)})" for value, users in shown.items())
+            text += f". Default: {', '.join(listed)}"
+        who = f"{', '.join(methods)}: " if len(options) > 1 else ""
+        lines.append(f"{who}{text if who else text[0].upper() + text[1:]}.")
+    return "\n".join(lines)
+
+
+_METHOD_GROUPS = _method_groups()
+# Any, since type checkers cannot know the fields. Base classes are in reverse order of --help.
+_MethodOptions: Any = dataclasses.make_dataclass("_MethodOptions", [], bases=_METHOD_GROUPS[::-1])
+
+
+@dataclass
+class TrainConfig(
+    _MethodOptions,
+    OutputOptions,
+    DeviceOptions,
+    OptimizationOptions,
+    DataOptions,
+    ModelOptions,
+    RunOptions,
+):
+    """The options of a run on an image folder. None means that the tool chooses.
+
+    >>> TrainConfig(arch="resnet18", batch_size=32).stored()["batch_size"]
+    32
+    """
+
+    lr_per_image = 0.1 / 256  # peak learning rate per image of an optimizer step
+
+    def defaults(self) -> Mapping[str, Any]:
+        """Return the values of options that were left open, by name."""
+        return SAMPLE_DEFAULTS if self.data is None else DEFAULTS
+
+    def method_options(self) -> dict[str, Any]:
+        """Return the options of methods that were given, by name."""
+        names = [field.name for field in dataclasses.fields(_MethodOptions)]
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+    def stored(self) -> dict[str, Any]:
+        """Return plain values for config.yaml and for checkpoints."""
+        values = {}
+        for field in dataclasses.fields(self):
+            if field.name not in INVOCATION_ONLY:
+                value = getattr(self, field.name)
+                values[field.name] = str(value) if isinstance(value, Path) else value
+        return values
 
     def check(self) -> None:
-        """Raise ``UserError`` for a number outside its range, naming the option."""
+        """Check each option by itself and the few that exclude each other.
+
+        Raises:
+            UserError: a number outside its range, an unknown name, an option that the method does
+                not have, or two options that exclude each other.
+        """
+        for name, hint in typing.get_type_hints(type(self)).items():
+            value, choices = getattr(self, name), literal_choices(hint)
+            if value is not None and choices and value not in choices:
+                names = [str(choice) for choice in choices]
+                raise UserError(
+                    f"{value}: expected one of {', '.join(names)}{nearest(str(value), names)}",
+                    option=name,
+                )
         at_least = {
             "epochs": 1,
             "batch_size": 2,  # Mixup needs a partner, batch norm a variance
             "image_size": 8,
+            "limit_train": 2,
             "workers": 1,
             "momentum": 0,
             "weight_decay": 0,
@@ -112,85 +266,35 @@ class RunConfig:
         }
         for name, low in at_least.items():
             value = getattr(self, name)
-            if value is not None and not low <= value < float("inf"):  # so written, NaN fails too
-                raise UserError(f"{flag(name)} {value}: must be a number from {low} up")
+            if value is not None and not low <= value < math.inf:  # written so that NaN fails too
+                raise UserError(f"{value}: expected a number of at least {low}", option=name)
         if self.seed >= 2**63:
-            raise UserError(f"--seed {self.seed}: must be under 2**63")
-        if self.lr is not None and not 0 < self.lr < float("inf"):
-            raise UserError(f"--lr {self.lr}: must be a positive number")
+            raise UserError(f"{self.seed}: expected a number below 2**63", option="seed")
+        if self.lr is not None and not 0 < self.lr < math.inf:
+            raise UserError(f"{self.lr}: expected a positive number", option="lr")
         if self.ema is not None and not 0 < self.ema < 1:
-            raise UserError(f"--ema {self.ema}: must be between 0 and 1")
+            raise UserError(f"{self.ema}: expected a number between 0 and 1", option="ema")
         if self.reset_head and self.weights is None:
-            raise UserError("--reset-head: needs --weights FILE, whose last layer it leaves out")
+            raise UserError("needs weights, whose last layer it replaces", option="reset_head")
+        if self.weights is not None and not self.weights.exists():
+            raise UserError(f"{self.weights}: no such file", option="weights")
         if self.resume is not None and self.weights is not None:
-            raise UserError("--weights: not together with --resume, whose file has its own weights")
-
-    def chosen(self) -> Mapping[str, Any]:
-        """What the tool takes for options that were left open, by name."""
-        raise NotImplementedError
-
-    def method_options(self) -> dict[str, Any]:
-        """The method's options that were given, by name."""
-        named = {field.name: getattr(self, field.name) for field in _METHOD_FIELDS}
-        return {name: value for name, value in named.items() if value is not None}
-
-    def stored(self) -> dict[str, Any]:
-        """Plain values for config.yaml and for checkpoints."""
-        values = {}
-        for field in dataclasses.fields(self):
-            if field.name not in INVOCATION_ONLY:
-                value = getattr(self, field.name)
-                values[field.name] = str(value) if isinstance(value, Path) else value
-        return values
-
-
-def _method_fields() -> list[tuple[str, Any, dataclasses.Field]]:
-    """A field for each option of any method, its help put together from their docstrings."""
-    types: dict[str, Any] = {}
-    texts: dict[str, dict[str, list[str]]] = {}  # option -> text -> methods
-    for name, method in METHODS.items():
-        hints = typing.get_type_hints(method.__init__)
-        documented = {
-            p.arg_name: p.description for p in docstring_parser.parse(method.__doc__).params
-        }
-        for option, parameter in list(inspect.signature(method).parameters.items())[1:]:
-            text = " ".join(documented[option].split()).rstrip(".")
-            if parameter.default is not None:
-                shown = parameter.default
-                shown = f"{shown:.4g}" if isinstance(shown, float) else shown
-                text += f". Default: {shown}"
-            types.setdefault(option, hints[option])
-            texts.setdefault(option, {}).setdefault(text, []).append(name)
-    fields = []
-    for option, by_text in texts.items():
-        help_text = "\n".join(f"{', '.join(names)}: {text}." for text, names in by_text.items())
-        hint = tyro.conf.arg(help=help_text, help_behavior_hint="")
-        kind = Annotated[types[option] | None, hint]
-        fields.append((option, kind, dataclasses.field(default=None)))
-    return fields
-
-
-_MethodOptions = dataclasses.make_dataclass("_MethodOptions", _method_fields())
-_METHOD_FIELDS = dataclasses.fields(_MethodOptions)
-
-
-@dataclass
-class TrainConfig(_MethodOptions, RunConfig):
-    """The options of a run on any image folder. ``None`` stands for "chosen by the tool".
-
-    >>> TrainConfig(arch="resnet18", batch_size=32).stored()["batch_size"]
-    32
-    """
-
-    lr_per_image = 0.1 / 256  # peak learning rate for each image of an optimizer step
-    arch_prefix = ""  # of the architectures that --arch may shorten
-
-    def chosen(self) -> Mapping[str, Any]:
-        return SAMPLE_DEFAULTS if self.data is None else DEFAULTS
+            raise UserError(
+                f"{self.weights}: excluded by resume, since the checkpoint has its own weights",
+                option="weights",
+            )
+        own = sorted(option.name for option in method_options()[self.method])
+        for name, value in self.method_options().items():
+            if name not in own:
+                raise UserError(
+                    f"{value}: method {self.method} has no such option; "
+                    + (f"its options are {', '.join(own)}" if own else "it has none"),
+                    option=name,
+                )
 
 
 DEFAULTS = {"epochs": 90, "batch_size": 64, "image_size": 224, "weight_decay": 1e-4}
-# For the sample set, whose schedule is to end within five minutes for ResNet-152 on two CPU cores.
+# For the sample set: a schedule that ends within five minutes with ResNet-152 on two CPU cores.
 SAMPLE_DEFAULTS = {
     "epochs": 3,
     "batch_size": 16,
@@ -203,49 +307,46 @@ SAMPLE_DEFAULTS = {
 
 @dataclass
 class CifarConfig(TrainConfig):
-    """The options of a run on CIFAR-10, CIFAR-100 or any set of small images.
+    """The options of a run on CIFAR-10, CIFAR-100 or another set of small images.
 
-    >>> CifarConfig(arch="resnet20").chosen()["batch_size"]
+    >>> CifarConfig(arch="cifar_resnet20").defaults()["batch_size"]
     128
     """
 
-    arch: str = "resnet18"
-    """vgg16, resnet18, resnet20, resnet50, wrn34_10 (any depth and width) for 32 pixels;
-    or any torchvision classification model."""
+    arch: str = "cifar_resnet18"
+    """Architecture: cifar_vgg16, cifar_resnet18, cifar_resnet20, cifar_resnet50, cifar_wrn34_10
+    (any depth and width), or any torchvision classification model."""
     data: Auto[Path] = None
-    """Folder or tar of CLASS folders in train/ and test/, or CIFAR as torchvision downloads it."""
+    """Folder or tar with train/CLASS/* and test/CLASS/*, or CIFAR as torchvision downloads it.
+    Required."""
+    batch_size: Auto[int] = None
+    """Images per batch and process. Default: 128."""
+    image_size: Auto[int] = None
+    """Side of the images in pixels. Default: 32."""
+    loader: Auto[Literal["memory", "dali", "torch"]] = None
+    """Image loader: memory keeps all images on the device, and pads by 4, crops and flips in
+    batches; dali and torch read files and crop as for ImageNet. Default: memory."""
     epochs: Auto[int] = None
     """Passes over the training images. Default: 200."""
-    batch_size: Auto[int] = None
-    """Images a batch, for each process. Default: 128."""
     lr: Auto[float] = None
-    """Peak learning rate. Default: 0.1 for 128 images a step, in proportion for others.
-    After --weights a tenth of that."""
-    image_size: Auto[int] = None
-    """Side of the images, in pixels. Default: 32."""
-    loader: Auto[Literal["memory", "dali", "torch"]] = None
-    """memory keeps the images on the device, crops (after a padding of 4) and flips in batch;
-    the others read files and crop as for ImageNet. Default: memory."""
+    """Peak learning rate. Default: 0.1 at 128 images per step, scaled linearly with batch size; a
+    tenth of that with --weights."""
+    warmup_epochs: Auto[float] = None
+    """Epochs of linear warm-up at the start. Default: a tenth of --epochs, at most 5."""
     weight_decay: Auto[float] = None
     """L2 weight decay. Default: 5e-4."""
-    limit_train: Auto[int] = None
-    """Train on this many images, drawn by --seed. Default: all."""
 
     lr_per_image = 0.1 / 128
-    arch_prefix = "cifar_"
 
-    def chosen(self) -> Mapping[str, Any]:
+    def defaults(self) -> Mapping[str, Any]:
+        """Return the values of options that were left open, by name."""
         return CIFAR_DEFAULTS
 
     def check(self) -> None:
+        """Check the options as ``TrainConfig`` does, and those of small images."""
         super().check()
         if self.data is None:
-            raise UserError("--data: needs a folder or a tar of images, for example CIFAR-10's")
-        if self.limit_train is not None:
-            if self.limit_train < 2:
-                raise UserError(f"--limit-train {self.limit_train}: must be a number from 2 up")
-            if self.loader not in (None, "memory"):
-                raise UserError(f"--limit-train: not with --loader {self.loader}, takes memory")
+            raise UserError("needs a folder or tar of images, e.g. CIFAR-10", option="data")
 
 
 CIFAR_DEFAULTS = {

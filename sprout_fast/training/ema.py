@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+Tensors = tuple[Tensor, ...] | list[Tensor]
+
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """Averages of ``model``'s weights and buffers, in ``.module``; ``update_parameters(model)``
-    after each step.
+    """Return a moving average of ``model``'s parameters and buffers, in its ``.module``.
 
-    The n-th update decays by min(decay, (1 + n) / (10 + n)), so that the random first weights are
-    forgotten within a short run too (Abadi et al. 2016, TensorFlow's ``num_updates``).
+    Call ``update_parameters(model)`` after each optimizer step. The n-th update uses the decay
+    min(decay, (1 + n) / (10 + n)), so that the initial weights are forgotten in a short run too
+    (Abadi et al. 2016, TensorFlow's ``num_updates``).
 
     >>> import torch
     >>> model = nn.Linear(1, 1, bias=False)
@@ -25,8 +25,8 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     0.75
     """
 
-    def update(averages: Sequence[Tensor], values: Sequence[Tensor], count: Tensor | int) -> None:
-        # The count handed in is on the weights' device, where reading it would stall the stream.
+    def update(averages: Tensors, values: Tensors, count: Tensor | int) -> None:
+        # The count passed in is on the weights' device, where reading it would stall the stream.
         done = int(average.n_averaged)
         get_ema_multi_avg_fn(min(decay, (1 + done) / (10 + done)))(averages, values, count)
 

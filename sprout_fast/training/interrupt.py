@@ -1,4 +1,4 @@
-"""Ctrl-C, kept until the run is in a state that a checkpoint can hold."""
+"""Ctrl-C, deferred until the run is in a state that a checkpoint can hold."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from types import FrameType, TracebackType
 
 
 class Interrupt:
-    """While training: a first Ctrl-C only sets ``requested``, a second one stops at once.
+    """Context manager in which a first Ctrl-C only sets ``requested`` and a second one stops.
 
-    While ``held`` is false (validation, where nothing would be lost) the first stops at once too.
-    Elsewhere than in the main thread, where Python delivers no signals, it does nothing.
+    While ``held`` is false (during validation, when nothing would be lost) the first one stops too.
+    Outside the main thread, where Python delivers no signals, it has no effect.
     """
 
     def __init__(self) -> None:
@@ -36,9 +36,9 @@ class Interrupt:
             signal.signal(signal.SIGINT, self._before)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        at_once = self.requested or not self.held
+        stop = self.requested or not self.held
         self.requested = True
-        if at_once:
+        if stop:
             raise KeyboardInterrupt
         if sys.stderr.isatty():  # os.write, since a handler may have interrupted a print
-            os.write(2, b"\nfinishing the step, then saving; Ctrl-C again stops at once\n")
+            os.write(2, b"\nfinishing this step and saving; press Ctrl-C again to stop now\n")

@@ -1,11 +1,11 @@
-"""The one training loop. Of a method it knows ``training_step`` alone."""
+"""The training loop, the same for all methods: it only calls a method's ``training_step``."""
 
 from __future__ import annotations
 
 import enum
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from sprout_fast.training.step import OptimizeStep
 
 
 class Outcome(enum.Enum):
-    """How `Trainer.fit` ended."""
+    """How :meth:`Trainer.fit` ended."""
 
     FINISHED = "finished"
     MAX_STEPS = "max_steps"
@@ -40,7 +40,7 @@ class Outcome(enum.Enum):
 
 @dataclass
 class Position:
-    """Where a run is: whole epochs, optimizer steps, and the best validation accuracy so far."""
+    """Completed epochs, optimizer steps, and the best validation accuracy so far, in [0,1]."""
 
     epoch: int = 0
     step: int = 0
@@ -48,9 +48,13 @@ class Position:
 
 
 def steps_per_epoch(batches: int, accumulation_steps: int, passes: int) -> int:
-    """Optimizer steps in an epoch; batches left over at its end are not trained on.
+    """Return the optimizer steps per epoch.
 
-    A method that takes several steps (``passes``) on each batch does not accumulate over batches.
+    Args:
+        batches: batches per epoch. Those that do not complete an accumulation are not trained on.
+        accumulation_steps: batches per optimizer step.
+        passes: optimizer steps that the method makes on each batch; more than one only without
+            accumulation.
 
     >>> steps_per_epoch(10, accumulation_steps=4, passes=1)
     2
@@ -59,19 +63,20 @@ def steps_per_epoch(batches: int, accumulation_steps: int, passes: int) -> int:
 
 
 class Trainer:
-    """Trains, validates after each epoch, and keeps ``last.pt`` and ``best.pt``.
+    """Training with validation after each epoch, which saves ``last.pt`` and ``best.pt``.
 
     Args:
         model: the plain model, for checkpoints; ``optimize.model`` may wrap it.
-        evaluated: the same weights behind a normalisation: takes [0,1] images.
-        method: a row of ``METHODS``.
-        optimize: the step that it is lent.
+        evaluated: maps images in [0,1] to logits, with the weights to validate.
+        method: the training method.
+        optimize: the training step that is passed to the method.
         loaders: training and validation images.
-        epochs: in the whole run.
-        world: this process among all.
-        out: folder for checkpoints, or None for a process that writes none.
+        epochs: epochs of the whole run.
+        world: this process.
+        out: folder for checkpoints, or None in a process that writes none.
         record: plain values for the checkpoint's ``config``.
-        display, metrics: where numbers go (``metrics`` None: not to disk).
+        display: where log lines go.
+        metrics: returns the log for metrics.csv and TensorBoard, or None to write none.
     """
 
     def __init__(
@@ -106,10 +111,11 @@ class Trainer:
         self.steps_per_epoch = steps_per_epoch(batches, every, method.passes)
 
     def fit(self, max_steps: int | None = None) -> Outcome:
-        """Run the epochs that are left, or ``max_steps`` optimizer steps of them.
+        """Train for the remaining epochs, or for ``max_steps`` optimizer steps of them.
 
         Raises:
-            FatalError: the loss is not finite. The checkpoint saved before is kept.
+            FatalError: the loss is not finite. The previous checkpoint is kept.
+            KeyboardInterrupt: a second Ctrl-C.
         """
         stop_at = None if max_steps is None else self.position.step + max_steps
         log = self.metrics(self.position) if self.metrics else None
@@ -126,12 +132,12 @@ class Trainer:
 
     def _epoch(self, log: MetricsLog | None, interrupt: Interrupt, stop_at: int | None) -> Outcome:
         start = time.perf_counter()
-        # Checkpoints written within an epoch hold the loader's state at its beginning.
+        # A checkpoint within an epoch holds the loader's state at the start of the epoch.
         loader_state = self.loaders.train.state_dict()
         meter = Meter(self.world.device, self.world.size, self.method.passes)
         stopped = self._train(meter, log, interrupt, stop_at)
         if stopped is not None:
-            meter.read()  # raises for a loss that must not be saved
+            meter.read()  # raises if the loss is not finite, before anything is saved
             self._save(loader_state)
             return stopped
         self.method.epoch_finished(self.optimize)
@@ -149,6 +155,7 @@ class Trainer:
         is_best = validation.clean.top1 > self.position.best_top1
         self.position.best_top1 = max(self.position.best_top1, validation.clean.top1)
         statistics = self.method.statistics()
+        mass = statistics.get("true_class_mass")
         seconds = time.perf_counter() - start
         self._save(self.loaders.train.state_dict(), is_best)
         if log is not None:
@@ -177,7 +184,9 @@ class Trainer:
             f" validation loss {validation.loss:.3f},"
             f" top-1 {100 * validation.clean.top1:.2f} %"
             f" ({validation.clean.correct} of {validation.clean.total}),"
-            f" top-5 {100 * validation.top5.top1:.2f} %" + (" (best so far)" if is_best else "")
+            f" top-5 {100 * validation.top5.top1:.2f} %"
+            + (" (best so far)" if is_best else "")
+            + ("" if mass is None else f"; expected true-class mass {mass:.2f}")
         )
         if warning := self.method.warning():
             self.display.warn(warning)
@@ -190,25 +199,25 @@ class Trainer:
     def _train(
         self, meter: Meter, log: MetricsLog | None, interrupt: Interrupt, stop_at: int | None
     ) -> Outcome | None:
-        """The training half of an epoch; an outcome where it was broken off within."""
+        """Train on an epoch's batches; return an outcome if that was stopped early, else None."""
         self.model.train()
         self.method.train()
         self.optimize.meter = meter
         first_step = self.position.epoch * self.steps_per_epoch
-        # A run that goes on within an epoch passes over the batches that it has trained on.
+        # A run that resumes within an epoch skips the batches that it has been trained on.
         done = self.position.step - first_step
         skipped = done * self.optimize.accumulation_steps // self.method.passes
         if skipped:
             self.display.line(
-                f"passing over the {skipped} batches of epoch {self.position.epoch + 1} that this"
-                " run has trained on; the epoch's averages are of the rest"
+                f"epoch {self.position.epoch + 1}: skipping {skipped} batches already trained; the"
+                " epoch's averages cover the remaining ones"
             )
         self.display.start(
             f"epoch {self.position.epoch + 1}/{self.epochs}", self.steps_per_epoch, done
         )
         waiting_since = time.perf_counter()
         for index, (images, labels) in enumerate(self.loaders.train):
-            # Batches left over are fetched all the same: a loader counts whole epochs.
+            # Batches beyond the last complete step are fetched too: a loader counts whole epochs.
             if skipped <= index < self.batches:
                 meter.waited(time.perf_counter() - waiting_since)
                 self.method.training_step(self.optimize, images, labels)
@@ -226,7 +235,7 @@ class Trainer:
             waiting_since = time.perf_counter()
         if self.position.step - first_step != self.steps_per_epoch:
             raise FatalError(
-                f"the loader gave fewer batches than the {len(self.loaders.train)} of an epoch"
+                f"the loader returned fewer than the {len(self.loaders.train)} batches of an epoch"
             )
         return Outcome.INTERRUPTED if interrupt.requested else None
 
@@ -244,7 +253,7 @@ class Trainer:
             log.step(self.position.step, numbers | statistics)
 
     def _summed(self, meter: Meter) -> Reading:
-        """The epoch's averages, over all processes."""
+        """Return the epoch's averages over all processes."""
         meter.read()
         mean = meter.mean()
         loss, hits, images = self.world.sum(meter.sums().to(self.world.device)).tolist()
@@ -253,7 +262,7 @@ class Trainer:
         return Reading(loss / images, hits / images, int(images), speed, wait)
 
     def _validate(self) -> Evaluation:
-        # Each process has batch norm statistics of its own; the checkpoint holds the first one's.
+        # Each process has its own batch norm statistics; the checkpoint holds those of the first.
         self.world.share_buffers(self.evaluated)
         validation = evaluate_accuracy(
             self.evaluated,
@@ -263,8 +272,8 @@ class Trainer:
         )
         if math.isnan(validation.loss):
             raise FatalError(
-                f"the validation loss is NaN after step {self.position.step}; the checkpoint saved"
-                " before is kept"
+                f"validation loss is NaN after step {self.position.step}; the previous checkpoint"
+                " is kept"
             )
         return validation
 
@@ -291,19 +300,19 @@ class Trainer:
         if is_best:
             link_checkpoint(self.out / "last.pt", self.out / "best.pt")
 
-    def restore(self, content: dict[str, Any]) -> None:
-        """Go on from a checkpoint's content; the options of the optimizer stay the new ones.
+    def restore(self, content: Mapping[str, Any]) -> None:
+        """Resume from the content of a checkpoint, with the optimizer options of this run.
 
         Raises:
-            UserError: it was written within an epoch that now has another number of steps.
+            UserError: it was saved within an epoch that now has a different number of steps.
         """
         epoch, step, before = content["epoch"], content["step"], content["steps_per_epoch"]
         if before != self.steps_per_epoch:
             if step != epoch * before:
                 raise UserError(
-                    f"--resume: written at step {step - epoch * before} of {before} of an epoch,"
-                    f" which has {self.steps_per_epoch} steps now: give the --batch-size and"
-                    " --accumulation-steps that it was written with"
+                    f"the checkpoint was saved at step {step - epoch * before} of {before} of an"
+                    f" epoch, which now has {self.steps_per_epoch} steps: use the batch_size and"
+                    " accumulation_steps that it was saved with"
                 )
             step = epoch * self.steps_per_epoch
         self.model.load_state_dict(content["model"])

@@ -1,4 +1,4 @@
-"""Loss, accuracy and speed of training, summed on the device and read only when they are shown."""
+"""Loss, accuracy and speed of training, summed on the device and read only to be shown."""
 
 from __future__ import annotations
 
@@ -15,7 +15,15 @@ from sprout_fast.nn.mixup import MixupTarget
 
 @dataclass(frozen=True)
 class Reading:
-    """Averages over a stretch of training. Loss in nats; accuracy and data wait in [0,1]."""
+    """Averages over some batches.
+
+    Attributes:
+        loss: in nats.
+        accuracy: fraction in [0,1] of predictions that match the (mixed) labels.
+        images: number of images.
+        images_per_second: over all processes.
+        data_wait: fraction of the time spent waiting for the loader, in [0,1].
+    """
 
     loss: float
     accuracy: float
@@ -25,19 +33,20 @@ class Reading:
 
 
 class Meter:
-    """Sums of one epoch. `add` starts no transfer; `read` waits for the device.
+    """Sums over one epoch. ``add`` does not synchronize with the device; ``read`` does.
 
-    Accuracy is against the mixed labels: lam for the image's own class, 1 - lam for its partner's.
+    A prediction counts with weight lam if it is the image's own class, and 1 - lam if it is that of
+    its Mixup partner.
 
     Args:
-        device: of the logits.
-        processes: of the run; images a second are counted for all.
-        passes: over each batch; images a second count it once.
+        device: device of the logits.
+        processes: number of processes; images per second are those of all processes.
+        passes: optimizer steps on each batch; images per second count a batch once.
     """
 
     def __init__(self, device: torch.device, processes: int = 1, passes: int = 1) -> None:
         self._speed = processes / passes
-        self._window = torch.zeros(2, device=device)  # [loss, hits], since the last reading
+        self._window = torch.zeros(2, device=device)  # loss and hits since the last reading
         self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self._images = 0
         self._wait = 0.0
@@ -45,10 +54,17 @@ class Meter:
         self._totals = [0.0, 0.0, 0, 0.0, 0.0]  # loss, hits, images, wait, seconds
 
     def add(self, loss: Tensor, logits: Tensor, target: MixupTarget, step: int) -> None:
-        """Count a batch: ``loss`` 0-dim and ``logits`` [B,K] on the device, detached."""
+        """Count a batch.
+
+        Args:
+            loss: mean loss of the batch, 0-dim, detached.
+            logits: [B,K], detached.
+            target: the batch's labels.
+            step: number of the optimizer step, for the error message of ``read``.
+        """
         predicted = logits.argmax(1)
         hits = (predicted == target.labels).float()
-        if target.partner_labels is not None:
+        if target.partner_labels is not None and target.lam is not None:
             partner_hits = (predicted == target.partner_labels).float()
             hits = partner_hits + target.lam * (hits - partner_hits)
         loss = loss.float()
@@ -58,39 +74,42 @@ class Meter:
         self._images += len(logits)
 
     def waited(self, seconds: float) -> None:
-        """Count time in which training waited for the loader."""
+        """Count ``seconds`` spent waiting for the loader."""
         self._wait += seconds
 
     def read(self) -> Reading:
-        """Averages since the last reading.
+        """Return the averages since the last call.
 
         Raises:
-            FatalError: the loss has been NaN or infinite; the first such step is named.
+            FatalError: a loss was NaN or infinite; the message has the number of the first such
+                step.
         """
         loss, hits = self._window.tolist()
         self._check_finite()
         seconds = time.perf_counter() - self._start
-        stretch = [loss, hits, self._images, self._wait, seconds]
-        self._totals = [total + part for total, part in zip(self._totals, stretch, strict=True)]
+        since = [loss, hits, self._images, self._wait, seconds]
+        self._totals = [total + part for total, part in zip(self._totals, since, strict=True)]
         self._window.zero_()
         self._images, self._wait, self._start = 0, 0.0, time.perf_counter()
-        return self._reading(*stretch)
+        return self._reading(*since)
 
     def mean(self) -> Reading:
-        """Averages over the whole epoch, up to the last reading."""
+        """Return the averages of the epoch up to the last ``read``."""
         return self._reading(*self._totals)
 
     def sums(self) -> Tensor:
-        """[loss, hits, images] of the epoch so far, float64, to be added over processes."""
+        """Return loss, hits and images of the epoch up to the last ``read``, float64 [3].
+
+        Unlike averages, they can be added over processes.
+        """
         return torch.tensor(self._totals[:3], dtype=torch.float64)
 
     def _check_finite(self) -> None:
         step = int(self._bad_step)
         if step >= 0:
             raise FatalError(
-                f"the training loss is not finite at step {step}: take a lower --lr or a longer"
-                " --warmup-epochs (and bf16 or none for --amp fp16); the checkpoint saved before"
-                " is kept"
+                f"training loss is not finite at step {step}: lower lr or raise warmup_epochs (and"
+                " with amp fp16, try bf16 or none); the previous checkpoint is kept"
             )
 
     def _reading(

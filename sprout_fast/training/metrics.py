@@ -1,4 +1,4 @@
-"""A run's numbers on disk: metrics.csv, a row an epoch, and TensorBoard events."""
+"""A run's numbers on disk: metrics.csv, one row per epoch, and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
+
+from sprout_fast.files import atomic_write
 
 COLUMNS = (
     "epoch",
@@ -25,15 +27,15 @@ COLUMNS = (
 
 
 class MetricsLog:
-    """Writes ``metrics.csv`` and event files into a run's folder.
+    """Writer of ``metrics.csv`` and TensorBoard events.
 
-    Accuracies, data wait and mass are shares in [0,1]; losses in nats.
+    Accuracies, data wait and true-class mass are fractions in [0,1]; losses are in nats.
 
     Args:
-        out: the folder.
-        statistics: names of the method's own columns, after the common ones.
-        epoch, step: where the run goes on; later rows and events, of a run that was broken off
-            after its last checkpoint, are dropped.
+        out: the run's folder.
+        statistics: names of the method's own columns, which follow the common ones.
+        epoch, step: where the run resumes. Rows and events after that, written between the last
+            checkpoint and an interruption, are dropped.
     """
 
     def __init__(
@@ -42,8 +44,8 @@ class MetricsLog:
         self._path = out / "metrics.csv"
         self._columns = (*COLUMNS, *statistics)
         kept = [row for row in self._read() if int(row["epoch"]) <= epoch]
-        with open(self._path, "w", newline="") as file:
-            # A run that goes on with other options of its method may have other columns.
+        with atomic_write(self._path) as temporary, open(temporary, "w", newline="") as file:
+            # A run resumed with other options of its method may have other columns.
             writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(kept)
@@ -56,12 +58,16 @@ class MetricsLog:
             return list(csv.DictReader(file))
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Numbers of a step, to TensorBoard."""
+        """Write the numbers of optimizer step ``step`` to TensorBoard."""
         for name, value in values.items():
             self._events.add_scalar(f"train/{name}", value, step)
 
     def epoch(self, values: Mapping[str, float]) -> None:
-        """A row of metrics.csv; keys are COLUMNS and the method's."""
+        """Append a row to metrics.csv and write it to TensorBoard.
+
+        Args:
+            values: by column, ``COLUMNS`` and the method's own.
+        """
         with open(self._path, "a", newline="") as file:
             csv.DictWriter(file, self._columns).writerow(
                 {name: _rounded(value) for name, value in values.items()}
@@ -72,10 +78,11 @@ class MetricsLog:
         self._events.flush()
 
     def histogram(self, step: int, name: str, values: Tensor) -> None:
-        """The distribution of ``values``, to TensorBoard."""
+        """Write the distribution of ``values`` to TensorBoard."""
         self._events.add_histogram(name, values, step)
 
     def close(self) -> None:
+        """Close the event file."""
         self._events.close()
 
 

@@ -1,10 +1,11 @@
-"""SGD with momentum, and the learning rate of each step."""
+"""SGD with momentum and the learning rate schedule."""
 
 from __future__ import annotations
 
 import functools
 import math
-from typing import Any
+import typing
+from typing import Any, Literal
 
 from torch import nn
 from torch.optim import SGD, Optimizer
@@ -12,16 +13,17 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from sprout_fast.errors import UserError
 
-_APEX = "--optimizer apex-fused-sgd"
+Schedule = Literal["cosine", "stages"]
+SCHEDULES = typing.get_args(Schedule)
 _APEX_HELP = (
-    "build NVIDIA's from source with its CUDA extensions, see https://github.com/NVIDIA/apex"
-    " (the package called apex on PyPI is another program), or take --optimizer sgd, torch's fused"
-    " SGD, which needs no apex"
+    "build NVIDIA apex from source with its CUDA extensions, see https://github.com/NVIDIA/apex"
+    " (the package called apex on PyPI is unrelated), or use optimizer sgd, torch's fused SGD,"
+    " which needs no apex"
 )
 
 
 def build_optimizer(
-    name: str,
+    name: Literal["sgd", "apex-fused-sgd"],
     model: nn.Module,
     *,
     lr: float,
@@ -29,42 +31,57 @@ def build_optimizer(
     weight_decay: float,
     norm_decay: bool = False,
 ) -> Optimizer:
-    """SGD with plain momentum: ``"sgd"`` (torch's, fused) or ``"apex-fused-sgd"`` (NVIDIA apex's).
+    """Return SGD with momentum, but not Nesterov's.
+
+    Args:
+        name: ``"sgd"`` for torch's fused SGD, ``"apex-fused-sgd"`` for that of NVIDIA apex.
+        model: the model, whose parameters are grouped by :func:`parameter_groups`.
+        lr: peak learning rate.
+        momentum: momentum factor.
+        weight_decay: L2 weight decay.
+        norm_decay: apply weight decay to normalization layers and biases too.
 
     Raises:
-        UserError: apex is asked for and not there.
+        UserError: an unknown name, or NVIDIA apex is not installed or does not work here.
     """
+    if name not in ("sgd", "apex-fused-sgd"):
+        raise UserError(f"{name}: expected sgd or apex-fused-sgd", option="optimizer")
     groups = parameter_groups(model, weight_decay, weight_decay if norm_decay else 0.0)
     options: dict[str, Any] = {"lr": lr, "momentum": momentum, "nesterov": False}
     if name == "apex-fused-sgd":
         return _apex_fused_sgd(groups, **options)
-    # Fused: one kernel a group in place of several passes over the weights, on CPU and CUDA.
+    # Fused: one kernel per group instead of several passes over the weights, on CPU and CUDA.
     return SGD(groups, fused=True, **options)
 
 
 def _apex_fused_sgd(groups: list[dict[str, Any]], **options: Any) -> Optimizer:
     try:
-        import apex
+        import apex  # pyright: ignore[reportMissingImports]  (optional)
     except ImportError:
-        raise UserError(f"{_APEX}: apex is not installed; {_APEX_HELP}") from None
+        raise _apex_error("apex is not installed") from None
     try:
-        from apex.optimizers import FusedSGD
+        from apex.optimizers import FusedSGD  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         found = getattr(apex, "__file__", None) or "the installed apex"
-        raise UserError(f"{_APEX}: {found} is not NVIDIA's ({error}); {_APEX_HELP}") from None
+        raise _apex_error(f"{found} is not NVIDIA's ({error})") from None
     try:
         return FusedSGD(groups, **options)
     except RuntimeError as error:  # built without its CUDA extensions, or no GPU
-        raise UserError(f"{_APEX}: {error}; {_APEX_HELP}") from error
+        raise _apex_error(str(error)) from error
+
+
+def _apex_error(reason: str) -> UserError:
+    return UserError(f"apex-fused-sgd: {reason}; {_APEX_HELP}", option="optimizer")
 
 
 def parameter_groups(
     model: nn.Module, weight_decay: float, norm_decay: float = 0.0
 ) -> list[dict[str, Any]]:
-    """Weights with decay; norms and biases, which have one dimension or none, with their own.
+    """Return a group of weights with decay, and one of norms and biases with another decay.
 
-    By default without: decay on a norm's scale changes only the learning rate of the layer before
-    it, and on a bias nothing that regularises (He et al. 2019, "Bag of Tricks", section 3.1).
+    Norms and biases are the parameters with at most one dimension. By default they have no decay:
+    on a norm's scale it only changes the learning rate of the preceding layer, and on a bias it
+    does not regularize (He et al. 2019, "Bag of Tricks", section 3.1).
 
     >>> groups = parameter_groups(nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), 1e-4)
     >>> [(len(group["params"]), group["weight_decay"]) for group in groups]
@@ -79,23 +96,35 @@ def parameter_groups(
 
 
 def build_scheduler(
-    optimizer: Optimizer, schedule: str = "cosine", *, warmup_steps: int, total_steps: int
+    optimizer: Optimizer, schedule: Schedule = "cosine", *, warmup_steps: int, total_steps: int
 ) -> LambdaLR:
-    """Linear warm-up, then ``schedule`` ("cosine" or "stages"), a new rate each optimizer step.
+    """Return a scheduler that sets :func:`learning_rate_factor` at each optimizer step.
 
-    A function of the step alone, so a resumed run has the rates of an uninterrupted one.
+    The rate depends on the step alone, so a resumed run has the rates of an uninterrupted one.
+
+    Raises:
+        UserError: an unknown schedule.
     """
+    if schedule not in SCHEDULES:
+        raise UserError(f"{schedule}: expected {' or '.join(SCHEDULES)}", option="schedule")
     steps = {"warmup_steps": warmup_steps, "total_steps": total_steps}
     return LambdaLR(optimizer, functools.partial(learning_rate_factor, schedule=schedule, **steps))
 
 
 def learning_rate_factor(
-    step: int, schedule: str = "cosine", *, warmup_steps: int, total_steps: int
+    step: int, schedule: Schedule = "cosine", *, warmup_steps: int, total_steps: int
 ) -> float:
-    """Learning rate of optimizer step ``step`` (from 0) as a share of the peak.
+    """Return the learning rate of an optimizer step as a fraction of the peak.
 
-    ``"cosine"``: half a cosine to 0 over the steps after the warm-up. ``"stages"``: a tenth after
-    40, 70 and 90 % of all steps, the stages of SPROUT's code (80, 60, 40 and 20 epochs of 200).
+    After a linear warm-up, ``"cosine"`` is half a cosine down to 0 over the remaining steps, and
+    ``"stages"`` divides by 10 after 40, 70 and 90 % of all steps, as SPROUT's code does (80, 60, 40
+    and 20 of 200 epochs).
+
+    Args:
+        step: number of the optimizer step, from 0.
+        schedule: the shape after the warm-up.
+        warmup_steps: steps of linear warm-up.
+        total_steps: steps of the run, warm-up included.
 
     >>> [round(learning_rate_factor(s, warmup_steps=2, total_steps=6), 3) for s in range(7)]
     [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]

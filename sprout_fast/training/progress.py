@@ -1,12 +1,12 @@
-"""What a run shows: a live line on a terminal, plain lines elsewhere."""
+"""Progress of a run: a live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from types import TracebackType
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -22,14 +22,22 @@ from rich.text import Text
 from sprout_fast.training.meter import Reading
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
-# Seconds between two readings of the device: a terminal should feel alive, a log file stay short.
+# Seconds between two readings of the device: often enough on a terminal, few lines in a log file.
 LIVE_INTERVAL = 0.5
 PLAIN_INTERVAL = 10.0
 
 
+class Batches(Protocol[T_co]):
+    """An iterable with a length, such as a loader."""
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[T_co]: ...
+
+
 class _BarAndNumbers(Progress):
-    """A bar, and under it, where there is room for them, the numbers of the last reading."""
+    """A progress bar with the numbers of the last reading on the line below."""
 
     numbers = ""
 
@@ -39,34 +47,35 @@ class _BarAndNumbers(Progress):
 
 
 class Display:
-    """Lines and the live progress of an epoch, on stdout.
+    """Log lines and the live progress of an epoch, on stdout.
 
     Args:
-        enabled: False in all processes but the first, which alone speaks.
-        live: force the live line on or off; by default on where stdout is a terminal.
+        enabled: False in all processes but the first, which prints for all.
+        live: whether to show the live line; None means only if stdout is a terminal.
     """
 
     def __init__(self, enabled: bool = True, live: bool | None = None) -> None:
         self.enabled = enabled
         self.live = enabled and (sys.stdout.isatty() if live is None else live)
-        self._console = Console(highlight=False)
+        self._console = Console(highlight=False, emoji=False)
         self._progress: _BarAndNumbers | None = None
         self._task: TaskID | None = None
+        self._title, self._total = "", 0
         self._shown_at = float("-inf")
 
     def line(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line; on a terminal it wraps at words."""
         if not self.enabled:
             return
         if self.live:
-            self._console.print(text, markup=False, soft_wrap=True)
+            self._console.print(text, markup=False)
         else:
             print(text, flush=True)
 
     def warn(self, text: str) -> None:
-        """A line that stays and stands out."""
+        """Print a line that starts with "warning:", in yellow on a terminal."""
         if self.enabled and self.live:
-            self._console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
+            self._console.print(f"warning: {text}", style="yellow", markup=False)
         else:
             self.line(f"warning: {text}")
 
@@ -94,21 +103,21 @@ class Display:
             self._progress = None
 
     def start(self, title: str, total: int, done: int = 0) -> None:
-        """Begin a stretch of ``total`` steps, of which ``done`` are behind us."""
+        """Start counting ``total`` steps, of which ``done`` are complete."""
         self._title, self._total = title, total
-        self._shown_at = float("-inf")  # the first step is shown as soon as it is there
+        self._shown_at = float("-inf")  # so that the first step is shown
         if self._progress is not None:
             if self._task is not None:
                 self._progress.remove_task(self._task)
             self._task = self._progress.add_task(title, total=total, completed=done)
 
     def due(self) -> bool:
-        """Whether it is time to read the device and show a step."""
+        """Return whether it is time to read the device and show a step."""
         interval = LIVE_INTERVAL if self.live else PLAIN_INTERVAL
         return self.enabled and time.monotonic() - self._shown_at >= interval
 
     def step(self, step: int, text: str) -> None:
-        """Show step ``step`` (from 1) of the stretch."""
+        """Show that ``step`` steps are complete, with ``text``."""
         self._shown_at = time.monotonic()
         if self._progress is not None and self._task is not None:
             self._progress.numbers = text
@@ -116,8 +125,8 @@ class Display:
         else:
             self.line(f"{self._title}  step {step}/{self._total}  {text}")
 
-    def watched(self, title: str, batches: Collection[T]) -> Iterator[T]:
-        """``batches``, counted on the live line; a log file is told nothing of them."""
+    def watched(self, title: str, batches: Batches[T]) -> Iterator[T]:
+        """Yield ``batches`` and count them on the live line; a log file gets no lines."""
         if self._progress is not None:
             self.start(title, len(batches))
         for index, batch in enumerate(batches, start=1):
@@ -127,7 +136,13 @@ class Display:
 
 
 def describe(now: Reading, mean: Reading, lr: float, mass: float | None) -> str:
-    """The numbers of a step, in one line.
+    """Return the numbers of a step in one line.
+
+    Args:
+        now: averages since the last line.
+        mean: averages of the epoch.
+        lr: learning rate.
+        mass: expected true-class mass of SPROUT's labels, or None.
 
     >>> reading = Reading(loss=2.3, accuracy=0.125, images=32, images_per_second=40, data_wait=0.02)
     >>> describe(reading, reading, lr=0.1, mass=0.95)

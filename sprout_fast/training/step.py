@@ -1,9 +1,9 @@
-"""Forward, loss, backward, and an optimizer step when the accumulation is complete."""
+"""Forward pass, loss, backward pass, and an optimizer step after the last accumulated batch."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,9 +16,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from sprout_fast.training.meter import Meter
 
+AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 
 class Autocast(nn.Module):
-    """``model`` under autocast to ``dtype``; None is float32."""
+    """``model`` under autocast to ``dtype``; None means float32."""
 
     def __init__(self, model: nn.Module, dtype: torch.dtype | None) -> None:
         super().__init__()
@@ -30,19 +32,20 @@ class Autocast(nn.Module):
 
 
 class OptimizeStep:
-    """What the loop lends to a method's ``training_step``: see `sprout_fast.methods.Optimize`.
+    """The training step that the loop passes to a method: :class:`sprout_fast.methods.Optimize`.
 
     Args:
-        model: plain, compiled, or in DistributedDataParallel; float [B,3,H,W] -> logits [B,K].
-        network: the same weights behind a normalisation, outside DistributedDataParallel: takes
-            images in [0,1].
+        model: maps normalized images, float [B,3,H,W], to logits [B,K]; plain, compiled, or in
+            DistributedDataParallel.
+        network: maps images in [0,1] to logits, with the same weights, outside of
+            DistributedDataParallel.
         optimizer, scheduler: stepped together.
-        scaler: of the loss, for fp16; a disabled one passes through.
+        scaler: loss scaling for fp16; pass a disabled one otherwise.
         accumulation_steps: calls whose gradients are averaged for one optimizer step.
-        amp_dtype: of autocast around the model; None is float32. The loss is outside: it reads
-            logits of any type and computes in float32.
-        memory_format: of the model's inputs.
-        ema: averages of the weights, brought up to date after each optimizer step.
+        amp_dtype: autocast type of the model; None means float32. The loss is outside of autocast:
+            it accepts logits of any type and computes in float32.
+        memory_format: memory format of the model's inputs.
+        ema: moving average of the weights, updated after each optimizer step.
     """
 
     def __init__(
@@ -60,7 +63,7 @@ class OptimizeStep:
     ) -> None:
         self.model = model
         self._trained = Autocast(model, amp_dtype)
-        self.network = Autocast(network, amp_dtype)
+        self.network: nn.Module = Autocast(network, amp_dtype)
         self.optimizer = optimizer
         self.scheduler = scheduler
         self.scaler = scaler
@@ -75,7 +78,7 @@ class OptimizeStep:
 
     @property
     def between_steps(self) -> bool:
-        """Whether no gradient is pending: the state that a checkpoint can hold."""
+        """Whether no gradient is pending, so that a checkpoint can be saved."""
         return self._calls % self.accumulation_steps == 0
 
     @property
@@ -85,7 +88,7 @@ class OptimizeStep:
 
     @torch.no_grad()
     def logits(self, inputs: Tensor) -> Tensor:
-        """Logits of normalised inputs, the model in its present mode, without a gradient."""
+        """Return logits of normalized inputs, in the model's current mode and without gradients."""
         return self._forward(inputs)
 
     def __call__(
@@ -112,17 +115,21 @@ class OptimizeStep:
         value = value.detach()
         if self.meter is not None:
             first = logits if isinstance(logits, Tensor) else logits[0]
-            # The step that this batch belongs to, counted from 1.
+            # The number of this batch's step, from 1.
             self.meter.add(value, first.detach(), target, self.steps + (not complete))
         return value
 
     def _forward(self, inputs: Tensor) -> Tensor:
         return self._trained(inputs.contiguous(memory_format=self.memory_format))
 
-    def restore(self, content: dict[str, Any], step: int) -> None:
-        """Take momentum and loss scale from a checkpoint, and go on at optimizer step ``step``.
+    def restore(self, content: Mapping[str, Any], step: int) -> None:
+        """Restore momentum buffers and loss scale from a checkpoint, to resume at ``step``.
 
-        Learning rate, momentum factor and weight decay stay those of this run.
+        Learning rate, momentum factor and weight decay remain those of this run.
+
+        Args:
+            content: the checkpoint.
+            step: optimizer steps done.
         """
         own = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
         self.optimizer.load_state_dict(content["optimizer"])
@@ -137,13 +144,13 @@ class OptimizeStep:
         if self.scaler.is_enabled() and content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
         if self.ema is not None and step:
-            # A run that kept no averages before begins them at its weights.
+            # A run that had no averages before starts them at its weights.
             self.ema.module.load_state_dict(content["ema"] or content["model"])
             self.ema.n_averaged.fill_(step)
         self.steps = step
 
     def _gradient_exchange(self, now: bool) -> contextlib.AbstractContextManager[None]:
-        """Processes exchange gradients in the last call of a step only."""
+        """Return a context in which processes exchange gradients only if ``now``."""
         model = getattr(self.model, "_orig_mod", self.model)
         if isinstance(model, DistributedDataParallel) and not now:
             return model.no_sync()

@@ -42,7 +42,7 @@ class Options:
     data: Path
     methods: str = "all"
     """Methods with commas between, and recipes of SPROUT as sprout:paper."""
-    arch: str = "resnet8"
+    arch: str = "cifar_resnet8"
     epochs: int = 3
     """Passes over the images; of free_at, which replays each batch, a quarter of them."""
     limit_train: int = 10_000

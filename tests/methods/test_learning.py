@@ -42,7 +42,7 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_method_learns(few_images: Path, tmp_path: Path, method: str) -> None:
     cheaper = {"pgd_at": {"attack_steps": 3}, "trades": {"attack_steps": 3}}
     config = CifarConfig(
-        arch="resnet8",
+        arch="cifar_resnet8",
         data=few_images,
         method=method,
         epochs=1 if method == "free_at" else 2,

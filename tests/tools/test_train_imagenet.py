@@ -1,4 +1,4 @@
-"""tools/train_imagenet.py as a user types it: runs, resumes, and each kind of bad input."""
+"""sprout-train-imagenet as a user types it: runs, resumed runs, and each kind of bad input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,9 @@ import torch
 import yaml
 from helpers.paths import TOOLS
 from PIL import Image
-from train_imagenet import main
 
 from sprout_fast.models import create_model, load_model, read_checkpoint
+from sprout_fast.training.command import train_imagenet
 
 TOOL = TOOLS / "train_imagenet.py"
 SMALL = shlex.split(
@@ -30,9 +30,17 @@ SMALL = shlex.split(
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def program() -> Iterator[None]:
+    """The name that the program was started under, which opens its error messages."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["/somewhere/train_imagenet.py"])
+        yield
+
+
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of single-coloured pictures: 12 to train on, 6 to validate."""
+    """Three classes of single-color pictures: 12 for training, 6 for validation."""
     root = tmp_path_factory.mktemp("photos")
     rng = np.random.default_rng(0)
     for split, count in (("train", 4), ("val", 2)):
@@ -48,14 +56,14 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def finished(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a short run, whole."""
+    """The folder of a short run that has finished."""
     out = tmp_path_factory.mktemp("runs") / "run"
     argv = [*SMALL, "--data", str(photos), "--out", str(out), "--final-attack-images", "4"]
-    assert main(argv) == 0
+    assert train_imagenet(argv) == 0
     return out
 
 
-def test_a_run_leaves_what_the_design_says(finished: Path, photos: Path) -> None:
+def test_a_run_writes_its_files(finished: Path, photos: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert {"config.yaml", "metrics.csv", "last.pt", "best.pt"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
@@ -69,7 +77,7 @@ def test_a_run_leaves_what_the_design_says(finished: Path, photos: Path) -> None
     assert record["classes"] == ["apple", "pear", "plum"] and record["num_classes"] == 3
 
 
-def test_its_checkpoint_is_a_model_for_images_in_0_1(finished: Path) -> None:
+def test_a_checkpoint_loads_as_a_model_for_images_in_0_1(finished: Path) -> None:
     model = load_model(finished / "best.pt")
     with torch.no_grad():
         assert model(torch.rand(2, 3, 32, 32)).shape == (2, 3)
@@ -80,14 +88,14 @@ def test_max_steps_then_resume_equals_a_run_in_one_go(
 ) -> None:
     out = tmp_path / "run"
     data = ["--data", str(photos), "--out", str(out), "--final-attack-images", "0"]
-    assert main([*SMALL, *data, "--max-steps", "4"]) == 0
+    assert train_imagenet([*SMALL, *data, "--max-steps", "4"]) == 0
     shown = capsys.readouterr().out
-    assert f"at step 4; go on with --resume {out / 'last.pt'}" in shown
-    # The folder is moved in between, and the data with it nowhere: options come from the file.
+    assert f"stopped at step 4, as max_steps says; resume from {out / 'last.pt'}" in shown
+    # The folder is moved in between; the options, with the path of the data, are in the checkpoint.
     moved = tmp_path / "moved"
     out.rename(moved)
-    assert main(["--resume", str(moved / "last.pt")]) == 0
-    assert "1 epochs and 4 steps done" in capsys.readouterr().out
+    assert train_imagenet(["--resume", str(moved / "last.pt")]) == 0
+    assert "after epoch 1, step 4" in capsys.readouterr().out
     assert not out.exists()
     whole, resumed = (read_checkpoint(folder / "last.pt") for folder in (finished, moved))
     assert resumed["epoch"] == 2
@@ -96,54 +104,56 @@ def test_max_steps_then_resume_equals_a_run_in_one_go(
     assert torch.equal(whole["beta"], resumed["beta"])
 
 
-def test_resuming_a_run_that_is_done_says_so(finished: Path, capsys: pytest.CaptureFixture) -> None:
+def test_resuming_a_finished_run_does_nothing(
+    finished: Path, capsys: pytest.CaptureFixture
+) -> None:
     before = (finished / "last.pt").stat().st_mtime_ns
-    assert main(["--resume", str(finished / "last.pt")]) == 0
-    assert "all 2 epochs are done" in capsys.readouterr().out
+    assert train_imagenet(["--resume", str(finished / "last.pt")]) == 0
+    assert "already trained for 2 epochs" in capsys.readouterr().out
     assert (finished / "last.pt").stat().st_mtime_ns == before
 
 
-def test_the_final_lines_say_how_few_images_they_rest_on(
+def test_the_final_accuracy_states_its_number_of_images(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     argv = [*SMALL, "--method", "natural", "--data", str(photos), "--out", str(tmp_path / "run")]
-    assert main([*argv, "--max-steps", "1", "--final-attack-images", "5"]) == 0
+    assert train_imagenet([*argv, "--max-steps", "1", "--final-attack-images", "5"]) == 0
     lines = capsys.readouterr().out.splitlines()
     clean, attacked, rest = lines[-4:-1]
     assert "clean accuracy" in clean and "of 5; 95 % interval" in clean
     assert "PGD-10 accuracy" in attacked and "8/255" in attacked and "of 5;" in attacked
-    assert "on 5 of the 6 validation images only" in rest
-    assert not any("\x1b" in line for line in lines)  # no terminal, no colours
+    assert "on 5 of the 6 validation images;" in rest
+    assert not any("\x1b" in line for line in lines)  # no terminal, no colors
 
 
-def test_weights_of_a_run_and_another_number_of_classes(
+def test_weights_with_another_number_of_classes_need_reset_head(
     finished: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     two = tmp_path / "two"
     shutil.copytree(photos, two, ignore=shutil.ignore_patterns("plum"))
     argv = [*SMALL, "--data", str(two), "--out", str(tmp_path / "run"), "--max-steps", "1"]
     argv += ["--weights", str(finished / "best.pt"), "--final-attack-images", "0"]
-    assert main(argv) == 2
+    assert train_imagenet(argv) == 2
     assert "--reset-head" in error_line(capsys)
-    assert main([*argv, "--reset-head"]) == 0
+    assert train_imagenet([*argv, "--reset-head"]) == 0
     assert "new classifier" in capsys.readouterr().out
     assert read_checkpoint(tmp_path / "run" / "last.pt")["model"]["fc.weight"].shape[0] == 2
 
 
-def test_a_folder_that_holds_a_run_is_not_overwritten(
+def test_a_previous_run_in_the_folder_is_moved_aside(
     finished: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     argv = [*SMALL, "--data", str(photos), "--out", str(out), "--max-steps", "1"]
-    assert main([*argv, "--final-attack-images", "0"]) == 0
-    assert f"its files are in {out / 'earlier'} now" in capsys.readouterr().out
-    assert read_checkpoint(out / "earlier" / "last.pt")["step"] == 6
+    assert train_imagenet([*argv, "--final-attack-images", "0"]) == 0
+    assert f"moved the previous run in {out} to {out / 'previous'}" in capsys.readouterr().out
+    assert read_checkpoint(out / "previous" / "last.pt")["step"] == 6
     assert read_checkpoint(out / "last.pt")["step"] == 1
     assert not (out / "best.pt").exists()
 
 
-def test_compile_runs_the_model_through_torch_compile(
+def test_compile_uses_torch_compile(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled = []
@@ -163,34 +173,36 @@ def test_compile_runs_the_model_through_torch_compile(
         "--out",
         str(tmp_path / "run"),
     ]
-    assert main([*argv, "--compile", "--max-steps", "1", "--final-attack-images", "0"]) == 0
+    assert (
+        train_imagenet([*argv, "--compile", "--max-steps", "1", "--final-attack-images", "0"]) == 0
+    )
     assert len(compiled) == 1
     names = read_checkpoint(tmp_path / "run" / "last.pt")["model"].keys()
     assert names == compiled[0].state_dict().keys()  # without torch.compile's prefix
 
 
-def test_a_run_that_diverges_ends_in_one_line_and_status_1(
+def test_divergence_is_one_line_and_status_1(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     argv = [*SMALL, "--data", str(photos), "--out", str(tmp_path / "run"), "--lr", "1e30"]
-    assert main(argv) == 1
+    assert train_imagenet(argv) == 1
     assert "not finite at step" in error_line(capsys)
     assert not (tmp_path / "run" / "last.pt").exists()
 
 
-def test_apex_and_accumulation_reach_the_run(
+def test_optimizer_and_accumulation_steps_are_checked(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     argv = [*SMALL, "--data", str(photos), "--out", str(tmp_path / "run")]
-    assert main([*argv, "--optimizer", "apex-fused-sgd"]) == 2
+    assert train_imagenet([*argv, "--optimizer", "apex-fused-sgd"]) == 2
     assert "NVIDIA" in error_line(capsys)
-    assert main([*argv, "--accumulation-steps", "4"]) == 2
+    assert train_imagenet([*argv, "--accumulation-steps", "4"]) == 2
     assert "more than the 3 batches" in error_line(capsys)
     assert not (tmp_path / "run").exists()
 
 
 def error_line(capsys: pytest.CaptureFixture) -> str:
-    """stderr, which is one line that the tool has written."""
+    """Return stderr, which must be one line of the program."""
     shown = capsys.readouterr().err
     assert shown.startswith("train_imagenet.py: error: ") and shown.count("\n") == 1, shown
     return shown
@@ -264,7 +276,7 @@ def test_bad_input_is_one_line_and_status_2(
     parts: list[str],
 ) -> None:
     out = tmp_path / "run"
-    assert main([*SMALL, "--out", str(out), *arrange(photos, tmp_path)]) == 2
+    assert train_imagenet([*SMALL, "--out", str(out), *arrange(photos, tmp_path)]) == 2
     line = error_line(capsys)
     for part in parts:
         assert part in line
@@ -289,18 +301,20 @@ def test_a_checkpoint_that_cannot_be_resumed(
         (["--resume", str(notes)], "notes.txt"),
         (["--resume", str(natural)], "natural.pth"),
         (["--resume", str(truncated)], "truncated.pt"),
-        (["--resume", last, "--arch", "resnet50"], "arch resnet18, not resnet50"),
-        (["--resume", last, "--method", "natural"], "method sprout, not natural"),
-        (["--resume", last, "--epochs", "3", "--data", str(other)], "other classes"),
+        (["--resume", last, "--arch", "resnet50"], "with arch resnet18, got arch resnet50"),
+        (["--resume", last, "--method", "natural"], "with method sprout, got method natural"),
+        (["--resume", last, "--epochs", "3", "--data", str(other)], "its classes differ"),
         (["--resume", last, "--weights", str(natural)], "--weights"),
     ]:
-        assert main(argv) == 2, argv
+        assert train_imagenet(argv) == 2, argv
         assert part in error_line(capsys), argv
 
 
-@pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder that nobody can write to")
-def test_an_output_folder_that_cannot_be_made(photos: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main([*SMALL, "--data", str(photos), "--out", "/sys/sprout_fast_run"]) == 2
+@pytest.mark.skipif(not Path("/sys").is_dir(), reason="needs a folder that is not writable")
+def test_an_output_folder_that_cannot_be_created(
+    photos: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert train_imagenet([*SMALL, "--data", str(photos), "--out", "/sys/sprout_fast_run"]) == 2
     assert "--out /sys/sprout_fast_run: cannot be written" in error_line(capsys)
 
 
@@ -309,24 +323,24 @@ def run_tool(*argv: str, **options) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, **options)
 
 
-def test_a_full_disk_ends_the_run_and_leaves_the_old_checkpoint(
+def test_a_full_disk_ends_the_run_and_keeps_the_previous_checkpoint(
     finished: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(finished, out)
     done = run_tool(
         *("--resume", str(out / "last.pt"), "--epochs", "3", "--final-attack-images", "0"),
-        # Files may have 1 MiB: metrics fit, a checkpoint fails in the middle of the write.
+        # At most 1 MiB per file: metrics fit, a checkpoint fails in the middle of the write.
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)),
     )
     assert done.returncode == 2, done.stderr
     assert done.stderr.count("\n") == 1
-    assert "last.pt: cannot be written" in done.stderr and "earlier one is kept" in done.stderr
+    assert "last.pt: cannot be written" in done.stderr and "previous one is kept" in done.stderr
     assert read_checkpoint(out / "last.pt")["epoch"] == 2
     assert not list(out.glob(".*"))
 
 
-def test_ctrl_c_saves_says_where_to_go_on_and_goes_on(photos: Path, tmp_path: Path) -> None:
+def test_ctrl_c_saves_and_the_run_can_be_resumed(photos: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     argv = [*SMALL, "--data", str(photos), "--out", str(out), "--epochs", "10000"]
     process = subprocess.Popen(
@@ -347,7 +361,7 @@ def test_ctrl_c_saves_says_where_to_go_on_and_goes_on(photos: Path, tmp_path: Pa
             process.kill()
     assert process.returncode == 130, errors
     assert errors == ""
-    assert f"go on with --resume {out / 'last.pt'}" in shown.splitlines()[-1]
+    assert f"resume from {out / 'last.pt'}" in shown.splitlines()[-1]
     content = read_checkpoint(out / "last.pt")
     assert content["step"] >= 1
     done = run_tool("--resume", str(out / "last.pt"), "--max-steps", "2")
@@ -371,12 +385,12 @@ def test_sprout_learns_the_sample_set(
         "--lr",
         "0.05",
     ]
-    assert main([*argv, "--final-attack-images", "0"]) == 0
+    assert train_imagenet([*argv, "--final-attack-images", "0"]) == 0
     shown = capsys.readouterr().out
-    assert "no --data: training on a made-up sample set" in shown
+    assert "no data given: training on a generated sample set" in shown
     with open(tmp_path / "runs" / "resnet18-sprout" / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     losses = [float(row["train_loss"]) for row in rows]
-    assert losses[-1] < losses[0] and losses[-1] < 2.2  # log 10 = 2.30 is what chance costs
+    assert losses[-1] < losses[0] and losses[-1] < 2.2  # chance: log 10 = 2.30
     assert float(rows[-1]["val_top1"]) > 0.2  # chance is 0.1
     assert (tmp_path / "runs" / "sample_set" / "train").is_dir()

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or not there, whatever happens while they are written."""
+"""Checkpoints are complete or absent, whatever happens while they are written."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_checkpoint_reads_back_safely(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
-def test_best_stays_when_last_is_replaced(tmp_path: Path) -> None:
+def test_best_is_unchanged_when_last_is_replaced(tmp_path: Path) -> None:
     last, best = tmp_path / "last.pt", tmp_path / "best.pt"
     for value in (1, 2, 3):
         save_checkpoint(last, content(value))
@@ -44,7 +44,19 @@ def test_best_stays_when_last_is_replaced(tmp_path: Path) -> None:
     assert sorted(os.listdir(tmp_path)) == ["best.pt", "last.pt"]
 
 
-def test_best_is_a_copy_where_the_file_system_has_no_links(
+def test_temporary_files_of_a_killed_process_are_overwritten(tmp_path: Path) -> None:
+    last, best = tmp_path / "last.pt", tmp_path / "best.pt"
+    for name in (".last.pt.tmp", ".best.pt.tmp"):  # killed between write and rename
+        (tmp_path / name).write_bytes(b"part of a checkpoint")
+    for value in (1, 2):
+        save_checkpoint(last, content(value))
+        link_checkpoint(last, best)
+        link_checkpoint(last, best)  # killed after the rename, and the epoch trained again
+        assert read_checkpoint(best)["epoch"] == value
+    assert sorted(os.listdir(tmp_path)) == ["best.pt", "last.pt"]
+
+
+def test_best_is_a_copy_on_a_file_system_without_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no_links(source: Path, path: Path) -> None:
@@ -56,7 +68,7 @@ def test_best_is_a_copy_where_the_file_system_has_no_links(
     assert read_checkpoint(tmp_path / "best.pt")["epoch"] == 4
 
 
-# A limit on the size of files makes a real write fail in the middle, as a full disk does.
+# A limit on the size of files makes a real write fail halfway, like a full disk.
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
@@ -73,7 +85,7 @@ except UserError as error:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="sets a POSIX limit on the size of files")
-def test_a_write_that_fails_in_the_middle_leaves_the_old_checkpoint(tmp_path: Path) -> None:
+def test_a_write_that_fails_halfway_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     last = tmp_path / "last.pt"
     save_checkpoint(last, content(1))
     done = subprocess.run(
@@ -84,25 +96,25 @@ def test_a_write_that_fails_in_the_middle_leaves_the_old_checkpoint(tmp_path: Pa
         check=True,
     )
     assert str(last) in done.stdout and "cannot be written" in done.stdout
-    assert "earlier one is kept" in done.stdout
+    assert "previous one is kept" in done.stdout
     assert os.listdir(tmp_path) == ["last.pt"] and read_checkpoint(last)["epoch"] == 1
 
 
-def test_a_full_disk_at_the_last_moment_leaves_the_old_checkpoint(
+def test_a_disk_that_is_full_at_fsync_keeps_the_previous_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(descriptor: int) -> None:  # what was written fits the cache, but not the disk
+    def full(descriptor: int) -> None:  # the data fits into the cache but not onto the disk
         raise OSError(errno.ENOSPC, "No space left on device")
 
     last = tmp_path / "last.pt"
     save_checkpoint(last, content(1))
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(UserError, match="No space left on device; the earlier one is kept"):
+    with pytest.raises(UserError, match="No space left on device; the previous one is kept"):
         save_checkpoint(last, content(2))
     assert os.listdir(tmp_path) == ["last.pt"] and read_checkpoint(last)["epoch"] == 1
 
 
-def test_an_interrupted_write_leaves_the_old_checkpoint(
+def test_an_interrupted_write_keeps_the_previous_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(descriptor: int) -> None:
@@ -116,14 +128,14 @@ def test_an_interrupted_write_leaves_the_old_checkpoint(
     assert os.listdir(tmp_path) == ["last.pt"] and read_checkpoint(last)["epoch"] == 1
 
 
-def test_what_cannot_be_stored_is_a_bug_and_not_a_full_disk(tmp_path: Path) -> None:
-    with pytest.raises(Exception) as error:  # pickle's own, which differ by version
+def test_an_object_that_cannot_be_saved_is_a_bug_and_no_user_error(tmp_path: Path) -> None:
+    with pytest.raises(Exception) as error:  # pickle's, which differs by version
         save_checkpoint(tmp_path / "last.pt", {"model": lambda: None})
     assert not isinstance(error.value, UserError)
     assert os.listdir(tmp_path) == []
 
 
-def test_each_process_goes_on_at_its_own_rows_of_the_batch() -> None:
+def test_each_process_resumes_at_its_own_rows_of_the_batch() -> None:
     cpu = torch.device("cpu")
 
     def method(first_row: int):

@@ -1,4 +1,4 @@
-"""Two processes train as one does on the whole batch, and only the first one writes."""
+"""Two processes train like one on the whole batch, and only the first one writes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_loop import CLASSES, MEAN, STD, FakeLoader, assert_same, setting
+from helpers.tiny_run import (
+    BATCH,
+    CLASSES,
+    MEAN,
+    STD,
+    FakeLoader,
+    assert_same,
+    method_setting,
+)
 from torch import nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
@@ -26,32 +34,21 @@ from sprout_fast.training.optim import build_optimizer, build_scheduler
 from sprout_fast.training.progress import Display
 from sprout_fast.training.step import OptimizeStep
 
-BATCH = FakeLoader().batch_size
-
-
-class Shard(FakeLoader):
-    """This process's rows of each batch."""
-
-    def __init__(self, world: World, *args, **options) -> None:
-        super().__init__(*args, **options)
-        share = BATCH // world.size
-        self._rows = slice(world.rank * share, (world.rank + 1) * share)
-
-    def batch(self, epoch: int, index: int):
-        images, labels = super().batch(epoch, index)
-        return images[self._rows], labels[self._rows]
-
 
 def train(world: World, out: Path) -> Trainer:
-    """Two epochs of SPROUT without Mixup, whose partners are those of one process's own batch."""
+    """Train two epochs of SPROUT, without Mixup, whose partners are within a process's batch."""
     torch.manual_seed(3)
-    # No batch norm: its statistics are those of a process's own batch.
+    # No batch norm, whose statistics are those of a process's batch.
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES)
     )
-    first_row = world.rank * BATCH // world.size
+    share = BATCH // world.size
+    rows = slice(world.rank * share, (world.rank + 1) * share)
     method = build_method(
-        "sprout", setting(first_row=first_row, accumulation_steps=2), mixup_alpha=0.0, beta_lr=50.0
+        "sprout",
+        method_setting(first_row=rows.start, accumulation_steps=2),
+        mixup_alpha=0.0,
+        beta_lr=50.0,
     )
     optimizer = build_optimizer("sgd", model, lr=0.2, momentum=0.9, weight_decay=0.01)
     wrapped = DistributedDataParallel(model) if world.size > 1 else model
@@ -71,7 +68,12 @@ def train(world: World, out: Path) -> Trainer:
             GradScaler("cpu", enabled=False),
             accumulation_steps=2,
         ),
-        loaders=Loaders(Shard(world), Shard(world, 1, seed=9, train=False), list("abcde"), "fake"),
+        loaders=Loaders(
+            FakeLoader(rows=rows),
+            FakeLoader(1, seed=9, train=False, rows=rows),
+            list("abcde"),
+            "fake",
+        ),
         epochs=2,
         world=world,
         out=out if world.is_main else None,
@@ -94,7 +96,7 @@ def worker(rank: int, port: int, out: Path) -> None:
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
-def test_two_processes_equal_one_with_the_whole_batch(tmp_path: Path) -> None:
+def test_two_processes_equal_one_process_with_the_whole_batch(tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir(), two.mkdir()
     alone = train(World(0, 1, torch.device("cpu")), one)
@@ -104,7 +106,7 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(worker, (port, two), nprocs=2)
     whole, shared = (read_checkpoint(folder / "last.pt") for folder in (one, two))
     torch.testing.assert_close(shared["beta"], whole["beta"], rtol=1e-4, atol=1e-5)
-    for name, value in whole["model"].items():  # no "module." before the names
+    for name, value in whole["model"].items():  # without DDP's prefix "module."
         torch.testing.assert_close(shared["model"][name], value, rtol=1e-4, atol=1e-5)
     assert shared["best_top1"] == whole["best_top1"] == alone.position.best_top1
     assert_same(*(torch.load(two / f"rank{rank}.pt") for rank in (0, 1)))
@@ -122,13 +124,13 @@ from sprout_fast.errors import UserError
 from sprout_fast.cli import run_tool
 
 def body():
-    raise UserError("--data photos: no such folder")
+    raise UserError("photos: no such folder", option="data")
 
 sys.exit(run_tool("tool.py", body))
 """
 
 
-def test_a_mistake_is_told_once_under_torchrun(tmp_path: Path) -> None:
+def test_a_mistake_is_reported_once_under_torchrun(tmp_path: Path) -> None:
     (tmp_path / "tool.py").write_text(FAILS)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     done = subprocess.run(
@@ -140,11 +142,11 @@ def test_a_mistake_is_told_once_under_torchrun(tmp_path: Path) -> None:
     assert done.returncode != 0
     lines = [line for line in done.stderr.splitlines() if line.startswith("tool.py: error:")]
     assert lines == ["tool.py: error: --data photos: no such folder"]
-    # torchrun's own report: of one process or both, since it stops the other once one has failed.
+    # torchrun reports one process or both: it stops the other once one has failed.
     assert "exitcode  : 2" in done.stderr
 
 
-def test_alone_without_torchrun() -> None:
+def test_a_single_process_without_torchrun() -> None:
     with joined_world("cpu") as world:
         assert (world.rank, world.size, world.is_main) == (0, 1, True)
         assert world.sum(torch.ones(2)).tolist() == [1, 1]
@@ -154,5 +156,5 @@ def test_devices() -> None:
     assert pick_device("cpu").type == "cpu"
     assert pick_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
     for name in ("gpu", "cuda:99", "meta", "cpu:x"):
-        with pytest.raises(UserError, match=f"--device {name}"):
+        with pytest.raises(UserError, match=f"device {name}: "):
             pick_device(name)

@@ -1,16 +1,25 @@
-"""The training loop: against a replay in plain PyTorch, resumed, interrupted, and diverging."""
+"""The training loop against a replay in plain PyTorch, and resumed, interrupted, diverging."""
 
 from __future__ import annotations
 
 import csv
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.tiny_run import (
+    BATCH,
+    CLASSES,
+    MEAN,
+    STD,
+    FakeLoader,
+    assert_same,
+    method_setting,
+    tiny_network,
+)
 from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -18,8 +27,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from sprout_fast import reference
 from sprout_fast.data import Loaders
 from sprout_fast.distributed import World
-from sprout_fast.errors import FatalError
-from sprout_fast.methods import METHODS, Method, MethodSetting, build_method
+from sprout_fast.errors import FatalError, UserError
+from sprout_fast.methods import Method, build_method
 from sprout_fast.models import Normalized, read_checkpoint
 from sprout_fast.training.ema import averaged
 from sprout_fast.training.loop import Outcome, Position, Trainer, steps_per_epoch
@@ -32,59 +41,8 @@ from sprout_fast.training.optim import (
 from sprout_fast.training.progress import Display
 from sprout_fast.training.step import OptimizeStep
 
-CLASSES, SIZE, BATCH = 5, 8, 6
-MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 SPROUT_COLUMNS = ("true_class_mass", "beta_min", "beta_mean", "beta_max")
 WORLD = World(0, 1, torch.device("cpu"))
-
-
-class FakeLoader:
-    """Batches that depend on seed and epoch alone, with the loaders' contract."""
-
-    def __init__(self, batches: int = 4, seed: int = 0, train: bool = True) -> None:
-        self.batch_size, self.num_images = BATCH, BATCH * batches
-        self._batches, self._seed, self._epoch = batches, seed, 0
-        self._train = train
-        self.read = 0
-
-    def __len__(self) -> int:
-        return self._batches
-
-    def batch(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
-        generator = torch.Generator().manual_seed(1000 * self._seed + 100 * epoch + index)
-        nhwc = torch.randint(256, (BATCH, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator)
-        labels = torch.randint(CLASSES, (BATCH,), generator=generator)
-        nhwc[..., 0] = labels[:, None, None] * 50  # something to learn
-        return nhwc.permute(0, 3, 1, 2), labels
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for index in range(self._batches):
-            self.read += 1
-            yield self.batch(self._epoch, index)
-        self._epoch += self._train
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self._epoch}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._epoch = state["epoch"]
-
-
-def tiny_model() -> nn.Module:
-    torch.manual_seed(3)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2),
-        nn.BatchNorm2d(8),
-        nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1),
-        nn.Flatten(),
-        nn.Dropout(0.1),
-        nn.Linear(8, CLASSES),
-    )
-
-
-def setting(**changes: Any) -> MethodSetting:
-    return MethodSetting(**{"num_classes": CLASSES, "mean": MEAN, "std": STD, "seed": 11} | changes)
 
 
 def make_trainer(
@@ -101,12 +59,12 @@ def make_trainer(
     ema: float | None = None,
     **options: Any,
 ) -> Trainer:
-    model = model or tiny_model()
+    model = model or tiny_network()
     averages = None if ema is None else averaged(model, ema)
     if isinstance(method, str):
         dtype = amp_dtype or torch.float32
         method = build_method(
-            method, setting(accumulation_steps=accumulation_steps, dtype=dtype), **options
+            method, method_setting(accumulation_steps=accumulation_steps, dtype=dtype), **options
         )
     steps = steps_per_epoch(batches, accumulation_steps, method.passes)
     optimizer = build_optimizer("sgd", model, lr=lr, momentum=0.9, weight_decay=0.01)
@@ -141,7 +99,7 @@ def make_trainer(
 
 
 class CountOps(TorchDispatchMode):
-    """How often each op ran, by its full name."""
+    """Counts calls of each op, by its full name."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -154,9 +112,9 @@ class CountOps(TorchDispatchMode):
 
 
 def replay(model: nn.Module, loss_options: dict[str, Any], beta_lr: float, **run: Any) -> Tensor:
-    """Four SPROUT steps in plain PyTorch on ``model``, in place; returns beta.
+    """Take four SPROUT steps on ``model`` in plain PyTorch, in place, and return beta.
 
-    Written from METHOD.md's Algorithm 1 with the reference twins; nothing of the trainer's.
+    Written from Algorithm 1 with the reference implementations, without any of the trainer's code.
     """
     loader, offset = FakeLoader(4), 0
     beta = torch.rand(CLASSES, generator=torch.Generator().manual_seed(11)) * 10 / CLASSES
@@ -211,8 +169,8 @@ def replay(model: nn.Module, loss_options: dict[str, Any], beta_lr: float, **run
 def test_four_steps_equal_a_replay_in_plain_pytorch(
     options: dict[str, Any], loss_options: dict[str, Any], accumulation_steps: int
 ) -> None:
-    trained, replayed = tiny_model(), tiny_model()
-    trained[5].p = replayed[5].p = 0.0  # the two must not share a hidden generator
+    trained, replayed = tiny_network(), tiny_network()
+    trained[5].p = replayed[5].p = 0.0  # dropout would draw from a generator that both share
     trainer = make_trainer(
         model=trained, epochs=1, accumulation_steps=accumulation_steps, **options
     )
@@ -225,17 +183,17 @@ def test_four_steps_equal_a_replay_in_plain_pytorch(
         accumulation_steps=accumulation_steps,
         total_steps=4 // accumulation_steps,
     )
-    assert (trainer.method.beta - before).abs().max() > 1e-3, "beta is decoration"
+    assert (trainer.method.beta - before).abs().max() > 1e-3, "beta was not trained"
     torch.testing.assert_close(trainer.method.beta, beta, rtol=1e-4, atol=1e-5)
     for (name, ours), theirs in zip(
         trained.state_dict().items(), replayed.state_dict().values(), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5, msg=lambda m, n=name: n + m)
-    fresh = tiny_model().state_dict()
+    fresh = tiny_network().state_dict()
     assert (trained.state_dict()["0.weight"] - fresh["0.weight"]).abs().max() > 1e-3
 
 
-def test_every_training_step_goes_through_the_compiled_ops() -> None:
+def test_every_training_step_uses_the_compiled_ops() -> None:
     for method, expected in (("sprout", 4), ("natural", 4)):
         trainer = make_trainer(method=method, epochs=1)
         with CountOps() as ops:
@@ -269,7 +227,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     full = trainer_in(whole)
     passes = full.method.passes
     assert full.fit() is Outcome.FINISHED
-    for stop in (4, 3, 2):  # at an epoch's end, then twice within an epoch
+    for stop in (4, 3, 2):  # at the end of an epoch, then twice within one
         trainer = trainer_in(half)
         if (half / "last.pt").exists():
             trainer.restore(read_checkpoint(half / "last.pt"))
@@ -289,13 +247,13 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
     assert len(rows[0]) == 3 and rows[0] == rows[1]
 
 
-def test_max_steps_within_a_batch_of_several_ends_with_the_batch() -> None:
+def test_max_steps_finishes_a_batch_with_several_steps() -> None:
     trainer = make_trainer(method="free_at", replays=3, epochs=2)
     assert trainer.fit(max_steps=4) is Outcome.MAX_STEPS
     assert trainer.position.step == 6
 
 
-def test_averages_follow_the_weights() -> None:
+def test_ema_follows_the_weights() -> None:
     trainer = make_trainer(ema=0.5, epochs=1)
     values = []
     step = trainer.optimize.scheduler.step
@@ -319,22 +277,7 @@ def read_rows(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def assert_same(one: Any, two: Any, where: str = "") -> None:
-    if isinstance(one, Tensor):
-        assert torch.equal(one, two), where
-    elif isinstance(one, dict):
-        assert one.keys() == two.keys(), where
-        for key in one:
-            assert_same(one[key], two[key], f"{where}/{key}")
-    elif isinstance(one, (list, tuple)):
-        assert len(one) == len(two), where
-        for index, (a, b) in enumerate(zip(one, two, strict=True)):
-            assert_same(a, b, f"{where}/{index}")
-    else:
-        assert one == two, where
-
-
-def test_checkpoint_has_the_designs_keys_and_best_is_the_best(tmp_path: Path) -> None:
+def test_checkpoint_keys_and_best_has_the_best_accuracy(tmp_path: Path) -> None:
     make_trainer(tmp_path, epochs=4).fit()
     content = read_checkpoint(tmp_path / "last.pt")
     wanted = "format model ema beta optimizer scheduler scaler rng_state loader epoch step config"
@@ -367,33 +310,31 @@ def test_metrics_rows_and_events(tmp_path: Path) -> None:
     assert recorded == pytest.approx([float(row["val_top1"]) for row in rows], abs=1e-5)
 
 
-def test_natural_training_has_no_columns_of_sprouts(tmp_path: Path) -> None:
+def test_natural_training_has_no_columns_for_sprout(tmp_path: Path) -> None:
     make_trainer(tmp_path, method="natural", epochs=1).fit()
     (row,) = read_rows(tmp_path)
     assert tuple(row) == COLUMNS and row["val_loss"] != ""
     assert read_checkpoint(tmp_path / "last.pt")["beta"] is None
 
 
-def test_accumulation_leaves_out_an_incomplete_group_but_reads_it() -> None:
+def test_accumulation_drops_an_incomplete_group_but_reads_it() -> None:
     trainer = make_trainer(epochs=2, batches=5, accumulation_steps=2)
     trainer.fit()
-    assert trainer.position.step == 4  # two whole groups an epoch
-    assert trainer.loaders.train.read == 10  # a loader counts whole epochs
+    assert trainer.position.step == 4  # two complete groups per epoch
+    assert trainer.loaders.train.read == 10  # a loader counts complete epochs
     assert trainer.method.loss.rng.state[1] == 8
 
 
-def test_a_method_may_run_over_a_batch_several_times() -> None:
-    class Thrice(Method, name="thrice"):
-        passes = 3
+def test_a_method_may_take_several_steps_per_batch() -> None:
+    method = build_method("natural", method_setting())
+    one_step = method.training_step
 
-        def training_step(self, optimize, images, labels):
-            for _ in range(self.passes):
-                inputs, target = self.mixer(images, labels)
-                optimize(inputs, target, self.loss)
+    def three_steps(optimize, images, labels):
+        for _ in range(3):
+            one_step(optimize, images, labels)
 
-    METHODS._entries.pop("thrice")
-    sprout = build_method("sprout", setting())
-    trainer = make_trainer(method=Thrice(sprout.mixer, sprout.loss), epochs=2)
+    method.passes, method.training_step = 3, three_steps
+    trainer = make_trainer(method=method, epochs=2)
     assert trainer.steps_per_epoch == 12
     assert trainer.fit() is Outcome.FINISHED
     assert trainer.position.step == 24
@@ -408,13 +349,13 @@ def test_mixed_precision_trains_and_keeps_float32_weights(amp: str, tmp_path: Pa
     seen: list[torch.dtype] = []
     trainer.method.loss.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))
     trainer.fit()
-    assert set(seen) == {dtype}  # autocast reached the model, and the loss reads what it gave
+    assert set(seen) == {dtype}  # the model ran under autocast, the loss got its output
     assert trainer.model[0].weight.dtype is torch.float32
     assert not torch.equal(trainer.model[0].weight, before)
     assert bool(read_checkpoint(tmp_path / "last.pt")["scaler"]) == (amp == "fp16")
 
 
-def test_channels_last_reaches_the_model_or_does_not() -> None:
+def test_the_memory_format_reaches_the_model() -> None:
     for memory_format in (torch.channels_last, torch.contiguous_format):
         trainer = make_trainer(epochs=1)
         trainer.optimize.memory_format = memory_format
@@ -428,7 +369,7 @@ def test_channels_last_reaches_the_model_or_does_not() -> None:
         assert formats == [True]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_run_at_that_step(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, epochs=2)
 
     calls: list[int] = []
@@ -444,7 +385,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path: Pa
     assert kept["epoch"] == 1 and all(v.isfinite().all() for v in kept["model"].values())
 
 
-def test_ctrl_c_ends_at_a_step_that_a_resumed_run_goes_on_from(tmp_path: Path) -> None:
+def test_ctrl_c_saves_a_step_that_a_run_can_resume_from(tmp_path: Path) -> None:
     whole = make_trainer(epochs=2)
     whole.fit()
     trainer = make_trainer(tmp_path, epochs=2)
@@ -487,7 +428,7 @@ def test_ctrl_c_during_validation_loses_nothing(tmp_path: Path) -> None:
     assert_same(whole.model.state_dict(), resumed.model.state_dict())
 
 
-def test_a_second_ctrl_c_stops_at_once_and_saves_nothing(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_stops_without_saving(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, epochs=2)
 
     def stuck_step(optimize, images, labels):
@@ -500,7 +441,7 @@ def test_a_second_ctrl_c_stops_at_once_and_saves_nothing(tmp_path: Path) -> None
     assert not (tmp_path / "last.pt").exists() and not list(tmp_path.glob(".*"))
 
 
-def test_a_warning_when_the_true_classs_mass_falls(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_low_true_class_mass_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     trainer = make_trainer(epochs=1)
     trainer.fit()
     assert "warning" not in capsys.readouterr().out
@@ -512,7 +453,7 @@ def test_a_warning_when_the_true_classs_mass_falls(capsys: pytest.CaptureFixture
     assert "true class" in warning and "mass_floor" in warning
 
 
-def test_restore_keeps_the_new_options_and_the_old_momentum(tmp_path: Path) -> None:
+def test_restore_keeps_new_options_and_old_momentum_buffers(tmp_path: Path) -> None:
     make_trainer(tmp_path, epochs=2).fit(max_steps=4)
     content = read_checkpoint(tmp_path / "last.pt")
     trainer = make_trainer(epochs=2, lr=0.05)
@@ -526,13 +467,11 @@ def test_restore_keeps_the_new_options_and_the_old_momentum(tmp_path: Path) -> N
     assert torch.equal(momentum, content["optimizer"]["state"][0]["momentum_buffer"])
 
 
-def test_an_epoch_cut_otherwise_cannot_be_resumed_within(tmp_path: Path) -> None:
-    from sprout_fast.errors import UserError
-
+def test_a_partial_epoch_with_another_number_of_steps_cannot_be_resumed(tmp_path: Path) -> None:
     make_trainer(tmp_path, epochs=2).fit(max_steps=3)
     trainer = make_trainer(epochs=2, accumulation_steps=2)
     with pytest.raises(UserError, match="step 3 of 4"):
         trainer.restore(read_checkpoint(tmp_path / "last.pt"))
     make_trainer(tmp_path, epochs=2).fit(max_steps=4)
     trainer.restore(read_checkpoint(tmp_path / "last.pt"))
-    assert trainer.position.step == 2  # of the schedule of now
+    assert trainer.position.step == 2  # in steps of the new schedule

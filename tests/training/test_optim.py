@@ -1,4 +1,4 @@
-"""SGD's parameter groups, the learning rate of each step, and apex's optimizer."""
+"""Parameter groups, learning rate schedules, and the optimizer of apex."""
 
 import sys
 import types
@@ -33,7 +33,7 @@ def test_norms_and_biases_are_not_decayed(model: nn.Module) -> None:
         torch.testing.assert_close(new, old * (0.5 if name in decayed else 1))
 
 
-def test_sgd_is_torchs_fused_one_without_nesterov(model: nn.Module) -> None:
+def test_sgd_is_fused_and_without_nesterov(model: nn.Module) -> None:
     optimizer = build_optimizer("sgd", model, lr=0.1, momentum=0.9, weight_decay=0.0)
     assert type(optimizer) is torch.optim.SGD
     for group in optimizer.param_groups:
@@ -49,12 +49,12 @@ def test_warmup_is_linear_and_the_cosine_ends_at_zero(model: nn.Module) -> None:
         optimizer.step()
         scheduler.step()
     torch.testing.assert_close(rates[:5], [0.1, 0.2, 0.3, 0.4, 0.4])
-    assert rates[8] == pytest.approx(0.2)  # half way down
+    assert rates[8] == pytest.approx(0.2)  # halfway down
     assert all(later < earlier for earlier, later in zip(rates[4:], rates[5:], strict=False))
     assert optimizer.param_groups[1]["lr"] == 0.0
 
 
-def test_without_apex_the_error_says_how_to_get_it(
+def test_without_apex_the_error_says_how_to_install_it(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "apex", None)  # an import of it fails
@@ -62,10 +62,12 @@ def test_without_apex_the_error_says_how_to_get_it(
         build_optimizer("apex-fused-sgd", model, lr=0.1, momentum=0.9, weight_decay=0.0)
     message = str(error.value)
     assert "not installed" in message and "github.com/NVIDIA/apex" in message
-    assert "PyPI" in message and "--optimizer sgd" in message
+    assert "PyPI" in message and "optimizer sgd" in message
 
 
-def test_pypis_other_apex_is_told_apart(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_unrelated_apex_of_pypi_is_recognized(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = types.ModuleType("apex")
     other.__file__ = "/site-packages/apex/__init__.py"
     monkeypatch.setitem(sys.modules, "apex", other)
@@ -75,11 +77,11 @@ def test_pypis_other_apex_is_told_apart(model: nn.Module, monkeypatch: pytest.Mo
 
 
 def stand_in_apex(monkeypatch: pytest.MonkeyPatch, works: bool = True) -> list[dict]:
-    """A module of apex's interface; its calls are noted."""
+    """Install a module with the interface of apex and return the list of its calls."""
     calls: list[dict] = []
 
     class FusedSGD(torch.optim.SGD):
-        def __init__(  # the arguments that NVIDIA's takes
+        def __init__(  # the parameters of NVIDIA's
             self, params, lr, momentum=0.0, dampening=0.0, weight_decay=0.0, nesterov=False
         ) -> None:
             if not works:
@@ -90,7 +92,7 @@ def stand_in_apex(monkeypatch: pytest.MonkeyPatch, works: bool = True) -> list[d
             calls.append({"lr": self.param_groups[0]["lr"]})
             return super().step(closure)
 
-        def zero_grad(self) -> None:  # NVIDIA's takes no set_to_none
+        def zero_grad(self) -> None:  # NVIDIA's has no set_to_none
             super().zero_grad()
 
     package, optimizers = types.ModuleType("apex"), types.ModuleType("apex.optimizers")
@@ -101,16 +103,14 @@ def stand_in_apex(monkeypatch: pytest.MonkeyPatch, works: bool = True) -> list[d
     return calls
 
 
-def test_norms_and_biases_decay_where_asked(model: nn.Module) -> None:
+def test_norm_decay_applies_to_norms_and_biases(model: nn.Module) -> None:
     options = {"lr": 0.1, "momentum": 0.9, "weight_decay": 5e-4}
     for norm_decay, decays in ((False, [5e-4, 0.0]), (True, [5e-4, 5e-4])):
         optimizer = build_optimizer("sgd", model, norm_decay=norm_decay, **options)
         assert [group["weight_decay"] for group in optimizer.param_groups] == decays
 
 
-def test_apex_is_what_runs_where_it_is_installed(
-    model: nn.Module, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_apex_is_used_if_installed(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     calls = stand_in_apex(monkeypatch)
     optimizer = build_optimizer("apex-fused-sgd", model, lr=0.1, momentum=0.9, weight_decay=1e-4)
     assert type(optimizer) is sys.modules["apex.optimizers"].FusedSGD
@@ -120,7 +120,7 @@ def test_apex_is_what_runs_where_it_is_installed(
     assert calls == [{"lr": 0.1}]
 
 
-def test_apex_without_its_extensions_is_the_users_to_mend(
+def test_apex_without_its_cuda_extensions_is_a_user_error(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in_apex(monkeypatch, works=False)

@@ -1,4 +1,4 @@
-"""What a run shows, and the sums behind it."""
+"""Log lines and the live progress of a run, and the sums behind them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_meter_averages_over_images_and_mixed_labels() -> None:
     assert meter.sums().tolist() == pytest.approx([17.0, hits + 1, 8])
 
 
-def test_meter_names_the_first_step_that_was_not_finite() -> None:
+def test_meter_reports_the_first_step_that_is_not_finite() -> None:
     meter = Meter(CPU)
     for step, loss in enumerate([1.0, float("inf"), float("nan"), 1.0], start=1):
         meter.add(torch.tensor(loss), torch.zeros(2, 3), MixupTarget(torch.tensor([0, 1])), step)
@@ -43,7 +43,7 @@ def test_meter_names_the_first_step_that_was_not_finite() -> None:
         meter.read()
 
 
-def test_meter_counts_the_images_of_all_processes_and_the_wait() -> None:
+def test_meter_counts_images_of_all_processes_and_data_wait() -> None:
     alone, four = Meter(CPU), Meter(CPU, processes=4)
     for meter in (alone, four):
         meter._start -= 2.0  # two seconds ago
@@ -58,14 +58,14 @@ def test_meter_counts_the_images_of_all_processes_and_the_wait() -> None:
 def test_plain_lines_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     with Display(live=False) as display:
         display.start("epoch 1/2", 10)
-        assert display.due()  # the first step is shown at once
+        assert display.due()  # the first step is shown immediately
         display.step(1, "loss 2.3")
         assert not display.due()
         display.warn("careful")
     assert capsys.readouterr().out == "epoch 1/2  step 1/10  loss 2.3\nwarning: careful\n"
 
 
-def test_silent_in_other_processes_than_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_the_first_process_prints(capsys: pytest.CaptureFixture[str]) -> None:
     with Display(enabled=False) as display:
         display.line("hello")
         display.start("epoch 1/2", 10)
@@ -87,3 +87,16 @@ def test_live_line_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "epoch 2/3" in shown and "8/40" in shown
     assert "loss 2.250" in shown and "true-class mass 0.93" in shown
     assert "epoch 1/3 in 9 s [not markup]" in shown
+
+
+def test_lines_wrap_at_words_on_a_terminal() -> None:
+    screen = io.StringIO()
+    display = Display(live=True)
+    display._console = Console(file=screen, force_terminal=True, width=40, highlight=False)
+    text = "epoch 1/3 in 9.0 s: train loss 2.123, acc 12.5 %, top-5 50.00 % (best so far)"
+    display.line(text)
+    display.warn(text)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue())
+    lines = [line.rstrip() for line in shown.splitlines()]
+    assert max(map(len, lines)) <= 40
+    assert " ".join(lines) == f"{text} warning: {text}"

@@ -14,8 +14,7 @@ from sprout_fast.methods import MethodSetting
 from sprout_fast.models import Normalized, create_model, default_normalization
 from sprout_fast.training.meter import Meter
 from sprout_fast.training.optim import build_optimizer, build_scheduler
-from sprout_fast.training.run import AMP_DTYPES
-from sprout_fast.training.step import OptimizeStep
+from sprout_fast.training.step import AMP_DTYPES, OptimizeStep
 
 #: Everybody's. No time depends on the rate; at this one the network stays near its first weights,
 #: whatever the method, where a common rate could diverge on random labels.

@@ -1,4 +1,4 @@
-"""Clean and PGD-10 accuracy at the end of a run, on few images and saying on how few."""
+"""Clean and PGD-10 accuracy at the end of a run, on few images, as a check that it works."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sprout_fast.attacks import Attack
 from sprout_fast.data.subsets import SpacedBatches
-from sprout_fast.evaluation.accuracy import Evaluation, evaluate_accuracy
+from sprout_fast.evaluation.accuracy import Accuracy, Evaluation, evaluate_accuracy
 from sprout_fast.models import evaluation_mode
 
 STEPS = 10
@@ -22,8 +22,11 @@ _MOST, _FEWEST = 200, 10
 
 
 def default_images(model: nn.Module, image_size: int, device: torch.device) -> int:
-    """How many validation images to attack where the user did not say: 200, on a CPU fewer for a
-    model that is slow there. A function of the model and the image size, not of the machine."""
+    """Return how many validation images to attack by default.
+
+    200, or fewer on a CPU for a large model. The number depends on the model and the image size,
+    not on the machine.
+    """
     if device.type == "cuda":
         return _MOST
     image = torch.zeros(1, 3, image_size, image_size)
@@ -34,33 +37,46 @@ def default_images(model: nn.Module, image_size: int, device: torch.device) -> i
     return int(min(_MOST, max(_FEWEST, _CPU_BUDGET // max(cost, 1))))
 
 
-def evaluate_final(
-    model: nn.Module, loader: Iterable, *, total: int, count: int, device: torch.device, seed: int
+def check_accuracy(
+    model: nn.Module,
+    loader: Iterable[tuple[Tensor, Tensor]],
+    *,
+    total: int,
+    count: int,
+    device: torch.device,
+    seed: int,
 ) -> Evaluation:
-    """Clean and PGD-10 accuracy of ``model`` ([0,1] images) on ``count`` of ``total`` images."""
+    """Measure clean and PGD-10 accuracy.
+
+    Args:
+        model: maps images in [0,1] [B,3,H,W] to logits [B,K].
+        loader: batches of images (uint8 [B,3,H,W]) and labels (int64 [B]), ``total`` images in all.
+        total: number of images in the loader.
+        count: number of images to use, spread evenly over the loader's.
+        device: where to compute.
+        seed: of the attack's random starts.
+    """
     attack = Attack("pgd", model, seed=seed, eps=EPS, step_size=STEP_SIZE, steps=STEPS)
     return evaluate_accuracy(
         model, SpacedBatches(loader, total, count), device=device, attack=attack
     )
 
 
-def describe_final(result: Evaluation, total: int) -> list[str]:
-    """Lines for the log, with Wilson's interval and how few images they rest on."""
+def describe(result: Evaluation, total: int) -> list[str]:
+    """Return lines for the log, with 95 % Wilson intervals and the number of images."""
+    assert result.attacked is not None
     used = result.clean.total
-    rest = (
-        f"on {used} of the {total} validation images only"
-        if used < total
-        else f"on all {total} validation images"
-    )
+    images = f"{used} of the {total}" if used < total else f"all {total}"
     return [
         f"final clean accuracy  {_percent(result.clean)}",
         f"final PGD-{STEPS} accuracy {_percent(result.attacked)}"
-        f"  [l-inf eps 8/255, step 2/255, random start]",
-        f"both {rest}; PGD-{STEPS} is a weak attack: no claim of robustness rests on it",
+        "  [l-inf, eps 8/255, step 2/255, random start]",
+        f"both on {images} validation images; PGD-{STEPS} is a weak attack and no evidence of"
+        " robustness",
     ]
 
 
-def _percent(accuracy) -> str:
+def _percent(accuracy: Accuracy) -> str:
     low, high = accuracy.interval
     return (
         f"{100 * accuracy.top1:5.1f} % ({accuracy.correct} of {accuracy.total};"

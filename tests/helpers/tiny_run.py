@@ -1,0 +1,90 @@
+"""A tiny network, data and settings for tests of the training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sprout_fast.methods import MethodSetting
+
+CLASSES, SIZE, BATCH = 5, 8, 6
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+class FakeLoader:
+    """Batches that depend on seed and epoch alone, with the interface of the loaders.
+
+    Args:
+        batches: number of batches.
+        seed: of the images.
+        train: whether each epoch has images of its own.
+        rows: rows of each batch that this process gets; by default all.
+    """
+
+    def __init__(
+        self, batches: int = 4, seed: int = 0, train: bool = True, rows: slice = slice(None)
+    ) -> None:
+        self.batch_size, self.num_images = BATCH, BATCH * batches
+        self._batches, self._seed, self._epoch = batches, seed, 0
+        self._train, self._rows = train, rows
+        self.read = 0
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def batch(self, epoch: int, index: int) -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(1000 * self._seed + 100 * epoch + index)
+        nhwc = torch.randint(256, (BATCH, SIZE, SIZE, 3), dtype=torch.uint8, generator=generator)
+        labels = torch.randint(CLASSES, (BATCH,), generator=generator)
+        nhwc[..., 0] = labels[:, None, None] * 50  # something to learn
+        return nhwc.permute(0, 3, 1, 2)[self._rows], labels[self._rows]
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for index in range(self._batches):
+            self.read += 1
+            yield self.batch(self._epoch, index)
+        self._epoch += self._train
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"epoch": self._epoch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._epoch = state["epoch"]
+
+
+def tiny_network() -> nn.Module:
+    """Return a small network with batch norm and dropout, always with the same weights."""
+    torch.manual_seed(3)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Dropout(0.1),
+        nn.Linear(8, CLASSES),
+    )
+
+
+def method_setting(**changes: Any) -> MethodSetting:
+    """Return the setting of a method for these images."""
+    return MethodSetting(**{"num_classes": CLASSES, "mean": MEAN, "std": STD, "seed": 11} | changes)
+
+
+def assert_same(one: Any, two: Any, where: str = "") -> None:
+    """Assert that two nested structures of tensors and plain values are equal bit for bit."""
+    if isinstance(one, Tensor):
+        assert torch.equal(one, two), where
+    elif isinstance(one, dict):
+        assert one.keys() == two.keys(), where
+        for key in one:
+            assert_same(one[key], two[key], f"{where}/{key}")
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(two), where
+        for index, (a, b) in enumerate(zip(one, two, strict=True)):
+            assert_same(a, b, f"{where}/{index}")
+    else:
+        assert one == two, where
