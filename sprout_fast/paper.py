@@ -1,6 +1,6 @@
-"""The SPROUT paper's numbers (Cheng et al., AAAI 2021), and which of ours stands beside each.
+"""The numbers of the SPROUT paper (Cheng et al., AAAI 2021), and how to measure their counterparts.
 
-They are printed as the paper has them, with its contradictions in the notes.
+They are quoted without changes. Notes point out where the paper contradicts itself.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 CIFAR10, IMAGENET = "CIFAR-10", "ImageNet"
-VGG, WRN = "VGG-16", "Wide ResNet"
+VGG, WRN, UNSPECIFIED = "VGG-16", "Wide ResNet", "unspecified network"
 
-#: The paper's names of the rows, by ours.
+#: The paper's names of the methods, by the keys of ``sprout_fast.methods.METHODS``.
 METHOD_NAMES = {
     "natural": "natural",
     "pgd_at": "adversarial training",
@@ -26,14 +26,15 @@ class PublishedTable:
     """One of the paper's tables, for one network.
 
     Args:
-        table: its number; None where the numbers are in the text.
-        dataset, network: of the numbers.
-        what: they are, with their unit.
-        columns: heading -> the measurement of the protocol "paper" that stands beside it, as
-            `measured` takes it, or None.
-        rows: method (a key of ``METHOD_NAMES`` where it is one of them) -> a number a column.
-        percent: whether they are percentages.
-        notes: what does not fit, here or with another table.
+        table: number of the table; None if the numbers are in the text.
+        dataset: data set of the numbers.
+        network: network of the numbers.
+        what: what the numbers are, with their unit.
+        columns: for each heading its counterpart in the protocol ``paper``: a measurement's name,
+            ``"NAME: COLUMN"`` for the mean of one of its columns, or None.
+        rows: numbers of each column by method, a key of ``METHOD_NAMES`` or a description.
+        percent: whether the numbers are percentages.
+        notes: contradictions within this table or with others.
     """
 
     table: int | None
@@ -47,10 +48,11 @@ class PublishedTable:
 
     @property
     def title(self) -> str:
+        """``"Table N"``, or ``"Text"``."""
         return "Text" if self.table is None else f"Table {self.table}"
 
     def column(self, heading: str) -> dict[str, float]:
-        """One column by method."""
+        """Return one column, by method."""
         place = list(self.columns).index(heading)
         return {method: values[place] for method, values in self.rows.items()}
 
@@ -65,9 +67,9 @@ _PGD = {
 _RANDOM_TARGET = {"clean": "clean"} | {
     f"eps {eps:g}": f"random-target PGD-20 at {eps:g}" for eps in (0.005, 0.01, 0.015, 0.02)
 }
-_WHITE_BOX = "accuracy in %, clean and under PGD, l-inf, eps 0.03, steps of eps/5"
-_TRANSFER = "accuracy in % under attacks made against a natural model"
-_TARGETED = "accuracy in %, clean and under PGD towards a random class, l-inf"
+_WHITE_BOX = "accuracy in %, clean and under PGD, l-inf, eps 0.03, step size eps/5"
+_TRANSFER = "accuracy in % under attacks made on a naturally trained model"
+_TARGETED = "accuracy in %, clean and under PGD toward a random target class, l-inf"
 _SECONDS = "seconds for 10 epochs of training, on the authors' GPU"
 
 TABLES = (
@@ -85,8 +87,8 @@ TABLES = (
         },
         notes=(
             "SPROUT's PGD-20 is 62.24 here and 62.64 in the paper's Table 7.",
-            "adversarial training stands better under ten restarts of PGD-100 (36.8) than under "
-            "one (36.29).",
+            "adversarial training has a higher accuracy under ten restarts of PGD-100 (36.8) than "
+            "under one (36.29).",
         ),
     ),
     PublishedTable(
@@ -110,7 +112,7 @@ TABLES = (
     PublishedTable(
         None,
         CIFAR10,
-        "network not said",
+        UNSPECIFIED,
         "accuracy in % under C&W, l2 up to 0.05, 10 binary searches of 1000 steps",
         {"C&W l2": "C&W-l2 at 0.05"},
         {"pgd_at": (77.76,), "trades": (82.58,), "sprout": (85.21,)},
@@ -147,12 +149,12 @@ TABLES = (
         5,
         CIFAR10,
         WRN,
-        "accuracy in % on images changed in a way that leaves the class as it is",
+        "accuracy in % under transformations that preserve the class",
         {
             "rotation 10°": "rotation 10°",
             "brightness x 1.5": "brightness x 1.5",
             "contrast x 2": "contrast x 2",
-            "grey": "grey",
+            "gray": "gray",
         },
         {
             "natural": (88.21, 93.4, 91.88, 91.95),
@@ -204,7 +206,7 @@ TABLES = (
         7,
         CIFAR10,
         VGG,
-        "accuracy in % of parts of SPROUT under PGD, l-inf, eps 0.03",
+        "accuracy in % of SPROUT's modules under PGD, l-inf, eps 0.03",
         {"PGD-20": "PGD-20 at 0.03", "PGD-100": "PGD-100 at 0.03"},
         {
             "GA": (12.44, 9.46),
@@ -222,7 +224,7 @@ TABLES = (
         8,
         CIFAR10,
         VGG,
-        "accuracy in % (l-inf: PGD-100, eps 0.03) and training time: the radar of Fig. 1",
+        "accuracy in % (l-inf: PGD-100, eps 0.03) and training time, as in the radar of Fig. 1",
         {
             "clean": "clean",
             "l-inf": "PGD-100 at 0.03",
@@ -237,16 +239,17 @@ TABLES = (
             "sprout": (90.56, 58.93, 72.7, 86.98, 271.7),
         },
         notes=(
-            "The paper heads it VGG-16, but natural's and SPROUT's clean accuracy and the whole "
-            "contrast column are the Wide ResNet's (Tables 2 and 5); adversarial training's 84.92 "
-            "is TRADES's there, and TRADES's 88.6 in neither table.",
+            "The table is labeled VGG-16, but the clean accuracy of natural training and of SPROUT "
+            "and the whole contrast column are those of the Wide ResNet (Tables 2 and 5). The "
+            "clean accuracy of adversarial training, 84.92, is that of TRADES there; 88.6 for "
+            "TRADES is in neither table.",
         ),
     ),
     PublishedTable(
         9,
         CIFAR10,
         WRN,
-        "accuracy in % under PGD-20, l-inf, eps 0.03, by the number of random starts",
+        "accuracy in % under PGD-20, l-inf, eps 0.03, by number of random starts",
         {
             "1 start": "PGD-20 at 0.03",
             "3 starts": "3x PGD-20 at 0.03",
@@ -285,8 +288,8 @@ TABLES = (
     PublishedTable(
         11,
         CIFAR10,
-        "network not said",
-        "mean cosine of the input gradients that two of SPROUT's modules give",
+        UNSPECIFIED,
+        "mean cosine similarity of the input gradients under two of SPROUT's modules",
         {
             "Dirichlet and Mixup": "diversity: dirichlet_mixup",
             "Dirichlet and GA": "diversity: dirichlet_ga",
@@ -299,7 +302,14 @@ TABLES = (
 
 
 def published(table: int | None, network: str) -> PublishedTable:
-    """The paper's table of a number, for a network.
+    """Return a table of the paper for one network.
+
+    Args:
+        table: number of the table; None for numbers in the text.
+        network: name of the network, e.g. :data:`VGG`.
+
+    Raises:
+        ValueError: there is no such table, or more than one.
 
     >>> published(9, WRN).column("3 starts")["sprout"]
     62.53

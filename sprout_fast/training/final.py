@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sprout_fast.attacks import Attack
-from sprout_fast.evaluation.accuracy import Evaluation, evaluate_accuracy
+from sprout_fast.evaluation.accuracy import MeasuredAccuracy, measure_accuracy
 from sprout_fast.models import evaluation_mode
 
 STEPS = 10
@@ -52,13 +52,13 @@ class Spread:
 
 def evaluate_final(
     model: nn.Module, loader: Iterable, *, total: int, count: int, device: torch.device, seed: int
-) -> Evaluation:
+) -> MeasuredAccuracy:
     """Clean and PGD-10 accuracy of ``model`` ([0,1] images) on ``count`` of ``total`` images."""
     attack = Attack("pgd", model, seed=seed, eps=EPS, step_size=STEP_SIZE, steps=STEPS)
-    return evaluate_accuracy(model, Spread(loader, total, count), device=device, attack=attack)
+    return measure_accuracy(model, Spread(loader, total, count), device=device, attack=attack)
 
 
-def describe_final(result: Evaluation, total: int) -> list[str]:
+def describe_final(result: MeasuredAccuracy, total: int) -> list[str]:
     """Lines for the log, with Wilson's interval and how few images they rest on."""
     used = result.clean.total
     rest = (
