@@ -12,11 +12,13 @@ from sprout_fast.evaluation.config import EvaluateConfig
 DESCRIPTION = """\
 Measure the robustness of a trained model, and check whether the measurement can be trusted.
 
+Examples:
     {prog} --checkpoint run/best.pt --protocol all --limit 200
     {prog} --checkpoint resnet50.pth --arch resnet50 --data /imagenet
     {prog} --checkpoint run/best.pt --protocol paper --surrogate natural/best.pt
 
-Exit status: 0 on success, 2 after a mistake in the options or files, 130 after Ctrl-C, else 1.
+Exit status: 0 on success, 130 after Ctrl-C, 1 for an error,
+2 for a mistake in the options or the data, which is reported in one line.
 """
 
 

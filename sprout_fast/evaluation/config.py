@@ -10,18 +10,24 @@ from sprout_fast.cli import Auto
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation.names import NormName, ProtocolName
 
-# Each class below is a group of --help, and the docstrings are its help texts.
+# Each class below with a group is a group of --help, and the docstrings are its help texts.
+
+
+@dataclass
+class RequiredOptions:
+    """What to evaluate."""
+
+    checkpoint: Path
+    """sprout_fast checkpoint (best.pt or last.pt of a run), or file with the weights of a
+    torchvision model, together with --arch."""
 
 
 @dataclass
 class ModelOptions:
-    """The model to evaluate."""
+    """The model, if --checkpoint does not describe it, and a model to attack it from."""
 
     group = "model"
 
-    checkpoint: Path
-    """A sprout_fast checkpoint (best.pt or last.pt of a run), or a file with the weights of a
-    torchvision model, together with --arch."""
     arch: Auto[str] = None
     """Architecture, if --checkpoint is not a sprout_fast checkpoint, e.g. resnet50,
     cifar_resnet18."""
@@ -87,7 +93,7 @@ class OutputOptions:
 
 # Base classes are in reverse order of --help.
 @dataclass
-class EvaluateConfig(OutputOptions, EvaluationOptions, DataOptions, ModelOptions):
+class EvaluateConfig(OutputOptions, EvaluationOptions, DataOptions, ModelOptions, RequiredOptions):
     """The options of an evaluation. None means that the tool chooses.
 
     >>> EvaluateConfig(Path("best.pt"), eps=8).check()

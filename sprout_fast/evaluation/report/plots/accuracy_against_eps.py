@@ -26,11 +26,11 @@ from sprout_fast.paper import IMAGENET, published
 
 _AUDIT = ("PGD-20", *(f"PGD-20 at {factor:g} eps" for factor in EPS_FACTORS))
 _CURVES = {
-    "PGD-20, steps of eps/5": (
+    "PGD-20, step size eps/5": (
         [f"PGD-20 at {eps:g}" for eps in (PAPER_EPS, *PAPER_EPS_CURVE)],
         OURS,
     ),
-    "PGD-20, steps of eps/4": ([f"audit: {name}" for name in _AUDIT], ALSO_OURS),
+    "PGD-20, step size eps/4": ([f"audit: {name}" for name in _AUDIT], ALSO_OURS),
     "PGD-20, random target": (
         [f"random-target PGD-20 at {eps:g}" for eps in IMAGENET_EPS],
         {"color": "#000000", "marker": "d"},
