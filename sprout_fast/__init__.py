@@ -15,10 +15,11 @@ from sprout_fast._lazy import attach as _attach
 from sprout_fast._lazy import import_with_torch as _import_with_torch
 
 if TYPE_CHECKING:
+    from sprout_fast import evaluation as evaluation
     from sprout_fast import ops as ops
     from sprout_fast._library import __version__ as __version__
     from sprout_fast._library import build_info, cmake_prefix_path
-    from sprout_fast.evaluation.evaluate import evaluate
+    from sprout_fast.evaluation.run import evaluate
     from sprout_fast.models.checkpoint import load_model
     from sprout_fast.nn.loss import SproutLoss
     from sprout_fast.nn.mixup import MixupTarget, SproutMixup
@@ -35,7 +36,8 @@ else:
         __name__,
         {
             "_library": ["__version__", "build_info", "cmake_prefix_path"],
-            "evaluation.evaluate": ["evaluate"],
+            "evaluation": [],
+            "evaluation.run": ["evaluate"],
             "models.checkpoint": ["load_model"],
             "nn.loss": ["SproutLoss"],
             "nn.mixup": ["MixupTarget", "SproutMixup"],

@@ -1,22 +1,46 @@
-"""What a trained model is worth: exact counts, clean and attacked, and whether to believe them.
+"""Robustness evaluation: clean and robust accuracy, and an audit of whether to trust them.
 
-results = evaluate(model, images, labels, protocol="strong", eps=8 / 255)
-print(results)
-results.save("report")
+::
+
+    results = sprout_fast.evaluate(model, images, labels, protocol="strong", eps=8 / 255)
+    print(results)
+    results.save("evaluation")  # results.json
+    sprout_fast.evaluation.write_report(results, "evaluation")  # report.html and figures
 """
 
-from sprout_fast.evaluation.accuracy import Accuracy, Evaluation, evaluate_accuracy
-from sprout_fast.evaluation.evaluate import evaluate
-from sprout_fast.evaluation.protocols import PROTOCOLS
-from sprout_fast.evaluation.results import Results
-from sprout_fast.evaluation.subject import Subject
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sprout_fast._lazy import attach as _attach
+
+if TYPE_CHECKING:
+    from sprout_fast.evaluation.accuracy import Accuracy, MeasuredAccuracy, measure_accuracy
+    from sprout_fast.evaluation.protocols import PROTOCOLS
+    from sprout_fast.evaluation.report.html import write_report
+    from sprout_fast.evaluation.results import Results
+    from sprout_fast.evaluation.run import evaluate
+    from sprout_fast.evaluation.subject import Subject
+else:
+    __getattr__, __dir__ = _attach(
+        __name__,
+        {
+            "accuracy": ["Accuracy", "MeasuredAccuracy", "measure_accuracy"],
+            "protocols": ["PROTOCOLS"],
+            "report.html": ["write_report"],
+            "results": ["Results"],
+            "run": ["evaluate"],
+            "subject": ["Subject"],
+        },
+    )
 
 __all__ = [
     "PROTOCOLS",
     "Accuracy",
-    "Evaluation",
+    "MeasuredAccuracy",
     "Results",
     "Subject",
     "evaluate",
-    "evaluate_accuracy",
+    "measure_accuracy",
+    "write_report",
 ]

@@ -1,4 +1,4 @@
-"""Accuracy as exact integer counts, clean and under an attack."""
+"""Accuracy as exact integer counts, on clean and on attacked images."""
 
 from __future__ import annotations
 
@@ -14,13 +14,21 @@ from torch import Tensor, nn
 from sprout_fast.errors import UserError
 from sprout_fast.models.mode import evaluation_mode
 
-# (images in [0,1] float [B,C,H,W], labels int64 [B]) -> images in [0,1] of the same shape
+# (images [B,C,H,W] floating point in [0,1], labels int64 [B]) -> images of the same shape in [0,1]
 ImageAttack = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """`correct` of `total` images; `name` opens the text.
+    """A number of correctly classified images, with its 95 % confidence interval.
+
+    Args:
+        correct: correctly classified images, from 0 to ``total``.
+        total: images classified, at least 1.
+        name: prefix of the text, e.g. ``"clean"``.
+
+    Raises:
+        ValueError: the counts are outside these ranges.
 
     >>> print(Accuracy(174, 200, "clean"))
     clean 87.0 % (174 of 200; 95 % interval 81.6 to 91.0 %)
@@ -36,28 +44,28 @@ class Accuracy:
         if not 0 <= self.correct <= self.total or self.total == 0:
             raise ValueError(
                 f"Accuracy: got {self.correct} correct of {self.total}, "
-                "takes 0 <= correct <= total and total > 0"
+                "expected 0 <= correct <= total and total > 0"
             )
 
     @property
     def top1(self) -> float:
-        """The fraction correct, in [0,1]."""
+        """Fraction of the images that are classified correctly, in [0,1]."""
         return self.correct / self.total
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % score interval of the fraction (Wilson 1927), within [0,1]."""
+        """Wilson's 95 % score interval of the fraction (Wilson, JASA 1927), within [0,1]."""
         z, n, p = NormalDist().inv_cdf(0.975), self.total, self.top1
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        center = (p + z * z / (2 * n)) / (1 + z * z / n)
         half = z * (p * (1 - p) / n + z * z / (4 * n * n)) ** 0.5 / (1 + z * z / n)
-        # At none and all correct the ends are 0 and 1 exactly; rounding would miss them.
-        low = centre - half if self.correct > 0 else 0.0
-        high = centre + half if self.correct < self.total else 1.0
+        # With none or all correct the bound is exactly 0 or 1, which rounding would miss.
+        low = center - half if self.correct > 0 else 0.0
+        high = center + half if self.correct < self.total else 1.0
         return low, high
 
     @property
     def range(self) -> str:
-        """The percentage with its interval, without the name."""
+        """Percentage, counts and interval, without the name."""
         low, high = self.interval
         return (
             f"{100 * self.top1:.1f} % ({self.correct} of {self.total}; "
@@ -69,11 +77,20 @@ class Accuracy:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """What `evaluate_accuracy` found. Losses are mean cross entropies in nats."""
+class MeasuredAccuracy:
+    """Result of :func:`measure_accuracy`.
+
+    Attributes:
+        clean: top-1 accuracy on the clean images.
+        top5: accuracy of the five largest logits on the clean images (of all logits if there are
+            fewer than five).
+        loss: mean cross entropy on the clean images, in nats.
+        attacked: top-1 accuracy on the attacked images, or None without an attack.
+        attacked_loss: mean cross entropy on the attacked images, in nats, or None.
+    """
 
     clean: Accuracy
-    top5: Accuracy  # the label among the five largest logits (all of them where there are fewer)
+    top5: Accuracy
     loss: float
     attacked: Accuracy | None = None
     attacked_loss: float | None = None
@@ -83,7 +100,7 @@ class Evaluation:
 
 
 class _Counts:
-    """Sums on the device: nothing is read back until the end."""
+    """Running sums on the device, which are not read back before the end."""
 
     def __init__(self, device: torch.device) -> None:
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
@@ -92,55 +109,56 @@ class _Counts:
 
     def add(self, logits: Tensor, labels: Tensor) -> None:
         logits = logits.float()
-        # A row with NaN is a miss: argmax takes a NaN for the largest and could be "right".
+        # A row with NaN is misclassified: argmax returns the NaN's index, which could be the label.
         valid = ~logits.isnan().any(dim=1)
         ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        # argmax and topk may break a tie differently: top-1 is argmax's, and within the top five.
+        # argmax and topk may break ties differently. Top-1 uses argmax, and implies top-5.
         top1 = logits.argmax(dim=1) == labels
         self.correct += (top1 & valid).sum()
         self.correct5 += ((ranked.any(dim=1) | top1) & valid).sum()
         self.loss += F.cross_entropy(logits, labels, reduction="sum")
 
 
-def evaluate_accuracy(
+def measure_accuracy(
     model: nn.Module,
     loader: Iterable[tuple[Tensor, Tensor]],
     *,
     device: torch.device | str,
     amp_dtype: torch.dtype | None = None,
-    max_images: int | None = None,
     attack: ImageAttack | None = None,
-) -> Evaluation:
-    """Top-1, top-5 and cross entropy of `model` on a loader's images, clean and attacked.
+) -> MeasuredAccuracy:
+    """Measure top-1 and top-5 accuracy and cross entropy on a loader's images.
+
+    With ``torch.distributed`` initialized, every rank must call this function with its own shard.
+    The counts are summed over the ranks, and all ranks return the same result.
 
     Args:
-        model: takes images in [0,1], float [B,C,H,W], gives logits [B,K] (see `Normalized`). It is
-            in eval mode meanwhile, and each module's mode is restored.
-        loader: yields (images, labels int64 [B]); uint8 images are divided by 255, floating ones
-            are taken as they are, in [0,1].
-        device: where model, images and counts are.
-        amp_dtype: torch.bfloat16 or torch.float16 runs the counted forward passes under autocast.
-            The attack runs outside of it.
-        max_images: only the first so many, exactly; the last batch is cut. With
-            torch.distributed it is split over the ranks.
-        attack: called with each batch's images and labels, gives the images to count instead. The
-            clean counts are of the same images.
+        model: maps images in [0,1], floating point [B,C,H,W], to logits [B,K]; wrap a model that
+            expects normalized images in :class:`~sprout_fast.models.Normalized`. It is evaluated in
+            eval mode; the mode of each of its modules is restored afterwards.
+        loader: yields (images [B,C,H,W], labels int64 [B]). Images are uint8, and then divided by
+            255, or floating point in [0,1].
+        device: device of the model, to which the batches are moved.
+        amp_dtype: ``torch.bfloat16`` or ``torch.float16`` evaluates the model under autocast. The
+            attack runs outside autocast.
+        attack: maps a batch's images and labels to attacked images; both are then classified.
 
-    With torch.distributed initialised, every rank must call it; each counts its own shard, the
-    counts are summed over the ranks, and all ranks get the same result.
+    Returns:
+        The accuracies with their exact counts, and the mean losses.
 
     Raises:
-        ValueError: max_images < 1 (or fewer than there are ranks).
-        UserError: the loader gave no image.
+        UserError: the loader yields no images.
+
+    >>> batch = torch.rand(6, 3, 4, 4), torch.tensor([0, 1, 2, 0, 1, 2])
+    >>> model = nn.Sequential(nn.Flatten(), nn.Linear(48, 3))
+    >>> measure_accuracy(model, [batch], device="cpu").clean.total
+    6
     """
     device = torch.device(device)
-    limit = _share_of_this_rank(max_images)
     clean, attacked = _Counts(device), _Counts(device)
     seen = 0
     with evaluation_mode(model), torch.no_grad():
         for images, labels in loader:
-            if limit is not None and seen + len(labels) > limit:
-                images, labels = images[: limit - seen], labels[: limit - seen]
             images = images.to(device, non_blocking=True)
             labels = labels.to(device, non_blocking=True)
             images = images.float() / 255 if images.dtype == torch.uint8 else images
@@ -153,41 +171,25 @@ def evaluate_accuracy(
                     logits = model(adversarial)
                 attacked.add(logits, labels)
             seen += len(labels)
-            if seen == limit:
-                break  # before the loader makes a batch that nobody reads
 
     counts = torch.stack(
         [clean.correct, clean.correct5, attacked.correct, torch.full_like(clean.correct, seen)]
     )
     losses = torch.stack([clean.loss, attacked.loss])
-    if _ranks() > 1:
+    if dist.is_available() and dist.is_initialized():
         dist.all_reduce(counts)
         dist.all_reduce(losses)
     correct, correct5, attacked_correct, total = counts.tolist()
     loss, attacked_loss = losses.tolist()
     if total == 0:
-        raise UserError("evaluation: the loader gave no image")
-    return Evaluation(
+        raise UserError("the loader yields no images")
+    return MeasuredAccuracy(
         clean=Accuracy(correct, total, "clean"),
         top5=Accuracy(correct5, total, "top-5"),
         loss=loss / total,
         attacked=None if attack is None else Accuracy(attacked_correct, total, "under attack"),
         attacked_loss=None if attack is None else attacked_loss / total,
     )
-
-
-def _ranks() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def _share_of_this_rank(max_images: int | None) -> int | None:
-    if max_images is None:
-        return None
-    ranks = _ranks()
-    if max_images < ranks:
-        raise ValueError(f"max_images: got {max_images}, takes None or at least {ranks}")
-    rank = dist.get_rank() if ranks > 1 else 0
-    return max_images // ranks + (rank < max_images % ranks)
 
 
 def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:

@@ -1,54 +1,55 @@
-"""Signs that a model's gradients mislead attacks, each with the numbers that it rests on.
+"""Checks for gradient masking, each with the numbers that it is based on.
 
-A check is a function of the `Results` with ``@check(question, source)``: it gives its numbers and
-whether they are as they should be, or raises `NotMeasured`. The verdict is never "robust": it is
-the smallest accuracy over all attacks, image by image, and whether these signs cast doubt on it.
+A check is a function of the :class:`Evidence` with ``@check(question, source)``. It returns whether
+it passes, its numbers and a reason, or raises :class:`NotMeasured`. No check can show that a model
+is robust; a failed one shows that the robust accuracy may be an artifact of weak attacks.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 
-from sprout_fast.evaluation.recorder import Record
+from sprout_fast.evaluation.accuracy import Accuracy
+from sprout_fast.evaluation.protocols import EPS_FACTORS
+from sprout_fast.evaluation.recorder import AccuracyRecord, Record
+from sprout_fast.evaluation.subject import Subject
 from sprout_fast.methods.sprout import LOW_MASS
 from sprout_fast.nn.loss import true_class_mass
+from sprout_fast.registry import Registry
 
-if TYPE_CHECKING:
-    from sprout_fast.evaluation.results import Results
-
-# Share of the images by which accuracy may differ before it is a sign: attacks draw random numbers,
-# and a longer search finds a little more against any model.
-LITTLE = 0.05
-# The same between two losses. Honest models differ too: adversarially trained ones are unsure of
-# themselves, which slows cross entropy; 6 points were measured of a TRADES model, on 300 images.
-OF_LOSSES = 0.10
-# Share of the images that may do what an honest network's may do too, but not for the most part.
-MOST = 0.5
-# Share of the images at which an attack that knows less may succeed alone. Not 0: near the
-# boundary every search has its own luck.
-LUCK = 0.01
+# Tolerated change of accuracy. Attacks are random, and a longer search finds slightly more errors
+# against any model.
+SMALL_CHANGE = 0.05
+# The same between two losses. Adversarially trained models have low confidence, which slows down
+# attacks on the cross entropy: a TRADES model showed a difference of 0.06 on 300 images.
+LOSS_CHANGE = 0.10
+# Tolerated fraction of images with a property that regular networks can show, too.
+MAJORITY = 0.5
+# Tolerated fraction of images on which only the weaker attack succeeds. Not 0, since close to the
+# decision boundary success is partly random.
+CHANCE = 0.01
 
 
 class NotMeasured(Exception):
-    """A check's measurements are not part of the protocol, or could not be had."""
+    """A check's measurements are not part of the protocol, or were not possible."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One sign's outcome.
+    """Outcome of one check.
 
     Attributes:
-        name: short.
-        question: what a model without masked gradients answers with yes.
-        status: "pass", "fail" or "not run".
-        numbers: what the status rests on, by name; shares of images are in [0,1].
-        reason: one sentence.
-        source: where the sign comes from.
+        name: short name.
+        question: the question, which a model without gradient masking answers with yes.
+        status: ``"pass"``, ``"fail"`` or ``"not run"``.
+        numbers: what the status is based on, by name. Fractions of images are in [0,1].
+        reason: one sentence that explains the status.
+        source: where the check is from.
     """
 
     name: str
@@ -61,23 +62,32 @@ class Check:
 
 @dataclass(frozen=True)
 class Audit:
-    """All checks. ``passed``: none failed, of those that were run."""
+    """Outcome of all checks.
+
+    >>> print(Audit([Check("a", "Is it?", "pass", {}, "it is", ""),
+    ...              Check("b", "Is it?", "fail", {}, "it is not", "")]))
+    audit: 1 of 2 checks shows signs of gradient masking: b
+    """
 
     checks: list[Check]
 
     @property
     def failed(self) -> list[Check]:
+        """Checks that found a sign of gradient masking."""
         return [check for check in self.checks if check.status == "fail"]
 
     @property
     def ran(self) -> list[Check]:
+        """Checks whose measurements were available."""
         return [check for check in self.checks if check.status != "not run"]
 
     @property
     def passed(self) -> bool:
+        """Whether no check failed. True if none was run."""
         return not self.failed
 
     def to_dict(self) -> dict[str, Any]:
+        """Return the outcome as plain values."""
         return {"passed": self.passed, "checks": [asdict(check) for check in self.checks]}
 
     def __str__(self) -> str:
@@ -85,40 +95,115 @@ class Audit:
             return "audit: not run"
         of = f"of {len(self.ran)} checks"
         not_run = len(self.checks) - len(self.ran)
-        rest = f" ({not_run} more were not run)" if not_run else ""
+        rest = f" ({not_run} not run)" if not_run else ""
         if self.passed:
-            return f"audit: none {of} shows a sign of gradient masking{rest}"
+            return f"audit: none {of} shows signs of gradient masking{rest}"
         names = ", ".join(check.name for check in self.failed)
-        return f"audit: {len(self.failed)} {of} show signs of gradient masking: {names}{rest}"
+        verb = "shows" if len(self.failed) == 1 else "show"
+        return f"audit: {len(self.failed)} {of} {verb} signs of gradient masking: {names}{rest}"
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Records of an evaluation, as the checks use them.
+
+    Args:
+        subject: the model under evaluation.
+        records: records by name, with ``clean`` among them.
+        protocol: name of the protocol that made them.
+    """
+
+    subject: Subject
+    records: Mapping[str, Record]
+    protocol: str
+
+    @property
+    def clean(self) -> Accuracy:
+        """Accuracy without an attack."""
+        return self.accuracy_record("clean").accuracy
+
+    def record(self, name: str) -> Record:
+        """Return the record called ``name``.
+
+        Raises:
+            NotMeasured: there is none.
+        """
+        record = self.records.get(name)
+        if record is None:
+            raise NotMeasured(f"protocol {self.protocol} does not measure {name!r}")
+        if record.unavailable is not None:
+            raise NotMeasured(record.unavailable)
+        return record
+
+    def accuracy_record(self, name: str) -> AccuracyRecord:
+        """Return the record called ``name``, if it has an accuracy."""
+        record = self.record(name)
+        if not isinstance(record, AccuracyRecord):
+            raise NotMeasured(f"{name!r} does not classify images")
+        return record
+
+    def attack(self, name: str) -> AccuracyRecord:
+        """Return the record of one of the audit's own attacks."""
+        return self.accuracy_record(f"audit: {name}")
+
+    def top1(self, name: str) -> float:
+        """Return the accuracy under one of the audit's own attacks."""
+        return self.attack(name).accuracy.top1
+
+    def tolerates(self, share: float, allowed: float) -> bool:
+        """Return whether a fraction of the images is at most ``allowed``, or a single image."""
+        return share <= max(allowed, 1 / self.clean.total) + 1e-9
 
 
 Outcome = tuple[bool, dict[str, float], str]
-_CHECKS: list[tuple[str, str, str, Callable[[Results], Outcome]]] = []
 
 
-def check(question: str, source: str) -> Callable:
-    """Enter a function ``results -> (as it should be, numbers, reason)`` into the audit."""
+@dataclass(frozen=True)
+class _Entry:
+    question: str
+    source: str
+    function: Callable[[Evidence], Outcome]
 
-    def enter(function: Callable[[Results], Outcome]) -> Callable[[Results], Outcome]:
+
+CHECKS: Registry[_Entry] = Registry("audit check")
+
+
+def check(
+    question: str, source: str
+) -> Callable[[Callable[[Evidence], Outcome]], Callable[[Evidence], Outcome]]:
+    """Enter a function ``evidence -> (passes, numbers, reason)`` into the audit, by its name."""
+
+    def enter(function: Callable[[Evidence], Outcome]) -> Callable[[Evidence], Outcome]:
         name = function.__name__.replace("_", " ")
-        _CHECKS.append((name, question, source, function))
+        CHECKS.register(name)(_Entry(question, source, function))
         return function
 
     return enter
 
 
-def run_audit(results: Results) -> Audit:
-    """Every check, on what the results hold."""
+def run_audit(subject: Subject, records: Mapping[str, Record], protocol: str) -> Audit:
+    """Run all checks on the records of an evaluation.
+
+    Checks whose measurements are missing have the status ``"not run"``; so do all checks if the
+    model classifies no image correctly.
+
+    Args:
+        subject: the model under evaluation.
+        records: records by name, with ``clean`` among them.
+        protocol: name of the protocol that made them.
+    """
+    evidence = Evidence(subject, records, protocol)
     checks = []
-    for name, question, source, function in _CHECKS:
+    for name, entry in CHECKS.items():
+        status: Literal["pass", "fail", "not run"]
         try:
-            if results.clean.correct == 0:
-                raise NotMeasured("the model gets no image right by itself")
-            good, numbers, reason = function(results)
+            if evidence.clean.correct == 0:
+                raise NotMeasured("the model classifies no image correctly")
+            good, numbers, reason = entry.function(evidence)
             status = "pass" if good else "fail"
         except NotMeasured as missing:
             status, numbers, reason = "not run", {}, str(missing)
-        checks.append(Check(name, question, status, numbers, reason, source))
+        checks.append(Check(name, entry.question, status, numbers, reason, entry.source))
     return Audit(checks)
 
 
@@ -127,82 +212,59 @@ CARLINI = "Carlini et al. 2019, section 5"
 CROCE = "Croce & Hein 2020"
 
 
-def _record(results: Results, name: str) -> Record:
-    record = results.records.get(name)
-    if record is None:
-        raise NotMeasured(f"the protocol {results.protocol} has no measurement {name!r}")
-    if record.unavailable is not None:
-        raise NotMeasured(record.unavailable)
-    return record
-
-
-def _accuracy(results: Results, name: str) -> float:
-    return _record(results, f"audit: {name}").accuracy.top1
-
-
-def _little(share: float, allowed: float, results: Results) -> bool:
-    """Whether a difference is no sign: a small share of the images, or one image alone."""
-    return share <= max(allowed, 1 / len(results.labels)) + 1e-9
-
-
 def _points(share: float) -> str:
     return f"{100 * share:.1f} points"
 
 
-@check("Does an iterative attack find all that a single step finds?", ATHALYE)
-def iterative_beats_one_step(results: Results) -> Outcome:
-    one, many = _accuracy(results, "one step"), _accuracy(results, "PGD-20")
-    numbers = {"one step": one, "PGD-20": many}
-    reason = f"PGD-20 takes {_points(one - many)} more than one step of eps"
-    return _little(many - one, LUCK, results), numbers, reason
+@check("Does an iterative attack find all errors that a single step finds?", ATHALYE)
+def iterative_beats_one_step(evidence: Evidence) -> Outcome:
+    one, many = evidence.top1("one step"), evidence.top1("PGD-20")
+    numbers = {"accuracy, one step": one, "accuracy, PGD-20": many}
+    reason = f"accuracy is {_points(one - many)} lower under PGD-20 than under one step of size eps"
+    return evidence.tolerates(many - one, CHANCE), numbers, reason
 
 
-@check("Have 20 steps found nearly all that 200 find?", CARLINI)
-def more_steps_help_little(results: Results) -> Outcome:
-    few, many = _accuracy(results, "PGD-20"), _accuracy(results, "PGD-200")
-    numbers = {"PGD-20": few, "PGD-200": many}
-    return (
-        _little(few - many, LITTLE, results),
-        numbers,
-        f"200 steps take {_points(few - many)} more than 20",
-    )
+@check("Do 20 steps find nearly all errors that 200 steps find?", CARLINI)
+def more_steps_help_little(evidence: Evidence) -> Outcome:
+    few, many = evidence.top1("PGD-20"), evidence.top1("PGD-200")
+    numbers = {"accuracy, PGD-20": few, "accuracy, PGD-200": many}
+    reason = f"accuracy is {_points(few - many)} lower with 200 steps than with 20"
+    return evidence.tolerates(few - many, SMALL_CHANGE), numbers, reason
 
 
-@check("Has one start found nearly all that ten find?", CARLINI)
-def more_restarts_help_little(results: Results) -> Outcome:
-    one, ten = _accuracy(results, "PGD-20"), _accuracy(results, "10x PGD-20")
-    numbers = {"one start": one, "10 starts": ten}
-    return (
-        _little(one - ten, LITTLE, results),
-        numbers,
-        f"ten starts take {_points(one - ten)} more than one",
-    )
+@check("Does one random start find nearly all errors that ten starts find?", CARLINI)
+def more_restarts_help_little(evidence: Evidence) -> Outcome:
+    one, ten = evidence.top1("PGD-20"), evidence.top1("10x PGD-20")
+    numbers = {"accuracy, 1 start": one, "accuracy, 10 starts": ten}
+    reason = f"accuracy is {_points(one - ten)} lower with ten starts than with one"
+    return evidence.tolerates(one - ten, SMALL_CHANGE), numbers, reason
 
 
-@check("Does accuracy fall as eps grows?", CARLINI)
-def accuracy_falls_with_eps(results: Results) -> Outcome:
-    from sprout_fast.evaluation.protocols import EPS_FACTORS
-
+@check("Does accuracy decrease as eps increases?", CARLINI)
+def accuracy_decreases_with_eps(evidence: Evidence) -> Outcome:
     names = [
         (factor, "PGD-20" if factor == 1 else f"PGD-20 at {factor:g} eps")
         for factor in sorted((*EPS_FACTORS, 1.0))
     ]
-    curve = {"no attack": results.clean_accuracy}
-    curve |= {f"{factor:g} eps": _accuracy(results, name) for factor, name in names}
+    curve = {"accuracy, no attack": evidence.clean.top1}
+    curve |= {f"accuracy, {factor:g} eps": evidence.top1(name) for factor, name in names}
     values = list(curve.values())
     rise = max(late - early for early, late in itertools.pairwise(values))
     fall = values[0] - values[-1]
-    good = _little(rise, LUCK, results) and (fall > 0 or values[0] == 0)
-    reason = f"it falls by {_points(fall)} in all; the largest rise is {_points(max(rise, 0))}"
+    good = evidence.tolerates(rise, CHANCE) and (fall > 0 or values[0] == 0)
+    reason = (
+        f"accuracy decreases by {_points(fall)} in total; the largest increase between two eps is "
+        f"{_points(max(rise, 0))}"
+    )
     return good, curve, reason
 
 
-@check("Does accuracy reach 0 where every image may become grey?", ATHALYE)
-def accuracy_reaches_zero(results: Results) -> Outcome:
-    record = _record(results, "audit: PGD-200 at the largest eps")
-    left = record.accuracy.top1
-    numbers = {"eps": record.parameters["eps"], "accuracy": left}
-    return left <= LUCK, numbers, f"{100 * left:.1f} % stand at eps {record.parameters['eps']:.3g}"
+@check("Does accuracy reach zero once eps is large enough to turn any image gray?", ATHALYE)
+def accuracy_reaches_zero(evidence: Evidence) -> Outcome:
+    record = evidence.attack("PGD-200 at the largest eps")
+    left, eps = record.accuracy.top1, record.parameters["eps"]
+    reason = f"{100 * left:.1f} % of the images are still correctly classified at eps {eps:.3g}"
+    return left <= CHANCE, {"eps": eps, "accuracy": left}, reason
 
 
 WHITE_BOX = (
@@ -216,145 +278,152 @@ WHITE_BOX = (
 )
 
 
-def _only_without_gradients(results: Results, name: str) -> Outcome:
-    """The images at which an attack that sees no gradient succeeds and all that see one fail."""
-    blind = _record(results, f"audit: {name}").misclassified
-    seeing = torch.stack([_record(results, f"audit: {white}").misclassified for white in WHITE_BOX])
-    alone = int((blind & ~seeing.any(0)).sum())
-    total = len(blind)
+def _only_without_gradients(evidence: Evidence, name: str) -> Outcome:
+    """Count images on which a gradient-free attack succeeds and all gradient-based ones fail."""
+    without = evidence.attack(name).misclassified
+    each = [evidence.attack(white_box).misclassified for white_box in WHITE_BOX]
+    with_gradients = torch.stack(each).any(0)
+    alone = int((without & ~with_gradients).sum())
+    total = len(without)
     numbers = {
-        f"fell to {name}": int(blind.sum()) / total,
-        "fell to attacks by gradient": int(seeing.any(0).sum()) / total,
-        f"fell to {name} alone": alone / total,
+        f"misclassified under {name}": int(without.sum()) / total,
+        "misclassified under gradient-based attacks": int(with_gradients.sum()) / total,
+        f"misclassified under {name} only": alone / total,
     }
-    good = _little(alone / total, LUCK, results)
-    return good, numbers, f"{alone} of {total} images fell to {name} and to no attack by gradient"
-
-
-@check("Do attacks by gradient find, image by image, all that Square finds without?", ATHALYE)
-def black_box_never_wins(results: Results) -> Outcome:
-    return _only_without_gradients(results, "Square")
-
-
-@check("Do they find all that comes over from another model?", ATHALYE)
-def transfer_never_wins(results: Results) -> Outcome:
-    return _only_without_gradients(results, "transfer")
-
-
-@check("Do they find all that random points of the ball find?", ATHALYE)
-def noise_never_wins(results: Results) -> Outcome:
-    return _only_without_gradients(results, "noise")
-
-
-@check("Does it change nothing for the attack to rescale the logits?", "Carlini & Wagner 2017")
-def rescaling_changes_nothing(results: Results) -> Outcome:
-    plain = _accuracy(results, "PGD-20")
-    rescaled = _accuracy(results, "PGD-20 rescaled")
-    free = _accuracy(results, "PGD-20 margin")
-    gain = plain - min(rescaled, free)
-    numbers = {"cross entropy": plain, "rescaled": rescaled, "margin": free}
-    return (
-        _little(gain, OF_LOSSES, results),
-        numbers,
-        f"losses free of the logits' scale take {_points(gain)} more",
+    reason = (
+        f"{alone} of {total} images are misclassified under {name} but under no gradient-based "
+        "attack"
     )
+    return evidence.tolerates(alone / total, CHANCE), numbers, reason
 
 
-@check("Do the gradients to the image exist and differ from 0?", ATHALYE)
-def gradients_are_there(results: Results) -> Outcome:
-    record = _record(results, "gradients")
+@check("Do gradient-based attacks find all errors that Square finds without gradients?", ATHALYE)
+def black_box_never_wins(evidence: Evidence) -> Outcome:
+    return _only_without_gradients(evidence, "Square")
+
+
+@check("Do gradient-based attacks find all errors that transfer from the surrogate?", ATHALYE)
+def transfer_never_wins(evidence: Evidence) -> Outcome:
+    return _only_without_gradients(evidence, "transfer")
+
+
+@check("Do gradient-based attacks find all errors that random noise finds?", ATHALYE)
+def noise_never_wins(evidence: Evidence) -> Outcome:
+    return _only_without_gradients(evidence, "noise")
+
+
+@check("Are attacks unaffected by the scale of the logits?", "Carlini & Wagner 2017")
+def rescaling_changes_nothing(evidence: Evidence) -> Outcome:
+    plain = evidence.top1("PGD-20")
+    rescaled, margin = evidence.top1("PGD-20 rescaled"), evidence.top1("PGD-20 margin")
+    gain = plain - min(rescaled, margin)
+    numbers = {
+        "accuracy, cross entropy": plain,
+        "accuracy, rescaled logits": rescaled,
+        "accuracy, margin": margin,
+    }
+    reason = f"accuracy is {_points(gain)} lower under losses that do not depend on the scale"
+    return evidence.tolerates(gain, LOSS_CHANGE), numbers, reason
+
+
+@check("Are the input gradients nonzero and finite?", ATHALYE)
+def gradients_are_nonzero(evidence: Evidence) -> Outcome:
+    record = evidence.record("gradients")
     zero = {loss: record.columns[f"{loss}_zero"].double() for loss in ("ce", "margin")}
     dead = torch.maximum(zero["ce"], zero["margin"]) > 0.5
+    share = dead.double().mean().item()
     numbers = {
         "mean norm, cross entropy": record.columns["ce_norm"].double().mean().item(),
         "mean norm, margin": record.columns["margin_norm"].double().mean().item(),
-        "elements that are 0, cross entropy": zero["ce"].mean().item(),
-        "elements that are 0, margin": zero["margin"].mean().item(),
-        "images with most elements 0": dead.double().mean().item(),
+        "zero elements, cross entropy": zero["ce"].mean().item(),
+        "zero elements, margin": zero["margin"].mean().item(),
+        "images with mostly zero elements": share,
     }
-    share = numbers["images with most elements 0"]
-    return (
-        share <= LUCK,
-        numbers,
-        f"at {100 * share:.1f} % of the images most of it is 0 or not finite",
-    )
+    reason = f"the gradient is mostly zero or not finite on {100 * share:.1f} % of the images"
+    return share <= CHANCE, numbers, reason
 
 
-@check("Does the model answer the same twice?", f"{ATHALYE}; {CROCE}")
-def answers_are_not_random(results: Results) -> Outcome:
-    columns = _record(results, "clean").columns
+@check("Are the outputs deterministic?", f"{ATHALYE}; {CROCE}")
+def outputs_are_deterministic(evidence: Evidence) -> Outcome:
+    columns = evidence.record("clean").columns
     change, margin = columns["change"].double(), columns["margin"].double()
     moved = (change > 1e-3 * margin.clamp_min(1e-12)) & (change > 0)
     share = moved.double().mean().item()
     numbers = {"largest change of a logit": change.max().item(), "images that change": share}
-    return share <= LUCK, numbers, f"{100 * share:.1f} % of the answers differ between two passes"
+    reason = f"{100 * share:.1f} % of the outputs differ between two forward passes"
+    return share <= CHANCE, numbers, reason
 
 
-@check("Are the outputs logits, not probabilities?", CROCE)
-def outputs_are_logits(results: Results) -> Outcome:
-    columns = _record(results, "clean").columns
+@check("Are the outputs logits rather than probabilities?", CROCE)
+def outputs_are_logits(evidence: Evidence) -> Outcome:
+    columns = evidence.record("clean").columns
     total, smallest = columns["sum"].double(), columns["smallest"].double()
     like_softmax = ((total - 1).abs() < 1e-3) & (smallest >= 0)
     share = like_softmax.double().mean().item()
-    numbers = {"mean sum of a row": total.mean().item(), "rows like probabilities": share}
-    return share <= LUCK, numbers, f"{100 * share:.1f} % of the rows sum to 1 without a negative"
+    numbers = {"mean sum of the outputs": total.mean().item(), "probability-like outputs": share}
+    reason = f"the outputs are nonnegative and sum to 1 on {100 * share:.1f} % of the images"
+    return share <= CHANCE, numbers, reason
 
 
-@check("Are the probabilities as sharp as the accuracy allows?", "flat logits: Croce & Hein 2020")
-def logits_are_not_flat(results: Results) -> Outcome:
-    columns = _record(results, "clean").columns
-    chance = 1 / results.subject.num_classes
-    confidence, accuracy = columns["confidence"].double().mean().item(), results.clean_accuracy
+@check("Is the model about as confident as it is accurate?", "flat logits: Croce & Hein 2020")
+def logits_are_not_flat(evidence: Evidence) -> Outcome:
+    columns = evidence.record("clean").columns
+    chance = 1 / evidence.subject.num_classes
+    confidence, accuracy = columns["confidence"].double().mean().item(), evidence.clean.top1
+    if accuracy - chance < SMALL_CHANGE:
+        raise NotMeasured("clean accuracy is close to chance")
+    ratio = (confidence - chance) / (accuracy - chance)
     numbers = {
-        "mean probability of the predicted class": confidence,
+        "mean confidence": confidence,
         "clean accuracy": accuracy,
         "chance": chance,
-        "median margin of the two largest logits": columns["margin"].double().median().item(),
+        "median margin": columns["margin"].double().median().item(),
+        "confidence / accuracy, above chance": ratio,
     }
-    if accuracy - chance < LITTLE:
-        raise NotMeasured("the model hardly beats chance")
-    ratio = (confidence - chance) / (accuracy - chance)
-    numbers["of accuracy, both above chance"] = ratio
-    return (
-        ratio >= 0.25,
-        numbers,
-        f"confidence above chance is {ratio:.2f} times accuracy above chance; flat logits flatten "
-        "the loss that attacks climb",
+    reason = (
+        f"above chance, mean confidence is {ratio:.2f} times accuracy; flat logits flatten the "
+        "loss that attacks maximize"
     )
+    return ratio >= 0.25, numbers, reason
 
 
-@check("Are the largest logits' differences within what float32 softmax can tell?", CARLINI)
-def logits_are_not_saturated(results: Results) -> Outcome:
-    margin = _record(results, "clean").columns["margin"].double()
-    saturated = margin > 16.6  # nats: 1 - p is then under float32's rounding of 1
+@check("Are differences of logits within the resolution of a float32 softmax?", CARLINI)
+def logits_are_not_saturated(evidence: Evidence) -> Outcome:
+    margin = evidence.record("clean").columns["margin"].double()
+    saturated = margin > 16.6  # nats: 1 - p is then below float32's rounding error of 1
     share = saturated.double().mean().item()
-    numbers = {"median margin": margin.median().item(), "images over 16.6": share}
-    # Networks that were trained for long and naturally are sure of many images.
+    numbers = {"median margin": margin.median().item(), "images with margin over 16.6": share}
+    # MAJORITY, since naturally trained networks become this confident on many images.
     reason = f"{100 * share:.1f} % of the images have a margin over 16.6 nats"
-    return share <= MOST, numbers, reason
+    return share <= MAJORITY, numbers, reason
 
 
 @check("Do targeted and untargeted attacks agree?", CROCE)
-def targeted_agrees(results: Results) -> Outcome:
-    names = ("APGD-CE", "PGD-20 margin", "PGD-20 rescaled")
-    numbers = {name: _accuracy(results, name) for name in (*names, "APGD-T")}
-    apart = abs(min(numbers[name] for name in names) - numbers["APGD-T"])
-    reason = f"APGD-T and the best of the untargeted ones are {_points(apart)} apart"
-    return _little(apart, OF_LOSSES, results), numbers, reason
+def targeted_and_untargeted_agree(evidence: Evidence) -> Outcome:
+    untargeted = {
+        name: evidence.top1(name) for name in ("APGD-CE", "PGD-20 margin", "PGD-20 rescaled")
+    }
+    targeted = evidence.top1("APGD-T")
+    numbers = {f"accuracy, {name}": value for name, value in untargeted.items()}
+    numbers["accuracy, APGD-T"] = targeted
+    apart = abs(min(untargeted.values()) - targeted)
+    reason = f"APGD-T and the best untargeted attack differ by {_points(apart)}"
+    return evidence.tolerates(apart, LOSS_CHANGE), numbers, reason
 
 
 @check(
-    "Does the label that SPROUT trained on still name the true class?",
-    "beta ascends without bound (SPROUT)",
+    "Do SPROUT's training labels keep most of their mass on the true class?",
+    "beta's ascent is unbounded (SPROUT)",
 )
-def beta_leaves_the_label(results: Results) -> Outcome:
-    beta = results.subject.beta
+def labels_keep_the_true_class(evidence: Evidence) -> Outcome:
+    beta = evidence.subject.beta
     if beta is None:
-        raise NotMeasured("not a SPROUT model's checkpoint")
-    mass = float(true_class_mass(beta, results.subject.alpha))
+        raise NotMeasured("the model is not a SPROUT checkpoint")
+    mass = float(true_class_mass(beta, evidence.subject.alpha))
     numbers = {
-        "true-class mass": mass,
+        "expected true-class mass": mass,
         "smallest beta": float(beta.min()),
         "largest beta": float(beta.max()),
     }
-    return mass >= LOW_MASS, numbers, f"{100 * mass:.0f} % of the label's mass is the true class's"
+    reason = f"the expected mass on the true class is {100 * mass:.0f} %"
+    return mass >= LOW_MASS, numbers, reason

@@ -1,11 +1,12 @@
-"""Evaluation protocols: which measurements answer a question. A new one is a function here.
+"""Evaluation protocols: lists of measurements that answer one question. A new one is a function.
 
-protocol_of("strong")(Setting(norm="linf", eps=8 / 255)) -> measurements in order
+::
+
+    PROTOCOLS["strong"](Setting(norm="linf", eps=8 / 255))  # list of Measurement
 """
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -20,64 +21,53 @@ from sprout_fast.evaluation.measurements import (
     Landscape,
     Measurement,
 )
+from sprout_fast.evaluation.names import NormName
+from sprout_fast.registry import Registry
 
-SMALL_IMAGE = 64  # pixels a side, up to which images count as CIFAR's kind, above as ImageNet's
+SMALL_IMAGE = 64  # pixels per side: up to here images are treated like CIFAR's, else ImageNet's
 
 
 @dataclass(frozen=True)
 class Setting:
-    """For what a protocol is made.
+    """What a protocol is instantiated for.
 
     Args:
-        norm, eps: the ball of the verdict; the paper's protocol has its own eps where norm is
-            "linf".
+        norm: norm of the ball in which robust accuracy is reported.
+        eps: radius of that ball. The paper's protocol uses its own eps.
         num_classes: K.
-        image_size: the longer side of the images in pixels.
-        scale: multiplies every attack's steps, restarts and queries, in (0,1]; 1 is the budget
-            that the protocol's source has.
+        image_size: longer side of the images in pixels.
+        scale: factor in (0,1] on every attack's steps, restarts and queries; 1 is the budget of the
+            protocol's source.
     """
 
-    norm: str = "linf"
+    norm: NormName = "linf"
     eps: float = 8 / 255
     num_classes: int = 10
     image_size: int = 32
     scale: float = 1.0
 
     def scaled(self, count: int, least: int = 1) -> int:
-        """``count`` times the scale, at least ``least`` or count itself where that is less."""
+        """Return ``count`` times the scale, but at least ``min(least, count)``.
+
+        >>> Setting(scale=0.1).scaled(100), Setting(scale=0.1).scaled(20, least=5)
+        (10, 5)
+        """
         return max(round(count * self.scale), min(least, count))
 
 
-Protocol = Callable[[Setting], list[Measurement]]
-PROTOCOLS: dict[str, Protocol] = {}
-
-
-def register(name: str) -> Callable[[Protocol], Protocol]:
-    """Enter a function into ``PROTOCOLS``."""
-
-    def enter(function: Protocol) -> Protocol:
-        PROTOCOLS[name] = function
-        return function
-
-    return enter
-
-
-def protocol_of(name: str) -> Protocol:
-    """``PROTOCOLS[name]``, or a UserError with the nearest name."""
-    if name not in PROTOCOLS:
-        close = difflib.get_close_matches(name, PROTOCOLS, n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UserError(f"protocol: got {name!r}, takes one of {', '.join(PROTOCOLS)}{hint}")
-    return PROTOCOLS[name]
+#: Protocols by name: functions that return measurements in order, the clean accuracy first.
+PROTOCOLS: Registry[Callable[[Setting], list[Measurement]]] = Registry("protocol")
 
 
 STRONG = ("APGD-CE", "APGD-T", "FAB-T", "Square")
 
 
-@register("strong")
+@PROTOCOLS.register("strong")
 def strong(setting: Setting) -> list[Measurement]:
-    """Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse
-    parameter-free attacks", ICML 2020: its standard version."""
+    """AutoAttack's standard version (Croce & Hein, ICML 2020), as a cascade.
+
+    Each attack runs on samples that are still correctly classified.
+    """
     budgets = {
         "APGD-CE": ("apgd_ce", {"steps": setting.scaled(100, 5)}),
         "APGD-T": ("apgd_t", {"steps": setting.scaled(100, 5), "target_classes": 9}),
@@ -101,7 +91,7 @@ def strong(setting: Setting) -> list[Measurement]:
 
 
 PAPER_EPS = 0.03
-PAPER_STEP_SHARE = 5  # the step size is eps / 5
+PAPER_STEP_DIVISOR = 5  # the step size is eps / 5
 PAPER_STEPS = (10, 20, 50, 100, 200, 500)
 PAPER_RESTARTS = (1, 3, 5, 8, 10)
 PAPER_EPS_CURVE = (0.01, 0.02, 0.04, 0.05, 0.06, 0.08)
@@ -109,14 +99,17 @@ IMAGENET_EPS = (0.005, 0.01, 0.015, 0.02)
 
 
 def paper_pgd(setting: Setting, name: str, eps: float, steps: int, **options) -> AttackMeasurement:
-    """PGD as the paper has it: l-inf, steps of eps/5, a random start."""
-    options = {"steps": setting.scaled(steps, 3), "step_size": eps / PAPER_STEP_SHARE} | options
+    """Return PGD as in the paper: l-inf, step size eps/5, random start."""
+    options = {"steps": setting.scaled(steps, 3), "step_size": eps / PAPER_STEP_DIVISOR} | options
     return AttackMeasurement(name=name, attack="pgd", norm="linf", eps=eps, options=options)
 
 
-@register("paper")
+@PROTOCOLS.register("paper")
 def paper(setting: Setting) -> list[Measurement]:
-    """Tables 2 to 5, 8, 9 and 11, Fig. 2, 6 and 7a; ImageNet's attack on larger images."""
+    """The paper's Tables 2 to 5, 8, 9 and 11 and Fig. 2, 6 and 7a.
+
+    Images larger than 64 pixels also get its attack on ImageNet.
+    """
     at = f" at {PAPER_EPS:g}"
     measurements: list[Measurement] = [Clean()]
     measurements += [
@@ -151,7 +144,7 @@ def paper(setting: Setting) -> list[Measurement]:
             options={
                 "attack": "pgd",
                 "steps": setting.scaled(100, 3),
-                "step_size": PAPER_EPS / PAPER_STEP_SHARE,
+                "step_size": PAPER_EPS / PAPER_STEP_DIVISOR,
             },
         )
     )
@@ -164,23 +157,25 @@ def paper(setting: Setting) -> list[Measurement]:
         Invariance("rotation 10°", "rotation", 10),
         Invariance("brightness x 1.5", "brightness", 1.5),
         Invariance("contrast x 2", "contrast", 2),
-        Invariance("grey", "grey", 1),
+        Invariance("gray", "gray", 1),
         Landscape(),
         Diversity(),
     ]
     return measurements
 
 
-# Times the eps of the verdict.
+# Multiples of the evaluation's eps.
 EPS_FACTORS = (0.25, 0.5, 2.0, 4.0)
 
 
-@register("audit")
+@PROTOCOLS.register("audit")
 def audit(setting: Setting) -> list[Measurement]:
-    """Signs of gradient masking (Athalye et al. 2018; Carlini et al. 2019, section 5; Croce & Hein
-    2020)."""
+    """Attacks that reveal gradient masking.
 
-    def by(name: str, attack: str, factor: float = 1.0, /, **options) -> AttackMeasurement:
+    Sources: Athalye et al. 2018; Carlini et al. 2019, section 5; Croce & Hein 2020.
+    """
+
+    def attacked(name: str, attack: str, factor: float = 1.0, /, **options) -> AttackMeasurement:
         return AttackMeasurement(
             name=f"audit: {name}",
             attack=attack,
@@ -190,18 +185,18 @@ def audit(setting: Setting) -> list[Measurement]:
         )
 
     def pgd(name: str, steps: int, factor: float = 1.0, /, **options) -> AttackMeasurement:
-        # Fewer than 20 would make a weak attack of it, and its weakness look like masking.
+        # With fewer than 20 steps the attack is weak, which would look like gradient masking.
         scaled = setting.scaled(steps, 20)
         options = {"steps": scaled, "step_size": setting.eps * factor / 4} | options
-        return by(name, "pgd", factor, **options)
+        return attacked(name, "pgd", factor, **options)
 
     elements = 3 * setting.image_size**2
     largest = 0.5 if setting.norm == "linf" else 0.5 * elements**0.5
     return [
         Clean(),
         Gradients(),
-        by("noise", "noise", draws=setting.scaled(100, 5)),
-        by("one step", "pgd", steps=1, step_size=setting.eps, random_start=False),
+        attacked("noise", "noise", draws=setting.scaled(100, 5)),
+        attacked("one step", "pgd", steps=1, step_size=setting.eps, random_start=False),
         pgd("PGD-20", 20),
         pgd("PGD-200", 200),
         pgd("10x PGD-20", 20, restarts=setting.scaled(10, 2)),
@@ -209,10 +204,10 @@ def audit(setting: Setting) -> list[Measurement]:
         pgd("PGD-20 rescaled", 20, loss="rescaled_ce"),
         *(pgd(f"PGD-20 at {factor:g} eps", 20, factor) for factor in EPS_FACTORS),
         pgd("PGD-200 at the largest eps", 200, largest / setting.eps if setting.eps > 0 else 0),
-        by("APGD-CE", "apgd_ce", steps=setting.scaled(100, 20)),
-        by("APGD-T", "apgd_t", steps=setting.scaled(100, 20), target_classes=9),
-        by("Square", "square", queries=setting.scaled(5000, 50)),
-        by(
+        attacked("APGD-CE", "apgd_ce", steps=setting.scaled(100, 20)),
+        attacked("APGD-T", "apgd_t", steps=setting.scaled(100, 20), target_classes=9),
+        attacked("Square", "square", queries=setting.scaled(5000, 50)),
+        attacked(
             "transfer",
             "transfer",
             attack="pgd",
@@ -222,27 +217,28 @@ def audit(setting: Setting) -> list[Measurement]:
     ]
 
 
-@register("autoattack")
+@PROTOCOLS.register("autoattack")
 def autoattack(setting: Setting) -> list[Measurement]:
-    """Croce & Hein's standard version, by their own code and at its own budget.
+    """AutoAttack's standard version, from the official package and with its own budget.
 
     Raises:
-        UserError: the package is not installed, or a scale other than 1.
+        UserError: the package is not installed, or the scale is not 1.
     """
     if not package.is_installed():
-        raise UserError(f"protocol autoattack: {package.MISSING}")
+        raise UserError(f"autoattack: {package.MISSING}", option="protocol")
     if setting.scale != 1:
-        raise UserError(f"scale: got {setting.scale}, the protocol autoattack takes 1 alone")
+        raise UserError(f"{setting.scale}: protocol autoattack supports only 1", option="scale")
     return [
         Clean(),
         AttackMeasurement("AutoAttack", "autoattack", setting.norm, setting.eps),
     ]
 
 
-@register("all")
+@PROTOCOLS.register("all")
 def everything(setting: Setting) -> list[Measurement]:
-    found = {}
-    for name in ("strong", "audit", "paper"):
-        for measurement in protocol_of(name)(setting):
+    """The protocols strong, audit and paper together."""
+    found: dict[str, Measurement] = {}
+    for protocol in (strong, audit, paper):
+        for measurement in protocol(setting):
             found.setdefault(measurement.name, measurement)
     return list(found.values())

@@ -1,9 +1,8 @@
-"""Measuring batch by batch, with every batch's answer on disk before the next begins."""
+"""Runs measurements batch by batch; each batch's results are on disk before the next one starts."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import time
 import zlib
@@ -20,25 +19,25 @@ from sprout_fast.attacks.base import full_float32
 from sprout_fast.evaluation.accuracy import Accuracy
 from sprout_fast.evaluation.measurements import Batch, Measurement
 from sprout_fast.evaluation.subject import Subject, fingerprint
+from sprout_fast.files import atomic_write
 from sprout_fast.models.mode import evaluation_mode
 from sprout_fast.models.torch_file import read_torch_file
 
 
 @dataclass
 class Record:
-    """What a measurement found.
+    """Results of one measurement.
 
     Attributes:
-        parameters: of the measurement, plain values.
-        total: N, the images of the evaluation.
-        rows: int64 [R], which of them were measured.
-        columns: by name, tensors of R rows.
-        gallery: int64 [G], those of the rows whose attacked images are kept.
-        adversarial: [G,C,H,W], what an attack made of them; None where it is no attack.
-        misclassified: bool [N], the images that the model gets wrong by itself, under the measurements
-            that this one comes after, or under this one; None where it tells nothing of that.
-        seconds: that it took.
-        unavailable: why it was not measured; then there are no rows and columns.
+        name: name of the measurement.
+        parameters: its parameters, as plain values.
+        total: N, the number of images in the evaluation.
+        rows: int64 [R], indices of the images that were measured.
+        columns: tensors of R rows, by name.
+        gallery: int64 [G], indices of the measured images whose attacked versions are kept.
+        adversarial: [G,C,H,W], those versions; None if the measurement is not an attack.
+        seconds: duration of the measurement.
+        unavailable: why the measurement was not made, or None. If set, there are no rows.
     """
 
     name: str
@@ -48,40 +47,53 @@ class Record:
     columns: dict[str, Tensor] = field(default_factory=dict)
     gallery: Tensor = field(default_factory=lambda: torch.arange(0))
     adversarial: Tensor | None = None
-    misclassified: Tensor | None = None
     seconds: float = 0.0
     unavailable: str | None = None
 
-    @property
-    def accuracy(self) -> Accuracy | None:
-        """Of all N images; None where `misclassified` is."""
-        if self.misclassified is None:
-            return None
-        return Accuracy(int((~self.misclassified).sum()), self.total, self.name)
-
     def column(self, name: str, missing: float = float("nan")) -> Tensor:
-        """A column of numbers for all N images, ``missing`` where an image was not measured."""
+        """Return a column for all N images, float64, with ``missing`` for unmeasured images."""
         found = self.columns[name].double()
         full = torch.full((self.total, *found.shape[1:]), missing, dtype=torch.float64)
         full[self.rows] = found
         return full
 
 
+@dataclass
+class AccuracyRecord(Record):
+    """Results of a measurement that classifies images, e.g. of an attack.
+
+    Attributes:
+        misclassified: bool [N], images that are misclassified without an attack, under the attacks
+            before this one in its cascade, or in this measurement.
+    """
+
+    misclassified: Tensor = field(kw_only=True)
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """Accuracy on all N images."""
+        return Accuracy(int((~self.misclassified).sum()), self.total, self.name)
+
+
+ProgressCallback = Callable[[Record, int, int], None]
+
+
 class Recorder:
-    """Runs measurements of one subject on one set of images, and remembers.
+    """Runs measurements of one subject on one set of images, and keeps their records.
 
     Args:
-        subject: what is measured; put into eval mode for the time of a measurement.
-        images: uint8 or floating in [0,1], [N,C,H,W].
+        subject: what is measured. Its model is in eval mode during a measurement.
+        images: [N,C,H,W], uint8 or floating point in [0,1].
         labels: int64 [N].
-        batch_size: images a batch.
-        seed: of everything drawn; a batch's numbers depend on it, the measurement and the batch.
-        cache_dir: where the answers are kept, so that the same call goes on where it was stopped;
-            None keeps them in memory alone.
-        gallery: so many of the images keep their attacked versions: the first that the model gets
-            right by itself, so that they are not chosen by what an attack does to them.
-        progress: called with (record, images done, images in all) after each batch, and once more when
-            the record is complete, with as many done as there are in all.
+        batch_size: images per batch.
+        seed: seed of all random numbers. A batch's numbers depend on it, on the measurement's name
+            and on the batch's position.
+        cache_dir: folder in which the results of each batch are saved, so that an interrupted run
+            resumes from there; None keeps them in memory only.
+        gallery: number of images whose attacked versions are kept. These are the first ones that
+            are classified correctly without an attack, so that no attack selects them.
+        progress: called with (record, images done, images in total) after each batch, and once
+            when the record is complete.
     """
 
     def __init__(
@@ -94,7 +106,7 @@ class Recorder:
         seed: int = 0,
         cache_dir: Path | None = None,
         gallery: int = 8,
-        progress: Callable[[Record, int, int], None] | None = None,
+        progress: ProgressCallback | None = None,
     ) -> None:
         self.subject, self.images, self.labels = subject, images, labels
         self._batch_size, self._seed, self._gallery = batch_size, seed, gallery
@@ -104,21 +116,25 @@ class Recorder:
         self._identity = {
             "fingerprint": fingerprint(subject, images, labels),
             "version": __version__,
-            "format": 2,  # of the files
+            "format": 3,  # of the cache files
             "batch_size": batch_size,
             "seed": seed,
         }
         if cache_dir is not None:
             cache_dir.mkdir(parents=True, exist_ok=True)
-            self._answers = self._few_answers()
+            self._probe = self._probe_logits()
 
     def run(self, measurements: Iterable[Measurement]) -> None:
-        """Measure all that is not yet known."""
+        """Run the measurements that have no record yet.
+
+        Raises:
+            ValueError: two different measurements have the same name.
+        """
         for measurement in measurements:
             known = self.records.get(measurement.name)
             if known is None:
                 record = self.records[measurement.name] = self._measure(measurement)
-                self._tell(record, len(record.rows), len(record.rows))
+                self._report(record, len(record.rows), len(record.rows))
             elif known.parameters != measurement.parameters():
                 raise ValueError(f"two different measurements are called {measurement.name!r}")
 
@@ -128,13 +144,31 @@ class Recorder:
         record.unavailable = measurement.unavailable(self.subject)
         if record.unavailable is not None:
             return record
-        before = measurement.after if measurement.of_wrong else ("clean", *measurement.after)
+        before = ("clean", *measurement.after) if measurement.only_correct else measurement.after
         misclassified = torch.zeros(total, dtype=torch.bool)
         for name in before:
-            misclassified |= self.records[name].misclassified
+            misclassified |= self._accuracy_record(name).misclassified
         rows = (~misclassified).nonzero().flatten()
         if measurement.limit is not None:
             rows = rows[: measurement.limit]
+        columns = self._measure_rows(measurement, rows, record)
+        record.rows = rows
+        record.seconds = columns.pop("seconds").sum().item() if columns else 0.0
+        columns.pop("rows", None)
+        record.columns = columns
+        if "adversarial" in columns:
+            record.adversarial = columns.pop("adversarial")
+            record.gallery = rows[self._in_gallery(rows)]
+        if "misclassified" in columns:
+            misclassified[rows] = columns["misclassified"]
+        elif len(rows) > 0:
+            return record
+        return AccuracyRecord(**vars(record), misclassified=misclassified)
+
+    def _measure_rows(
+        self, measurement: Measurement, rows: Tensor, record: Record
+    ) -> dict[str, Tensor]:
+        """Measure the images ``rows`` in batches, after those that the cache holds."""
         path = self._path(measurement)
         columns = self._read(path, measurement, rows)
         done = len(columns["rows"]) if columns else 0
@@ -143,7 +177,7 @@ class Recorder:
             start = time.perf_counter()
             part = self._measure_batch(measurement, part_rows, first)
             part |= {"rows": part_rows, "seconds": _seconds_since(start)}
-            # One tensor a column: a file of many small ones is slow to write after every batch.
+            # One tensor per column: writing many small ones after each batch is slow.
             columns = {
                 name: torch.cat([columns[name], new]) if columns else new
                 for name, new in part.items()
@@ -152,38 +186,36 @@ class Recorder:
                 self._write(path, measurement, columns)
             done = first + len(part_rows)
             if done < len(rows):
-                self._tell(record, done, len(rows))
-        record.rows = rows
-        record.seconds = columns.pop("seconds").sum().item() if columns else 0.0
-        columns.pop("rows", None)
-        record.columns = columns
-        if "adversarial" in record.columns:
-            record.adversarial = record.columns.pop("adversarial")
-            record.gallery = rows[self._in_gallery(rows)]
-        if "misclassified" in record.columns:
-            misclassified[rows] = record.columns["misclassified"]
-        if "misclassified" in record.columns or len(rows) == 0:
-            record.misclassified = misclassified
+                self._report(record, done, len(rows))
+        return columns
+
+    def _accuracy_record(self, name: str) -> AccuracyRecord:
+        record = self.records[name]
+        if not isinstance(record, AccuracyRecord):
+            raise ValueError(f"{name!r} does not classify images")
         return record
 
-    def _few_answers(self) -> Tensor:
-        """Logits of the first images. The fingerprint sees weights, not code or plain numbers: of
-        ``logits / self.factor`` a changed factor shows here alone."""
+    def _probe_logits(self) -> Tensor:
+        """Return the logits of the first images.
+
+        The fingerprint covers weights, but neither code nor plain numbers: a changed ``factor`` in
+        ``logits / self.factor`` is visible here only.
+        """
         device = self.subject.device
         cuda = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda), evaluation_mode(self.subject.model):
-            torch.manual_seed(0)  # for models that draw
+            torch.manual_seed(0)  # for models that draw random numbers
             with full_float32():
                 return self.subject.logits(self.subject.prepared(self.images[:4])).cpu()
 
-    def _tell(self, record: Record, done: int, total: int) -> None:
+    def _report(self, record: Record, done: int, total: int) -> None:
         if self._progress is not None:
             self._progress(record, done, total)
 
     def _measure_batch(
         self, measurement: Measurement, rows: Tensor, first: int
     ) -> dict[str, Tensor]:
-        # Apart for every measurement, batch and seed, and the same when it is measured again.
+        # Distinct for each measurement, batch and seed, and reproducible.
         seed = zlib.crc32(f"{self._seed}/{measurement.name}/{first}".encode())
         images = self.subject.prepared(self.images[rows])
         batch = Batch(images, self.labels[rows].to(images.device), seed)
@@ -195,13 +227,13 @@ class Recorder:
         return columns
 
     def _in_gallery(self, rows: Tensor) -> Tensor:
-        right = (~self.records["clean"].misclassified).nonzero().flatten()
+        right = (~self._accuracy_record("clean").misclassified).nonzero().flatten()
         return torch.isin(rows, right[: self._gallery])
 
     def _path(self, measurement: Measurement) -> Path | None:
         if self._cache_dir is None:
             return None
-        # By all that it depends on: what was measured with other options stays beside it.
+        # Named after everything it depends on, so that other options have other files.
         slug = re.sub(r"[^a-z0-9]+", "-", measurement.name.lower()).strip("-")
         return self._cache_dir / f"{slug}-{zlib.crc32(self._key(measurement).encode()):08x}.pt"
 
@@ -209,33 +241,30 @@ class Recorder:
         return json.dumps(self._identity | measurement.parameters(), sort_keys=True)
 
     def _read(self, path: Path | None, measurement: Measurement, rows: Tensor) -> dict[str, Tensor]:
-        """The columns of what was measured before, of the first of ``rows``; {} where there is
-        nothing that still holds."""
+        """Return the cached columns, which cover the first of ``rows``, or {} if none are valid."""
         if path is None or not path.exists():
             return {}
         content = read_torch_file(path)
         if content["key"] != self._key(measurement):
             return {}
-        if not _alike(content["answers"], self._answers):
+        if not _close(content["probe"], self._probe):
             return {}
-        # The rows of a cascade are what another measurement left, which may have been made anew.
+        # A cascade's rows depend on other measurements, which may have changed.
         known = content["columns"]["rows"]
         return content["columns"] if torch.equal(known, rows[: len(known)]) else {}
 
     def _write(self, path: Path, measurement: Measurement, columns: dict[str, Tensor]) -> None:
-        # A reader, or a run that goes on after this one was killed, sees the old file or the new.
-        beside = path.with_suffix(".tmp")
-        content = {"key": self._key(measurement), "answers": self._answers, "columns": columns}
-        torch.save(content, beside)
-        os.replace(beside, path)
+        content = {"key": self._key(measurement), "probe": self._probe, "columns": columns}
+        with atomic_write(path) as temporary:
+            torch.save(content, temporary)
 
 
 def _seconds_since(start: float) -> Tensor:
     return torch.tensor([time.perf_counter() - start], dtype=torch.float64)
 
 
-def _alike(logits: Tensor, others: Tensor) -> bool:
-    """But for what another order of sums changes, as another number of threads brings about."""
+def _close(logits: Tensor, others: Tensor) -> bool:
+    """Return whether logits are equal up to the order of sums, e.g. with more threads."""
     if logits.shape != others.shape:
         return False
     scale = others.nan_to_num(0, 0, 0).abs().max().item()

@@ -1,4 +1,4 @@
-"""What an evaluation found, image by image."""
+"""The results of an evaluation, image by image."""
 
 from __future__ import annotations
 
@@ -16,67 +16,99 @@ from torch import Tensor
 
 from sprout_fast._library import __version__
 from sprout_fast.evaluation.accuracy import Accuracy
-from sprout_fast.evaluation.audit import Audit, run_audit
+from sprout_fast.evaluation.audit import Audit
 from sprout_fast.evaluation.measurements.attack import within_ball
-from sprout_fast.evaluation.recorder import Record
+from sprout_fast.evaluation.names import NormName, ProtocolName
+from sprout_fast.evaluation.recorder import AccuracyRecord, Record
 from sprout_fast.evaluation.subject import Subject, fingerprint
+from sprout_fast.files import atomic_write
 
 
 @dataclass
 class Results:
-    """The outcome of `sprout_fast.evaluate`.
+    """Results of :func:`sprout_fast.evaluate`. ``print(results)`` summarizes them.
 
     Attributes:
-        subject: what was evaluated.
-        images: [N,C,H,W], uint8 or floating in [0,1].
-        labels: int64 [N].
-        protocol, norm, eps, seed, batch_size, scale: how.
-        records: every measurement by name, in the order in which they were made.
-        images_available: how many images there were to choose N from, where that is known.
+        subject: the model under evaluation.
+        images: [N,C,H,W], uint8 or floating point in [0,1], on the CPU.
+        labels: int64 [N], on the CPU.
+        protocol: name of the protocol.
+        norm: norm of the ball in which robust accuracy is measured.
+        eps: radius of that ball, for images in [0,1].
+        seed: seed of all random numbers.
+        batch_size: images per batch.
+        scale: factor on the attacks' budgets.
+        records: all measurements by name, in the order in which they were made.
+        audit: checks for gradient masking.
+        images_available: number of images from which the N were selected, if known.
+
+    >>> import sprout_fast
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4))
+    >>> images, labels = torch.rand(6, 3, 2, 2), torch.tensor([0, 1, 2, 3, 0, 1])
+    >>> results = sprout_fast.evaluate(model, images, labels, eps=0.1, scale=0.1)
+    >>> list(results.attacks)
+    ['APGD-CE', 'APGD-T', 'FAB-T', 'Square']
+    >>> results.attacks["APGD-T"].misclassified.shape
+    torch.Size([6])
     """
 
     subject: Subject
     images: Tensor
     labels: Tensor
-    protocol: str
-    norm: str
+    protocol: ProtocolName
+    norm: NormName
     eps: float
     seed: int
     batch_size: int
     scale: float
     records: dict[str, Record]
+    audit: Audit
     images_available: int | None = None
 
     @property
+    def clean_record(self) -> AccuracyRecord:
+        """The record of the clean images."""
+        record = self.records["clean"]
+        assert isinstance(record, AccuracyRecord)
+        return record
+
+    @property
     def clean(self) -> Accuracy:
-        return self.records["clean"].accuracy
+        """Accuracy on the clean images, with counts and confidence interval."""
+        return self.clean_record.accuracy
 
     @property
     def clean_accuracy(self) -> float:
-        """The fraction that the model gets right by itself."""
+        """Fraction of the clean images that are classified correctly, in [0,1]."""
         return self.clean.top1
 
     @property
     def robust(self) -> Accuracy:
-        """Over all attacks, image by image: right, and no attack found an error in the ball."""
+        """Robust accuracy, with counts and confidence interval."""
         return Accuracy(int((~self.misclassified).sum()), len(self.labels), "robust")
 
     @property
     def robust_accuracy(self) -> float:
-        """The fraction of images that no attack moved to an error within (norm, eps)."""
+        """Fraction of images that are classified correctly under every attack, in [0,1].
+
+        The worst case over all attacks is taken image by image, within the ball (norm, eps). It is
+        an upper bound on the true robust accuracy.
+        """
         return self.robust.top1
 
     @functools.cached_property
     def misclassified(self) -> Tensor:
-        """bool [N]: wrong by itself, or under any attack at a distance of at most eps."""
-        misclassified = self.records["clean"].misclassified.clone()
+        """Images misclassified without an attack, or under any attack within eps: bool [N]."""
+        misclassified = self.clean_record.misclassified.clone()
         for record in self.attacks.values():
             misclassified |= self.misclassified_within(record)
         return misclassified
 
-    def misclassified_within(self, record: Record) -> Tensor:
-        """bool [N]: images at which ``record``'s attack found an error in the verdict's ball,
-        whatever ball the attack itself had."""
+    def misclassified_within(self, record: AccuracyRecord) -> Tensor:
+        """Return the images on which an attack succeeded within this evaluation's ball: bool [N].
+
+        The attack may have used another ball. Its perturbations count if they are inside this one.
+        """
         misclassified = torch.zeros(len(self.labels), dtype=torch.bool)
         if self.norm in record.columns:
             inside = within_ball(record.columns[self.norm], self.eps)
@@ -84,28 +116,24 @@ class Results:
         return misclassified
 
     @property
-    def attacks(self) -> dict[str, Record]:
-        """The records that are attacks, those that could not be run left out."""
+    def attacks(self) -> dict[str, AccuracyRecord]:
+        """Records of the attacks that were run, by name."""
         return {
             name: record
             for name, record in self.records.items()
-            if record.parameters["kind"] == "AttackMeasurement" and record.unavailable is None
+            if isinstance(record, AccuracyRecord)
+            and record.parameters["kind"] == "AttackMeasurement"
+            and record.unavailable is None
         }
 
-    @functools.cached_property
-    def audit(self) -> Audit:
-        """Signs of gradient masking, as far as the measurements of the protocol tell them."""
-        return run_audit(self)
-
     def to_dict(self) -> dict[str, Any]:
-        """All of it in plain values: every parameter, seed, version, and each image's answers."""
-        low, high = self.robust.interval
+        """Return parameters, seeds, versions, measurements and each image's outcome, for JSON."""
         content = {
             "model": self.subject.name,
             "verdict": {
                 "clean_accuracy": self.clean_accuracy,
                 "robust_accuracy": self.robust_accuracy,
-                "robust_interval_95": [low, high],
+                "robust_interval_95": list(self.robust.interval),
                 "norm": self.norm,
                 "eps": self.eps,
                 "images": len(self.labels),
@@ -120,7 +148,7 @@ class Results:
                 "device": _device_name(self.subject.device),
                 "fingerprint": fingerprint(self.subject, self.images, self.labels),
                 "training": dict(self.subject.config),
-                "transfer_from": self.subject.surrogate_name or None,
+                "surrogate": self.subject.surrogate_name or None,
             },
             "versions": versions(),
             "measurements": [_record_dict(record) for record in self.records.values()],
@@ -130,35 +158,36 @@ class Results:
                 "misclassified_under": {
                     name: record.misclassified.tolist()
                     for name, record in self.records.items()
-                    if record.misclassified is not None
+                    if isinstance(record, AccuracyRecord)
                 },
             },
         }
         return _plain(content)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``results.json``, the figures and ``report.html`` into ``folder``.
+        """Write ``results.json`` into ``folder``, which is created if necessary.
+
+        :func:`sprout_fast.evaluation.write_report` writes the HTML report.
 
         Returns:
-            the path of report.html, one file that needs no other.
+            The path of results.json.
         """
-        from sprout_fast.evaluation.report import write_report  # takes matplotlib
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
-        (folder / "results.json").write_text(text + "\n")
-        return write_report(self, folder)
+        path = Path(folder) / "results.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+        return path
 
     def __str__(self) -> str:
-        trial = f", a trial with budgets times {self.scale:g}" if self.scale < 1 else ""
-        attacks = f"over {len(self.attacks)} attacks{trial}"
+        trial = f", a trial run at {self.scale:g} of their budgets" if self.scale < 1 else ""
+        count = len(self.attacks)
+        attacks = f"over {count} attack{'s' * (count != 1)}{trial}"
         lines = [
             str(self.clean),
             f"{self.robust}, {self.norm} eps {self.eps:.4g}, {attacks}",
             str(self.audit),
         ]
-        return "\n".join(line for line in lines if line)
+        return "\n".join(lines)
 
 
 def _device_name(device: torch.device) -> str:
@@ -166,7 +195,7 @@ def _device_name(device: torch.device) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what the numbers rest on."""
+    """Return the versions of the software that the numbers depend on."""
     return {
         "sprout_fast": __version__,
         "torch": torch.__version__,
@@ -184,9 +213,9 @@ def _record_dict(record: Record) -> dict[str, Any]:
     }
     if record.unavailable is not None:
         values["not_measured"] = record.unavailable
-    if (accuracy := record.accuracy) is not None:
-        values["accuracy"] = accuracy.top1
-        values["interval_95"] = list(accuracy.interval)
+    if isinstance(record, AccuracyRecord):
+        values["accuracy"] = record.accuracy.top1
+        values["interval_95"] = list(record.accuracy.interval)
     means = {
         name: column.double().mean().item()
         for name, column in record.columns.items()
@@ -198,7 +227,7 @@ def _record_dict(record: Record) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """What JSON can hold; numbers that it cannot, as ``nan``, in words."""
+    """Convert to JSON's types; numbers that JSON lacks, such as NaN, become strings."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

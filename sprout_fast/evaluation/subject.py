@@ -1,4 +1,4 @@
-"""What is evaluated: a model, and what is known of how it came about."""
+"""The model under evaluation, and what is known about its training."""
 
 from __future__ import annotations
 
@@ -17,16 +17,21 @@ class Subject:
     """A classifier under evaluation.
 
     Args:
-        model: takes images in [0,1], floating [B,C,H,W], gives logits [B,K].
-        name: of the report's title.
+        model: maps images in [0,1], floating point [B,C,H,W], to logits [B,K].
+        name: name in the report's title.
         num_classes: K.
-        surrogate: another such model, from which `transfer` attacks come; None where there is none.
-        beta, alpha: SPROUT's, float32 [K] and in [0,1], where the model was trained with them.
-        surrogate_name: what the report calls it.
-        config: the training run's options, where they are known.
+        surrogate: another such model, on which transfer attacks are made.
+        surrogate_name: its name in the report.
+        beta: SPROUT's label parameter beta, float32 [K], if the model was trained with SPROUT.
+        alpha: weight of beta in SPROUT's labels, in [0,1].
+        config: options of the training run, if known.
         class_names: K names, for the gallery.
-        time_over_natural: its training's time over natural training's of the same network on the
-            same machine, where that was measured.
+        time_over_natural: training time divided by that of natural training of the same network on
+            the same machine, if measured.
+
+    >>> subject = Subject(nn.Flatten(), "identity", 4)
+    >>> subject.logits(subject.prepared(torch.full((1, 1, 2, 2), 255, dtype=torch.uint8)))
+    tensor([[1., 1., 1., 1.]])
     """
 
     model: nn.Module
@@ -42,12 +47,20 @@ class Subject:
 
     @property
     def device(self) -> torch.device:
+        """Device of the model's first parameter or buffer; the CPU if it has none."""
         tensor = next(chain(self.model.parameters(), self.model.buffers()), None)
         return torch.device("cpu") if tensor is None else tensor.device
 
     def prepared(self, images: Tensor) -> Tensor:
-        """Images [B,C,H,W], uint8 or floating in [0,1], as the model is given them: on its device,
-        float32, or float64 where its parameters are."""
+        """Return the images as input for the model.
+
+        Args:
+            images: [B,C,H,W], uint8 or floating point in [0,1].
+
+        Returns:
+            [B,C,H,W] in [0,1] on the model's device, float64 if the model's parameters are, else
+            float32.
+        """
         parameter = next(self.model.parameters(), None)
         double = parameter is not None and parameter.dtype == torch.float64
         prepared = images.to(self.device, torch.float64 if double else torch.float32)
@@ -55,17 +68,17 @@ class Subject:
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
-        """Float32 logits of images [B,C,H,W] in eval mode's forward pass."""
+        """Return the model's float32 logits [B,K] for prepared images [B,C,H,W]."""
         return self.model(images).float()
 
 
 def fingerprint(subject: Subject, *tensors: Tensor) -> str:
-    """A hash of all that measured numbers depend on: models, weights and data."""
+    """Return a hash of the models' structure and weights and of ``tensors``."""
     digest = hashlib.sha256()
     for model in (subject.model, subject.surrogate):
         digest.update(repr(model).encode())
         if model is not None:
-            # Not state_dict: Normalized's mean and std are buffers that it does not hold.
+            # Not state_dict: it lacks non-persistent buffers such as Normalized's mean and std.
             for name, value in chain(model.named_parameters(), model.named_buffers()):
                 digest.update(name.encode())
                 _update(digest, value)

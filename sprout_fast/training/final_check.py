@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sprout_fast.attacks import Attack
 from sprout_fast.data.subsets import SpacedBatches
-from sprout_fast.evaluation.accuracy import Accuracy, Evaluation, evaluate_accuracy
+from sprout_fast.evaluation.accuracy import Accuracy, MeasuredAccuracy, measure_accuracy
 from sprout_fast.models import evaluation_mode
 
 STEPS = 10
@@ -45,7 +45,7 @@ def check_accuracy(
     count: int,
     device: torch.device,
     seed: int,
-) -> Evaluation:
+) -> MeasuredAccuracy:
     """Measure clean and PGD-10 accuracy.
 
     Args:
@@ -57,12 +57,12 @@ def check_accuracy(
         seed: of the attack's random starts.
     """
     attack = Attack("pgd", model, seed=seed, eps=EPS, step_size=STEP_SIZE, steps=STEPS)
-    return evaluate_accuracy(
+    return measure_accuracy(
         model, SpacedBatches(loader, total, count), device=device, attack=attack
     )
 
 
-def describe(result: Evaluation, total: int) -> list[str]:
+def describe(result: MeasuredAccuracy, total: int) -> list[str]:
     """Return lines for the log, with 95 % Wilson intervals and the number of images."""
     assert result.attacked is not None
     used = result.clean.total

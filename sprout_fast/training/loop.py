@@ -15,7 +15,7 @@ from torch import nn
 from sprout_fast.data import Loaders
 from sprout_fast.distributed import World
 from sprout_fast.errors import FatalError, UserError
-from sprout_fast.evaluation.accuracy import Evaluation, evaluate_accuracy
+from sprout_fast.evaluation.accuracy import MeasuredAccuracy, measure_accuracy
 from sprout_fast.methods import Method
 from sprout_fast.training.checkpoint import (
     link_checkpoint,
@@ -261,10 +261,10 @@ class Trainer:
         speed, wait = mean.images_per_second, mean.data_wait
         return Reading(loss / images, hits / images, int(images), speed, wait)
 
-    def _validate(self) -> Evaluation:
-        # Each process has its own batch norm statistics; the checkpoint holds those of the first.
+    def _validate(self) -> MeasuredAccuracy:
+        # Each process has batch norm statistics of its own; the checkpoint holds the first one's.
         self.world.share_buffers(self.evaluated)
-        validation = evaluate_accuracy(
+        validation = measure_accuracy(
             self.evaluated,
             self.display.watched("validation", self.loaders.val),
             device=self.world.device,

@@ -18,7 +18,7 @@ from sprout_fast.attacks.losses import LOSSES, Loss
 from sprout_fast.attacks.pgd import pgd
 from sprout_fast.attacks.targets import choose_targets
 from sprout_fast.errors import UserError
-from sprout_fast.evaluation import evaluate_accuracy
+from sprout_fast.evaluation import measure_accuracy
 from sprout_fast.models import Normalized
 from sprout_fast.reference.pgd_step import linf_bounds
 
@@ -323,7 +323,7 @@ def test_attack_lowers_the_accuracy_of_a_trained_model():
 
     def under(eps):
         attack = Attack("pgd", model, eps=eps, step_size=eps / 4, steps=10)
-        return evaluate_accuracy(model, batches, device="cpu", attack=attack)
+        return measure_accuracy(model, batches, device="cpu", attack=attack)
 
     weak, strong = under(1 / 255), under(16 / 255)
     assert weak.clean.top1 > 0.95
@@ -332,7 +332,7 @@ def test_attack_lowers_the_accuracy_of_a_trained_model():
     assert strong.attacked_loss > weak.attacked_loss > weak.loss
     # Noise of the same size has hardly any effect.
     noise = Attack("pgd", model, eps=16 / 255, steps=0)
-    assert evaluate_accuracy(model, batches, device="cpu", attack=noise).attacked.top1 > 0.9
+    assert measure_accuracy(model, batches, device="cpu", attack=noise).attacked.top1 > 0.9
 
 
 def test_bound_attacks_repeat_from_their_seed():

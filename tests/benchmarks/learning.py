@@ -24,7 +24,7 @@ import tyro
 from sprout_fast import load_model
 from sprout_fast.attacks import Attack
 from sprout_fast.data import SpacedBatches, build_loaders
-from sprout_fast.evaluation import Accuracy, evaluate_accuracy
+from sprout_fast.evaluation import Accuracy, measure_accuracy
 from sprout_fast.methods import METHODS
 from sprout_fast.models import read_checkpoint
 from sprout_fast.training.command import read_recipe
@@ -91,8 +91,8 @@ def run(name: str, options: Options) -> dict:
     test = build_loaders(options.data, loader="memory", batch_size=250, limit_train=250).val
     attack = Attack("pgd", model, eps=EPS, step_size=EPS / 5, steps=STEPS)
     spread = SpacedBatches(test, test.num_images, options.test_images)
-    result = evaluate_accuracy(model, spread, device=device, attack=attack)
-    clean = evaluate_accuracy(model, test, device=device).clean
+    result = measure_accuracy(model, spread, device=device, attack=attack)
+    clean = measure_accuracy(model, test, device=device).clean
     return {
         "name": name,
         "epochs": epochs,

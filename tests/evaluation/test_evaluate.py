@@ -1,10 +1,11 @@
-"""sprout_fast.evaluate: measurements, protocols, the audit, and going on where it was stopped."""
+"""sprout_fast.evaluate: measurements, protocols, audit, and resuming after an interruption."""
 
 import copy
 import dataclasses
 import functools
 import json
 import sys
+import typing
 
 import pytest
 import torch
@@ -28,13 +29,14 @@ from sprout_fast.evaluation.measurements import (
     Measurement,
 )
 from sprout_fast.evaluation.measurements.attack import within_ball
+from sprout_fast.evaluation.names import NormName, ProtocolName
 from sprout_fast.evaluation.protocols import Setting
-from sprout_fast.evaluation.recorder import Recorder
+from sprout_fast.evaluation.recorder import AccuracyRecord, Recorder
 from sprout_fast.models import Normalized
 
 
 class Scaled(nn.Module):
-    """Logits times a factor."""
+    """Multiplies the logits by a factor."""
 
     def __init__(self, model, factor):
         super().__init__()
@@ -44,8 +46,8 @@ class Scaled(nn.Module):
         return self.factor * self.model(images)
 
 
-class Quantised(nn.Module):
-    """Images rounded to a few levels: a staircase, whose gradient is 0."""
+class Quantized(nn.Module):
+    """Rounds the images to a few levels, so that the gradient is 0."""
 
     def __init__(self, model, levels=8):
         super().__init__()
@@ -56,7 +58,7 @@ class Quantised(nn.Module):
 
 
 class Noisy(nn.Module):
-    """Noise on the images at every call."""
+    """Adds noise to the images in every forward pass."""
 
     def __init__(self, model):
         super().__init__()
@@ -67,7 +69,7 @@ class Noisy(nn.Module):
 
 
 class Softmax(nn.Module):
-    """Probabilities instead of logits."""
+    """Returns probabilities instead of logits."""
 
     def __init__(self, model):
         super().__init__()
@@ -83,6 +85,13 @@ def audited(model, count=100, **options):
     return sprout_fast.evaluate(model, images, labels, **options)
 
 
+def reaudited(results, **changes):
+    """Return the results with changes, audited again."""
+    changed = dataclasses.replace(results, **changes)
+    audit = run_audit(changed.subject, changed.records, changed.protocol)
+    return dataclasses.replace(changed, audit=audit)
+
+
 @pytest.fixture(scope="module")
 def honest():
     return audited(trained(adversarially=True), surrogate=trained(adversarially=False))
@@ -95,7 +104,7 @@ def failed(results):
 def test_an_adversarially_trained_model_is_not_flagged(honest):
     assert honest.audit.passed, str(honest.audit)
     ran = {check.name for check in honest.audit.ran}
-    assert len(ran) == len(honest.audit.checks) - 1  # all but SPROUT's own
+    assert len(ran) == len(honest.audit.checks) - 1  # all but the one for SPROUT
     assert 0.05 < honest.robust_accuracy < honest.clean_accuracy
 
 
@@ -109,15 +118,15 @@ def test_huge_logits_are_flagged():
     assert {"logits are not saturated", "rescaling changes nothing"} <= found
 
 
-def test_a_quantiser_in_front_is_flagged():
-    results = audited(Quantised(trained(True)))
-    assert {"gradients are there", "accuracy reaches zero", "black box never wins"} <= failed(
+def test_a_quantizer_before_the_model_is_flagged():
+    results = audited(Quantized(trained(True)))
+    assert {"gradients are nonzero", "accuracy reaches zero", "black box never wins"} <= failed(
         results
     )
 
 
 class Detached(nn.Module):
-    """No graph from logits to images."""
+    """Has no autograd graph from the logits to the images."""
 
     def __init__(self, model):
         super().__init__()
@@ -131,25 +140,25 @@ def test_a_model_without_gradients_is_flagged():
     with torch.no_grad():
         frozen = Detached(copy.deepcopy(trained(True)).requires_grad_(False))
     results = audited(frozen, count=20, protocol="all", surrogate=trained(False))
-    assert {"gradients are there", "black box never wins"} <= failed(results)
+    assert {"gradients are nonzero", "black box never wins"} <= failed(results)
 
 
-def test_accuracy_that_no_eps_changes_is_flagged(honest):
+def test_accuracy_that_does_not_depend_on_eps_is_flagged(honest):
     def with_accuracy(misclassified):
         changed = {
             name: dataclasses.replace(record, misclassified=misclassified(record))
             for name, record in honest.records.items()
             if name.startswith("audit: PGD-20")
         }
-        return dataclasses.replace(honest, records=honest.records | changed)
+        return reaudited(honest, records=honest.records | changed)
 
     def check(results):
-        return next(c for c in run_audit(results).checks if c.name == "accuracy falls with eps")
+        return next(c for c in results.audit.checks if c.name == "accuracy decreases with eps")
 
     clean = honest.records["clean"].misclassified
     assert check(honest).status == "pass"
     assert check(with_accuracy(lambda record: clean)).status == "fail"
-    # One image more that stands, of 100, is luck; three are a sign.
+    # One more correctly classified image of 100 is tolerated; three are not.
     largest = honest.records["audit: PGD-20 at 2 eps"].misclassified
     for more, status in ((1, "pass"), (3, "fail")):
         fewer = largest.clone()
@@ -165,41 +174,40 @@ def test_accuracy_that_no_eps_changes_is_flagged(honest):
 
 
 def test_a_random_model_and_probabilities_are_flagged():
-    assert "answers are not random" in failed(audited(Noisy(trained(True))))
+    assert "outputs are deterministic" in failed(audited(Noisy(trained(True))))
     assert "outputs are logits" in failed(audited(Softmax(trained(True))))
 
 
-def test_a_model_that_is_always_wrong_gives_the_audit_nothing_to_look_at():
+def test_no_check_runs_on_a_model_that_is_always_wrong():
     images, labels = made_images(20)
     wrong = (trained(True)(images).argmax(1) + 1) % 10
     results = sprout_fast.evaluate(
         trained(True), images, wrong, protocol="audit", eps=EPS, scale=0.01
     )
     assert results.robust_accuracy == results.clean_accuracy == 0
-    assert not results.audit.ran and "no image right" in results.audit.checks[0].reason
+    assert not results.audit.ran and "no image correctly" in results.audit.checks[0].reason
 
 
-def test_sprouts_beta_is_audited(honest):
+def test_the_label_mass_of_sprout_is_audited(honest):
     beta = torch.full((10,), 0.5)
     for alpha, good in ((0.01, True), (0.9, False)):
         subject = Subject(trained(True), "a SPROUT model", 10, beta=beta, alpha=alpha)
-        results = dataclasses.replace(honest, subject=subject)
-        (check,) = [c for c in run_audit(results).checks if c.name == "beta leaves the label"]
+        checks = reaudited(honest, subject=subject).audit.checks
+        (check,) = [c for c in checks if c.name == "labels keep the true class"]
         assert check.status == ("pass" if good else "fail")
-        assert check.numbers["true-class mass"] == pytest.approx(
+        assert check.numbers["expected true-class mass"] == pytest.approx(
             (1 - alpha + alpha * 0.5) / (1 - alpha + alpha * 5), abs=1e-6
         )
 
 
-def test_the_verdict_is_the_smallest_accuracy_image_by_image(honest):
+def test_robust_accuracy_is_the_worst_case_image_by_image(honest):
     misclassified = honest.records["clean"].misclassified.clone()
     for record in honest.attacks.values():
         inside = record.column("linf", torch.inf) <= EPS * (1 + 1e-6)
-        fell = record.column("misclassified", 0).bool() & inside
-        misclassified |= fell
+        misclassified |= record.column("misclassified", 0).bool() & inside
     assert torch.equal(honest.misclassified, misclassified)
     assert honest.robust.correct == int((~misclassified).sum())
-    # Attacks in larger balls found more errors, which do not count.
+    # Attacks in larger balls find more errors, which do not count.
     larger = honest.records["audit: PGD-20 at 4 eps"]
     assert larger.accuracy.correct < honest.robust.correct
     smallest = min(
@@ -210,7 +218,7 @@ def test_the_verdict_is_the_smallest_accuracy_image_by_image(honest):
     assert honest.robust.correct <= smallest
 
 
-def test_every_attack_is_within_its_ball_and_its_success_is_the_models_own_answer(honest):
+def test_perturbations_are_in_the_ball_and_judged_by_the_models_prediction(honest):
     model, (images, labels) = trained(True), made_images(100, seed=5)
     for record in honest.attacks.values():
         norm, eps = record.parameters["norm"], record.parameters["eps"]
@@ -226,7 +234,7 @@ def test_every_attack_is_within_its_ball_and_its_success_is_the_models_own_answe
         )
 
 
-def test_a_cascade_attacks_what_the_ones_before_left_standing():
+def test_a_cascade_attacks_samples_still_correctly_classified():
     images, labels = made_images(60, seed=6)
     results = sprout_fast.evaluate(trained(True), images, labels, eps=EPS, scale=0.1)
     active = ~results.records["clean"].misclassified
@@ -239,7 +247,7 @@ def test_a_cascade_attacks_what_the_ones_before_left_standing():
 
 
 @pytest.mark.parametrize("protocol", ["paper", "strong", "audit", "all"])
-def test_every_protocol_says_all_that_it_measures(protocol):
+def test_protocols_list_unique_measurements_with_plain_parameters(protocol):
     for setting in (Setting(), Setting(num_classes=1000, image_size=224), Setting(norm="l2")):
         measurements = PROTOCOLS[protocol](setting)
         names = [measurement.name for measurement in measurements]
@@ -255,7 +263,7 @@ def test_every_protocol_says_all_that_it_measures(protocol):
             assert {m.name for m in PROTOCOLS[part](Setting())} <= set(names)
 
 
-def test_the_papers_protocol_is_whole():
+def test_the_papers_protocol_has_the_papers_parameters():
     names = {m.name: m.parameters() for m in PROTOCOLS["paper"](Setting(image_size=224))}
     for steps in (20, 100, 200, 500):
         options = names[f"PGD-{steps} at 0.03"]["options"]
@@ -265,7 +273,7 @@ def test_the_papers_protocol_is_whole():
     assert names["C&W-l2 at 0.05"]["options"] == {"binary_searches": 10, "steps": 1000}
     for eps in ("0.005", "0.01", "0.015", "0.02"):
         assert names[f"random-target PGD-20 at {eps}"]["options"]["target"] == "random"
-    assert {"rotation 10°", "brightness x 1.5", "contrast x 2", "grey", "transfer at 0.03"} <= set(
+    assert {"rotation 10°", "brightness x 1.5", "contrast x 2", "gray", "transfer at 0.03"} <= set(
         names
     )
 
@@ -275,7 +283,7 @@ class Stopped(Exception):
 
 
 def recorded(folder, *, model=None, images=None, seed=0, batch_size=10, stop=None):
-    """Records of three attacks on 40 images, and which batches were measured for them."""
+    """Return the records of three attacks on 40 images, and the batches that were measured."""
     given, labels = made_images(40, seed=7)
     measured = []
 
@@ -308,13 +316,13 @@ def recorded(folder, *, model=None, images=None, seed=0, batch_size=10, stop=Non
     return recorder.records, measured
 
 
-def test_a_stopped_evaluation_goes_on_where_it_was_and_ends_the_same(tmp_path):
+def test_an_interrupted_evaluation_resumes_with_the_same_results(tmp_path):
     whole, batches = recorded(None)
     assert ("third", 10) in batches and ("third", 20) in batches
     records, _ = recorded(tmp_path, stop=("third", 20))
     assert "third" not in records
     again, batches = recorded(tmp_path)
-    # What was complete is told of once.
+    # Complete records are reported once.
     assert ("first", 10) not in batches and ("third", 10) not in batches
     assert ("third", 30) in batches
     assert list(again) == list(whole)
@@ -325,7 +333,7 @@ def test_a_stopped_evaluation_goes_on_where_it_was_and_ends_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("change", ["seed", "model", "factor", "mean", "images", "batch_size"])
-def test_what_was_measured_otherwise_is_not_taken_for_it(tmp_path, change):
+def test_cached_results_of_other_inputs_are_not_used(tmp_path, change):
     changed = {
         "seed": 1,
         "model": Scaled(trained(True), 3.0),
@@ -334,7 +342,7 @@ def test_what_was_measured_otherwise_is_not_taken_for_it(tmp_path, change):
         "images": made_images(40, seed=7)[0].flip(-1),
         "batch_size": 20,
     }[change]
-    # Models that differ in a plain number of their code, or in a buffer that is not saved.
+    # Models that differ in a plain attribute, or in a non-persistent buffer.
     model = {
         "factor": Scaled(trained(True), 2.0),
         "mean": Normalized(trained(True), [0.0] * 3, [1.0] * 3),
@@ -345,17 +353,17 @@ def test_what_was_measured_otherwise_is_not_taken_for_it(tmp_path, change):
     change = "model" if model is not None else change
     _, batches = recorded(tmp_path, **{"model": model, change: changed})
     assert len([done for name, done in batches if name == "first"]) > 1
-    if change != "model":  # what can tell models apart by weights or code alone is not kept
+    if change != "model":  # results of another model replace the cached ones
         _, batches = recorded(tmp_path, model=model)
         assert [done for name, done in batches if name == "first"] == [40]
 
 
-def test_a_cascade_is_measured_anew_where_other_images_are_left(tmp_path):
+def test_a_cascade_is_measured_again_if_its_images_change(tmp_path):
     records, _ = recorded(tmp_path)
     (path,) = tmp_path.glob("first-*.pt")
     content = torch.load(path)
     active = (~content["columns"]["misclassified"]).nonzero().flatten()
-    content["columns"]["misclassified"][active[0]] = True  # as if a GPU had found one more
+    content["columns"]["misclassified"][active[0]] = True  # as if one more had been found
     torch.save(content, path)
     again, batches = recorded(tmp_path)
     assert len(again["second"].rows) == len(records["second"].rows) - 1
@@ -365,7 +373,7 @@ def test_a_cascade_is_measured_anew_where_other_images_are_left(tmp_path):
     assert [done for name, done in batches if name == "third"] == [40]
 
 
-def test_a_damaged_part_is_named(tmp_path):
+def test_the_error_names_a_damaged_cache_file(tmp_path):
     model, (images, labels) = trained(True), made_images(10)
     evaluate = functools.partial(
         sprout_fast.evaluate,
@@ -384,7 +392,7 @@ def test_a_damaged_part_is_named(tmp_path):
         evaluate()
 
 
-def test_uint8_images_count_as_their_256th_parts():
+def test_uint8_images_are_divided_by_255():
     model, (images, labels) = trained(True), made_images(20)
     as_bytes = (images * 255).round().to(torch.uint8)
     options = {"eps": EPS, "scale": 0.05}
@@ -393,7 +401,7 @@ def test_uint8_images_count_as_their_256th_parts():
     assert torch.equal(first.misclassified, second.misclassified)
 
 
-def test_a_model_in_float64_is_given_float64():
+def test_a_float64_model_receives_float64_images():
     images, labels = made_images(20)
     options = {"eps": EPS, "scale": 0.05, "protocol": "all"}
     double = copy.deepcopy(trained(True)).double()
@@ -401,16 +409,16 @@ def test_a_model_in_float64_is_given_float64():
     assert 0 < results.robust_accuracy < results.clean_accuracy
 
 
-def test_perturbations_that_float32_rounds_past_eps_count():
+def test_perturbations_that_float32_rounds_beyond_eps_count():
     eps = 4 / 255
     images = torch.linspace(0, 1 - eps, 1000).view(-1, 1, 1, 1)
-    distance = BALLS["linf"].distance(images + eps, images)  # as other packages clip
+    distance = BALLS["linf"].distance(images + eps, images)  # as other packages compute it
     assert (distance > eps * (1 + 1e-6)).any()
     assert within_ball(distance, eps).all()
     assert not within_ball(torch.tensor([eps + 1e-6], dtype=torch.float64), eps).any()
 
 
-def test_the_model_is_given_back_as_it_was():
+def test_the_model_is_restored():
     model = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(192, 10)).train()
     images, labels = made_images(20)
     before = torch.get_rng_state()
@@ -420,32 +428,46 @@ def test_the_model_is_given_back_as_it_was():
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_names_are_those_of_the_registries():
+    assert set(typing.get_args(ProtocolName)) == set(PROTOCOLS)
+    assert set(typing.get_args(NormName)) == set(BALLS)
+
+
+def test_a_surrogate_is_added_to_a_subject():
+    images, labels = made_images(6)
+    subject = Subject(trained(True), "a model", 10)
+    options = {"protocol": "audit", "eps": EPS, "scale": 0.01, "surrogate": trained(False)}
+    results = sprout_fast.evaluate(subject, images, labels, **options)
+    assert "audit: transfer" in results.attacks
+    assert subject.surrogate is None  # the caller's own object is not modified
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"protocol": "strnog"}, "protocol: got 'strnog'.*did you mean strong"),
-        ({"norm": "l1"}, "norm: got 'l1', expected one of linf, l2"),
-        ({"eps": 0}, "eps: got 0"),
-        ({"eps": float("nan")}, "eps: got nan"),
-        ({"scale": 2}, "scale: got 2"),
-        ({"batch_size": 0}, "batch_size: got 0"),
-        ({"labels": torch.full((4,), 10)}, "labels: got 10 to 10, takes 0 to 9"),
+        ({"norm": "l1"}, "norm.*l1.*linf, l2"),
+        ({"eps": 0}, "eps 0: expected a positive number"),
+        ({"eps": float("nan")}, "eps nan: expected"),
+        ({"scale": 2}, "scale 2: expected a number"),
+        ({"batch_size": 0}, "batch_size 0: expected an int >= 1"),
+        ({"labels": torch.full((4,), 10)}, "labels: got values from 10 to 10, expected 0 to 9"),
         ({"labels": torch.zeros(3, dtype=torch.int64)}, r"images: got \[4, 3, 8, 8\]"),
-        ({"labels": torch.zeros(4)}, "labels: got torch.float32, takes int64"),
-        ({"images": torch.full((4, 3, 8, 8), 2.0)}, r"values from 2 to 2, takes \[0,1\]"),
+        ({"labels": torch.zeros(4)}, "labels: got torch.float32, expected int64"),
+        ({"images": torch.full((4, 3, 8, 8), 2.0)}, r"values from 2 to 2, expected \[0,1\]"),
         ({"images": torch.full((4, 3, 8, 8), float("nan"))}, "values from nan"),
         ({"images": torch.zeros(4, 3, 8, 8, dtype=torch.int32)}, "images: got torch.int32"),
         ({"model": nn.Sequential(nn.Flatten(), nn.Linear(192, 1))}, r"outputs \[1, 1\]"),
     ],
 )
-def test_wrong_arguments_are_named(change, message):
+def test_errors_name_the_wrong_argument(change, message):
     images, labels = made_images(4)
     arguments = {"model": trained(True), "images": images, "labels": labels} | change
     with pytest.raises(UserError, match=message):
         sprout_fast.evaluate(**arguments)
 
 
-def test_the_official_autoattack_is_asked_for_by_name(monkeypatch):
+def test_the_official_autoattack_must_be_installed(monkeypatch):
     monkeypatch.setitem(sys.modules, "autoattack", None)
     monkeypatch.setattr("sprout_fast.attacks.autoattack.is_installed", lambda: False)
     images, labels = made_images(4)
@@ -465,7 +487,7 @@ def batch(count=20):
     return Batch(*made_images(count, seed=9), seed=3)
 
 
-def test_invariance_transforms_as_it_says():
+def test_transformations():
     seen = []
 
     class Watched(nn.Module):
@@ -474,14 +496,14 @@ def test_invariance_transforms_as_it_says():
             return images.flatten(1)[:, :10]
 
     subject, given = Subject(Watched(), "watched", 10), batch()
-    for transformation, amount in (("rotation", 90), ("brightness", 1.5), ("grey", 1)):
+    for transformation, amount in (("rotation", 90), ("brightness", 1.5), ("gray", 1)):
         Invariance("x", transformation, amount).measure(subject, given)
-    rotated, brighter, grey = seen
+    rotated, brighter, gray = seen
     assert torch.allclose(rotated, given.images.rot90(1, (2, 3)), atol=1e-5)
     assert torch.allclose(brighter, (1.5 * given.images).clamp(0, 1))
-    assert torch.allclose(grey, given.images.mean(1, keepdim=True).expand(-1, 3, -1, -1))
+    assert torch.allclose(gray, given.images.mean(1, keepdim=True).expand(-1, 3, -1, -1))
     Invariance("x", "contrast", 2).measure(subject, given)
-    mean = (seen[-1] - 2 * given.images)[:, 0, 0, 0]  # 2 x - mean, where it is not clipped
+    mean = (seen[-1] - 2 * given.images)[:, 0, 0, 0]  # 2 x - mean, unless clipped
     inside = (seen[-1] > 0) & (seen[-1] < 1)
     expected = 2 * given.images + mean[:, None, None, None]
     rows = ((seen[-1] > 0) & (seen[-1] < 1))[:, 0, 0, 0]
@@ -489,7 +511,12 @@ def test_invariance_transforms_as_it_says():
     assert torch.allclose(seen[-1][rows][inside[rows]], expected[rows][inside[rows]], atol=1e-5)
 
 
-def test_gradients_against_finite_differences():
+def test_an_unknown_transformation_is_an_error():
+    with pytest.raises(UserError, match="got 'rotatoin', .*did you mean rotation"):
+        Invariance("x", "rotatoin", 10)
+
+
+def test_gradients_against_autograd():
     model = trained(True)
     given = batch(5)
     columns = Gradients().measure(Subject(model, "", 10), given)
@@ -499,11 +526,11 @@ def test_gradients_against_finite_differences():
     nn.functional.cross_entropy(model(images), given.labels, reduction="sum").backward()
     assert torch.allclose(columns["ce_norm"], images.grad.flatten(1).norm(dim=1), rtol=1e-5)
     assert (columns["ce_zero"] < 0.5).all()
-    dead = Gradients().measure(Subject(Quantised(model), "", 10), batch(5))
+    dead = Gradients().measure(Subject(Quantized(model), "", 10), batch(5))
     assert (dead["ce_zero"] == 1).all() and (dead["margin_zero"] == 1).all()
 
 
-def test_landscape_starts_at_the_loss_and_rises_along_the_gradient():
+def test_landscape_starts_at_the_loss_and_increases_along_the_gradient():
     model, given = trained(False), batch(6)
     loss = Landscape(points=5).measure(Subject(model, "", 10), given)["loss"]
     assert loss.shape == (6, 5, 5)
@@ -514,26 +541,26 @@ def test_landscape_starts_at_the_loss_and_rises_along_the_gradient():
     assert along_gradient > at_random
 
 
-def test_diversity_of_one_module_with_itself_is_one_and_of_noise_small():
+def test_diversity_of_identical_modules_is_one():
     subject = Subject(trained(True), "", 10)
     columns = Diversity(sigma=0.0, alpha=0.0).measure(subject, batch())
-    # Without noise, and with a label that is drawn at y alone, both are the plain gradient.
+    # Without noise, and with labels drawn around y only, both equal the plain gradient.
     assert torch.allclose(columns["dirichlet_ga"], torch.ones(20), atol=1e-4)
     columns = Diversity().measure(subject, batch())
     assert set(columns) == {"dirichlet_mixup", "dirichlet_ga", "mixup_ga"}
     assert all((column.abs() <= 1 + 1e-6).all() for column in columns.values())
 
 
-def test_a_measurement_that_cannot_be_taken_says_why():
+def test_an_unavailable_measurement_says_why():
     images, labels = made_images(6)
     subject = Subject(trained(True), "", 10)
     recorder = Recorder(subject, images, labels, batch_size=4)
     recorder.run([Clean(), AttackMeasurement("t", "transfer")])
-    assert "no other model was given" in recorder.records["t"].unavailable
-    assert recorder.records["t"].accuracy is None
+    assert "need a surrogate model" in recorder.records["t"].unavailable
+    assert not isinstance(recorder.records["t"], AccuracyRecord)
 
 
-def test_two_measurements_of_one_name_are_refused():
+def test_different_measurements_with_the_same_name_are_an_error():
     images, labels = made_images(6)
     recorder = Recorder(Subject(trained(True), "", 10), images, labels, batch_size=4)
     same = AttackMeasurement("noise", "noise", options={"draws": 1})
@@ -557,9 +584,9 @@ def test_a_new_kind_of_measurement_is_one_class():
     assert torch.allclose(found, images.mean((1, 2, 3)).double())
 
 
-def test_results_say_what_they_found(honest):
+def test_results_as_text_and_as_json(honest):
     text = str(honest)
-    assert text.startswith("clean ") and "robust " in text and "sign of gradient masking" in text
+    assert text.startswith("clean ") and "robust " in text and "signs of gradient masking" in text
     everything = json.loads(json.dumps(honest.to_dict(), allow_nan=False))
     assert everything["verdict"]["robust_accuracy"] == honest.robust_accuracy
     assert everything["per_image"]["misclassified"] == honest.misclassified.tolist()

@@ -1,4 +1,4 @@
-"""The evaluation's report: one well-formed file whose numbers are those of results.json."""
+"""write_report: one well-formed file with the numbers of results.json."""
 
 import dataclasses
 import html
@@ -13,20 +13,23 @@ import pytest
 import torch
 from torch import nn
 
-from sprout_fast.evaluation import Subject, evaluate
-from sprout_fast.evaluation.protocols import Setting, protocol_of
+from sprout_fast.evaluation import PROTOCOLS, Subject, evaluate, write_report
+from sprout_fast.evaluation.audit import run_audit
+from sprout_fast.evaluation.protocols import Setting
+from sprout_fast.evaluation.recorder import AccuracyRecord
 from sprout_fast.evaluation.report.comparison import measured
-from sprout_fast.evaluation.report.plots import base, plots
+from sprout_fast.evaluation.report.plots import base
+from sprout_fast.evaluation.report.plots.base import plots
 from sprout_fast.paper import TABLES, VGG, WRN, published
 
 CLASSES, SIDE, IMAGES = 10, 8, 12
-PROTOCOLS = ("all", "strong", "audit", "paper")
+SHOWN = ("all", "strong", "audit", "paper")
 VOID = {"meta", "img", "br", "link", "hr", "input"}
 
 
 @pytest.fixture(autouse=True, scope="module")
 def coarse_figures():
-    """They take most of the time."""
+    """Draw at a low resolution, since drawing takes most of the time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(base, "DPI", 50)
         yield
@@ -39,7 +42,7 @@ def linear_model(seed):
 
 @pytest.fixture(scope="module")
 def everything():
-    """An evaluation by all protocols of a linear model that gets ten of twelve images right."""
+    """Evaluate a linear model with all protocols; it classifies ten of twelve images correctly."""
     model = linear_model(0)
     generator = torch.Generator().manual_seed(1)
     images = torch.randint(256, (IMAGES, 3, SIDE, SIDE), generator=generator, dtype=torch.uint8)
@@ -61,31 +64,39 @@ def everything():
     return results
 
 
+def changed(results, **changes):
+    """Return the results with changes, audited again."""
+    results = dataclasses.replace(results, **changes)
+    audit = run_audit(results.subject, results.records, results.protocol)
+    return dataclasses.replace(results, audit=audit)
+
+
 def part(results, protocol):
-    """What an evaluation by ``protocol`` would have found."""
+    """Return the results of an evaluation with ``protocol`` alone."""
     setting = Setting(results.norm, results.eps, CLASSES, SIDE, results.scale)
-    names = {measurement.name for measurement in protocol_of(protocol)(setting)}
+    names = {measurement.name for measurement in PROTOCOLS[protocol](setting)}
     records = {name: record for name, record in results.records.items() if name in names}
-    return dataclasses.replace(results, protocol=protocol, records=records)
+    return changed(results, protocol=protocol, records=records)
 
 
 @pytest.fixture(scope="module")
 def saved(everything, tmp_path_factory):
-    """protocol -> (results, folder, page), made once each."""
+    """Return a function: protocol -> (results, folder, page), which are made once each."""
     made = {}
 
     def save(protocol):
         if protocol not in made:
             results = part(everything, protocol)
             folder = tmp_path_factory.mktemp(protocol)
-            made[protocol] = results, folder, Page(results.save(folder))
+            results.save(folder)
+            made[protocol] = results, folder, Page(write_report(results, folder))
         return made[protocol]
 
     return save
 
 
 class Page(HTMLParser):
-    """What a browser would find: closed elements, their text, and what they load."""
+    """The elements of an HTML file, their text, and what they load."""
 
     def __init__(self, path):
         super().__init__()
@@ -117,14 +128,13 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.tags if name == tag]
 
     def values_after(self, marker):
-        """The <data> values in the element that ``marker`` opens, up to its table row's end or its
-        own."""
+        """Return the <data> values from ``marker`` to the end of its table row or <strong>."""
         block = re.split(r"</tr>|</strong>", self.source[self.source.index(marker) :])[0]
         return [float(value) for value in re.findall(r'<data value="([^"]+)">', block)]
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_one_file_that_needs_no_other(saved, protocol):
+@pytest.mark.parametrize("protocol", SHOWN)
+def test_the_file_is_self_contained(saved, protocol):
     _, folder, page = saved(protocol)
     for tag, attributes in page.tags:
         for name in ("src", "href", "srcset", "data", "action"):
@@ -141,23 +151,23 @@ def test_one_file_that_needs_no_other(saved, protocol):
     }
 
 
-def test_figures_are_drawn_where_their_measurements_are(saved):
+def test_figures_are_drawn_if_their_measurements_exist(saved):
     def drawn(protocol):
         return {path.stem for path in (saved(protocol)[1] / "figures").iterdir()}
 
     assert drawn("all") == {plot.name for plot in plots()}
     assert "accuracy_against_eps" in drawn("audit") & drawn("paper")
     assert "accuracy_against_steps" in drawn("paper") - drawn("audit") - drawn("strong")
-    # beta is the subject's own; a figure of an evaluation before this one is not left lying
+    # beta is part of the subject. Figures of a previous evaluation are removed.
     assert drawn("strong") <= {"accuracy_by_attack", "beta_matrix", "perturbation_sizes"}
     results, folder, _ = saved("strong")
     (folder / "figures" / "radar.png").write_bytes(b"")
-    results.save(folder)
+    write_report(results, folder)
     assert "radar" not in drawn("strong")
 
 
 @pytest.mark.parametrize("protocol", ["all", "strong"])
-def test_numbers_are_those_of_results_json(saved, protocol):
+def test_the_numbers_are_those_of_results_json(saved, protocol):
     _, folder, page = saved(protocol)
     content = json.loads((folder / "results.json").read_text(), parse_constant=pytest.fail)
     verdict = content["verdict"]
@@ -188,39 +198,52 @@ def test_results_json_has_every_parameter(saved):
     assert content["per_image"]["misclassified"] == results.misclassified.tolist()
 
 
-def test_what_is_not_ours_is_escaped(saved):
+def test_save_writes_results_json_only(everything, tmp_path):
+    path = everything.save(tmp_path / "new" / "folder")
+    assert [one.name for one in path.parent.iterdir()] == ["results.json"] == [path.name]
+
+
+def test_names_are_escaped(saved):
     _, _, page = saved("all")
     assert "<script>alert('name')</script>" in page.text
     assert "alert" not in page.source.replace("&lt;script&gt;alert(&#39;name&#39;)", "")
     assert not page.all("i") and "<i>3</i>" in page.text
 
 
-def test_verdict_says_what_the_protocol_cannot(saved):
-    today = "none of these attacks is one of those that robustness is measured with today"
+def test_the_verdict_states_the_limits_of_the_protocol(saved):
+    today = "no attack that is used to benchmark robustness today was run"
     assert today in saved("paper")[2].words
-    assert "None of the attacks had this ball itself" in saved("paper")[2].words
-    assert "None of the attacks had this ball itself" not in saved("strong")[2].words
-    assert "AutoAttack's four attacks are among them" in saved("strong")[2].words
-    assert "APGD-T, FAB-T, Square came after others in a cascade" in saved("strong")[2].words
-    assert "in a cascade and saw" not in saved("paper")[2].words
+    assert "No attack was run in this ball" in saved("paper")[2].words
+    assert "No attack was run in this ball" not in saved("strong")[2].words
+    assert "AutoAttack's four attacks are included" in saved("strong")[2].words
+    assert (
+        "APGD-T, FAB-T, Square ran in a cascade, each on samples still correctly classified"
+        in saved("strong")[2].words
+    )
+    assert (
+        "in a cascade, each on samples still correctly classified, so"
+        not in saved("paper")[2].words
+    )
     assert "FAB-T was not run in this ball" in saved("audit")[2].words
     words = saved("all")[2].words
     assert today not in words
-    assert "Measured on 12 of the 1,000 images" in words
-    assert "A trial: steps, restarts and queries of all attacks were multiplied by 0.02" in words
+    assert "Measured on 12 of 1,000 available images" in words
+    assert (
+        "Trial run: the steps, restarts and queries of all attacks were multiplied by 0.02" in words
+    )
 
 
 def sentence(page, start):
     return page.words[page.words.index(start) :].split(". ")[0]
 
 
-def test_doubt_stands_in_the_sentence_of_the_number(saved, everything, tmp_path):
+def test_doubts_are_in_the_same_sentence_as_the_number(saved, everything, tmp_path):
     strong = part(everything, "strong")
     clean = dataclasses.replace(everything.records["clean"])
     clean.columns = clean.columns | {"change": clean.columns["margin"]}  # random outputs
-    doubtful = dataclasses.replace(strong, records=strong.records | {"clean": clean})
+    doubtful = changed(strong, records=strong.records | {"clean": clean})
     assert doubtful.robust.correct > 0
-    text = sentence(Page(doubtful.save(tmp_path)), "Under attack it keeps")
+    text = sentence(Page(write_report(doubtful, tmp_path)), "Robust accuracy is")
     assert f"{100 * doubtful.robust_accuracy:.1f}" in text
     assert "but this number is doubtful" in text
 
@@ -230,7 +253,7 @@ def test_all_wrong_and_all_robust(everything, tmp_path, misclassified):
     records = {}
     for name, record in everything.records.items():
         record = records[name] = dataclasses.replace(record)
-        if record.misclassified is not None:
+        if isinstance(record, AccuracyRecord):
             record.misclassified = torch.full_like(record.misclassified, misclassified)
         if "misclassified" in record.columns:
             keep = slice(0, 0) if misclassified and name != "clean" else slice(None)
@@ -241,10 +264,10 @@ def test_all_wrong_and_all_robust(everything, tmp_path, misclassified):
             )
             if record.adversarial is not None:
                 record.gallery, record.adversarial = record.gallery[keep], record.adversarial[keep]
-    results = dataclasses.replace(everything, records=records)
-    page = Page(results.save(tmp_path))
+    results = changed(everything, records=records)
+    page = Page(write_report(results, tmp_path))
     assert page.values_after('id="robust-accuracy"') == [0.0 if misclassified else 1.0]
-    assert ("no accuracy is left to doubt" in page.words) == (
+    assert ("robust accuracy is zero regardless" in page.words) == (
         misclassified and bool(results.audit.failed)
     )
     assert ('id="gallery"' in page.source) == (not misclassified)
@@ -260,37 +283,39 @@ def test_columns_without_numbers(everything, tmp_path):
                 for key, column in record.columns.items()
             },
         )
-    results = dataclasses.replace(everything, records=records)
-    page = Page(results.save(tmp_path))
+    results = changed(everything, records=records)
+    results.save(tmp_path)
+    page = Page(write_report(results, tmp_path))
     json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
     assert 'id="loss_landscape"' not in page.source and 'id="diversity"' not in page.source
 
 
-def test_clean_alone_and_attacks_that_could_not_be_run(everything, tmp_path):
-    clean = dataclasses.replace(everything, records={"clean": everything.records["clean"]})
-    assert "of its robustness this says nothing" in Page(clean.save(tmp_path)).words
+def test_clean_accuracy_alone_and_attacks_that_could_not_be_run(everything, tmp_path):
+    clean = changed(everything, records={"clean": everything.records["clean"]})
+    words = Page(write_report(clean, tmp_path)).words
+    assert "nothing can be said about robustness" in words
     transfer = dataclasses.replace(
-        everything.records["audit: transfer"], unavailable="no other model was given"
+        everything.records["audit: transfer"], unavailable="no surrogate"
     )
     audit = part(everything, "audit")
-    without = dataclasses.replace(audit, records=audit.records | {"audit: transfer": transfer})
-    page = Page(without.save(tmp_path))
-    assert "audit: transfer: no other model was given" in page.words
+    without = changed(audit, records=audit.records | {"audit: transfer": transfer})
+    page = Page(write_report(without, tmp_path))
+    assert "audit: transfer: no surrogate" in page.words
     assert 'data-attack="audit: transfer"' not in page.source
 
 
-def test_gallery_shows_the_first_images_that_are_right(saved):
+def test_the_gallery_shows_the_first_correctly_classified_images(saved):
     results, _, page = saved("strong")
     assert results.records["APGD-CE"].gallery.tolist() == list(range(2, 10))
     block = page.source[page.source.index('id="gallery"') :].split("</section>")[0]
-    numbers = re.findall(r'alt="Image (\d+), [^"]*, as it is"', block)
+    numbers = re.findall(r'alt="Image (\d+), [^"]*, clean"', block)
     assert [int(number) for number in numbers] == list(range(2, 10))
-    fell = results.records["APGD-CE"].misclassified[2:10]
-    assert len(re.findall(r"✗", block)) >= int(fell.sum()) > 0
-    assert len(re.findall("fallen before", block)) >= int(fell.sum())
+    found = results.records["APGD-CE"].misclassified[2:10]
+    assert len(re.findall(r"✗", block)) >= int(found.sum()) > 0
+    assert len(re.findall("already misclassified", block)) >= int(found.sum())
 
 
-def test_paper_stands_beside_ours(saved):
+def test_the_papers_tables_have_a_row_for_the_model(saved):
     results, _, page = saved("all")
     table = published(2, VGG)
     for heading, source in table.columns.items():
@@ -302,12 +327,12 @@ def test_paper_stands_beside_ours(saved):
     assert "62.64 in the paper's Table 7" in words
     assert "Table 4" not in words.split("Figures")[0]  # ImageNet's
     none = saved("strong")[2].words
-    assert "62.24" not in none and "Nothing that stands in the paper's tables" in none
+    assert "62.24" not in none and "The measurements of the paper's tables" in none
 
 
-def test_every_column_of_the_paper_names_a_measurement():
+def test_every_column_of_the_papers_tables_names_a_measurement():
     setting = Setting("linf", 8 / 255, 1000, 224)
-    names = {measurement.name for measurement in protocol_of("paper")(setting)}
+    names = {measurement.name for measurement in PROTOCOLS["paper"](setting)}
     for table in TABLES:
         for source in table.columns.values():
             assert source is None or source.partition(": ")[0] in names, source

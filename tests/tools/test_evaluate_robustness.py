@@ -1,7 +1,8 @@
-"""tools/evaluate_robustness.py as its users call it."""
+"""tools/evaluate_robustness.py, i.e. sprout-evaluate, as users call it."""
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ TOOL = TOOLS / "evaluate_robustness.py"
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """An image folder of 3 classes, 32x32."""
+    """An image folder with 3 classes of 32x32 images."""
     counts = {"train": {"a": 2, "b": 2, "c": 2}, "val": {"a": 4, "b": 4, "c": 4}}
     return write_folder(
         tmp_path_factory.mktemp("images"), counts, lambda number: noise_image(number, (32, 32))
@@ -29,7 +30,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(data, tmp_path_factory):
-    """A checkpoint as train_cifar.py writes it, of a SPROUT model with fresh weights."""
+    """A checkpoint like those of train_cifar.py, of a SPROUT model with random weights."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("run") / "best.pt"
     torch.save(
@@ -56,17 +57,20 @@ def checkpoint(data, tmp_path_factory):
     return path
 
 
-def test_a_checkpoint_of_ours_needs_nothing_else(checkpoint, capsys):
+def test_a_checkpoint_is_the_only_required_option(checkpoint, capsys):
     assert main(["--checkpoint", str(checkpoint), "--protocol", "all", "--scale", "0.01"]) == 0
     printed = capsys.readouterr().out
     assert "12 validation images of 3 classes" in printed
-    assert "cifar_resnet8 by sprout" in printed
-    assert "transfer at 0.03" in printed and "not measured: no other model was given" in printed
+    assert "cifar_resnet8 trained by sprout" in printed
+    assert (
+        "transfer at 0.03" in printed
+        and "not measured: transfer attacks need a surrogate model" in printed
+    )
     out = checkpoint.parent / "evaluation"
     results = json.loads((out / "results.json").read_text())
     assert results["verdict"]["images"] == results["verdict"]["images_available"] == 12
     assert results["parameters"]["training"]["method"] == "sprout"
-    mass = [c for c in results["audit"]["checks"] if c["name"] == "beta leaves the label"]
+    mass = [c for c in results["audit"]["checks"] if c["name"] == "labels keep the true class"]
     assert mass[0]["numbers"]["largest beta"] == 3
     assert (out / "report.html").read_text().count("<h1") == 1
     assert any((out / "figures").glob("*.png"))
@@ -86,7 +90,7 @@ def test_a_torchvision_weights_file(data, tmp_path, capsys, loader):
     assert results["verdict"]["images_available"] == 12
 
 
-def test_larger_images_have_the_smaller_ball(data, tmp_path, capsys):
+def test_the_default_eps_is_smaller_for_larger_images(data, tmp_path, capsys):
     weights = tmp_path / "resnet18.pth"
     torch.save(create_model("resnet18", 3).state_dict(), weights)
     arguments = ["--checkpoint", str(weights), "--arch", "resnet18", "--data", str(data)]
@@ -95,7 +99,7 @@ def test_larger_images_have_the_smaller_ball(data, tmp_path, capsys):
     assert f"linf eps {4 / 255:.4g}" in capsys.readouterr().out
 
 
-def test_interrupted_it_goes_on_where_it_was(checkpoint, tmp_path):
+def test_an_interrupted_run_resumes(checkpoint, tmp_path):
     command = [sys.executable, str(TOOL), "--checkpoint", str(checkpoint), "--out", str(tmp_path)]
     command += ["--protocol", "audit", "--batch-size", "4", "--scale", "0.1"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -110,7 +114,7 @@ def test_interrupted_it_goes_on_where_it_was(checkpoint, tmp_path):
     process.send_signal(signal.SIGINT)
     out, error = process.communicate(timeout=60)
     assert process.returncode == 130, (out, error)
-    assert "the same command goes on from there" in out
+    assert "rerun the command to resume" in out
     assert error.strip() == "evaluate_robustness.py: interrupted"
     before = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.pt")}
     assert not (tmp_path / "report.html").exists()
@@ -120,7 +124,7 @@ def test_interrupted_it_goes_on_where_it_was(checkpoint, tmp_path):
     assert (tmp_path / "report.html").exists()
     after = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.pt")}
     kept = [name for name, written in before.items() if after[name] == written]
-    # All that was complete was read; what was going on at the signal was added to.
+    # Complete results were read; only those of the interrupted measurement were added to.
     assert len(kept) >= len(before) - 1
     assert any(name.startswith("clean") for name in kept)
 
@@ -129,37 +133,65 @@ def test_interrupted_it_goes_on_where_it_was(checkpoint, tmp_path):
     ("arguments", "message"),
     [
         (["--checkpoint", "nowhere.pt"], "nowhere.pt"),
-        (["--checkpoint", "{weights}"], "is no checkpoint of ours; say its --arch"),
-        (["--checkpoint", "{weights}", "--arch", "resnet18"], "--data: needs a folder"),
-        (["--checkpoint", "{ours}", "--arch", "resnet18"], "holds a cifar_resnet8"),
-        (["--checkpoint", "{ours}", "--protocol", "al"], "did you mean all"),
-        (["--checkpoint", "{ours}", "--eps", "8"], "--eps 8.0: images are in [0,1]"),
-        (["--checkpoint", "{ours}", "--limit", "0"], "--limit 0: must be a number from 1 up"),
-        (["--checkpoint", "{ours}", "--scale", "2"], "--scale 2.0: must be above 0"),
-        (["--checkpoint", "{ours}", "--transfer-from", "{weights}"], "sprout_fast checkpoint"),
-        (["--checkpoint", "{ours}", "--data", "{other}"], "was trained on 3 (a, ...)"),
-        (["--checkpoint", "{ours}", "--protocl", "all"], "did you mean --protocol"),
+        (["--checkpoint", "{weights}"], "--arch required, e.g. resnet50, since"),
+        (
+            ["--checkpoint", "{weights}", "--arch", "resnet18"],
+            "--data required: a folder or tar of images",
+        ),
+        (["--checkpoint", "{checkpoint}", "--arch", "resnet18"], "is a cifar_resnet8"),
+        (["--checkpoint", "{checkpoint}", "--protocol", "al"], "did you mean all"),
+        (["--checkpoint", "{checkpoint}", "--eps", "8"], "--eps 8.0: images are in [0,1]"),
+        (
+            ["--checkpoint", "{checkpoint}", "--limit", "0"],
+            "--limit 0: expected an integer of at least 1",
+        ),
+        (
+            ["--checkpoint", "{checkpoint}", "--scale", "2"],
+            "--scale 2.0: expected a number in (0,1]",
+        ),
+        (["--checkpoint", "{checkpoint}", "--surrogate", "{weights}"], "checkpoint"),
+        (["--checkpoint", "{checkpoint}", "--data", "{other}"], "was trained on 3 (a, ...)"),
+        (["--checkpoint", "{checkpoint}", "--protocl", "all"], "did you mean --protocol"),
         ([], "--checkpoint"),
     ],
 )
-def test_mistakes_are_told_in_one_line(checkpoint, tmp_path, capsys, arguments, message):
+def test_mistakes_are_reported_in_one_line(checkpoint, tmp_path, capsys, arguments, message):
     weights = tmp_path / "weights.pth"
     torch.save(create_model("resnet18", 3).state_dict(), weights)
     counts = {"train": {"x": 2, "y": 2}, "val": {"x": 1, "y": 1}}
     other = write_folder(tmp_path / "o", counts, lambda number: noise_image(number, (32, 32)))
-    names = {"weights": weights, "ours": checkpoint, "other": other}
+    names = {"weights": weights, "checkpoint": checkpoint, "other": other}
     arguments = [argument.format(**names) for argument in arguments]
     assert main([*arguments, "--out", str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
 
 
-def test_a_folder_that_is_a_file_is_told_in_one_line(checkpoint, tmp_path, capsys):
+def test_an_output_folder_that_is_a_file_is_reported_in_one_line(checkpoint, tmp_path, capsys):
     (tmp_path / "out").write_text("")
     assert main(["--checkpoint", str(checkpoint), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_an_unknown_protocol_is_told_before_images_are_read(checkpoint, capsys):
+def test_an_unknown_protocol_is_reported_before_images_are_read(checkpoint, capsys):
     assert main(["--checkpoint", str(checkpoint), "--protocol", "al", "--data", "nowhere"]) == 2
     assert "did you mean all" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--protocol", "al"], ["--chekpoint", "x.pt"]])
+def test_help_and_mistakes_are_answered_without_torch(arguments):
+    code = (
+        "import sys\n"
+        "from sprout_fast.evaluation.command import main\n"
+        "try:\n"
+        f"    status = main({arguments!r})\n"
+        "except SystemExit as stop:\n"
+        "    status = stop.code or 0\n"
+        "assert 'torch' not in sys.modules\n"
+        "sys.exit(status)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == (0 if arguments == ["--help"] else 2), done.stderr
+    if arguments == ["--help"]:
+        for group in ("model", "data", "evaluation", "output"):
+            assert re.search(rf"^╭─ {group} ", done.stdout, re.MULTILINE), done.stdout

@@ -30,7 +30,7 @@ from training_benchmark.rounds import Timings
 from sprout_fast import load_model
 from sprout_fast.data import read_images, scan
 from sprout_fast.errors import UserError
-from sprout_fast.evaluation import evaluate_accuracy
+from sprout_fast.evaluation import measure_accuracy
 from sprout_fast.evaluation.measurements import (
     AttackMeasurement,
     Diversity,
@@ -331,7 +331,7 @@ def test_tables_7_and_2_run_and_what_is_done_is_not_repeated(
     models = dict.fromkeys(cell.source.training for cell in made.cells)
     for training, ours in zip(models, clean, strict=True):
         model = load_model(tmp_path / "models" / training.name / "last.pt")
-        assert ours == 100 * evaluate_accuracy(model, batches, device=CPU).clean.top1
+        assert ours == 100 * measure_accuracy(model, batches, device=CPU).clean.top1
     of_row = {cell["row"]: cell["ours"] for cell in content["cells"] if cell["column"] == "clean"}
     assert all(cell["ours"] <= of_row[cell["row"]] for cell in content["cells"])
 

@@ -20,8 +20,8 @@ from reproduction.scale import Scale
 from reproduction.training import Training
 from sprout_fast.data import default_loader
 from sprout_fast.data.validation import Images, read_images
-from sprout_fast.evaluation.command import Lines
 from sprout_fast.evaluation.measurements import Clean, Measurement
+from sprout_fast.evaluation.progress import PrintProgress
 from sprout_fast.evaluation.recorder import Record, Recorder
 from sprout_fast.evaluation.subject import Subject
 from sprout_fast.models import load_model, read_checkpoint
@@ -109,7 +109,7 @@ class Store:
             seed=self.scale.seed,
             cache_dir=folder,
             gallery=0,
-            progress=Lines(),
+            progress=PrintProgress(),
         )
         # Attacks leave out what is wrong by itself.
         recorder.run([Clean(), *(one for one in measurements if one.name != Clean().name)])

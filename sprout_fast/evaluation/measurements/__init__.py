@@ -1,4 +1,4 @@
-"""What can be measured of a model, image by image; a new kind is a file with a `Measurement`."""
+"""Measurements of a model, image by image. A new one is a subclass of ``Measurement``."""
 
 from sprout_fast.evaluation.measurements.attack import AttackMeasurement
 from sprout_fast.evaluation.measurements.base import Batch, Measurement

@@ -1,4 +1,4 @@
-"""An attack's success on each image, judged by the model's own answer to what it made."""
+"""The success of an attack on each image, judged by the model's own prediction."""
 
 from __future__ import annotations
 
@@ -14,43 +14,46 @@ from sprout_fast.attacks import ATTACKS, Attack
 from sprout_fast.attacks.active import is_misclassified
 from sprout_fast.attacks.balls import BALLS
 from sprout_fast.evaluation.measurements.base import Batch, Measurement
+from sprout_fast.evaluation.names import NormName
 from sprout_fast.evaluation.subject import Subject
 
-# Attacks that know one norm alone and have no option of that name.
-OF_ONE_NORM = ("cw_l2",)
+# Attacks that support a single norm and have no option of that name.
+SINGLE_NORM = ("cw_l2",)
 
 
 @dataclass(frozen=True)
 class AttackMeasurement(Measurement):
     """One attack with its options.
 
+    Images that the model misclassifies without an attack are not attacked.
+
     Args:
         attack: a key of ``sprout_fast.attacks.ATTACKS``.
-        norm, eps: the ball in which a perturbation counts as success.
-        options: the attack's own.
-        cascade: attacks after which only the images that all of them left standing are attacked.
+        norm: norm of the ball in which a perturbation counts as a success.
+        eps: radius of that ball, for images in [0,1].
+        options: the attack's own options.
+        cascade: names of earlier attacks; only images still correctly classified are attacked.
 
-    Columns: ``misclassified`` (the model errs on the attacked image, which lies within the ball), ``linf``
-    and ``l2`` (how far that image is from the clean one, float64), ``predicted`` and
-    ``adversarial`` (the attacked image, of which only the gallery's are kept). An image that the
-    model gets wrong by itself has fallen at distance 0 and is not attacked.
+    Columns: ``misclassified`` (bool: the model misclassifies the attacked image, which is inside
+    the ball), ``linf`` and ``l2`` (float64: distance of the attacked image from the clean one),
+    ``predicted`` (int64) and ``adversarial`` (the attacked images, kept for the gallery only).
     """
 
     attack: str = "pgd"
-    norm: str = "linf"
+    norm: NormName = "linf"
     eps: float = 8 / 255
     options: Mapping[str, Any] = field(default_factory=dict)
     cascade: tuple[str, ...] = ()
 
-    of_wrong: ClassVar[bool] = False
+    only_correct: ClassVar[bool] = True
 
     def parameters(self) -> dict[str, Any]:
-        """Also ``defaults``: the attack's other options, as they are when nobody names them."""
-        taken = inspect.signature(ATTACKS[self.attack]).parameters.values()
+        """Return the fields, and as ``defaults`` the attack's options that they leave unset."""
+        parameters = inspect.signature(ATTACKS[self.attack]).parameters.values()
         chosen = {"norm", "eps", "generator", "seed", *self.options}
         defaults = {
             one.name: one.default
-            for one in taken
+            for one in parameters
             if one.kind is one.KEYWORD_ONLY
             and one.name not in chosen
             and one.default is not one.empty
@@ -63,12 +66,12 @@ class AttackMeasurement(Measurement):
 
     def unavailable(self, subject: Subject) -> str | None:
         if self.attack == "transfer" and subject.surrogate is None:
-            return "no other model was given to attack from (--transfer-from)"
+            return "transfer attacks need a surrogate model"
         return None
 
     def measure(self, subject: Subject, batch: Batch) -> Mapping[str, Tensor]:
-        options = {"eps": self.eps, **self.options}
-        if self.attack not in OF_ONE_NORM:
+        options: dict[str, Any] = {"eps": self.eps, **self.options}
+        if self.attack not in SINGLE_NORM:
             options["norm"] = self.norm
         if self.attack == "transfer":
             options["surrogate"] = subject.surrogate
@@ -86,9 +89,13 @@ class AttackMeasurement(Measurement):
 
 
 def within_ball(distance: Tensor, eps: float) -> Tensor:
-    """Whether a length is at most eps, but for the rounding of float32 images.
+    """Return whether a distance is at most eps, up to the rounding of float32 images.
 
-    Our own attacks stay in the ball exactly. Others take image + eps in float32, which at a pixel
-    near 1 rounds by up to 2^-25: at small eps more than any share of eps.
+    The attacks of this package stay inside the ball exactly. Others compute image + eps in float32,
+    whose rounding error of up to 2^-25 at pixels near 1 can exceed any relative tolerance for small
+    eps.
+
+    >>> within_ball(torch.tensor([0.03, 0.04], dtype=torch.float64), 0.03)
+    tensor([ True, False])
     """
     return distance <= eps * (1 + 1e-6) + torch.finfo(torch.float32).eps

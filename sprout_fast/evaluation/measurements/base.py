@@ -1,4 +1,4 @@
-"""What a measurement is: a question put to a batch, and its answer for each image."""
+"""The interface of a measurement: it maps a batch of images to one result per image."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sprout_fast.evaluation.subject import Subject
 
 @dataclass(frozen=True)
 class Batch:
-    """Images under measurement.
+    """A batch of images to measure.
 
     Args:
-        images: float32 [B,C,H,W] in [0,1], float64 where the model is, on the model's device.
+        images: [B,C,H,W] in [0,1] on the model's device, float64 if the model is, else float32.
         labels: int64 [B].
-        seed: of what this batch draws; the same whenever this batch is measured again.
+        seed: seed of this batch's random numbers, the same each time the batch is measured.
     """
 
     images: Tensor
@@ -28,39 +28,43 @@ class Batch:
     seed: int
 
     def generator(self) -> torch.Generator:
-        """A fresh generator of this batch's own, on the images' device."""
+        """Return a fresh generator on the images' device, seeded with this batch's seed."""
         return torch.Generator(self.images.device).manual_seed(self.seed)
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Base of all measurements: dataclasses whose fields are their whole parameters.
+    """Base class of measurements: dataclasses whose fields are all of their parameters.
 
     Args:
-        name: unique within an evaluation; it heads the rows and columns of the report.
+        name: name of the measurement, unique within an evaluation and shown in the report.
     """
 
     name: str
 
-    #: The most images that it is worth, the first ones; None is all.
+    #: Maximum number of images; the first ones are measured. None means all.
     limit: ClassVar[int | None] = None
-    #: Whether images that the model gets wrong without any attack are measured too.
-    of_wrong: ClassVar[bool] = True
+    #: Whether only images that are classified correctly without an attack are measured.
+    only_correct: ClassVar[bool] = False
 
     def parameters(self) -> dict[str, Any]:
-        """All that the answer depends on beside model and data, as plain values."""
+        """Return all that the result depends on apart from model and data, as plain values."""
         fields = dataclasses.asdict(self)
         return {"kind": type(self).__name__} | fields
 
     def unavailable(self, subject: Subject) -> str | None:
-        """Why this cannot be measured of ``subject``; None where it can."""
+        """Return why ``subject`` cannot be measured, or None if it can."""
         return None
 
     @property
     def after(self) -> tuple[str, ...]:
-        """Names of attacks after which only the images that still stand are measured."""
+        """Names of earlier attacks; only images still correctly classified are measured."""
         return ()
 
     def measure(self, subject: Subject, batch: Batch) -> Mapping[str, Tensor]:
-        """One or several columns of B rows each; the model is in eval mode meanwhile."""
+        """Measure a batch, with the model in eval mode.
+
+        Returns:
+            One or more named columns of B rows each.
+        """
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The model's answers on the images as they are."""
+"""The model's outputs on the clean images."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from sprout_fast.evaluation.subject import Subject
 
 @dataclass(frozen=True)
 class Clean(Measurement):
-    """Predictions and logits of the images themselves, in two forward passes.
+    """Predictions and statistics of the logits, from two forward passes.
 
-    Columns: ``misclassified`` (the prediction is wrong), ``predicted``, ``confidence`` (softmax
-    probability of the predicted class), ``margin`` (largest logit minus the second), ``smallest``
-    and ``sum`` (of the logits), ``change`` (largest difference of a logit between the two).
+    Columns: ``misclassified`` (bool), ``predicted`` (int64), ``confidence`` (softmax probability of
+    the predicted class), ``margin`` (largest minus second-largest logit), ``smallest`` and ``sum``
+    (of the logits), ``change`` (largest absolute difference of a logit between the two passes).
     """
 
     name: str = "clean"

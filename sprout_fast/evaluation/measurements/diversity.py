@@ -1,4 +1,4 @@
-"""How different the gradients are that SPROUT's three modules give (Table 11)."""
+"""Diversity of the gradients that SPROUT's three modules produce (Table 11)."""
 
 from __future__ import annotations
 
@@ -21,15 +21,21 @@ MODULES = ("dirichlet", "mixup", "ga")
 
 @dataclass(frozen=True)
 class Diversity(Measurement):
-    """Cosine between the input gradients of cross entropy with one module of SPROUT each.
+    """Cosine similarity of the cross entropy's input gradients under two of SPROUT's modules.
 
-    dirichlet: the label drawn from Dirichlet((1-alpha) y + alpha beta), beta the model's own or
-    uniform on [0, 10/K]; mixup: image and label mixed with another image of the batch by
-    lambda ~ Beta(mixup_alpha, mixup_alpha); ga: Gaussian noise of sigma on the image. Each gradient is to the image
-    that goes into the module.
+    The modules are ``dirichlet`` (the label is drawn from Dirichlet((1-alpha) y + alpha beta), with
+    the model's own beta, or else one uniform on [0, 10/K]), ``mixup`` (image and label are mixed
+    with another image of the batch, with weight lambda ~ Beta(mixup_alpha, mixup_alpha)) and ``ga``
+    (Gaussian noise is added to the image). Each gradient is with respect to the module's output
+    image.
 
-    Columns: ``dirichlet_mixup``, ``dirichlet_ga``, ``mixup_ga``, each in [-1,1] (0 where a gradient
-    is 0).
+    Args:
+        sigma: standard deviation of the Gaussian noise, for images in [0,1].
+        mixup_alpha: parameter of Mixup's beta distribution.
+        alpha: weight of beta in the Dirichlet's concentration.
+
+    Columns: ``dirichlet_mixup``, ``dirichlet_ga`` and ``mixup_ga``, each in [-1,1], and 0 if a
+    gradient is 0.
     """
 
     name: str = "diversity"
@@ -58,10 +64,10 @@ class Diversity(Measurement):
         state = PhiloxState(batch.seed, device=device).next()
         gradients["dirichlet"] = gradient_of(batch.images, dirichlet(concentration, state))
 
-        lam = torch.distributions.Beta(self.mixup_alpha, self.mixup_alpha)
+        beta_distribution = torch.distributions.Beta(self.mixup_alpha, self.mixup_alpha)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(batch.seed)
-            lam = lam.sample().item()
+            lam = beta_distribution.sample().item()
         partner = torch.arange(len(one_hot), device=device).roll(1)
         mixed = lam * batch.images + (1 - lam) * batch.images[partner]
         gradients["mixup"] = gradient_of(mixed, lam * one_hot + (1 - lam) * one_hot[partner])

@@ -1,9 +1,10 @@
-"""Gradients of the loss to the image: where they are zero, an attack by gradients finds nothing."""
+"""Input gradients of the loss. Where they vanish, gradient-based attacks find nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
@@ -15,10 +16,10 @@ from sprout_fast.evaluation.subject import Subject
 
 @dataclass(frozen=True)
 class Gradients(Measurement):
-    """Cross entropy's and the margin's gradients at the images.
+    """Input gradients of the cross entropy and of the margin.
 
-    Columns: for each of ``ce`` and ``margin``, ``NAME_norm`` (l2, in nats or logits for images in
-    [0,1]) and ``NAME_zero`` (the share of elements that are 0 or not finite).
+    Columns, for ``ce`` and ``margin`` each: ``NAME_norm`` (l2 norm, in nats or logits per unit of
+    images in [0,1]) and ``NAME_zero`` (fraction of elements that are zero or not finite).
     """
 
     name: str = "gradients"
@@ -33,8 +34,8 @@ class Gradients(Measurement):
         return columns
 
 
-def input_gradient(subject: Subject, batch: Batch, loss: str) -> Tensor:
-    """Gradient to each image of ``LOSSES[loss]``, [B,C,H,W]; 0 where the model has no graph."""
+def input_gradient(subject: Subject, batch: Batch, loss: Literal["ce", "margin"]) -> Tensor:
+    """Return the gradient [B,C,H,W] of ``LOSSES[loss]``, 0 for logits without an autograd graph."""
     with borrowed("gradients", subject.model, batch.images, batch.labels, None, batch.seed) as (
         images,
         labels,

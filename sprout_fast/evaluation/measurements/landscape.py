@@ -1,4 +1,4 @@
-"""The loss around an image along two directions (Fig. 2)."""
+"""The loss around an image, along two directions (Fig. 2)."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from sprout_fast.evaluation.subject import Subject
 
 @dataclass(frozen=True)
 class Landscape(Measurement):
-    """Cross entropy at x + s·sign(gradient) + t·r with r a random Rademacher direction.
+    """Cross entropy at x + s·sign(gradient) + t·r, with r a random direction of +1 and -1.
 
     Args:
-        radius: of s and t, in [0,1] units, from 0 up; both run over ``points`` values.
+        radius: largest s and t, for images in [0,1]; the smallest is 0.
+        points: number of values of s and of t.
 
-    Column: ``loss`` [B, points (s), points (t)].
+    Column: ``loss`` [B, points (s), points (t)], in nats.
     """
 
     name: str = "loss landscape"

@@ -1,4 +1,4 @@
-"""The paper's tables with a row of ours."""
+"""The paper's tables, with a row for the evaluated model."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from sprout_fast.evaluation.report.comparison import Measured, dataset_like, mea
 from sprout_fast.evaluation.results import Results
 from sprout_fast.paper import METHOD_NAMES, TABLES, PublishedTable
 
-# Its trainings' times, and an ablation whose attacks Table 2 has too.
+# Training times, and an ablation with the attacks of Table 2.
 _LEFT_OUT = (6, 7)
 
 
 @dataclass(frozen=True)
-class Beside:
-    """A table of the paper for all its networks.
+class PaperTable:
+    """A table of the paper, for all of its networks, and the evaluated model's row.
 
-    Args:
-        title: as "Table 2".
-        what: the numbers are.
+    Attributes:
+        title: e.g. ``"Table 2"``.
+        what: what the numbers are.
         percent: whether they are percentages.
         columns: headings.
-        ours: a number a column, None where it was not measured.
-        networks: each with its rows: method's name and numbers.
-        notes: on all of them.
+        ours: one number per column, None if it was not measured.
+        networks: for each network its name and its rows: the method's name and its numbers.
+        notes: notes on all networks.
     """
 
     title: str
@@ -35,15 +35,14 @@ class Beside:
     notes: list[str]
 
 
-def tables_beside(results: Results) -> list[Beside]:
-    """Those of the paper's tables on this data of which more than the clean accuracy was
-    measured."""
+def paper_tables(results: Results) -> list[PaperTable]:
+    """Return the paper's tables for comparable data that go beyond the clean accuracy."""
     groups: dict[str, list[PublishedTable]] = {}
     for table in TABLES:
         if table.dataset == dataset_like(results) and table.table not in _LEFT_OUT:
             groups.setdefault(f"{table.title}: {table.what}", []).append(table)
     return [
-        _beside(results, group)
+        _paper_table(results, group)
         for group in groups.values()
         if any(
             source not in (None, "clean") and measured(results, source) is not None
@@ -52,9 +51,9 @@ def tables_beside(results: Results) -> list[Beside]:
     ]
 
 
-def _beside(results: Results, group: list[PublishedTable]) -> Beside:
+def _paper_table(results: Results, group: list[PublishedTable]) -> PaperTable:
     first = group[0]
-    return Beside(
+    return PaperTable(
         title=first.title,
         what=first.what,
         percent=first.percent,

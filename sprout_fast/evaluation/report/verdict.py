@@ -1,4 +1,4 @@
-"""What the numbers say, and what they cannot say."""
+"""What an evaluation shows, and what it cannot show."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sprout_fast.evaluation.protocols import Setting, strong
 from sprout_fast.evaluation.recorder import Record
 from sprout_fast.evaluation.results import Results
 
-#: AutoAttack's attacks: key in ATTACKS -> name.
+#: AutoAttack's attacks: display name by key in ATTACKS.
 AUTOATTACK = {
     one.attack: one.name for one in strong(Setting()) if isinstance(one, AttackMeasurement)
 }
@@ -17,23 +17,23 @@ AUTOATTACK = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of an evaluation.
+    """The statements at the top of the report.
 
-    Args:
-        doubtful: signs of gradient masking speak against a robust accuracy above 0.
-        strongest: the attack that found most errors in the verdict's ball; None where none found
-            any.
-        felled: how many images that was, of those that the model gets right by itself.
-        cascaded: names of the attacks that saw only what others had left: by themselves they may
-            find more errors than the strongest.
-        missing: names of AutoAttack's attacks that were not run in the verdict's ball.
-        weak: none of them was.
-        in_ball: how many attacks had the verdict's ball itself.
+    Attributes:
+        doubtful: checks of the audit failed, and robust accuracy is above 0.
+        strongest: the attack with most errors within the evaluation's ball; None if no attack
+            found any.
+        errors: its number of errors, on images that are classified correctly without an attack.
+        cascaded: names of attacks that ran only on samples still correctly classified. Run on all
+            images, they might find more errors than the strongest.
+        missing: names of AutoAttack's attacks that were not run in the evaluation's ball.
+        weak: whether none of AutoAttack's attacks was.
+        in_ball: number of attacks that were run in the evaluation's ball.
     """
 
     doubtful: bool
     strongest: Record | None
-    felled: int
+    errors: int
     cascaded: list[str]
     missing: list[str]
     weak: bool
@@ -41,29 +41,31 @@ class Verdict:
 
 
 def verdict_of(results: Results) -> Verdict:
-    """What is to be said of the results' headline."""
-    right = ~results.records["clean"].misclassified
-    felled = {
-        name: int((results.misclassified_within(record) & right).sum())
+    """Return the statements that the results support."""
+    correct = ~results.clean_record.misclassified
+    errors = {
+        name: int((results.misclassified_within(record) & correct).sum())
         for name, record in results.attacks.items()
     }
-    most = max(felled.values(), default=0)
-    strongest = next((name for name, count in felled.items() if count == most > 0), None)
-    run = [
+    most = max(errors.values(), default=0)
+    strongest = next((name for name, count in errors.items() if count == most > 0), None)
+    in_ball = [
         record.parameters["attack"]
         for record in results.attacks.values()
         if record.parameters["norm"] == results.norm
         and abs(record.parameters["eps"] - results.eps) <= 1e-6 * results.eps
     ]
     missing = [
-        name for key, name in AUTOATTACK.items() if key not in run and "autoattack" not in run
+        name
+        for key, name in AUTOATTACK.items()
+        if key not in in_ball and "autoattack" not in in_ball
     ]
     return Verdict(
         doubtful=bool(results.audit.failed) and results.robust.correct > 0,
         strongest=None if strongest is None else results.attacks[strongest],
-        felled=most,
+        errors=most,
         cascaded=[name for name, one in results.attacks.items() if one.parameters["cascade"]],
         missing=missing,
         weak=len(missing) == len(AUTOATTACK),
-        in_ball=len(run),
+        in_ball=len(in_ball),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from reproduction.exhibits.base import Exhibit, register
 from reproduction.exhibits.trained import TRAINING_CHOSEN, grid, sprout
 from reproduction.scale import Scale
-from sprout_fast.paper import published
+from sprout_fast.paper import UNSPECIFIED, published
 
 NETWORK = "vgg16"
 
@@ -18,7 +18,7 @@ def table_11(scale: Scale) -> Exhibit:
         11,
         f"mean cosine of two modules' input gradients, {scale.label(NETWORK)}, CIFAR-10",
         scale,
-        grid(scale, published(11, "network not said"), {"sprout": training}),
+        grid(scale, published(11, UNSPECIFIED), {"sprout": training}),
         [NETWORK],
         chosen=[
             *TRAINING_CHOSEN,

@@ -16,7 +16,7 @@ from reproduction.exhibits.trained import (
 )
 from reproduction.scale import Scale
 from sprout_fast.evaluation.report.plots.base import METHODS
-from sprout_fast.paper import VGG, published
+from sprout_fast.paper import UNSPECIFIED, VGG, published
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +46,7 @@ def table_8(scale: Scale) -> Exhibit:
         ],
         footnotes=[
             TIMES_FOOTNOTE,
-            *notes_of(table, published(None, "network not said")),
+            *notes_of(table, published(None, UNSPECIFIED)),
             "TRADES' l-inf is 38.29 here and 38.21 under PGD-100 in Table 2",
         ],
     )

@@ -1,4 +1,4 @@
-"""Accuracy as the ball grows."""
+"""Accuracy as a function of eps."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from sprout_fast.paper import IMAGENET, published
 
 _AUDIT = ("PGD-20", *(f"PGD-20 at {factor:g} eps" for factor in EPS_FACTORS))
 _CURVES = {
-    "PGD-20, steps of eps/5": (
+    "PGD-20, step size eps/5": (
         [f"PGD-20 at {eps:g}" for eps in (PAPER_EPS, *PAPER_EPS_CURVE)],
         OURS,
     ),
-    "PGD-20, steps of eps/4": ([f"audit: {name}" for name in _AUDIT], ALSO_OURS),
-    "PGD-20, random class": (
+    "PGD-20, step size eps/4": ([f"audit: {name}" for name in _AUDIT], ALSO_OURS),
+    "PGD-20, random target": (
         [f"random-target PGD-20 at {eps:g}" for eps in IMAGENET_EPS],
         {"color": "#000000", "marker": "d"},
     ),
@@ -41,15 +41,15 @@ _CURVES = {
 @register(
     place=2,
     title="Accuracy against eps",
-    caption="Accuracy as the perturbations grow, from none on. It has to fall, and to 0 where they "
-    "are large: a curve that levels off above 0 shows an attack that is stuck, not a model that is "
-    "robust. The star is the verdict: all attacks together, at the eps asked for.",
-    paper="Hollow: the paper's PGD-20 at eps 0.03 (Table 2); of images over 64 pixels its PGD "
-    "towards a random class at four eps (Tables 4 and 10).",
+    caption="Accuracy should decrease with eps and reach 0 for large eps. A curve that levels off "
+    "above 0 indicates a failing attack, not a robust model. The star is the robust accuracy, over "
+    "all attacks, at the eps of this evaluation.",
+    paper="Hollow markers: the paper's PGD-20 at eps 0.03 (Table 2); for ImageNet, its PGD-20 "
+    "toward a random target class at four eps (Tables 4 and 10).",
 )
 def accuracy_against_eps(results: Results) -> Drawing | None:
     figure, axes = new_axes(4.0)
-    said = []
+    described = []
     for label, (names, style) in _CURVES.items():
         records = [
             record
@@ -61,8 +61,8 @@ def accuracy_against_eps(results: Results) -> Drawing | None:
         eps = [0.0, *(record.parameters["eps"] for record in records)]
         accuracies = [results.clean, *(record.accuracy for record in records)]
         accuracy_line(axes, eps, accuracies, label, **style)
-        said.append(f"{label}: {series(eps, accuracies)}")
-    if not said:
+        described.append(f"{label}: {series(eps, accuracies)}")
+    if not described:
         return None
     low, high = errors(results.robust)
     axes.errorbar(
@@ -80,12 +80,13 @@ def accuracy_against_eps(results: Results) -> Drawing | None:
     if results.norm == "linf":
         _draw_paper(axes, results)
     else:
-        note = "In other norms than l-inf the paper has no such numbers."
+        note = "The paper reports this for l-inf only."
     accuracy_axis(axes)
     axes.set_xlim(left=0)
     axes.set_xlabel(eps_label(results.norm))
     legend_below(figure)
-    return Drawing(figure, f"Lines. {'; '.join(said)}. The verdict: {results.robust}.", note)
+    alt = f"Lines. {'; '.join(described)}. All attacks: {results.robust}."
+    return Drawing(figure, alt, note)
 
 
 def _draw_paper(axes: Axes, results: Results) -> None:

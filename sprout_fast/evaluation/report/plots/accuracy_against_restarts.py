@@ -1,4 +1,4 @@
-"""Accuracy as PGD starts from more points (Table 9)."""
+"""Accuracy under PGD as a function of random restarts (Table 9)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sprout_fast.evaluation.report.plots.base import (
     accuracy_axis,
     accuracy_line,
     attacks_of,
+    cifar10_only_note,
     legend_below,
     new_axes,
-    of_cifar10_alone,
     option,
     paper_points,
     register,
@@ -25,9 +25,10 @@ from sprout_fast.paper import CIFAR10, WRN, published
 @register(
     place=4,
     title="Accuracy against restarts",
-    caption=f"Accuracy under PGD-20, l-inf, eps {PAPER_EPS}, from several random starts: an image counts "
-    "only if it stands against all of them. A steep curve says that the loss is rugged.",
-    paper="Hollow: the paper's Table 9, Wide ResNet, 1 to 10 starts.",
+    caption=f"Accuracy under PGD-20 (l-inf, eps {PAPER_EPS}) with several random starts. An image "
+    "counts as correctly classified only if it is for every start. A steep curve indicates a "
+    "rugged loss surface.",
+    paper="Hollow markers: the paper's Table 9, Wide ResNet, 1 to 10 starts.",
 )
 def accuracy_against_restarts(results: Results) -> Drawing | None:
     names = [f"{count}x PGD-20 at {PAPER_EPS:g}" for count in PAPER_RESTARTS[1:]]
@@ -45,4 +46,6 @@ def accuracy_against_restarts(results: Results) -> Drawing | None:
     axes.set_xticks(range(1, max(*PAPER_RESTARTS, *starts) + 1))
     axes.set_xlabel("random starts")
     legend_below(figure)
-    return Drawing(figure, f"Line: {series(starts, accuracies)} starts.", of_cifar10_alone(results))
+    return Drawing(
+        figure, f"Line: {series(starts, accuracies)} starts.", cifar10_only_note(results)
+    )

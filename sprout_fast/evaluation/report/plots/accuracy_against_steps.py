@@ -1,4 +1,4 @@
-"""Accuracy as PGD takes more steps (Fig. 7a)."""
+"""Accuracy under PGD as a function of steps (Fig. 7a)."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from sprout_fast.evaluation.report.plots.base import (
     accuracy_axis,
     accuracy_line,
     attacks_of,
+    cifar10_only_note,
     legend_below,
     new_axes,
-    of_cifar10_alone,
     option,
     paper_points,
     register,
@@ -27,9 +27,10 @@ _TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
 @register(
     place=3,
     title="Accuracy against PGD steps",
-    caption=f"Accuracy under PGD, l-inf, eps {PAPER_EPS}, steps of eps/5, one random start each. A curve "
-    "that still falls at the right says that the attack had not yet found what there is.",
-    paper="The paper's Fig. 7a has 10 to 500 steps; hollow are its Table 2's, at 20, 100 and 200.",
+    caption=f"Accuracy under PGD (l-inf, eps {PAPER_EPS}, step size eps/5, one random start). If "
+    "the curve still decreases at the right, the attack has not converged.",
+    paper="The paper's Fig. 7a has 10 to 500 steps. Hollow markers: its Table 2, at 20, 100 and "
+    "200 steps.",
 )
 def accuracy_against_steps(results: Results) -> Drawing | None:
     records = attacks_of(results, "pgd", [f"PGD-{steps} at {PAPER_EPS:g}" for steps in PAPER_STEPS])
@@ -49,6 +50,6 @@ def accuracy_against_steps(results: Results) -> Drawing | None:
     ticks = [tick for tick in _TICKS if min(steps) / 2 < tick]
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
-    axes.set_xlabel("steps (logarithmic)")
+    axes.set_xlabel("steps (log scale)")
     legend_below(figure)
-    return Drawing(figure, f"Line: {series(steps, accuracies)} steps.", of_cifar10_alone(results))
+    return Drawing(figure, f"Line: {series(steps, accuracies)} steps.", cifar10_only_note(results))

@@ -1,4 +1,4 @@
-"""What figures share: the table that they enter, their style, and the paper's points."""
+"""The table of figures, their style, and drawing functions that they share."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ import functools
 import io
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sprout_fast.evaluation.accuracy import Accuracy
-from sprout_fast.evaluation.recorder import Record
+from sprout_fast.evaluation.recorder import AccuracyRecord
 from sprout_fast.evaluation.report.comparison import dataset_like
 from sprout_fast.evaluation.results import Results
 from sprout_fast.paper import CIFAR10, METHOD_NAMES
+from sprout_fast.registry import Registry
 
-# Legible at 368 pixels, a phone's page less its margins, where a point is a little over a pixel.
+# Legible at a width of 368 pixels, as on a phone, where a point is slightly more than a pixel.
 WIDTH, HEIGHT = 4.4, 3.3  # inches
 DPI = 200
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -33,10 +35,10 @@ STYLE = {
     "lines.markersize": 5,
 }
 
-# Okabe & Ito's colours, which the colour-blind tell apart; each has a marker too.
-OURS = {"color": "#0072B2", "marker": "o"}
-ALSO_OURS = {"color": "#56B4E9", "marker": "<"}
-METHODS = {
+# Okabe & Ito's color-blind safe palette. Each series also has its own marker.
+OURS: dict[str, Any] = {"color": "#0072B2", "marker": "o"}
+ALSO_OURS: dict[str, Any] = {"color": "#56B4E9", "marker": "<"}
+METHODS: dict[str, dict[str, Any]] = {
     "natural": {"color": "#777777", "marker": "v"},
     "pgd_at": {"color": "#E69F00", "marker": "^"},
     "trades": {"color": "#009E73", "marker": "D"},
@@ -50,9 +52,9 @@ class Drawing:
     """A figure of one evaluation.
 
     Args:
-        figure: as drawn.
-        alt: what it shows in words and numbers, for who does not see it.
-        note: what is to be said of this one beside its plot's caption.
+        figure: the figure.
+        alt: alternative text that states what it shows, with the numbers.
+        note: remark on this evaluation, shown after the caption.
     """
 
     figure: Figure
@@ -65,12 +67,12 @@ class Plot:
     """A kind of figure.
 
     Args:
-        name: of its file.
-        place: in the report.
-        title: short.
-        caption: what it shows and how it is read.
-        paper: what of the paper stands in it or compares with it.
-        draw: Results -> Drawing, or None where what it takes was not measured.
+        name: stem of its file.
+        place: position in the report.
+        title: short title.
+        caption: what it shows, and how to read it.
+        paper: the paper's numbers that it shows or compares with.
+        draw: function of the results; returns None if its measurements are missing.
     """
 
     name: str
@@ -81,27 +83,34 @@ class Plot:
     draw: Callable[[Results], Drawing | None]
 
 
-PLOTS: dict[str, Plot] = {}
+PLOTS: Registry[Plot] = Registry("plot", "sprout_fast.evaluation.report.plots")
+
+Draw = Callable[[Results], Drawing | None]
 
 
-def register(*, place: int, title: str, caption: str, paper: str) -> Callable:
-    """Enter a function ``Results -> Drawing | None`` into ``PLOTS``, under its name."""
+def register(*, place: int, title: str, caption: str, paper: str) -> Callable[[Draw], Draw]:
+    """Enter a drawing function into ``PLOTS`` under its name; see :class:`Plot`."""
 
-    def enter(function: Callable[[Results], Drawing | None]) -> Callable:
+    def enter(function: Draw) -> Draw:
         @functools.wraps(function)
         def draw(results: Results) -> Drawing | None:
             with matplotlib.rc_context(STYLE):
                 return function(results)
 
         name = function.__name__
-        PLOTS[name] = Plot(name, place, title, caption, paper, draw)
+        PLOTS.register(name)(Plot(name, place, title, caption, paper, draw))
         return draw
 
     return enter
 
 
+def plots() -> list[Plot]:
+    """Return all plots in the order of the report."""
+    return sorted(PLOTS.values(), key=lambda plot: plot.place)
+
+
 def png(drawing: Drawing) -> bytes:
-    """The figure as a PNG file."""
+    """Return the figure as a PNG file."""
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         drawing.figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
@@ -109,13 +118,13 @@ def png(drawing: Drawing) -> bytes:
 
 
 def new_axes(height: float = HEIGHT, **options) -> tuple[Figure, Axes]:
-    """A figure of the report's width with one pair of axes."""
+    """Return a figure of the report's width with a single axes."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     return figure, figure.add_subplot(**options)
 
 
 def legend_below(figure: Figure, columns: int = 2) -> None:
-    """Under the axes, where it covers nothing; the paper's rows last."""
+    """Draw the legend below the axes, with the paper's entries last."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     entries = sorted(zip(labels, handles, strict=True), key=lambda one: one[0].startswith("paper"))
     figure.legend(
@@ -130,7 +139,7 @@ def legend_below(figure: Figure, columns: int = 2) -> None:
 
 
 def accuracy_axis(axes: Axes) -> None:
-    """In percent, all of it: half a scale makes small differences look large."""
+    """Scale the y axis from 0 to 100 %; a partial scale would exaggerate small differences."""
     axes.set_ylim(-3, 103)
     axes.set_ylabel("accuracy (%)")
 
@@ -138,7 +147,7 @@ def accuracy_axis(axes: Axes) -> None:
 def accuracy_line(
     axes: Axes, xs: Sequence[float], accuracies: Sequence[Accuracy], label: str, **style
 ) -> None:
-    """Points with their 95 % intervals, joined in the order of x."""
+    """Draw accuracies with their 95 % intervals, connected in the order of x."""
     points = sorted(zip(xs, accuracies, strict=True), key=lambda point: point[0])
     xs = [x for x, _ in points]
     ys = [100 * accuracy.top1 for _, accuracy in points]
@@ -147,13 +156,13 @@ def accuracy_line(
 
 
 def errors(accuracy: Accuracy) -> tuple[float, float]:
-    """How far the interval reaches below and above, in percent."""
+    """Return the extent of the interval below and above the accuracy, in percentage points."""
     low, high = accuracy.interval
     return 100 * (accuracy.top1 - low), 100 * (high - accuracy.top1)
 
 
 def paper_points(axes: Axes, method: str, xs: Sequence[float], ys: Sequence[float]) -> None:
-    """The paper's numbers of a method: hollow, dashed, named as the paper's."""
+    """Draw the paper's numbers for a method, hollow and dashed."""
     axes.plot(
         xs,
         ys,
@@ -165,16 +174,18 @@ def paper_points(axes: Axes, method: str, xs: Sequence[float], ys: Sequence[floa
     )
 
 
-def attacks_of(results: Results, kind: str, names: Iterable[str]) -> list[Record]:
-    """Those of the named records that are there and are attacks of a kind."""
+def attacks_of(results: Results, kind: str, names: Iterable[str]) -> list[AccuracyRecord]:
+    """Return the named records that exist and are attacks of a kind."""
     found = (results.attacks.get(name) for name in names)
     return [one for one in found if one is not None and one.parameters["attack"] == kind]
 
 
-def strongest_of_each_kind(results: Results) -> list[Record]:
-    """Of each attack the record that found most errors, most first; in the verdict's norm only
-    those with at most its eps, since a larger ball says nothing of it."""
-    best: dict[str, tuple[int, Record]] = {}
+def strongest_of_each_kind(results: Results) -> list[AccuracyRecord]:
+    """Return the record with most errors for each kind of attack, sorted by errors.
+
+    Attacks in the evaluation's norm with a larger eps are left out.
+    """
+    best: dict[str, tuple[int, AccuracyRecord]] = {}
     for record in results.attacks.values():
         kind, norm, eps = (record.parameters[key] for key in ("attack", "norm", "eps"))
         if norm == results.norm and eps > results.eps * (1 + 1e-6):
@@ -185,22 +196,22 @@ def strongest_of_each_kind(results: Results) -> list[Record]:
     return [record for _, record in sorted(best.values(), key=lambda one: -one[0])]
 
 
-def option(record: Record, name: str, default: int = 1) -> int:
-    """An option of an attack as it was run, which a scale may have cut."""
+def option(record: AccuracyRecord, name: str, default: int = 1) -> int:
+    """Return an option of an attack as it was run, i.e. after scaling."""
     return record.parameters["options"].get(name, default)
 
 
-def of_cifar10_alone(results: Results) -> str:
-    """A note where a plot's numbers of the paper are not drawn, being of other data."""
-    return "" if dataset_like(results) == CIFAR10 else "The paper has this of CIFAR-10 alone."
+def cifar10_only_note(results: Results) -> str:
+    """Return a note for plots whose paper numbers are left out since they are for CIFAR-10."""
+    return "" if dataset_like(results) == CIFAR10 else "The paper reports this for CIFAR-10 only."
 
 
 def eps_label(norm: str, what: str = "eps") -> str:
-    """Of an axis of lengths."""
+    """Return the label of an axis of perturbation sizes."""
     return f"{what} ({'l-inf' if norm == 'linf' else norm}, images in [0,1])"
 
 
 def series(xs: Iterable[float], accuracies: Iterable[Accuracy]) -> str:
-    """For an alternative text: ``31.0 % at 20, 30.5 % at 100``."""
+    """Return accuracies for an alternative text, e.g. ``31.0 % at 20, 30.5 % at 100``."""
     points = sorted(zip(xs, accuracies, strict=True), key=lambda point: point[0])
     return ", ".join(f"{100 * accuracy.top1:.1f} % at {x:.3g}" for x, accuracy in points)

@@ -1,19 +1,19 @@
-"""Products of SPROUT's beta (Fig. 4)."""
+"""Pairwise products of SPROUT's beta (Fig. 4)."""
 
 from __future__ import annotations
 
 from sprout_fast.evaluation.report.plots.base import Drawing, new_axes, register
 from sprout_fast.evaluation.results import Results
 
-_NAMED = 20  # classes, up to which there is room for their names
+_NAMED = 20  # maximum number of classes whose names fit
 
 
 @register(
     place=8,
-    title="Beta's products",
-    caption="beta_s times beta_t for each pair of classes at the end of training: which labels "
-    "SPROUT learned to mix.",
-    paper="The paper's Fig. 4 shows this matrix, without numbers to compare with.",
+    title="Products of beta",
+    caption="beta_s times beta_t for each pair of classes at the end of training: the classes "
+    "between which SPROUT learned to smooth the labels.",
+    paper="The paper's Fig. 4 shows this matrix, without numbers.",
 )
 def beta_matrix(results: Results) -> Drawing | None:
     beta = results.subject.beta
@@ -33,6 +33,6 @@ def beta_matrix(results: Results) -> Drawing | None:
     low, high = int(beta.argmin()), int(beta.argmax())
     return Drawing(
         figure,
-        f"Matrix of {len(beta)} by {len(beta)} products; beta is smallest for {names[low]} "
+        f"Matrix of {len(beta)} by {len(beta)} products. Beta is smallest for {names[low]} "
         f"({beta[low]:.3g}) and largest for {names[high]} ({beta[high]:.3g}).",
     )

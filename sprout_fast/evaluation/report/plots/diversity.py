@@ -1,4 +1,4 @@
-"""How different the gradients of SPROUT's modules are (Table 11)."""
+"""Diversity of the gradients of SPROUT's modules (Table 11)."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ from sprout_fast.paper import TABLES
 @register(
     place=9,
     title="Diversity of SPROUT's modules",
-    caption="Mean cosine between the gradients to the image that two of the modules give, with 95 "
-    "% intervals of the mean: near 0, each module teaches something of its own.",
-    paper="Hollow: the paper's Table 11.",
+    caption="Mean cosine similarity of the input gradients under two of the modules, with 95 % "
+    "intervals. Values near 0 mean that the modules regularize in different directions.",
+    paper="Hollow markers: the paper's Table 11.",
 )
 def diversity(results: Results) -> Drawing | None:
     (table,) = (one for one in TABLES if one.table == 11)
     found = {name: measured(results, source) for name, source in table.columns.items()}
-    if None in found.values():
+    found = {name: one for name, one in found.items() if one is not None}
+    if len(found) < len(table.columns):
         return None
     figure, axes = new_axes(2.6)
     places = range(len(found))
@@ -46,7 +47,7 @@ def diversity(results: Results) -> Drawing | None:
     )
     axes.set_yticks(places, list(found))
     axes.set_ylim(len(found) - 0.5, -0.5)
-    axes.set_xlabel("cosine")
+    axes.set_xlabel("cosine similarity")
     legend_below(figure)
-    said = ", ".join(f"{name} {value:.4f}" for name, value in zip(found, values, strict=True))
-    return Drawing(figure, f"Points: {said}.")
+    points = ", ".join(f"{name} {value:.4f}" for name, value in zip(found, values, strict=True))
+    return Drawing(figure, f"Points: {points}.")

@@ -1,4 +1,4 @@
-"""Accuracy under changes that leave the class as it is (Table 5)."""
+"""Accuracy under transformations that preserve the class (Table 5)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from sprout_fast.evaluation.report.plots.base import (
     METHODS,
     OURS,
     Drawing,
+    cifar10_only_note,
     legend_below,
     new_axes,
-    of_cifar10_alone,
     register,
 )
 from sprout_fast.evaluation.results import Results
@@ -19,9 +19,9 @@ from sprout_fast.paper import CIFAR10, METHOD_NAMES, WRN, published
 @register(
     place=6,
     title="Invariance",
-    caption="Accuracy on images turned by 10°, brightened by 1.5, with twice the contrast, and "
-    "without colour, with 95 % intervals; the vertical line is the clean accuracy.",
-    paper="Hollow: the paper's Table 5, Wide ResNet.",
+    caption="Accuracy on images rotated by 10°, with 1.5 times the brightness, with twice the "
+    "contrast, and in gray, with 95 % intervals. The vertical line is the clean accuracy.",
+    paper="Hollow markers: the paper's Table 5, Wide ResNet.",
 )
 def invariance(results: Results) -> Drawing | None:
     table = published(5, WRN)
@@ -54,9 +54,9 @@ def invariance(results: Results) -> Drawing | None:
     axes.set_xlim(0, 103)
     axes.set_xlabel("accuracy (%)")
     legend_below(figure)
-    said = ", ".join(f"{name} {value:.1f} %" for name, value in zip(found, values, strict=True))
+    points = ", ".join(f"{name} {value:.1f} %" for name, value in zip(found, values, strict=True))
     return Drawing(
         figure,
-        f"Points: {said}; clean {100 * results.clean_accuracy:.1f} %.",
-        of_cifar10_alone(results),
+        f"Points: {points}; clean {100 * results.clean_accuracy:.1f} %.",
+        cifar10_only_note(results),
     )

@@ -1,4 +1,4 @@
-"""The loss around the images (Fig. 2)."""
+"""The loss surface around the images (Fig. 2)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sprout_fast.evaluation.results import Results
 @register(
     place=7,
     title="Loss landscape",
-    caption="Cross entropy in nats, mean over images, as the image moves along the sign of its "
-    "gradient (across) and along a random direction of +1 and -1 (up). Smooth and rising to the "
-    "right is how it should be; flat means that the gradient says little.",
-    paper="The paper's Fig. 2 shows such surfaces, without numbers to compare with.",
+    caption="Mean cross entropy along the sign of the input gradient (x) and along a random "
+    "direction of +1 and -1 (y). It should be smooth and increase to the right; where it is flat, "
+    "the gradient carries little information. The dotted line is the eps of this evaluation.",
+    paper="The paper's Fig. 2 shows such surfaces, without numbers.",
 )
 def loss_landscape(results: Results) -> Drawing | None:
     record = results.records.get("loss landscape")
@@ -28,19 +28,20 @@ def loss_landscape(results: Results) -> Drawing | None:
     lengths = np.linspace(0, record.parameters["radius"], len(mean))
     figure, axes = new_axes(3.9)
     axes.grid(False)
-    # A constant surface has no levels of its own.
+    # A constant surface needs a nonempty range of levels.
     low, high = mean.min(), max(mean.max(), mean.min() + 1e-6)
-    filled = axes.contourf(lengths, lengths, mean.T, np.linspace(low, high, 13), cmap="cividis")
-    axes.contour(filled, levels=filled.levels[::2], colors="white", linewidths=0.5)
+    levels = np.linspace(low, high, 13)
+    filled = axes.contourf(lengths, lengths, mean.T, levels, cmap="cividis")
+    axes.contour(filled, levels=levels[::2], colors="white", linewidths=0.5)
     figure.colorbar(filled, ax=axes, label="cross entropy (nats)", format="%.3g", shrink=0.8)
     axes.axvline(results.eps, color="white", linestyle=":", linewidth=1)
     axes.set_aspect("equal")
-    axes.set_xlabel("along the gradient's sign (images in [0,1])")
+    axes.set_xlabel("along the gradient sign (images in [0,1])")
     axes.set_ylabel("along a random direction")
     return Drawing(
         figure,
-        f"Contours of the mean loss of {len(losses)} images: {mean[0, 0]:.3g} nats at the images, "
-        f"{mean[-1, 0]:.3g} at {lengths[-1]:g} along the gradient's sign, {mean[0, -1]:.3g} at "
+        f"Contours of the mean loss: {mean[0, 0]:.3g} nats at the clean images, {mean[-1, 0]:.3g} "
+        f"at distance {lengths[-1]:g} along the gradient sign, {mean[0, -1]:.3g} at distance "
         f"{lengths[-1]:g} along the random direction.",
-        f"The mean over {len(losses)} images.",
+        f"Mean over {len(losses)} images.",
     )

@@ -1,4 +1,4 @@
-"""How large the changes are that attacks found."""
+"""Sizes of the successful perturbations."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _PANELS = 5
 @register(
     place=10,
     title="Size of the perturbations",
-    caption="How far, in l2, the errors lie that attacks found, whatever their own norm: of each "
-    "kind of attack the one that found most. Attacks stop at an image as soon as it falls, so that "
-    "smaller changes may suffice.",
-    paper="The paper gives no such distribution.",
+    caption="l2 distance from the clean image to the misclassified one, for the most successful "
+    "attack of each kind. Most attacks stop at the first success, so smaller perturbations may "
+    "exist.",
+    paper="The paper has no such figure.",
 )
 def perturbation_sizes(results: Results) -> Drawing | None:
     found = [
@@ -38,20 +38,20 @@ def perturbation_sizes(results: Results) -> Drawing | None:
     figure = Figure(figsize=(WIDTH, 0.5 + 1.05 * len(found)), layout="constrained")
     panels = figure.subplots(len(found), sharex=True, squeeze=False)[:, 0]
     longest = max(lengths.max() for _, lengths in found)
-    said = []
+    described = []
     for axes, (record, lengths) in zip(panels, found, strict=True):
         axes.hist(lengths, np.linspace(0, longest or 1, 41), color=OURS["color"])
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.set_title(f"{record.name} (errors found: {len(lengths)})", size=10)
         axes.set_ylabel("images")
-        said.append(f"{record.name}: {len(lengths)} errors, median {np.median(lengths):.3g}")
+        described.append(f"{record.name}: {len(lengths)} errors, median {np.median(lengths):.3g}")
     panels[-1].set_xlim(left=0)
-    panels[-1].set_xlabel(eps_label("l2", "length"))
-    return Drawing(figure, f"Histograms of l2 lengths. {'; '.join(said)}.")
+    panels[-1].set_xlabel(eps_label("l2", "distance"))
+    return Drawing(figure, f"Histograms of l2 distances. {'; '.join(described)}.")
 
 
 def _lengths(record: Record) -> np.ndarray:
-    """In l2, where the attack found an error."""
+    """Return the l2 distances of the successful perturbations."""
     if len(record.rows) == 0:
         return np.empty(0)
     lengths = record.columns["l2"].double()

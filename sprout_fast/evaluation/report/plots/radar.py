@@ -1,8 +1,10 @@
-"""Several kinds of quality at a glance (Fig. 1, Table 8)."""
+"""Robustness, invariance and speed in one radar chart (Fig. 1, Table 8)."""
 
 from __future__ import annotations
 
 import math
+
+from matplotlib.projections.polar import PolarAxes
 
 from sprout_fast.evaluation.report.comparison import dataset_like, measured
 from sprout_fast.evaluation.report.plots.base import (
@@ -27,19 +29,18 @@ _NAMES = {
 
 @register(
     place=5,
-    title="Several kinds of quality at a glance",
-    caption="Further out is better: accuracy in % clean, under PGD-100 (l-inf, eps 0.03), under "
-    "C&W (l2 up to 0.05) and with twice the contrast; speed is natural training's time in % of the "
-    "method's.",
-    paper="The paper's Fig. 1, redrawn from its Table 8 (VGG-16). Its five axes have no common "
-    "scale; ours do.",
+    title="Accuracy, robustness, invariance and speed",
+    caption="Accuracy in % on clean images, under PGD-100 (l-inf, eps 0.03), under C&W (l2 up to "
+    "0.05) and with twice the contrast. Speed is the time of natural training in % of the method's "
+    "training time. Larger is better.",
+    paper="Dashed: the paper's Fig. 1, redrawn from its Table 8 (VGG-16) with a common scale.",
 )
 def radar(results: Results) -> Drawing | None:
     table = published(8, VGG)
     ours = {name: measured(results, source) for name, source in table.columns.items()}
     axis_names = [name for name, one in ours.items() if one is not None]
     values = [100 * one.value for one in ours.values() if one is not None]
-    note = "Training time is not known to an evaluation: the fifth axis, speed, is left out."
+    note = "The axis for speed is left out since the training time is unknown."
     if results.subject.time_over_natural is not None:
         axis_names.append("seconds")
         values.append(100 / results.subject.time_over_natural)
@@ -48,6 +49,7 @@ def radar(results: Results) -> Drawing | None:
         return None
 
     figure, axes = new_axes(4.4, projection="polar")
+    assert isinstance(axes, PolarAxes)
     angles = [2 * math.pi * place / len(axis_names) for place in range(len(axis_names))]
 
     def ring(values: list[float], label: str, width: float, **style) -> None:
@@ -70,8 +72,8 @@ def radar(results: Results) -> Drawing | None:
     axes.set_xticks(angles, [_NAMES[name] for name in axis_names])
     axes.tick_params(axis="x", pad=8)
     legend_below(figure)
-    said = ", ".join(
+    described = ", ".join(
         f"{_NAMES[name].replace(chr(10), ' ')} {value:.1f} %"
         for name, value in zip(axis_names, values, strict=True)
     )
-    return Drawing(figure, f"Radar chart; this model: {said}.", note)
+    return Drawing(figure, f"Radar chart; this model: {described}.", note)

@@ -1,4 +1,4 @@
-"""Attacks and balls in words."""
+"""Descriptions of attacks and balls."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from typing import Any
 NORMS = {"linf": "l-inf", "l2": "l2"}
 
 _ATTACKS = {
-    "apgd_ce": "Auto-PGD on cross entropy",
-    "apgd_t": "Auto-PGD on the targeted DLR loss",
-    "autoattack": "the official AutoAttack",
-    "cw_l2": "C&W, the smallest l2 change",
-    "fab_t": "FAB, the smallest change towards each target",
-    "noise": "random points of the ball",
+    "apgd_ce": "Auto-PGD, cross entropy",
+    "apgd_t": "Auto-PGD, targeted DLR loss",
+    "autoattack": "official AutoAttack",
+    "cw_l2": "C&W, smallest l2 perturbation",
+    "fab_t": "FAB, smallest perturbation toward each target class",
+    "noise": "uniform noise in the ball",
     "pgd": "PGD",
-    "square": "Square, which sees no gradient",
-    "transfer": "made against the other model",
+    "square": "Square, without gradients",
+    "transfer": "transfer from the surrogate model",
 }
-# By option; in the plural, of which one takes away the last letters.
+# Singular and plural, by option.
 _COUNTS = {
     "steps": ("step", "steps"),
     "restarts": ("start", "starts"),
@@ -29,15 +29,15 @@ _COUNTS = {
 }
 
 
-def in_words(parameters: Mapping[str, Any]) -> str:
-    """An attack's parameters, as `AttackMeasurement.parameters` gives them.
+def describe_attack(parameters: Mapping[str, Any]) -> str:
+    """Describe an attack by its parameters, as in ``AttackMeasurement.parameters()``.
 
-    >>> in_words({"attack": "pgd", "norm": "linf", "eps": 0.03,
-    ...           "options": {"steps": 20, "step_size": 0.006, "restarts": 1, "loss": "margin"}})
+    >>> describe_attack({"attack": "pgd", "norm": "linf", "eps": 0.03, "options": {
+    ...     "steps": 20, "step_size": 0.006, "restarts": 1, "loss": "margin"}})
     'PGD; l-inf, eps 0.03; 20 steps; step size 0.006; 1 start; loss margin'
     """
-    parts = [_ATTACKS.get(parameters["attack"], parameters["attack"])]
-    parts.append(ball_in_words(parameters["norm"], parameters["eps"]))
+    parts: list[str] = [_ATTACKS.get(parameters["attack"]) or parameters["attack"]]
+    parts.append(describe_ball(parameters["norm"], parameters["eps"]))
     for name, value in parameters["options"].items():
         if name in _COUNTS:
             parts.append(f"{value:,} {_COUNTS[name][value != 1]}")
@@ -49,10 +49,10 @@ def in_words(parameters: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def ball_in_words(norm: str, eps: float) -> str:
-    """A ball, its radius as a fraction of 255 where it is one.
+def describe_ball(norm: str, eps: float) -> str:
+    """Describe a ball, with its radius as a multiple of 1/255 if it is one.
 
-    >>> ball_in_words("linf", 8 / 255), ball_in_words("l2", 0.5)
+    >>> describe_ball("linf", 8 / 255), describe_ball("l2", 0.5)
     ('l-inf, eps 8/255', 'l2, eps 0.5')
     """
     levels = eps * 255

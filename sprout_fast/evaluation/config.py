@@ -1,0 +1,119 @@
+"""The options of the evaluation's command line. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sprout_fast.cli import Auto
+from sprout_fast.errors import UserError
+from sprout_fast.evaluation.names import NormName, ProtocolName
+
+# Each class below with a group is a group of --help, and the docstrings are its help texts.
+
+
+@dataclass
+class RequiredOptions:
+    """What to evaluate."""
+
+    checkpoint: Path
+    """sprout_fast checkpoint (best.pt or last.pt of a run), or file with the weights of a
+    torchvision model, together with --arch."""
+
+
+@dataclass
+class ModelOptions:
+    """The model, if --checkpoint does not describe it, and a model to attack it from."""
+
+    group = "model"
+
+    arch: Auto[str] = None
+    """Architecture, if --checkpoint is not a sprout_fast checkpoint, e.g. resnet50,
+    cifar_resnet18."""
+    surrogate: Auto[Path] = None
+    """sprout_fast checkpoint on which transfer attacks are made; the paper uses a naturally
+    trained model. Default: no transfer attacks."""
+
+
+@dataclass
+class DataOptions:
+    """The images, and how they are loaded."""
+
+    group = "data"
+
+    data: Auto[Path] = None
+    """Image folder, tar files or CIFAR, as for training. Default: the data set that the checkpoint
+    was trained on."""
+    limit: Auto[int] = None
+    """Number of validation images, spread evenly over the classes. Default: all."""
+    image_size: Auto[int] = None
+    """Side of the images in pixels. Default: the checkpoint's, else 224."""
+    loader: Auto[Literal["memory", "dali", "torch"]] = None
+    """Image loader. Default: memory for small images (cifar_* architectures), else dali if
+    installed, else torch."""
+    workers: int = 2
+    """Threads (dali) or processes (torch) that decode images."""
+
+
+@dataclass
+class EvaluationOptions:
+    """What to measure."""
+
+    group = "evaluation"
+
+    protocol: ProtocolName = "strong"
+    """strong: AutoAttack's four attacks; paper: the measurements of the SPROUT paper; audit: checks
+    for gradient masking; all: these three; autoattack: the official package, if installed."""
+    norm: NormName = "linf"
+    """Norm of the ball in which robust accuracy is measured."""
+    eps: Auto[float] = None
+    """Radius of that ball, for images in [0,1]. Default: linf 8/255, l2 0.5; for images larger than
+    64 pixels linf 4/255, l2 3."""
+    scale: float = 1.0
+    """Factor in (0,1] on the steps, restarts and queries of all attacks, for trial runs."""
+    batch_size: int = 128
+    """Images per batch."""
+    device: Auto[str] = None
+    """Device, e.g. cuda, cuda:1, cpu. Default: cuda if available, else cpu."""
+    seed: int = 0
+    """Seed of all random numbers."""
+
+
+@dataclass
+class OutputOptions:
+    """What to write."""
+
+    group = "output"
+
+    out: Auto[Path] = None
+    """Folder for results.json, report.html, figures and the results so far; after Ctrl-C, rerun the
+    command to resume. Default: a folder "evaluation" next to the checkpoint."""
+
+
+# Base classes are in reverse order of --help.
+@dataclass
+class EvaluateConfig(OutputOptions, EvaluationOptions, DataOptions, ModelOptions, RequiredOptions):
+    """The options of an evaluation. None means that the tool chooses.
+
+    >>> EvaluateConfig(Path("best.pt"), eps=8).check()
+    Traceback (most recent call last):
+    sprout_fast.errors.UserError: eps 8: images are in [0,1], e.g. 8/255 is 0.0314
+    """
+
+    def check(self) -> None:
+        """Check that numbers are in range.
+
+        Raises:
+            UserError: a number out of range.
+        """
+        for name in ("limit", "image_size", "batch_size", "workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{value}: expected an integer of at least 1", option=name)
+        if self.eps is not None and not 0 < self.eps < float("inf"):
+            raise UserError(f"{self.eps}: expected a positive number", option="eps")
+        if self.norm == "linf" and self.eps is not None and self.eps > 1:
+            raise UserError(f"{self.eps}: images are in [0,1], e.g. 8/255 is 0.0314", option="eps")
+        if not 0 < self.scale <= 1:
+            raise UserError(f"{self.scale}: expected a number in (0,1]", option="scale")

@@ -1,0 +1,136 @@
+"""Evaluate a checkpoint or a weights file on a data set, and write results and report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from sprout_fast.data import default_loader
+from sprout_fast.distributed import pick_device
+from sprout_fast.errors import UserError
+from sprout_fast.evaluation.config import EvaluateConfig
+from sprout_fast.data.validation import Images, read_images
+from sprout_fast.evaluation.progress import PrintProgress
+from sprout_fast.evaluation.protocols import SMALL_IMAGE
+from sprout_fast.evaluation.report.html import write_report
+from sprout_fast.evaluation.results import Results
+from sprout_fast.evaluation.run import evaluate
+from sprout_fast.evaluation.subject import Subject
+from sprout_fast.models import (
+    CHECKPOINT_FORMAT,
+    Normalized,
+    create_model,
+    default_normalization,
+    load_model,
+)
+from sprout_fast.models.torch_file import read_torch_file
+from sprout_fast.models.weights import apply_state_dict, find_state_dict
+
+# The usual eps of benchmarks, by norm: for CIFAR's images and for ImageNet's.
+DEFAULT_EPS = {"linf": (8 / 255, 4 / 255), "l2": (0.5, 3.0)}
+
+
+def evaluate_checkpoint(config: EvaluateConfig) -> Results:
+    """Load a model and images, measure, print the progress, and write results and report.
+
+    Raises:
+        UserError: a file that cannot be read, or options that do not fit it.
+        KeyboardInterrupt: after Ctrl-C; the results so far are kept in the output folder.
+    """
+    device = pick_device(config.device)
+    content = read_torch_file(config.checkpoint)
+    is_checkpoint = isinstance(content, Mapping) and content.get("format") == CHECKPOINT_FORMAT
+    training: dict[str, Any] = dict(content["config"]) if is_checkpoint else {}
+    arch = training.get("arch") or config.arch
+    if arch is None:
+        raise UserError(
+            f"required, e.g. resnet50, since {config.checkpoint} is not a sprout_fast checkpoint",
+            option="arch",
+        )
+    if is_checkpoint and config.arch not in (None, arch):
+        raise UserError(f"{config.arch}: {config.checkpoint} is a {arch}", option="arch")
+    data = config.data or (Path(training["data"]) if training.get("data") else None)
+    if data is None:
+        raise UserError("required: a folder or tar of images", option="data")
+    # Before the images, which can take minutes to read.
+    surrogate = None if config.surrogate is None else load_model(config.surrogate, device)
+    found = read_images(
+        data,
+        loader=config.loader or _loader(arch, training),
+        image_size=config.image_size or training.get("image_size") or 224,
+        limit=config.limit,
+        workers=config.workers,
+    )
+    print(found.description)
+    if is_checkpoint:
+        subject = _checkpoint_subject(config.checkpoint, content, found)
+    else:
+        subject = _weights_subject(config.checkpoint, content, arch, found)
+    subject.model.to(device).eval()
+    subject.class_names = found.classes
+    if surrogate is not None:
+        subject.surrogate, subject.surrogate_name = surrogate, str(config.surrogate)
+    side = found.images.shape[-1]
+    eps = config.eps or DEFAULT_EPS[config.norm][side > SMALL_IMAGE]
+    out = config.out or config.checkpoint.parent / "evaluation"
+    print(
+        f"{subject.name} on {device}: protocol {config.protocol}, {config.norm} eps {eps:.4g}; "
+        f"writing to {out}"
+    )
+    try:
+        results = evaluate(
+            subject,
+            found.images,
+            found.labels,
+            protocol=config.protocol,
+            eps=eps,
+            norm=config.norm,
+            batch_size=config.batch_size,
+            seed=config.seed,
+            scale=config.scale,
+            cache_dir=out,
+            progress=PrintProgress(),
+        )
+        results.images_available = found.available
+        saved, report = results.save(out), write_report(results, out)
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; the results so far are in {out}; rerun the command to resume")
+        raise
+    print(results)
+    print(f"wrote {saved} and {report}")
+    return results
+
+
+def _loader(arch: str, training: Mapping[str, Any]) -> Literal["memory", "dali", "torch"]:
+    small = training.get("loader") == "memory" or arch.startswith("cifar_")
+    return "memory" if small else default_loader()
+
+
+def _checkpoint_subject(path: Path, content: Mapping[str, Any], found: Images) -> Subject:
+    config = content["config"]
+    classes = config.get("classes")
+    if classes is not None and list(classes) != found.classes:
+        raise UserError(
+            f"has {len(found.classes)} classes ({found.classes[0]}, ...), but {path} was trained "
+            f"on {len(classes)} ({classes[0]}, ...)",
+            option="data",
+        )
+    return Subject(
+        model=load_model(path),
+        name=f"{config['arch']} trained by {config.get('method', 'an unknown method')} ({path})",
+        num_classes=config["num_classes"],
+        beta=content.get("beta"),
+        alpha=config.get("alpha") or Subject.alpha,
+        config=config,
+    )
+
+
+def _weights_subject(path: Path, content: Any, arch: str, found: Images) -> Subject:
+    state_dict, kind, _ = find_state_dict(path, content)
+    model = create_model(arch, len(found.classes), image_size=found.images.shape[-1])
+    print(apply_state_dict(model, state_dict, name=f"{path}{kind}"))
+    mean, std = default_normalization(arch)
+    return Subject(
+        model=Normalized(model, mean, std), name=f"{arch} ({path})", num_classes=len(found.classes)
+    )

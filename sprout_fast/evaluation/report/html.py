@@ -1,0 +1,94 @@
+"""Write an evaluation as one self-contained HTML file."""
+
+from __future__ import annotations
+
+import base64
+import json
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from sprout_fast.evaluation.report.gallery import gallery_of
+from sprout_fast.evaluation.report.paper_tables import paper_tables
+from sprout_fast.evaluation.report.plots.base import plots, png
+from sprout_fast.evaluation.report.verdict import verdict_of
+from sprout_fast.evaluation.report.wording import describe_attack, describe_ball
+from sprout_fast.evaluation.results import Results
+from sprout_fast.files import atomic_write
+
+
+def write_report(results: Results, folder: str | Path) -> Path:
+    """Write ``report.html``, which needs no other file, and ``figures/*.png`` into a folder.
+
+    The report states the clean and the robust accuracy and whether the audit supports them, lists
+    all attacks with their parameters, compares with the paper's numbers, and says what was not
+    measured. It needs matplotlib and jinja2.
+
+    Args:
+        results: results of :func:`sprout_fast.evaluate` with any protocol.
+        folder: where to write; created if necessary.
+
+    Returns:
+        The path of report.html.
+
+    >>> import tempfile, torch, sprout_fast
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4))
+    >>> images, labels = torch.rand(6, 3, 2, 2), torch.tensor([0, 1, 2, 3, 0, 1])
+    >>> results = sprout_fast.evaluate(model, images, labels, eps=0.1, scale=0.1)
+    >>> write_report(results, tempfile.mkdtemp()).name
+    'report.html'
+    """
+    folder = Path(folder)
+    figures = folder / "figures"
+    figures.mkdir(parents=True, exist_ok=True)
+    drawn, not_drawn = [], []
+    for plot in plots():
+        drawing = plot.draw(results)
+        path = figures / f"{plot.name}.png"
+        if drawing is None:
+            path.unlink(missing_ok=True)  # from a previous evaluation
+            not_drawn.append(plot)
+            continue
+        image = png(drawing)
+        path.write_bytes(image)
+        drawn.append((plot, drawing, data_url(image)))
+    page = (
+        _environment()
+        .get_template("report.html.jinja")
+        .render(
+            results=results,
+            plain=results.to_dict(),
+            verdict=verdict_of(results),
+            tables=paper_tables(results),
+            drawn=drawn,
+            not_drawn=not_drawn,
+            gallery=gallery_of(results),
+        )
+    )
+    path = folder / "report.html"
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def data_url(image: bytes) -> str:
+    """Return a PNG file as a data URL."""
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("sprout_fast.evaluation.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "ball": describe_ball,
+        "data_url": data_url,
+        "describe_attack": describe_attack,
+        "number": lambda value: f"{value:.4g}",
+        "json": lambda value: json.dumps(value, ensure_ascii=False),
+    }
+    return environment

@@ -1,0 +1,146 @@
+"""Evaluate a model with a protocol, in one call."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from sprout_fast.attacks.balls import BALLS
+from sprout_fast.errors import UserError
+from sprout_fast.evaluation.audit import run_audit
+from sprout_fast.evaluation.names import NormName, ProtocolName
+from sprout_fast.evaluation.protocols import PROTOCOLS, Setting
+from sprout_fast.evaluation.recorder import ProgressCallback, Recorder
+from sprout_fast.evaluation.results import Results
+from sprout_fast.evaluation.subject import Subject
+from sprout_fast.models.mode import evaluation_mode
+
+
+def evaluate(
+    model: nn.Module | Subject,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    protocol: ProtocolName = "strong",
+    eps: float = 8 / 255,
+    norm: NormName = "linf",
+    surrogate: nn.Module | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    scale: float = 1.0,
+    cache_dir: str | Path | None = None,
+    progress: ProgressCallback | None = None,
+) -> Results:
+    """Measure the accuracy of a classifier under attack, and audit the measurement.
+
+    Args:
+        model: maps images in [0,1], floating point [B,C,H,W], to logits [B,K]; wrap a model that
+            expects normalized images in :class:`~sprout_fast.models.Normalized`. A
+            :class:`~sprout_fast.evaluation.Subject` adds a name, class names and more to the
+            report. The model is evaluated in eval mode and restored afterwards.
+        images: [N,C,H,W], uint8 or floating point in [0,1]. Batches are moved to the model's
+            device.
+        labels: int64 [N] in [0,K).
+        protocol: ``"strong"`` (AutoAttack's four attacks, Croce & Hein 2020), ``"paper"`` (the
+            measurements of the SPROUT paper), ``"audit"`` (checks for gradient masking), ``"all"``
+            (these three), or ``"autoattack"`` (the official package, which must be installed).
+        eps: radius of the ball in which robust accuracy is measured, for images in [0,1].
+        norm: norm of that ball, ``"linf"`` or ``"l2"``.
+        surrogate: another model of the same kind, on which transfer attacks are made.
+        batch_size: images per batch.
+        seed: seed of all random numbers. On one device, results are reproducible.
+        scale: factor in (0,1] on the steps, restarts and queries of all attacks, for trial runs.
+        cache_dir: folder in which each batch's results are saved (in ``cache_dir/parts``), so that
+            an interrupted call resumes when it is repeated.
+        progress: called with (record, images done, images in total) after each batch.
+
+    Returns:
+        The results: ``clean_accuracy``, ``robust_accuracy`` (worst case over all attacks, image by
+        image), ``attacks``, ``audit`` and more.
+
+    Raises:
+        UserError: unknown protocol or norm, or images, labels or numbers out of range.
+
+    >>> import torch
+    >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4))
+    >>> images, labels = torch.rand(6, 3, 2, 2), torch.tensor([0, 1, 2, 3, 0, 1])
+    >>> results = evaluate(model, images, labels, eps=0.5, scale=0.1)
+    >>> results.robust_accuracy <= results.clean_accuracy
+    True
+    """
+    measurements_of = PROTOCOLS.look_up(protocol)
+    BALLS.look_up(norm)
+    images, labels = images.detach().cpu(), labels.detach().cpu()
+    _check(images, labels, eps, scale, batch_size)
+    subject = model if isinstance(model, Subject) else Subject(model, type(model).__name__, 0)
+    if surrogate is not None:
+        subject = dataclasses.replace(
+            subject, surrogate=surrogate, surrogate_name=type(surrogate).__name__
+        )
+    if not subject.num_classes:
+        subject = dataclasses.replace(subject, num_classes=_num_classes(subject, images))
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= subject.num_classes:
+        raise UserError(
+            f"labels: got values from {low} to {high}, expected 0 to {subject.num_classes - 1} for "
+            f"a model with {subject.num_classes} classes"
+        )
+    recorder = Recorder(
+        subject,
+        images,
+        labels,
+        batch_size=batch_size,
+        seed=seed,
+        cache_dir=None if cache_dir is None else Path(cache_dir) / "parts",
+        progress=progress,
+    )
+    setting = Setting(norm, eps, subject.num_classes, max(images.shape[-2:]), scale)
+    recorder.run(measurements_of(setting))
+    return Results(
+        subject,
+        images,
+        labels,
+        protocol=protocol,
+        norm=norm,
+        eps=eps,
+        seed=seed,
+        batch_size=batch_size,
+        scale=scale,
+        records=recorder.records,
+        audit=run_audit(subject, recorder.records, protocol),
+    )
+
+
+def _num_classes(subject: Subject, images: Tensor) -> int:
+    with evaluation_mode(subject.model):
+        shape = subject.logits(subject.prepared(images[:1])).shape
+    if len(shape) != 2 or shape[1] < 2:
+        raise UserError(
+            f"model: got outputs {list(shape)} for one image, expected [1,K] with K >= 2"
+        )
+    return shape[1]
+
+
+def _check(images: Tensor, labels: Tensor, eps: float, scale: float, batch_size: int) -> None:
+    if images.ndim != 4 or labels.ndim != 1 or len(images) != len(labels) or len(labels) == 0:
+        raise UserError(
+            f"images: got {list(images.shape)} with labels {list(labels.shape)}, expected "
+            "[N,C,H,W] with [N], N >= 1"
+        )
+    if labels.dtype != torch.int64:
+        raise UserError(f"labels: got {labels.dtype}, expected int64")
+    if images.dtype != torch.uint8:
+        if not images.is_floating_point():
+            raise UserError(f"images: got {images.dtype}, expected uint8 or floating point")
+        low, high = torch.stack(torch.aminmax(images)).tolist()
+        if not (low >= 0 and high <= 1):
+            raise UserError(f"images: got values from {low:.4g} to {high:.4g}, expected [0,1]")
+    if not 0 < eps < float("inf"):
+        raise UserError(f"{eps}: expected a positive number, e.g. 8/255", option="eps")
+    if not 0 < scale <= 1:
+        raise UserError(f"{scale}: expected a number above 0 and at most 1", option="scale")
+    if batch_size < 1:
+        raise UserError(f"{batch_size}: expected an int >= 1", option="batch_size")
