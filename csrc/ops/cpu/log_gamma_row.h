@@ -185,9 +185,9 @@ __attribute__((noinline)) int64_t log_gamma_chunk(const PhiloxCall& call, int64_
   const PhiloxDraw boost_draw(call, Stream::kGamma, kGammaBoostDraw, first);
   const PhiloxDraw first_draw(call, Stream::kGamma, 0, first);
   // The words of the boosts. Four neighbors share a Philox block, and in a row of small
-  // concentrations the word alone shows that most elements are negligible: log U / a < t if 1 - U >
-  // -a t. Elements with a >= 1 have no boost and are always drawn. The threshold t is kept
-  // negative: one of 0 or more, as next to a variate above e^44, would drop all boosted elements.
+  // concentrations the word alone shows that most elements are negligible: log U / a < t if
+  // 1 - U > -a t. Elements with a >= 1 have no boost that could show it, and are always drawn: a
+  // threshold of 0 or more, as next to a variate above e^44, would drop all of them.
   const T below_floor = floor - T(kLogGammaHeadroom);
   const T threshold = (below_floor < T(0) ? below_floor : T(-1)) * T(-0x1p32);
   constexpr T kOffset =
