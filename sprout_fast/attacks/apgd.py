@@ -119,30 +119,16 @@ def apgd_t(
     the model predicts any class but its label, target or not.
 
     Args:
-        model: maps images in [0, 1] to logits [B, K]. It is evaluated in eval mode; its modes,
-            ``requires_grad`` flags and ``.grad`` are left unchanged.
-        images: float32 or float64 [B, C, H, W] in [0, 1]. The attack runs in this dtype.
-        labels: int64 [B].
-        norm: ``"linf"`` or ``"l2"``.
-        eps: radius of the ball, >= 0, on images in [0, 1].
-        steps: number of steps in a run, >= 0.
+        model, images, labels, norm, eps, steps, random_start, generator, seed: as in
+            :func:`apgd_ce`.
         restarts: number of runs for each target, >= 1.
         target_classes: number of targets, >= 1; at most K - 1 are used.
-        random_start: start from a uniform point of the ball. False starts from the image, and makes
-            all restarts the same.
-        generator: random numbers, drawn for all B images in each run. Default: a new generator on
-            the images' device.
-        seed: seed of that new generator.
 
     Returns:
-        Images of the same shape and dtype in the ball and in [0, 1]: the first point that is
-        misclassified, else the point of the largest loss in the last run. Images that are
-        misclassified to begin with are returned unchanged.
+        As :func:`apgd_ce`.
 
     Raises:
-        TypeError, ValueError: images that :func:`~sprout_fast.attacks.base.check_images` rejects,
-            or an option outside its range.
-        UserError: unknown norm.
+        TypeError, ValueError, UserError: as :func:`apgd_ce`.
 
     >>> import torch
     >>> model = torch.nn.Flatten()  # the channels are the logits

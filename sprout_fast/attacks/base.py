@@ -75,18 +75,11 @@ def borrowed(
 
     Inside, the model is in eval mode, its parameters require no gradient, autograd is on, autocast
     and TF32 are off: attacks run in the images' own float32 or float64. Afterwards everything is
-    as before, also after an exception.
-
-    Args:
-        name: the attack's name, for error messages.
-        model: maps images in [0, 1] to logits [B, K].
-        images: float32 or float64 [B, C, H, W] in [0, 1].
-        labels: int64 [B].
-        generator: random numbers, or None for a new generator on the images' device.
-        seed: seed of that new generator.
+    as before, also after an exception. ``name`` is the attack's, for error messages.
 
     Yields:
-        Copies of ``images`` and ``labels`` without a graph, and the generator.
+        Copies of ``images`` and ``labels`` without a graph; ``generator``, or a new one on the
+        images' device with this seed.
 
     Raises:
         TypeError, ValueError: see :func:`check_images`.
@@ -149,9 +142,6 @@ def full_float32() -> Iterator[None]:
 
 def check_images(name: str, images: Tensor, labels: Tensor) -> None:
     """Check that images are float32 or float64 [B, C, H, W] in [0, 1], with one label per image.
-
-    Args:
-        name: the caller's name, for the message.
 
     Raises:
         TypeError: images of another dtype.

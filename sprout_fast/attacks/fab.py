@@ -233,14 +233,8 @@ def _step(
 ) -> Tensor:
     """Step past the linearized decision boundary, biased toward the image: equations (7) to (9).
 
-    Args:
-        points: [A,C,H,W], the iterates.
-        center: [A,C,H,W], the images.
-        value: [A], the target's logit minus the label's at ``points``.
-        gradient: [A,C,H,W], gradient of ``value`` at ``points``.
-        norm: ``"linf"`` or ``"l2"``.
-        alpha_max: largest weight of the image's own projection.
-        eta: overshoot.
+    ``points`` [A,C,H,W] are the iterates, ``center`` [A,C,H,W] the images, ``value`` [A] is the
+    target's logit minus the label's at ``points``, and ``gradient`` [A,C,H,W] its gradient there.
     """
     # Dividing value and gradient by a number leaves the plane unchanged, and without it products
     # of small gradients would underflow.
@@ -272,14 +266,7 @@ def _to_plane(points: Tensor, normal: Tensor, value: Tensor, norm: Norm) -> Tens
     concave, piecewise linear function of time. So Newton's method from 0 approaches the plane from
     below, on another piece in every step, and is exact on the last one.
 
-    Args:
-        points: [A,N].
-        normal: [A,N].
-        value: [A].
-        norm: ``"linf"`` or ``"l2"``.
-
-    Returns:
-        [A,N].
+    ``points``, ``normal`` and d are [A,N], ``value`` is [A].
     """
     direction = -value.sign()[:, None] * normal.sign()
     room = torch.where(direction > 0, 1 - points, points) * direction.abs()

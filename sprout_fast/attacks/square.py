@@ -253,12 +253,9 @@ def _signs(drawn: Tensor) -> Tensor:
 
 
 def _windows(drawn: Tensor, side: int, points: Tensor) -> Tensor:
-    """Return the squares' indices in flattened pixels: int64 [A,C,side * side].
+    """Return the squares' indices in flattened pixels of ``points``: int64 [A,C,side * side].
 
-    Args:
-        drawn: [A,2] in [0,1), vertical and horizontal position of each square.
-        side: side of the squares, in pixels.
-        points: [A,C,H,W], images that the indices are for.
+    ``drawn`` [A,2] in [0,1) is the vertical and horizontal position of each square.
     """
     channels, height, width = points.shape[1:]
     top = (drawn[:, 0] * (height - side + 1)).long()

@@ -66,14 +66,10 @@ class LinfAttack:
         objective: Callable[[Tensor], Tensor],
         start: Tensor | None = None,
     ) -> Tensor:
-        """Return images in the ball around ``images`` that increase an objective.
+        """Return images in the ball around ``images`` that increase ``objective(logits)``.
 
-        Args:
-            network: maps images in [0, 1] to logits [B, K].
-            images: float32 [B, C, H, W] in [0, 1].
-            objective: maps logits to a scalar, a sum over images.
-            start: initial points [B, C, H, W]. Default: uniform in the ball, from torch's own
-                generator.
+        The objective is a sum over images. ``start`` is by default uniform in the ball, from
+        torch's own generator.
         """
         ball = BALLS["linf"]
         adversarial = ball.uniform(images, self.eps, None) if start is None else start

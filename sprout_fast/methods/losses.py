@@ -15,12 +15,6 @@ class CrossEntropy(nn.Module):
 
     Args:
         smoothing: weight of the uniform label u = 1/K, in [0, 1].
-
-    Call it with logits [B, K] and a :class:`~sprout_fast.MixupTarget`; it returns the mean loss, a
-    float32 scalar.
-
-    Raises:
-        ValueError: ``smoothing`` outside its range.
     """
 
     def __init__(self, smoothing: float = 0.0) -> None:
@@ -41,11 +35,6 @@ class MixedCrossEntropy(nn.Module):
         num_classes: number of classes K.
         smoothing: weight of the uniform label u = 1/K, in [0, 1].
         device: device of the buffers.
-
-    Call it with logits [B, K] and a :class:`~sprout_fast.MixupTarget`; it returns the mean loss.
-
-    Raises:
-        ValueError: ``smoothing`` outside its range.
     """
 
     uniform: Tensor

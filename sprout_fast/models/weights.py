@@ -59,15 +59,9 @@ def load_weights(model: nn.Module, path: str | Path, *, reset_head: bool = False
 
 
 def find_state_dict(path: str | Path, content: Any) -> tuple[Mapping[str, Tensor], str, str | None]:
-    """Return the state dict in a file's content.
+    """Return the state dict in a file's content, which one it is, and the file's architecture.
 
-    Args:
-        path: the file, for error messages.
-        content: what :func:`~sprout_fast.models.torch_file.read_torch_file` returned.
-
-    Returns:
-        The state dict; which of the content's it is, such as ``" (ema)"``; and the architecture
-        that the file names, if any.
+    For example ``" (ema)"`` and ``"resnet50"``, or ``""`` and None if the file does not say.
 
     Raises:
         UserError: there is no state dict of tensors.
@@ -111,20 +105,10 @@ def apply_state_dict(
     name: str,
     file_arch: str | None = None,
 ) -> str:
-    """Check a state dict against ``model`` and load it.
+    """Check a state dict against ``model`` and load it, as :func:`load_weights` does.
 
-    Args:
-        model: a plain model.
-        state_dict: tensors by key; prefixes and old names are accepted as in :func:`load_weights`.
-        reset_head: see :func:`load_weights`. None, for callers without that option, is False.
-        name: the file's name, for messages.
-        file_arch: architecture that the file names, for messages.
-
-    Returns:
-        One line that says what was loaded.
-
-    Raises:
-        UserError: keys or shapes do not match. The model is unchanged then.
+    ``reset_head=None``, for callers without that option, is False. ``name`` and ``file_arch``, the
+    architecture that the file contains, are for messages.
     """
     state_dict = _plain_names(state_dict, model)
     own = model.state_dict()

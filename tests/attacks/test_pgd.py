@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import torchattacks
-from helpers.networks import CLASSES, HALF_EPS, Scaled, errs, made_images, trained
+from helpers.networks import CLASSES, HALF_EPS, Scaled, errs, made_images, trained, victim
 from torch import nn
 
 from sprout_fast.attacks import ATTACKS, Attack
@@ -295,31 +295,9 @@ def test_wrong_arguments(change, error, message):
         last_iterate(make_model(), **(arguments | change))
 
 
-def four_class_model():
-    """Return a model of four classes with faint patterns, easy to attack, and its images."""
-    torch.manual_seed(0)
-    patterns = torch.randn(4, 3, 8, 8).sign() * 0.04
-
-    def draw(count, generator):
-        labels = torch.randint(4, (count,), generator=generator)
-        noise = torch.randn(count, 3, 8, 8, generator=generator) * 0.05
-        return (0.5 + patterns[labels] + noise).clamp(0, 1), labels
-
-    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 32), nn.ReLU(), nn.Linear(32, 4))
-    model = Normalized(net, [0.5] * 3, [0.25] * 3)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(60):
-        images, labels = draw(64, generator)
-        optimizer.zero_grad()
-        F.cross_entropy(model(images), labels).backward()
-        optimizer.step()
-    test = [((255 * x).round().to(torch.uint8), y) for x, y in [draw(100, generator)]]
-    return model, test
-
-
 def test_attack_lowers_the_accuracy_of_a_trained_model():
-    model, batches = four_class_model()
+    model, images, labels = victim()
+    batches = [((255 * images).round().to(torch.uint8), labels)]
 
     def under(eps):
         attack = Attack("pgd", model, eps=eps, step_size=eps / 4, steps=10)
