@@ -511,9 +511,15 @@ def test_transformations():
     assert torch.allclose(seen[-1][rows][inside[rows]], expected[rows][inside[rows]], atol=1e-5)
 
 
-def test_an_unknown_transformation_is_an_error():
+def test_unknown_names_are_errors_at_construction():
     with pytest.raises(UserError, match="got 'rotatoin', .*did you mean rotation"):
         Invariance("x", "rotatoin", 10)
+    with pytest.raises(UserError, match="attack.*pdg.*did you mean pgd"):
+        AttackMeasurement("x", "pdg")
+    with pytest.raises(UserError, match="stpes.*did you mean steps"):
+        AttackMeasurement("x", "pgd", options={"stpes": 3})
+    with pytest.raises(UserError, match="norm.*l1.*linf, l2"):
+        AttackMeasurement("x", "pgd", norm="l1")
 
 
 def test_gradients_against_autograd():

@@ -37,7 +37,7 @@ from sprout_fast.evaluation.measurements import (
     Landscape,
     Measurement,
 )
-from sprout_fast.evaluation.recorder import Record, Recorder
+from sprout_fast.evaluation.recorder import AccuracyRecord, Record, Recorder
 from sprout_fast.methods.sprout import Sprout
 from sprout_fast.models import read_checkpoint
 
@@ -209,7 +209,9 @@ class MadeUp:
         elif isinstance(one, Diversity):
             columns = {name: drawn(20) for name in ("dirichlet_mixup", "dirichlet_ga", "mixup_ga")}
         misclassified = drawn(20) < 0.5
-        return Record(one.name, {}, 20, torch.arange(20), columns, misclassified=misclassified)
+        return AccuracyRecord(
+            one.name, {}, 20, torch.arange(20), columns, misclassified=misclassified
+        )
 
     def beta(self, training) -> tuple[list[str], torch.Tensor]:
         return CLASSES, torch.rand(10, generator=self.generator)

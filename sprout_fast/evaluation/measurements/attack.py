@@ -12,7 +12,8 @@ from torch import Tensor
 
 from sprout_fast.attacks import ATTACKS, Attack
 from sprout_fast.attacks.active import is_misclassified
-from sprout_fast.attacks.balls import BALLS
+from sprout_fast.attacks.balls import BALLS, ball_of
+from sprout_fast.attacks.base import check_options
 from sprout_fast.evaluation.measurements.base import Batch, Measurement
 from sprout_fast.evaluation.names import NormName
 from sprout_fast.evaluation.subject import Subject
@@ -34,6 +35,9 @@ class AttackMeasurement(Measurement):
         options: the attack's own options.
         cascade: names of earlier attacks; only images still correctly classified are attacked.
 
+    Raises:
+        UserError: unknown attack, option or norm.
+
     Columns: ``misclassified`` (bool: the model misclassifies the attacked image, which is inside
     the ball), ``linf`` and ``l2`` (float64: distance of the attacked image from the clean one),
     ``predicted`` (int64) and ``adversarial`` (the attacked images, kept for the gallery only).
@@ -46,6 +50,10 @@ class AttackMeasurement(Measurement):
     cascade: tuple[str, ...] = ()
 
     only_correct: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_options(self.attack, dict(self.options))
+        ball_of(self.norm)
 
     def parameters(self) -> dict[str, Any]:
         """Return the fields, and as ``defaults`` the attack's options that they leave unset."""
