@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then moved into it."""
+"""Files that are complete or absent: written under a temporary name, then renamed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path; on success its file replaces ``path``, on failure it is removed.
+    """Yield a temporary path whose file replaces ``path`` on success and is removed on failure.
 
-    A reader of ``path``, or a process that continues after this one was killed, finds the old file
-    or the new one, never a part. The temporary file is ``.NAME.tmp`` in the same folder; one that
-    a killed process left behind is overwritten. Data reaches the disk before the name does.
+    Readers of ``path``, and a run that resumes after a crash, find either the old file or the new
+    one, never a part of it: the data reaches the disk before the name changes. The temporary file
+    is ``.NAME.tmp`` in the same folder. One that a killed process left behind is overwritten, so
+    only one process may write ``path`` at a time.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "numbers.txt"

@@ -1,4 +1,4 @@
-"""A table of named things that are entered where they are defined."""
+"""Tables of named things, each registered where it is defined."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
-    """Return ``"; did you mean X?"`` for the choice most like ``name``, or an empty string.
+    """Return ``"; did you mean X?"`` for the choice closest to ``name``, or an empty string.
 
     >>> nearest("sprot", ["natural", "sprout"])
     '; did you mean sprout?'
@@ -28,19 +28,19 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 class Registry(Mapping[str, T], Generic[T]):
     """A mapping from names to things of one kind, in order of registration.
 
-    The modules of ``package`` register what they define. They are imported at the first look-up,
-    in alphabetical order, so a new entry is a new file that no other file mentions.
+    The modules of ``package`` register what they define. They are imported in alphabetical order at
+    the first look-up, so adding an entry means adding a file and editing no other.
 
     Args:
-        kind: what an entry is, for error messages, e.g. ``"attack"``.
-        package: dotted name of the package whose modules to import, or None.
+        kind: What an entry is, for error messages, e.g. ``"attack"``.
+        package: Dotted name of the package whose modules to import, or None.
 
-    >>> colours = Registry("colour")
-    >>> colours.register("red")("#f00")
+    >>> colors = Registry("color")
+    >>> colors.register("red")("#f00")
     '#f00'
-    >>> colours.look_up("rde")
+    >>> colors.look_up("rde")
     Traceback (most recent call last):
-    sprout_fast.errors.UserError: colour: got 'rde', expected one of red; did you mean red?
+    sprout_fast.errors.UserError: color: got 'rde', expected one of red; did you mean red?
     """
 
     def __init__(self, kind: str, package: str | None = None) -> None:
@@ -49,9 +49,15 @@ class Registry(Mapping[str, T], Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Return a decorator that enters its argument under ``name``."""
+        """Return a decorator that registers its argument under ``name``.
+
+        Raises:
+            ValueError: The name is already registered.
+        """
 
         def enter(entry: T) -> T:
+            if name in self._entries:
+                raise ValueError(f"{self.kind} {name!r} is already registered")
             self._entries[name] = entry
             return entry
 
@@ -61,7 +67,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """Return the entry called ``name``.
 
         Raises:
-            UserError: no entry has this name; the message lists the names and suggests the nearest.
+            UserError: No entry has this name; the message lists the names and suggests the nearest.
         """
         entries = self._loaded()
         if name not in entries:
@@ -81,11 +87,13 @@ class Registry(Mapping[str, T], Generic[T]):
         return len(self._loaded())
 
     def _loaded(self) -> dict[str, T]:
-        package, self._package = self._package, None
+        package, self._package = self._package, None  # a module may look up what others registered
         if package is not None:
-            for module in sorted(
-                pkgutil.iter_modules(importlib.import_module(package).__path__),
-                key=lambda module: module.name,
-            ):
-                importlib.import_module(f"{package}.{module.name}")
+            try:
+                modules = pkgutil.iter_modules(importlib.import_module(package).__path__)
+                for name in sorted(module.name for module in modules):
+                    importlib.import_module(f"{package}.{name}")
+            except BaseException:
+                self._package = package  # the next look-up must not see a part of the table
+                raise
         return self._entries
