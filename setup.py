@@ -1,15 +1,16 @@
 """Builds the native part by calling CMake, which owns its sources and flags.
 
-Decides one thing: whether the CUDA library is built. It is when torch is a CUDA build and an nvcc
-is found (on PATH, under CUDA_HOME, or from the package nvidia-cuda-nvcc); FORCE_CUDA=1 asks for it
-whatever torch is, FORCE_CUDA=0 turns it off. TORCH_CUDA_ARCH_LIST names the
-architectures ("9.0;12.0+PTX"), or is "torch" for those that torch itself was built for, as a
-release is; without it they are those of the GPUs present, or 9.0 on a machine without one.
+Decides one thing: whether the CUDA library is built. It is if torch is a CUDA build and an nvcc is
+found (on PATH, under CUDA_HOME, or from the package nvidia-cuda-nvcc); FORCE_CUDA=1 builds it
+whatever torch is, FORCE_CUDA=0 turns it off. TORCH_CUDA_ARCH_LIST names the architectures
+("9.0;12.0+PTX"), or is "torch" for those of torch's own build, as a release is; by default they are
+those of the GPUs present, or 9.0 on a machine without one.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -21,8 +22,43 @@ from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
-# The venv's own cmake and ninja, also where nobody activated it.
+OLDEST_TORCH = "2.10"  # with the stable ABI that the libraries are written for
+# The environment's own cmake and ninja come first, even if it is not activated.
 os.environ["PATH"] = sysconfig.get_path("scripts") + os.pathsep + os.environ["PATH"]
+
+
+def check_requirements() -> None:
+    """Exit with one line if what ``[build-system] requires`` lists is missing or too old.
+
+    With pip's ``--no-build-isolation`` nobody else checks it, and CMake's own errors are hundreds
+    of lines.
+    """
+    oldest_cmake = re.search(
+        r"cmake_minimum_required\(VERSION ([\d.]+)", (ROOT / "CMakeLists.txt").read_text()
+    )[1]
+    for program, oldest in (("cmake", oldest_cmake), ("ninja", "1.10")):
+        path = shutil.which(program)
+        if path is None:
+            _stop(f"needs {program} >= {oldest}, found none on PATH", program, oldest)
+        printed = subprocess.check_output([path, "--version"], text=True)
+        version = re.search(r"\d+\.\d+[.\d]*", printed)[0]
+        if _release(version) < _release(oldest):
+            _stop(f"needs {program} >= {oldest}, found {version} at {path}", program, oldest)
+    try:
+        import torch
+    except ModuleNotFoundError:
+        _stop(f"needs torch >= {OLDEST_TORCH}, found none in {sys.prefix}", "torch", OLDEST_TORCH)
+    if _release(torch.__version__) < _release(OLDEST_TORCH):
+        found = f"found {torch.__version__} in {sys.prefix}"
+        _stop(f"needs torch >= {OLDEST_TORCH}, {found}", "torch", OLDEST_TORCH)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(map(int, re.findall(r"\d+", version)[:2]))
+
+
+def _stop(problem: str, package: str, oldest: str) -> None:
+    sys.exit(f"sprout_fast: building {problem}; run: pip install '{package}>={oldest}'")
 
 
 def find_nvcc() -> str | None:
@@ -39,9 +75,8 @@ def cuda_archs() -> list[str]:
     import torch
 
     named = os.environ.get("TORCH_CUDA_ARCH_LIST", "").replace(" ", ";").replace(",", ";")
-    if (
-        named == "torch"
-    ):  # "sm_80 sm_90 compute_120": torch.cuda.get_arch_list() is empty without a GPU
+    if named == "torch":
+        # "sm_80 sm_90 compute_120": torch.cuda.get_arch_list() is empty without a GPU
         flags = torch._C._cuda_getArchFlags() if torch.version.cuda else ""
         if not flags:
             sys.exit("TORCH_CUDA_ARCH_LIST=torch: this torch is a CPU build and has no list")
@@ -62,7 +97,7 @@ def cuda_archs() -> list[str]:
 
 
 def cuda_choice() -> tuple[str | None, str]:
-    """The nvcc to build the CUDA library with, or None, and why."""
+    """Return the nvcc to build the CUDA library with, or None, and the reason."""
     import torch
 
     forced = os.environ.get("FORCE_CUDA", "")
@@ -71,7 +106,7 @@ def cuda_choice() -> tuple[str | None, str]:
     if forced == "0":
         return None, "off, by FORCE_CUDA=0"
     if not forced and torch.version.cuda is None:
-        return None, f"off: torch {torch.__version__} is a CPU build (FORCE_CUDA=1 insists)"
+        return None, f"off: torch {torch.__version__} is a CPU build (FORCE_CUDA=1 overrides)"
     nvcc = find_nvcc()
     if nvcc is None:
         if forced:
@@ -83,13 +118,17 @@ def cuda_choice() -> tuple[str | None, str]:
 class CMakeBuild(build_ext):
     """Runs CMake and installs what it built into the package folder."""
 
+    def run(self) -> None:
+        check_requirements()
+        super().run()
+
     def build_extension(self, ext: Extension) -> None:
         import torch
 
         nvcc, why = cuda_choice()
         version = torch.__version__
         print(f"sprout_fast: CPU library for torch {version}; CUDA library {why}", flush=True)
-        # One build folder for every way of calling, so that nothing is compiled twice.
+        # One build folder for wheels, editable installs and build_ext: nothing is compiled twice.
         build = ROOT / "build" / f"cmake-torch{version}"
         arguments = [
             f"-DPython_EXECUTABLE={sys.executable}",
@@ -106,11 +145,11 @@ class CMakeBuild(build_ext):
         self.install_into(Path(self.get_ext_fullpath(ext.name)).parent)
 
     def copy_extensions_to_source(self) -> None:
-        """For --inplace and editable installs: the libraries beside _C as well."""
+        """For --inplace and editable installs: the libraries next to _C as well."""
         self.install_into(ROOT / "sprout_fast")
 
     def install_into(self, package: Path) -> None:
-        # Not to leave a CUDA library from an earlier build beside a CPU library of this one.
+        # A CPU build must not leave the CUDA library of an earlier build next to it.
         (package / "lib" / "libsprout_fast_cuda.so").unlink(missing_ok=True)
         install = ["cmake", "--install", self.cmake_build_folder, "--prefix", package.resolve()]
         for component in ([], ["--component", "python"]):
@@ -121,6 +160,12 @@ class Abi3Wheel(bdist_wheel):
     def finalize_options(self) -> None:
         self.py_limited_api = "cp310"
         super().finalize_options()
+
+    def run(self) -> None:
+        check_requirements()  # before build_py has printed a line per file
+        # Modules that were moved or removed since an earlier build must not get into the wheel.
+        shutil.rmtree(self.get_finalized_command("build").build_lib, ignore_errors=True)
+        super().run()
 
 
 setup(

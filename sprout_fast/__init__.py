@@ -1,41 +1,44 @@
-"""sprout_fast: SPROUT, attack-free robust training, at the cost of ordinary training.
+"""sprout_fast: SPROUT, attack-free robust training, at the cost of natural training.
 
 The ops are in :mod:`sprout_fast.ops` (and under ``torch.ops.sprout_fast``), their plain-PyTorch
-twins in :mod:`sprout_fast.reference`. :class:`SproutMixup` and :class:`SproutLoss` put them into a
-training loop, :func:`load_model` and :func:`evaluate` work on what was trained. The ops need torch
-alone.
+counterparts in :mod:`sprout_fast.reference`. :class:`SproutMixup` and :class:`SproutLoss` put them
+into a training loop; :func:`load_model` and :func:`evaluate` are for trained models. The ops need
+only torch, which is not imported before one of these names is used.
 """
 
 from __future__ import annotations
 
-from importlib.util import find_spec as _find_spec
 from typing import TYPE_CHECKING
 
-from sprout_fast._lazy import attach as _attach
-from sprout_fast._lazy import import_with_torch as _import_with_torch
+from sprout_fast import _lazy, _library
+from sprout_fast._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from sprout_fast import evaluation as evaluation
     from sprout_fast import ops as ops
-    from sprout_fast._library import __version__ as __version__
-    from sprout_fast._library import build_info, cmake_prefix_path
-    from sprout_fast.evaluation.run import evaluate
-    from sprout_fast.models.checkpoint import load_model
-    from sprout_fast.nn.loss import SproutLoss
-    from sprout_fast.nn.mixup import MixupTarget, SproutMixup
-    from sprout_fast.ops.dirichlet import dirichlet
-    from sprout_fast.ops.gaussian_mixup import gaussian_mixup
-    from sprout_fast.ops.generalized_cross_entropy import generalized_cross_entropy
-    from sprout_fast.ops.log_gamma import log_gamma
-    from sprout_fast.ops.pgd_step import pgd_step_
-    from sprout_fast.ops.sample_mixup import sample_mixup
-    from sprout_fast.ops.sprout_loss import sprout_loss
-    from sprout_fast.random import PhiloxState
+    from sprout_fast import reference as reference
+    from sprout_fast._library import build_info as build_info
+    from sprout_fast._library import cmake_prefix_path as cmake_prefix_path
+    from sprout_fast.evaluation.run import evaluate as evaluate
+    from sprout_fast.models.checkpoint import load_model as load_model
+    from sprout_fast.nn.loss import SproutLoss as SproutLoss
+    from sprout_fast.nn.mixup import MixupTarget as MixupTarget
+    from sprout_fast.nn.mixup import SproutMixup as SproutMixup
+    from sprout_fast.ops.dirichlet import dirichlet as dirichlet
+    from sprout_fast.ops.gaussian_mixup import gaussian_mixup as gaussian_mixup
+    from sprout_fast.ops.generalized_cross_entropy import (
+        generalized_cross_entropy as generalized_cross_entropy,
+    )
+    from sprout_fast.ops.log_gamma import log_gamma as log_gamma
+    from sprout_fast.ops.pgd_step import pgd_step_ as pgd_step_
+    from sprout_fast.ops.sample_mixup import sample_mixup as sample_mixup
+    from sprout_fast.ops.sprout_loss import sprout_loss as sprout_loss
+    from sprout_fast.random import PhiloxState as PhiloxState
 else:
-    __getattr__, __dir__ = _attach(
+    __getattr__, __dir__, __all__ = _lazy.attach(
         __name__,
         {
-            "_library": ["__version__", "build_info", "cmake_prefix_path"],
+            "_library": ["build_info", "cmake_prefix_path"],
             "evaluation": [],
             "evaluation.run": ["evaluate"],
             "models.checkpoint": ["load_model"],
@@ -50,28 +53,9 @@ else:
             "ops.sample_mixup": ["sample_mixup"],
             "ops.sprout_loss": ["sprout_loss"],
             "random": ["PhiloxState"],
+            "reference": [],
         },
-        first="torch",  # and with it, as below, the ops
     )
 
-__all__ = [
-    "MixupTarget",
-    "PhiloxState",
-    "SproutLoss",
-    "SproutMixup",
-    "build_info",
-    "cmake_prefix_path",
-    "dirichlet",
-    "evaluate",
-    "gaussian_mixup",
-    "generalized_cross_entropy",
-    "load_model",
-    "log_gamma",
-    "pgd_step_",
-    "sample_mixup",
-    "sprout_loss",
-]
-
-if _find_spec("sprout_fast._C") is None:
-    from sprout_fast import _library as _library  # says how to build it
-_import_with_torch("sprout_fast.ops")
+_library.check_built()
+_lazy.import_after_torch("sprout_fast.ops")

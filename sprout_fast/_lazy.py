@@ -1,57 +1,64 @@
-"""Names that are imported when they are first used, because torch takes seconds to import.
+"""Lazy imports, because ``--help`` and a mistyped option must not wait seconds for torch.
 
-The command lines answer ``--help`` and mistakes without it. ``import sprout_fast`` still means that
-``torch.ops.sprout_fast`` is registered wherever torch is: at once where torch is imported already,
-else right after torch's own import.
+``import sprout_fast`` still guarantees that ``torch.ops.sprout_fast`` is registered, with fakes and
+autograd, wherever torch is imported, whichever of the two comes first.
 """
 
 from __future__ import annotations
 
 import importlib
 import importlib.abc
-import importlib.util
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from importlib.machinery import ModuleSpec
+from itertools import dropwhile
 from types import ModuleType
+from typing import Any
 
 
 def attach(
-    package: str, names: Mapping[str, Sequence[str]], first: str | None = None
-) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Return ``__getattr__`` and ``__dir__`` (PEP 562) for a package.
+    package: str, names: Mapping[str, Sequence[str]]
+) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
+    """Return ``__getattr__``, ``__dir__`` (PEP 562) and ``__all__`` of a package.
 
     Args:
-        package: its ``__name__``.
-        names: public names by the submodule that defines them, relative to the package.
-        first: a module to import before any of them.
+        package: The package's ``__name__``.
+        names: The public names by the submodule that defines them, relative to the package. A
+            submodule is an attribute of the package itself, even if it defines no public name.
     """
     module_of = {name: module for module, defined in names.items() for name in defined}
+    submodules = {module for module in names if "." not in module}
 
     def __getattr__(name: str) -> object:
-        if first is not None and (name in module_of or name in names):
-            importlib.import_module(first)
         if name in module_of:
             value = getattr(importlib.import_module(f"{package}.{module_of[name]}"), name)
             setattr(sys.modules[package], name, value)
             return value
-        if name in names:  # a submodule itself
+        if name in submodules:
             return importlib.import_module(f"{package}.{name}")
         raise AttributeError(f"module {package!r} has no attribute {name!r}")
 
-    return __getattr__, lambda: sorted({*vars(sys.modules[package]), *module_of, *names})
+    def __dir__() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *module_of, *submodules})
+
+    return __getattr__, __dir__, sorted(module_of)
 
 
-def import_with_torch(module: str) -> None:
-    """Import ``module`` now if torch is imported, else as soon as it is."""
-    if "torch" in sys.modules:
+def import_after_torch(module: str) -> None:
+    """Import ``module`` now if torch is already imported, else as soon as torch is."""
+    if sys.modules.get("torch") is not None:
         importlib.import_module(module)
     else:
-        sys.meta_path.insert(0, _AfterTorch(module))
+        sys.meta_path.insert(0, _ImportAfterTorch(module))
 
 
-class _AfterTorch(importlib.abc.MetaPathFinder):
-    """Finds torch as the other finders do, and imports ``module`` when torch has been executed."""
+class _ImportAfterTorch(importlib.abc.MetaPathFinder):
+    """Leaves finding torch to the other finders and imports ``module`` after torch.
+
+    Stays in place until that has happened: torch may be looked for without being imported
+    (``importlib.util.find_spec``), and its import may fail and be tried again.
+    """
 
     def __init__(self, module: str) -> None:
         self._module = module
@@ -61,16 +68,41 @@ class _AfterTorch(importlib.abc.MetaPathFinder):
     ) -> ModuleSpec | None:
         if name != "torch":
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        # Python has asked the finders before this one already.
+        others = list(dropwhile(lambda finder: finder is not self, sys.meta_path))[1:]
+        specs = (finder.find_spec(name, path, target) for finder in others)
+        spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            loader = spec.loader
-            execute = loader.exec_module
-
-            def execute_and_import(torch: ModuleType) -> None:
-                del loader.exec_module  # the loader's own again
-                execute(torch)
-                importlib.import_module(self._module)
-
-            loader.exec_module = execute_and_import  # type: ignore[method-assign]
+            spec.loader = _Loader(spec.loader, self._after_torch)
         return spec
+
+    def _after_torch(self) -> None:
+        if self in sys.meta_path:
+            sys.meta_path.remove(self)
+        if self._module in sys.modules:
+            return  # its own import, in this thread or another, waits for torch and then resumes
+        try:
+            importlib.import_module(self._module)
+        except Exception as error:
+            # Raised here, it would undo torch's import, which cannot be repeated in a process. The
+            # first use of an op raises it again.
+            warnings.warn(str(error), RuntimeWarning, stacklevel=3)
+
+
+class _Loader(importlib.abc.Loader):
+    """Another loader, with something to do after the module has been executed."""
+
+    def __init__(self, loader: importlib.abc.Loader, then: Callable[[], None]) -> None:
+        self._loader, self._then = loader, then
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        assert module.__spec__ is not None
+        module.__spec__.loader = module.__loader__ = self._loader
+        self._loader.exec_module(module)
+        self._then()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)  # get_source, get_resource_reader, ...

@@ -1,55 +1,79 @@
-"""Loads the compiled libraries, which register ``torch.ops.sprout_fast``.
+"""The compiled libraries, which register ``torch.ops.sprout_fast``.
 
-``sprout_fast/_C.abi3.so`` is the Python module. It depends on ``lib/libsprout_fast.so``, which
-holds the schemas and the CPU kernels. ``lib/libsprout_fast_cuda.so`` holds the CUDA kernels and is
-loaded if torch is a CUDA build.
+``sprout_fast/_C.abi3.so`` is the Python module, ``lib/libsprout_fast.so`` (which it links) has the
+schemas and CPU kernels, and ``lib/libsprout_fast_cuda.so`` the CUDA kernels, loaded if torch is a
+CUDA build. Importing this module loads none of them, nor torch.
 """
 
 from __future__ import annotations
 
 import json
+from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
-
-import torch
-
-try:
-    _C = import_module("sprout_fast._C")
-except ImportError as error:
-    raise ImportError(
-        "sprout_fast's compiled extension is missing or cannot be loaded. Build it with "
-        "`pip install --no-build-isolation -e .` in the repository (or `make build`). "
-        f"The loader reported: {error}"
-    ) from error
+from types import ModuleType
 
 PACKAGE = Path(__file__).parent
 CUDA_LIBRARY = PACKAGE / "lib" / "libsprout_fast_cuda.so"
 
-# For C++ projects: with -DCMAKE_PREFIX_PATH=<this>, find_package(sprout_fast) finds the libraries.
+# For C++ projects: with -DCMAKE_PREFIX_PATH=..., find_package(sprout_fast) finds the libraries.
 cmake_prefix_path = str(PACKAGE)
 
-_cuda_loaded = torch.version.cuda is not None and CUDA_LIBRARY.exists()
-if _cuda_loaded:
-    torch.ops.load_library(CUDA_LIBRARY)
+
+def check_built() -> None:
+    """Raise an ImportError with the build command if there is no compiled extension."""
+    if find_spec("sprout_fast._C") is None:
+        raise _import_error("it was not built")
+
+
+@cache
+def load() -> ModuleType:
+    """Load the libraries and return ``sprout_fast._C``.
+
+    Raises:
+        ImportError: The extension is missing or does not load; the message has the build command.
+    """
+    import torch
+
+    try:
+        library = import_module("sprout_fast._C")
+    except ImportError as error:
+        raise _import_error(str(error)) from error
+    if _cuda_is_loaded():
+        torch.ops.load_library(CUDA_LIBRARY)
+    return library
 
 
 def build_info() -> dict[str, object]:
-    """Return how the compiled libraries were built and which parts of them are in use.
+    """Return what was built, and which of it is in use.
 
     Returns:
-        ``version``, ``torch_built_with``, ``torch_abi``, ``compiler``, ``cpu_isas`` (the
-        instruction sets compiled), ``cuda`` (version of nvcc, or None) and ``cuda_archs`` describe
-        the build; ``cpu_isa`` and ``cuda_loaded`` what is in use in this process.
+        ``version``, ``torch_built_with``, ``torch_abi``, ``compiler``, ``cpu_isas`` (instruction
+        sets compiled), ``cuda`` (version of nvcc, or None) and ``cuda_archs`` describe the build;
+        ``cpu_isa`` and ``cuda_loaded`` what runs here.
 
     Example:
         >>> import sprout_fast
         >>> sprout_fast.build_info()["cpu_isa"] in ("avx2", "portable")
         True
     """
-    info = json.loads(_C.build_info_json())
-    info["cpu_isa"] = "avx2" if _C.have_avx2() else "portable"
-    info["cuda_loaded"] = _cuda_loaded
+    library = load()
+    info = json.loads(library.build_info_json())
+    info["cpu_isa"] = "avx2" if library.have_avx2() else "portable"
+    info["cuda_loaded"] = _cuda_is_loaded()
     return info
 
 
-__version__ = str(build_info()["version"])
+def _cuda_is_loaded() -> bool:
+    import torch
+
+    return torch.version.cuda is not None and CUDA_LIBRARY.exists()
+
+
+def _import_error(reason: str) -> ImportError:
+    return ImportError(
+        "sprout_fast's compiled extension is missing or does not load. Build it with "
+        "`pip install --no-build-isolation -e .` in the repository (or `make build`). "
+        f"Reason: {reason}"
+    )

@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path; on success its file replaces ``path``, on failure it is removed.
+    """Yield a temporary path whose file replaces ``path`` on success and is removed on failure.
 
     A reader of ``path``, or a process that continues after this one was killed, finds the old file
     or the new one, never a part of it. The temporary file is ``.NAME.tmp`` in the same folder; one

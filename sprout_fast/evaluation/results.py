@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sprout_fast._library import __version__
+from sprout_fast._version import __version__
 from sprout_fast.evaluation.accuracy import Accuracy
 from sprout_fast.evaluation.audit import Audit
 from sprout_fast.evaluation.measurements.attack import within_ball

@@ -11,18 +11,19 @@ from typing import TYPE_CHECKING
 from sprout_fast._lazy import attach as _attach
 
 if TYPE_CHECKING:
-    from sprout_fast.models.checkpoint import CHECKPOINT_FORMAT, load_model, read_checkpoint
-    from sprout_fast.models.factory import (
-        create_model,
-        default_normalization,
-        is_arch,
-        list_archs,
-    )
-    from sprout_fast.models.mode import evaluation_mode, frozen_parameters
-    from sprout_fast.models.normalized import Normalized
-    from sprout_fast.models.weights import load_weights
+    from sprout_fast.models.checkpoint import CHECKPOINT_FORMAT as CHECKPOINT_FORMAT
+    from sprout_fast.models.checkpoint import load_model as load_model
+    from sprout_fast.models.checkpoint import read_checkpoint as read_checkpoint
+    from sprout_fast.models.factory import create_model as create_model
+    from sprout_fast.models.factory import default_normalization as default_normalization
+    from sprout_fast.models.factory import is_arch as is_arch
+    from sprout_fast.models.factory import list_archs as list_archs
+    from sprout_fast.models.mode import evaluation_mode as evaluation_mode
+    from sprout_fast.models.mode import frozen_parameters as frozen_parameters
+    from sprout_fast.models.normalized import Normalized as Normalized
+    from sprout_fast.models.weights import load_weights as load_weights
 else:
-    __getattr__, __dir__ = _attach(
+    __getattr__, __dir__, __all__ = _attach(
         __name__,
         {
             "checkpoint": ["CHECKPOINT_FORMAT", "load_model", "read_checkpoint"],
@@ -32,17 +33,3 @@ else:
             "weights": ["load_weights"],
         },
     )
-
-__all__ = [
-    "CHECKPOINT_FORMAT",
-    "Normalized",
-    "create_model",
-    "default_normalization",
-    "evaluation_mode",
-    "frozen_parameters",
-    "is_arch",
-    "list_archs",
-    "load_model",
-    "load_weights",
-    "read_checkpoint",
-]

@@ -3,7 +3,10 @@
 Schemas and argument checks are in ``csrc/ops/<op>_call.cpp``, kernels in ``csrc/ops/{cpu,cuda}/``.
 """
 
-from sprout_fast import _library as _library  # isort: skip  # registers the ops
+from sprout_fast import _library
+
+_library.load()  # the schemas, to which the modules below add fakes and autograd
+
 from sprout_fast.ops.dirichlet import dirichlet
 from sprout_fast.ops.gaussian_mixup import gaussian_mixup
 from sprout_fast.ops.generalized_cross_entropy import generalized_cross_entropy
