@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from training_benchmark.run import Options, benchmark
+from training_benchmark.command import Options, benchmark
 
 from sprout_fast import cli
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from reproduction.run import Options, reproduce
+from reproduction.command import Options, reproduce
 from reproduction.scale import RULES
 
 from sprout_fast import cli

@@ -14,7 +14,7 @@ import pytest
 import torch
 from harness import TINY, Case
 from training_benchmark import machine
-from training_benchmark.memory import set_memory
+from training_benchmark.malloc import set_malloc
 
 TURNS = 1 if TINY else 3
 SECONDS = 0 if TINY else 0.15  # for a contestant in a turn
@@ -59,7 +59,7 @@ def measure(benchmark, turn):
             turn=turn,
             **case.extra,
         )
-        before_each = set_memory(memory, 2**18 if TINY else 2**28)
+        before_each = set_malloc(memory, 2**18 if TINY else 2**28)
         call = case.call(contestant)
         once = timeit(call, number=1)
         if once < SLOW or contestant == "compiled":

@@ -20,7 +20,7 @@ from training_benchmark.added import measure_added
 from training_benchmark.contestants import Contestant, build_contestants, build_methods
 from training_benchmark.machine import caption
 from training_benchmark.parts import PARTS, PartsClock, measure_parts, timed
-from training_benchmark.report import Report
+from training_benchmark.step_times import Report
 from training_benchmark.rounds import Timings, measure
 
 from sprout_fast.methods import METHODS

@@ -20,8 +20,8 @@ from reproduction.datasets import CIFAR, IMAGENET
 from reproduction.exhibits import EXHIBITS
 from reproduction.exhibits.base import Measured
 from reproduction.findings import Findings
-from reproduction.part import part_of
-from reproduction.report import Report, headline
+from reproduction.subset_folder import part_of
+from reproduction.side_by_side import Report, headline
 from reproduction.scale import Scale
 from reproduction.store import TIMED_METHODS, Store
 from rich.console import Console

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from training_benchmark.report import quartiles
+from training_benchmark.step_times import quartiles
 
 from reproduction.exhibits.base import Beta, Cell, Exhibit, Measured, Timed, Value
 from reproduction.store import Store

@@ -15,7 +15,7 @@ from training_benchmark.rounds import measure
 from training_benchmark.trainee import build_trainee, synthetic_batches
 
 from reproduction.datasets import CIFAR, DataSet
-from reproduction.part import part_of
+from reproduction.subset_folder import part_of
 from reproduction.scale import Scale
 from reproduction.training import Training
 from sprout_fast.data import default_loader

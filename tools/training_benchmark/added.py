@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sprout_fast.methods import Method
-from training_benchmark.memory import set_memory
+from training_benchmark.malloc import set_malloc
 from training_benchmark.rounds import synchronize
 from training_benchmark.trainee import Trainee
 
@@ -63,7 +63,7 @@ def measure_added(
 
     if device.type == "cpu":
         # Fresh pages would cost both the same, and hide the difference.
-        set_memory("warm", 4 * images.numel() * trainee.setting.dtype.itemsize)
+        set_malloc("warm", 4 * images.numel() * trainee.setting.dtype.itemsize)
     try:
         repeats = max(1, round(_TURN / min(turn(call, 2) for call in calls.values())))
         found: dict[str, list[float]] = {name: [] for name in calls}
@@ -74,4 +74,4 @@ def measure_added(
         return found
     finally:
         if device.type == "cpu":
-            set_memory("glibc")
+            set_malloc("glibc")

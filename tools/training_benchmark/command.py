@@ -26,7 +26,7 @@ from training_benchmark.baselines import BASELINES
 from training_benchmark.contestants import Contestant, build_contestants, build_methods
 from training_benchmark.machine import OthersUse, machine_info
 from training_benchmark.parts import measure_parts
-from training_benchmark.report import NATURAL, SPROUT, Report
+from training_benchmark.step_times import NATURAL, SPROUT, Report
 from training_benchmark.rounds import Timings, measure
 from training_benchmark.trainee import Batches, Trainee, build_trainee, synthetic_batches
 

@@ -15,7 +15,7 @@ _SETTINGS = {
 }
 
 
-def set_memory(kind: str, warm_bytes: int = 2**28) -> Callable[[], None] | None:
+def set_malloc(kind: str, warm_bytes: int = 2**28) -> Callable[[], None] | None:
     """Decides what glibc's malloc, and so ATen, gives to large tensors.
 
     Args:
