@@ -22,8 +22,8 @@ from kernel_report.disassembly import (
     parse_instruction,
     parse_kernels,
 )
-from kernel_report.roofline import WIDE, row_of, work_of
 from kernel_report.gpus import GPUS
+from kernel_report.roofline import WIDE, row_of, work_of
 
 from sprout_fast.errors import UserError
 

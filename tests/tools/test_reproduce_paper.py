@@ -20,10 +20,10 @@ from reproduction.datasets import CIFAR, IMAGENET
 from reproduction.exhibits import EXHIBITS
 from reproduction.exhibits.base import Measured
 from reproduction.findings import Findings
-from reproduction.subset_folder import part_of
-from reproduction.side_by_side import Report, headline
 from reproduction.scale import Scale
+from reproduction.side_by_side import Report, headline
 from reproduction.store import TIMED_METHODS, Store
+from reproduction.subset_folder import part_of
 from rich.console import Console
 from training_benchmark.rounds import Timings
 

@@ -16,6 +16,7 @@ from kernel_report.build import compiled_files
 from kernel_report.disassembly import disassemble
 from kernel_report.gpus import GPUS
 from kernel_report.roofline import row_of, table_of
+from sprout_fast.cli import Auto
 from sprout_fast.errors import UserError
 
 
@@ -25,11 +26,9 @@ class Options:
 
     arch: tuple[Literal["sm_80", "sm_90", "sm_100", "sm_120"], ...] = ("sm_90",)
     """Architectures: sm_80 (A100), sm_90 (H100), sm_100 (B200), sm_120 (RTX 5090)."""
-
-    only: str = ""
-    """Regular expression to select kernels by name, e.g. "gaussian_mixup<uint8"."""
-
-    json: Path | None = None
+    only: Auto[str] = None
+    """Regular expression to select kernels by name, e.g. "gaussian_mixup<uint8". Default: all."""
+    json: Auto[Path] = None
     """Also write all numbers to this JSON file."""
 
 
@@ -40,7 +39,7 @@ def report(options: Options) -> int:
         UserError: an invalid pattern, a pattern that matches no kernel, or a missing tool.
     """
     try:
-        selected = re.compile(options.only)
+        selected = re.compile(options.only or "")
     except re.error as error:
         raise UserError(
             f"{options.only}: not a valid regular expression: {error}", option="only"

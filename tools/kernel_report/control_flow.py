@@ -15,7 +15,7 @@ _ENDS = ("EXIT", "RET", "BPT", "KILL")
 
 @dataclass(frozen=True)
 class Loop:
-    """A natural loop: its header, all of its blocks, and the latches that jump back to the header."""
+    """A natural loop: its header, all of its blocks, and the latches that jump to the header."""
 
     header: int
     blocks: frozenset[int]

@@ -195,7 +195,7 @@ def cuobjdump() -> tuple[str, dict[str, str]]:
 
 
 def disassemble(files: Iterable[Path], arch: str, jobs: int = 2) -> list[Kernel]:
-    """Return all kernels for ``arch``, e.g. ``"sm_90"``, in objects or libraries, sorted by name."""
+    """Return all kernels for ``arch``, e.g. ``"sm_90"``, in the files, sorted by name."""
     tool, environment = cuobjdump()
 
     def run(flag: str, file: Path) -> str:

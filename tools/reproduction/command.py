@@ -14,8 +14,8 @@ from reproduction.exhibits import EXHIBITS
 from reproduction.exhibits.base import Exhibit
 from reproduction.findings import Findings
 from reproduction.plan import Plan
-from reproduction.side_by_side import Report, headline
 from reproduction.scale import Scale
+from reproduction.side_by_side import Report, headline
 from reproduction.store import Store
 from sprout_fast.cli import Auto
 from sprout_fast.distributed import pick_device

@@ -15,8 +15,8 @@ from training_benchmark.rounds import measure
 from training_benchmark.trainee import build_trainee, synthetic_batches
 
 from reproduction.datasets import CIFAR, DataSet
-from reproduction.subset_folder import part_of
 from reproduction.scale import Scale
+from reproduction.subset_folder import part_of
 from reproduction.training import Training
 from sprout_fast.data import default_loader
 from sprout_fast.evaluation.command import Lines

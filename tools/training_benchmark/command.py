@@ -1,4 +1,4 @@
-"""The tool's options, and the measurement that they ask for."""
+"""The measurement that ``tools/benchmark_training.py`` asks for."""
 
 from __future__ import annotations
 
@@ -8,15 +8,13 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from rich.console import Console
 
-from sprout_fast.cli import Auto, flag
 from sprout_fast.data import Loaders, build_loaders, build_memory_loaders, default_loader
+from sprout_fast.data.loaders.memory import MemoryLoader
 from sprout_fast.distributed import pick_device
 from sprout_fast.errors import UserError
 from sprout_fast.methods import METHODS, Method
@@ -25,110 +23,50 @@ from training_benchmark.added import measure_added
 from training_benchmark.baselines import BASELINES
 from training_benchmark.contestants import Contestant, build_contestants, build_methods
 from training_benchmark.machine import OthersUse, machine_info
+from training_benchmark.options import Options
 from training_benchmark.parts import measure_parts
-from training_benchmark.step_times import NATURAL, SPROUT, Report
 from training_benchmark.rounds import Timings, measure
+from training_benchmark.step_times import NATURAL, SPROUT, StepTimes
 from training_benchmark.trainee import Batches, Trainee, build_trainee, synthetic_batches
 
 _IMAGENET, _CIFAR = 1_281_167, 50_000  # training images
-_SMALL = 64  # pixels up to which a data set is one of small images
+_SMALL = 64  # pixels up to which images count as small
 
 
-# tyro keeps the line breaks of these help texts, so each line is a sentence.
-@dataclass
-class Options:
-    """What the command line takes. None stands for "chosen by the tool"."""
+def selected(option: str, value: str, choices: Sequence[str]) -> list[str]:
+    """Return the names in ``"a,b"`` in the order of ``choices``; ``"all"`` and ``"none"`` work too.
 
-    arch: str = "cifar_vgg16"
-    """As cifar_vgg16, cifar_resnet18, cifar_resnet20, cifar_wrn34_10 for 32 pixels;
-    or any torchvision classification model, as resnet152."""
-    image_size: Auto[int] = None
-    """Side of the images, in pixels. Default: 32 for cifar_*, else 224."""
-    batch_size: Auto[int] = None
-    """Images a batch. Default: 128 up to 64 pixels, else 64, and 4 on a CPU."""
-    methods: str = "all"
-    """Methods with commas between, or all. natural is always among them."""
-    baselines: str = "all"
-    """Others' code: any of torchvision, timm, two-passes, authors with commas between, all or
-    none."""
-    parts: Auto[str] = None
-    """Of these methods a step is also taken apart; or none. Default: natural, and sprout where it
-    is measured."""
-    rounds: int = 20
-    """Turns of each row, at most; slow rows get fewer, as --budget allows."""
-    steps: Auto[int] = None
-    """Steps of a turn. Default: as many as natural training makes in a quarter of a second."""
-    budget: float = 600.0
-    """Seconds for the whole measurement; each row gets its first turn even so."""
-    amp: Auto[Literal["none", "bf16", "fp16"]] = None
-    """Mixed precision. Default: bf16 on CUDA, none on CPU."""
-    channels_last: bool = True
-    """Memory layout of the network and its activations, for all rows."""
-    device: Auto[str] = None
-    """As cuda, cuda:1 or cpu. Default: cuda where there is one, else cpu."""
-    threads: Auto[int] = None
-    """Threads of torch on the CPU. Default: torch's."""
-    data: Auto[Path] = None
-    """Take batches from this data set, whose loading is then part of a step.
-    Default: random images that are on the device."""
-    loader: Auto[Literal["memory", "dali", "torch"]] = None
-    """Loader of --data. Default: memory up to 64 pixels, else dali where it is installed."""
-    images_per_epoch: Auto[int] = None
-    """For the seconds an epoch. Default: those of --data; CIFAR's 50,000 up to 64 pixels;
-    ImageNet's 1,281,167."""
-    json: Path | None = None
-    """Write every raw time there."""
-    markdown: Path | None = None
-    """Write the tables there, for a README."""
+    Raises:
+        UserError: a name that is not one of ``choices``.
 
-    def check(self) -> None:
-        """Raise ``UserError`` for a value outside its range, naming the option."""
-        at_least = {
-            "image_size": 8,
-            "batch_size": 2,  # Mixup needs a partner, batch norm a variance
-            "rounds": 1,
-            "steps": 1,
-            "budget": 0,
-            "threads": 1,
-            "images_per_epoch": 1,
-        }
-        for name, low in at_least.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value < float("inf"):  # so written, NaN fails too
-                raise UserError(f"{flag(name)} {value}: must be a number from {low} up")
-        if self.loader is not None and self.data is None:
-            raise UserError(f"--loader {self.loader}: needs --data, the images that it loads")
-        for name in ("json", "markdown"):  # told before, not after the minutes of measuring
-            path = getattr(self, name)
-            if path is not None and not path.parent.is_dir():
-                raise UserError(f"{flag(name)} {path}: no such folder {path.parent}")
-
-
-def listed(option: str, value: str, taken: Sequence[str]) -> list[str]:
-    """The names in ``"a,b"``, in the order of ``taken``; all of them for all, and for none none.
-
-    >>> listed("--methods", "trades,natural", ["natural", "ls", "trades"])
+    >>> selected("methods", "trades,natural", ["natural", "ls", "trades"])
     ['natural', 'trades']
     """
     if value in ("all", "none"):
-        return list(taken) if value == "all" else []
+        return list(choices) if value == "all" else []
     names = {name.strip() for name in value.split(",") if name.strip()}
-    for name in sorted(names - set(taken)):
-        raise UserError(f"{option} {name}: takes {', '.join(taken)}{nearest(name, taken)}")
-    return [name for name in taken if name in names]
+    for name in sorted(names - set(choices)):
+        raise UserError(
+            f"{name}: expected one of {', '.join(choices)}{nearest(name, choices)}", option=option
+        )
+    return [name for name in choices if name in names]
 
 
 def benchmark(options: Options, argv: Sequence[str]) -> int:
-    """Measure and report; ``argv`` is what was typed, for the report. Returns the exit status."""
-    options.check()
+    """Measure and report; returns the exit status.
+
+    Args:
+        options: already checked.
+        argv: arguments as typed, quoted in the report.
+    """
     known = [NATURAL, *(name for name in METHODS if name != NATURAL)]
-    method_names = listed("--methods", options.methods, known)
-    baselines = listed("--baselines", options.baselines, list(BASELINES))
+    method_names = selected("methods", options.methods, known)
+    baselines = selected("baselines", options.baselines, list(BASELINES))
     names = [name for name in known if name == NATURAL or name in method_names]
     if options.parts is None:
-        taken_apart = [name for name in (NATURAL, SPROUT) if name in names]
+        timed_by_part = [name for name in (NATURAL, SPROUT) if name in names]
     else:
-        taken_apart = listed("--parts", options.parts, names)
+        timed_by_part = selected("parts", options.parts, names)
     device = pick_device(options.device)
     if device.type == "cuda":
         torch.cuda.set_device(device)
@@ -141,7 +79,7 @@ def benchmark(options: Options, argv: Sequence[str]) -> int:
     batch_size = options.batch_size or (128 if is_small else 4 if device.type == "cpu" else 64)
     amp = options.amp or ("bf16" if device.type == "cuda" else "none")
 
-    loaders = _load(options, device, side, batch_size, is_small) if options.data else None
+    loaders = _load(options, device, side, batch_size, is_small)
     classes = len(loaders.classes) if loaders else 10 if is_small else 1000
     trainee = build_trainee(
         options.arch,
@@ -156,9 +94,11 @@ def benchmark(options: Options, argv: Sequence[str]) -> int:
     batches = _endless(loaders) if loaders else synthetic_batches(trainee, batch_size)
 
     others = OthersUse()
-    timings, parts, added = _measured(trainee, contestants, methods, batches, taken_apart, options)
+    timings, parts, added = _measured(
+        trainee, contestants, methods, batches, timed_by_part, options
+    )
     per_epoch = loaders.train.num_images if loaders else _CIFAR if is_small else _IMAGENET
-    report = Report(
+    times = StepTimes(
         machine=machine_info(device) | {"others": others()},
         date=datetime.date.today().isoformat(),
         command=shlex.join(["python", "tools/benchmark_training.py", *argv]),
@@ -173,12 +113,12 @@ def benchmark(options: Options, argv: Sequence[str]) -> int:
         parts=parts,
         added=added,
     )
-    # Wide enough for the table wherever it goes.
-    report.print_to(Console(width=None if sys.stdout.isatty() else 180))
+    # Into a file or a pipe, rich would cut the table at 80 columns.
+    times.print_to(Console(width=None if sys.stdout.isatty() else 180))
     if options.json is not None:
-        options.json.write_text(json.dumps(report.as_json(), indent=1) + "\n")
+        options.json.write_text(json.dumps(times.as_json(), indent=1) + "\n")
     if options.markdown is not None:
-        options.markdown.write_text(report.markdown())
+        options.markdown.write_text(times.markdown())
     return 0
 
 
@@ -187,14 +127,14 @@ def _measured(
     contestants: Sequence[Contestant],
     methods: dict[str, Method],
     batches: Batches,
-    taken_apart: Sequence[str],
+    timed_by_part: Sequence[str],
     options: Options,
 ) -> tuple[Timings, dict[str, list[dict[str, float]]], dict[str, list[float]]]:
-    """Whole steps, some taken apart, and what SPROUT adds: together about ``--budget`` seconds."""
+    """Time whole steps, parts of steps and SPROUT's added work in about ``budget`` seconds."""
     device, budget, messages = trainee.device, options.budget, Console(stderr=True)
     with messages.status("") as status:
-        # Where stderr is no terminal, the status shows nothing, and lines say how far it is.
-        say = status.update if messages.is_terminal else messages.print
+        # A status shows nothing unless stderr is a terminal; print lines instead.
+        progress = status.update if messages.is_terminal else messages.print
         timings = measure(
             contestants,
             batches,
@@ -203,16 +143,16 @@ def _measured(
             rounds=options.rounds,
             steps=options.steps,
             budget=0.8 * budget,
-            say=say,
+            progress=progress,
         )
-        if taken_apart:
-            say("taking steps apart")
-        apart = {name: methods[name] for name in taken_apart}
-        steps = _steps_within(0.12 * budget, [timings.of(name) for name in apart])
-        parts = measure_parts(apart, trainee.optimize, batches, device, steps)
+        if timed_by_part:
+            progress("timing the parts of steps")
+        by_part = {name: methods[name] for name in timed_by_part}
+        steps = _steps_within(0.12 * budget, [timings.of(name) for name in by_part])
+        parts = measure_parts(by_part, trainee.optimize, batches, device, steps)
         added = {}
         if SPROUT in methods:
-            say("timing what SPROUT adds")
+            progress("timing what SPROUT adds")
             pair = {name: methods[name] for name in (NATURAL, SPROUT)}
             added = measure_added(trainee, pair, *next(batches), min(5.0, 0.08 * budget))
     return timings, parts, added
@@ -220,17 +160,24 @@ def _measured(
 
 def _load(
     options: Options, device: torch.device, side: int, batch_size: int, is_small: bool
-) -> Loaders:
-    share = {"batch_size": batch_size, "device": device, "seed": 0}
+) -> Loaders | None:
+    if options.data is None:
+        return None
+    shared: dict[str, Any] = {"batch_size": batch_size, "device": device, "seed": 0}
     loader = options.loader or ("memory" if is_small else default_loader())
     if loader != "memory":
         workers = min(8, os.cpu_count() or 1)
-        return build_loaders(options.data, loader=loader, image_size=side, workers=workers, **share)
-    loaders = build_memory_loaders(options.data, **share)
+        return build_loaders(
+            options.data, loader=loader, image_size=side, workers=workers, **shared
+        )
+    loaders = build_memory_loaders(options.data, **shared)
+    assert isinstance(loaders.train, MemoryLoader)
     if loaders.train.image_size != (side, side):
+        found = " x ".join(map(str, loaders.train.image_size))
         raise UserError(
-            f"--image-size {side}: --loader memory takes the images as they are, and"
-            f" {options.data} has {' x '.join(map(str, loaders.train.image_size))} pixels"
+            f"{side}: the memory loader does not resize images, and those of {options.data} have"
+            f" {found} pixels",
+            option="image_size",
         )
     return loaders
 
@@ -241,7 +188,7 @@ def _endless(loaders: Loaders) -> Batches:
 
 
 def _steps_within(budget: float, seconds: Sequence[Sequence[float]]) -> int:
-    """How many steps of each fit, from 1 to 20, at their quickest."""
+    """Return how many steps of each fit into ``budget``, from 1 to 20, judging by the fastest."""
     total = sum(min(found) for found in seconds)
     return max(1, min(20, int(budget / total))) if total else 0
 

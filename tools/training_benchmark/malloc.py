@@ -1,9 +1,10 @@
-"""Where glibc's malloc takes memory for large tensors, which decides who pays for page faults."""
+"""Where glibc's malloc gets memory for large tensors, which decides who pays for page faults."""
 
 from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 
@@ -15,19 +16,25 @@ _SETTINGS = {
 }
 
 
-def set_malloc(kind: str, warm_bytes: int = 2**28) -> Callable[[], None] | None:
-    """Decides what glibc's malloc, and so ATen, gives to large tensors.
+def set_malloc(
+    kind: Literal["fresh", "warm", "glibc"], warm_bytes: int = 2**28
+) -> Callable[[], None] | None:
+    """Choose what memory glibc's malloc, and thus ATen, returns for large tensors.
 
     Args:
-        kind: "fresh": pages from the kernel, whose faults the call pays, if what this returns is
-            run before it. "warm": memory that an earlier call has written. "glibc": as malloc's
-            own adaptation leaves it in a long run: fresh from 32 MiB on.
-        warm_bytes: written and given back to the heap for "warm".
+        kind: ``"fresh"``: new pages from the kernel, so that the timed call pays for page faults,
+            provided that the returned function is run before it. ``"warm"``: memory that an
+            earlier call has written. ``"glibc"``: what malloc's own adaptation arrives at in a long
+            run, i.e. fresh pages from 32 MiB on.
+        warm_bytes: size of the block that ``"warm"`` writes and frees.
+
+    Returns:
+        for ``"fresh"``, a function that returns freed memory to the kernel; otherwise None.
     """
     libc = ctypes.CDLL(None)
     for parameter, value in _SETTINGS[kind].items():
         if libc.mallopt(parameter, value) != 1:
-            raise RuntimeError(f"mallopt({parameter}, {value}) was refused")
+            raise RuntimeError(f"mallopt({parameter}, {value}) failed")
     if kind == "warm":
         torch.ones(warm_bytes, dtype=torch.uint8)
 
