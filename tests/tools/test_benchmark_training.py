@@ -199,11 +199,14 @@ def test_timm_uses_its_network_or_the_trainees_or_is_unavailable(linear, batch, 
 
 
 class FakeTime:
-    """A clock that advances only with the contestants' steps."""
+    """A clock that advances only when told to, and with the contestants' steps."""
 
     def __init__(self, monkeypatch):
         self.now, self.log = 0.0, []
         monkeypatch.setattr(rounds.time, "perf_counter", lambda: self.now)
+
+    def advance(self, seconds):
+        self.now += seconds
 
     def contestant(self, name, seconds):
         def step(images, labels):
@@ -298,11 +301,15 @@ def test_parts_add_up_to_the_step_and_reveal_the_slow_one(linear, batch):
 
 def test_added_times_only_mixer_and_loss(linear, batch, monkeypatch):
     methods = build_methods(linear, ["natural", "sprout"])
-    methods["sprout"].mixer.register_forward_pre_hook(lambda *_: time.sleep(0.05))
+    clock = FakeTime(monkeypatch)
+    for method in methods.values():
+        method.mixer.register_forward_pre_hook(lambda *_: clock.advance(1.0))
+        method.loss.register_forward_pre_hook(lambda *_: clock.advance(2.0))
+    methods["sprout"].mixer.register_forward_pre_hook(lambda *_: clock.advance(10.0))
+    linear.model.register_forward_pre_hook(lambda *_: clock.advance(100.0))
     beta, weights = methods["sprout"].beta.clone(), linear.model[1].weight.detach().clone()
     found = measure_added(linear, methods, *batch, seconds=0)
-    assert len(found["natural"]) == len(found["sprout"]) == 3
-    assert min(found["natural"]) < 0.05 <= min(found["sprout"])
+    assert found == {"natural": [3.0] * 3, "sprout": [13.0] * 3}
     assert (methods["sprout"].beta != beta).any()  # its ascent is included
     assert torch.equal(linear.model[1].weight, weights)
 
