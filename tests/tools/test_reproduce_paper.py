@@ -306,7 +306,7 @@ def test_tables_7_and_2_run_and_finished_work_is_reused(
     assert run(images, tmp_path, "--table", "7") == 0
     shown = capsys.readouterr().out
     assert shown.startswith("Table 7 SCALED DOWN (--scale 1e-06): these numbers are not comparable")
-    assert "to do: 0 trainings" in shown and "resnet8 instead of VGG-16" in shown
+    assert "to do: 0 trainings" in shown and "cifar_resnet8 instead of VGG-16" in shown
     assert f"- 64 training and 10 test images of {images}" in shown
     content = json.loads((tmp_path / "table_7.json").read_text())
     assert len(content["cells"]) == 16

@@ -107,12 +107,12 @@ class Scale:
         """Return the network's name, followed by its replacement if there is one.
 
         >>> Scale(1).label("vgg16"), Scale(0.001).label("vgg16")
-        ('VGG-16', 'VGG-16 (resnet8)')
+        ('VGG-16', 'VGG-16 (cifar_resnet8)')
         """
         name, arch = network_name(network), self.arch(network)
         if arch.removeprefix("cifar_") == network:
             return name
-        return f"{name} ({arch.removeprefix('cifar_')})"
+        return f"{name} ({arch})"
 
     def train(
         self,
@@ -167,8 +167,7 @@ class Scale:
             lines.append(f"images of {self.image_size(dataset)} pixels instead of 224")
         for network in networks:
             if self.arch(network).removeprefix("cifar_") != network:
-                replacement = self.arch(network).removeprefix("cifar_")
-                lines.append(f"{replacement} instead of {network_name(network)}")
+                lines.append(f"{self.arch(network)} instead of {network_name(network)}")
         return lines
 
 

@@ -61,8 +61,7 @@ class Training:
             for name, value in usual.items()
             if self["method"] == "sprout" and options.get(name, value) != value
         )
-        arch = self["arch"].removeprefix("cifar_")
-        return f"{arch}, {self['method']}{parts}{changed}{start}"
+        return f"{self['arch']}, {self['method']}{parts}{changed}{start}"
 
     def config(
         self, data: Path, out: Path, weights: Path | None, device: str | None

@@ -47,9 +47,10 @@ def caption(machine: Mapping[str, Any], date: str) -> str:
     others = machine["others"]
     warning = " (too much: repeat on an idle machine)" if others > 0.1 else ""
     gpu = f"{machine['gpu']}, " if machine["gpu"] else ""
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     return (
         f"{date}, {gpu}{machine['processor']}, {machine['cores']} cores ({machine['cpu_isa']}),"
-        f" {machine['threads']} threads, other processes used {100 * others:.0f} % of CPU"
+        f" {threads}, other processes used {100 * others:.0f} % of CPU"
         f" time{warning}; torch {machine['torch']}, sprout_fast {machine['sprout_fast']} built with"
         f" {machine['compiler']}, Python {machine['python']}"
     )
