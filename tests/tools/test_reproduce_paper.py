@@ -234,7 +234,7 @@ def test_all_output_files(name: str, tmp_path: Path) -> None:
     assert len(made.chosen) > 0 and "scaled down" in text
     for cell in content["cells"]:
         if cell["images"] is not None:
-            assert cell["low"] <= cell["ours"] <= cell["high"] and cell["images"] == 20
+            assert cell["low"] <= cell["measured"] <= cell["high"] and cell["images"] == 20
     if is_figure:
         assert min(Image.open(paths[2]).size) > 300
 
@@ -325,7 +325,7 @@ def test_tables_7_and_2_run_and_finished_work_is_reused(
 
     # The clean column is the checkpoints' accuracy on the test images of the subset.
     content = json.loads((tmp_path / "table_2.json").read_text())
-    clean = [cell["ours"] for cell in content["cells"] if cell["column"] == "clean"]
+    clean = [cell["measured"] for cell in content["cells"] if cell["column"] == "clean"]
     (subset,) = tmp_path.glob("cifar-10-*")
     split = read_decoded(subset).val
     batches = [(split.images.permute(0, 3, 1, 2), split.labels)]
@@ -334,8 +334,8 @@ def test_tables_7_and_2_run_and_finished_work_is_reused(
     for training, ours in zip(models, clean, strict=True):
         model = load_model(tmp_path / "models" / training.name / "last.pt")
         assert ours == 100 * evaluate_accuracy(model, batches, device=CPU).clean.top1
-    of_row = {cell["row"]: cell["ours"] for cell in content["cells"] if cell["column"] == "clean"}
-    assert all(cell["ours"] <= of_row[cell["row"]] for cell in content["cells"])
+    of_row = {cell["row"]: cell["measured"] for cell in content["cells"] if cell["column"] == "clean"}
+    assert all(cell["measured"] <= of_row[cell["row"]] for cell in content["cells"])
 
 
 def test_seconds_are_for_ten_epochs_and_are_stored(

@@ -155,10 +155,10 @@ class Scale:
         steps = self.setting(dataset).scaled
         lines = [
             f"{self.train_images(dataset):,} training images instead of {dataset.train_images:,}",
-            f"{self.epochs(dataset)} epochs instead of {dataset.epochs}",
+            f"epochs: {self.epochs(dataset)} instead of {dataset.epochs}",
             f"{self.test_images(dataset):,} test images instead of {dataset.test_images:,}",
             f"attack steps and restarts times {self.attack_scale:.3g}: PGD-20 has {steps(20, 3)}"
-            f" steps, PGD-100 has {steps(100, 3)}, 10 random starts are {steps(10)}; the step size"
+            f" steps, PGD-100 has {steps(100, 3)}, 10 random starts become {steps(10)}; the step size"
             " is still eps/5",
         ]
         if self.batch_size(dataset) != dataset.batch_size:

@@ -21,8 +21,8 @@ from sprout_fast.evaluation.report.plots.base import STYLE
 from sprout_fast.evaluation.results import versions
 
 INTERVALS = (
-    "In parentheses: 95 % confidence intervals, which account for the choice of images but not of"
-    " the seed; for seconds, the quartiles of which the median is shown."
+    "In parentheses: 95 % confidence intervals over the choice of images, not over seeds; seconds"
+    " are medians with quartiles."
 )
 
 
@@ -140,7 +140,7 @@ class SideBySide:
                 {
                     "row": cell.row,
                     "column": cell.column,
-                    "ours": value.number,
+                    "measured": value.number,
                     "low": value.low,
                     "high": value.high,
                     "images": value.images,
