@@ -158,8 +158,8 @@ class Scale:
             f"epochs: {self.epochs(dataset)} instead of {dataset.epochs}",
             f"{self.test_images(dataset):,} test images instead of {dataset.test_images:,}",
             f"attack steps and restarts times {self.attack_scale:.3g}: PGD-20 has {steps(20, 3)}"
-            f" steps, PGD-100 has {steps(100, 3)}, 10 random starts become {steps(10)}; the step size"
-            " is still eps/5",
+            f" steps, PGD-100 has {steps(100, 3)}, 10 random starts become {steps(10)}; the step"
+            " size is still eps/5",
         ]
         if self.batch_size(dataset) != dataset.batch_size:
             lines.append(f"batch size {self.batch_size(dataset)} instead of {dataset.batch_size}")

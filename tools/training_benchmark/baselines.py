@@ -163,10 +163,10 @@ class PlainSprout(Baseline):
 class AuthorsSprout(PlainSprout):
     """SPROUT as in its authors' published code, with torch.distributions and autograd.
 
-    Each batch makes three steps of the weights, with fresh noise and Mixup, and with the losses on
-    a label from Dirichlet(10 y + u) for each of the two images mixed. Then u makes an ascent step,
-    with the same SGD options as the weights, from a forward and backward pass of the clean batch,
-    and is clamped at 0. Images are in [0,1], not normalized.
+    On each batch the weights make three steps, each with fresh noise and Mixup. A label is drawn
+    from Dirichlet(10 y + u) for each of the two mixed images, and the two losses are mixed. Then u
+    makes an ascent step with the same SGD options, from a forward and backward pass of the clean
+    batch, and is clamped at 0. Images are in [0,1], not normalized.
     """
 
     row, family = "sprout (authors)", "sprout"
