@@ -13,30 +13,30 @@ train: build
 test: build lint
 	$(BIN)/python -m pytest
 
-# The table goes to build/bench.md, and with README=README.md into that file too.
+# Times every op, and updates the tables in docs/benchmarks.md.
 bench: build
 	$(BIN)/python -m pytest $(filter-out $(wildcard tests/benchmarks/bench_data_*.py),$(wildcard tests/benchmarks/bench_*.py)) \
 		--benchmark-quiet --benchmark-json=build/bench.json
-	$(BIN)/python tests/benchmarks/summary.py build/bench.json $(if $(README),--readme $(README))
+	$(BIN)/python tests/benchmarks/summary.py build/bench.json --page docs/benchmarks.md
 
-# Every method on 10,000 images of CIFAR-10: make learn DATA=cifar10_images.tar
+# Trains every method on 10,000 images of CIFAR-10: make learn DATA=cifar10_images.tar
 learn: build
-	$(BIN)/python tests/benchmarks/learning.py --data $(or $(DATA),$(error learn: give DATA=cifar10_images.tar))
+	$(BIN)/python tests/benchmarks/learning.py --data $(or $(DATA),$(error set DATA, e.g. make learn DATA=cifar10_images.tar))
 
 # `make test` runs these in part. All op tests on a CPU library with ASan and UBSan; the fuzz test on
 # fresh examples, 100 times as many.
 asan: build
-	SPROUT_FAST_ASAN=all $(BIN)/python -m pytest tests/test_asan.py
+	SPROUT_FAST_ASAN=all $(BIN)/python -m pytest tests/ops/test_asan.py
 
 fuzz: build
-	SPROUT_FAST_FUZZ=long $(BIN)/python -m pytest tests/test_fuzz.py
+	SPROUT_FAST_FUZZ=long $(BIN)/python -m pytest tests/ops/test_fuzz.py
 
 # The first thing to run on a machine with a GPU: builds for it, compares its ops with the CPU's, and
-# times them and a training step in one table.
+# times them and a training step.
 gpu-check: .venv/.installed
-	@$(BIN)/python -c "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 'gpu-check: no GPU that torch can use')"
+	@$(BIN)/python -c "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 'gpu-check: torch finds no GPU')"
 	@$(MAKE) --no-print-directory build
-	$(BIN)/python -m pytest tests/test_cuda.py
+	$(BIN)/python -m pytest tests/ops/test_cuda.py
 	$(BIN)/python tests/benchmarks/gpu_check.py
 
 build: .venv/.built

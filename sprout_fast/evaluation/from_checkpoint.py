@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sprout_fast.data import default_loader
+from sprout_fast.data.validation import Images, read_images
 from sprout_fast.distributed import pick_device
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation.config import EvaluateConfig
-from sprout_fast.data.validation import Images, read_images
 from sprout_fast.evaluation.progress import PrintProgress
 from sprout_fast.evaluation.protocols import SMALL_IMAGE
 from sprout_fast.evaluation.report.html import write_report

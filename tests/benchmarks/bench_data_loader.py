@@ -1,26 +1,23 @@
 #!/usr/bin/env python
-"""Images a second, JPEG files to uint8 224 x 224 batches: DALI on the CPU against torchvision.
+"""Images per second from JPEG files to uint8 batches of 224 x 224: DALI (CPU) vs torchvision.
 
 python tests/benchmarks/bench_data_loader.py --data /imagenet_sample
 
-The contestants take turns, each with fresh threads or processes and a warm-up in every round, and
-medians are compared; so work of others on the machine falls on all of them alike. The training
-files are linked several times over, so that an epoch's start does not weigh on small samples.
+The contestants take turns, each with new threads or processes and a warm-up in every round, and
+their medians are compared, so that machine load affects all of them alike. The training files are
+linked several times, so that the start of an epoch does not dominate on small data sets.
 """
 
 from __future__ import annotations
 
 import gc
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
 
 import torch
 import tyro
@@ -34,14 +31,14 @@ from sprout_fast.data import build_loaders, scan
 
 @dataclass
 class Options:
-    """What the command line takes."""
+    """Command-line options."""
 
     data: Path
     """Image folder in ImageNet's layout."""
     rounds: int = 7
-    """Turns of each contestant."""
+    """Number of turns of each contestant."""
     images: int = 1500
-    """Images a turn."""
+    """Images per turn."""
     batch_size: int = 50
     image_size: int = 224
     workers: int = 2
@@ -49,7 +46,7 @@ class Options:
 
 
 def ours(name: str, data: Path, options: Options):
-    """The training loader of `build_loaders`."""
+    """Return the training loader of ``build_loaders``."""
     return build_loaders(
         data,
         loader=name,
@@ -62,7 +59,7 @@ def ours(name: str, data: Path, options: Options):
 
 
 def plain(data: Path, options: Options):
-    """torchvision's image folder and v2 transforms on PIL images, as its examples have them."""
+    """Return torchvision's image folder and v2 transforms on PIL images, as in its examples."""
     transform = v2.Compose(
         [v2.RandomResizedCrop(options.image_size), v2.RandomHorizontalFlip(), v2.PILToTensor()]
     )
@@ -84,7 +81,7 @@ CONTESTANTS = {
 
 
 def rate(batches: Iterator[tuple[Tensor, Tensor]], options: Options) -> float:
-    """Images a second, from a running start."""
+    """Return images per second after a warm-up."""
     count = options.images // options.batch_size
     for _ in islice(batches, 6):
         pass
@@ -94,7 +91,7 @@ def rate(batches: Iterator[tuple[Tensor, Tensor]], options: Options) -> float:
 
 
 def linked(data: Path, images: int, root: Path) -> Path:
-    """A folder of links to the training files of `data`, over and over: `images` and a warm-up."""
+    """Create an image folder with ``images`` links to the training files of ``data``, repeated."""
     split = scan(data).train
     files = [(split.path(index), label) for index, label in enumerate(split.labels.tolist())]
     for number, (path, label) in enumerate(islice(chain.from_iterable(repeat(files)), images)):
@@ -106,7 +103,7 @@ def linked(data: Path, images: int, root: Path) -> Path:
 
 
 def main() -> None:
-    """Print images a second of each round and the ratios of the medians."""
+    """Print images per second of each round, and median ratios."""
     options = tyro.cli(Options, description=__doc__)
     rates: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""dirichlet against PyTorch's gamma variates over their sum, and torch.distributions."""
+"""Benchmark dirichlet against normalized gamma variates of PyTorch and torch.distributions."""
 
 import composites
 import pytest
@@ -11,7 +11,7 @@ from sprout_fast import dirichlet
 def dirichlet_case(batch, classes, what) -> Case:
     a = (0.1 + torch.rand(batch, classes)).requires_grad_()
     functions = {
-        "ours": lambda a: dirichlet(a, next(STATES)),
+        "sprout_fast": lambda a: dirichlet(a, next(STATES)),
         "eager": composites.dirichlet,
         "torch.distributions": composites.dirichlet_distribution,
     }
@@ -20,7 +20,7 @@ def dirichlet_case(batch, classes, what) -> Case:
 
 
 @pytest.mark.parametrize(
-    "contestant", ["ours", "eager", "compiled", "torch.distributions", "memcpy"]
+    "contestant", ["sprout_fast", "eager", "compiled", "torch.distributions", "memcpy"]
 )
 @pytest.mark.parametrize("what", [FORWARD, WITH_BACKWARD])
 @pytest.mark.parametrize("batch, classes", ROWS)

@@ -1,7 +1,7 @@
-"""gaussian_mixup against PyTorch's operations, from uint8 in channels-last, and its parts.
+"""Benchmark gaussian_mixup on channels-last uint8 images against PyTorch's operations.
 
-"fresh" allocates the output from the kernel in each call, as training does at ImageNet's size, so
-that page faults are counted; "warm" writes where an earlier call has written.
+"fresh" gets new pages for the output in each call, as training does at ImageNet's size, so that
+page faults are included; "warm" writes to memory that an earlier call has written.
 """
 
 import composites
@@ -12,11 +12,14 @@ from harness import FORWARD, IMAGES, STATES, WITH_BACKWARD, Case
 
 from sprout_fast import gaussian_mixup, sample_mixup
 
-CONTESTANTS = ("ours", "eager", "compiled", "memcpy")
+CONTESTANTS = ("sprout_fast", "eager", "compiled", "memcpy")
 
 
 def mixup_case(batch, side, *, dtype=torch.float32, floating=False, parts=True, setting="") -> Case:
-    """A batch of uint8; or of float32, with the gradient to it. Without parts: normalised only."""
+    """Return the case of a uint8 batch, or of a float32 batch with gradient to the images.
+
+    Without ``parts``, images are only normalized.
+    """
     images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8)
     images = images.contiguous(memory_format=torch.channels_last)
     if floating:
@@ -35,7 +38,7 @@ def mixup_case(batch, side, *, dtype=torch.float32, floating=False, parts=True, 
         f"{batch}×3×{side}×{side}",
         WITH_BACKWARD if floating else FORWARD,
         images.numel() * (reads + dtype.itemsize) + backward,
-        {"ours": ours, "eager": composites.gaussian_mixup},
+        {"sprout_fast": ours, "eager": composites.gaussian_mixup},
         (images, partner, lam, mean, std, dtype),
         leaves=(images,),
         setting=setting or f"{images.dtype} to {dtype}".replace("torch.", ""),
@@ -60,9 +63,9 @@ def test_warm(measure, contestant, batch, side, dtype):
 
 @pytest.mark.parametrize("contestant", CONTESTANTS)
 @pytest.mark.parametrize("batch, side", IMAGES)
-def test_normalisation_only(measure, contestant, batch, side):
-    """Noise and Mixup off: what natural training has in its place."""
-    case = mixup_case(batch, side, parts=False, setting="to float32, fresh, normalised only")
+def test_normalization_only(measure, contestant, batch, side):
+    """Without noise and Mixup, as in natural training."""
+    case = mixup_case(batch, side, parts=False, setting="to float32, fresh, normalized only")
     measure(case, contestant, memory="fresh")
 
 

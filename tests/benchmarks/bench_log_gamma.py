@@ -1,4 +1,4 @@
-"""log_gamma against the logarithm of PyTorch's gamma variates."""
+"""Benchmark log_gamma against the logarithm of PyTorch's gamma variates."""
 
 import composites
 import pytest
@@ -11,7 +11,7 @@ from sprout_fast import log_gamma
 def log_gamma_case(batch, classes, what) -> Case:
     a = (0.1 + torch.rand(batch, classes)).requires_grad_()
     functions = {
-        "ours": lambda a: log_gamma(a, next(STATES)),
+        "sprout_fast": lambda a: log_gamma(a, next(STATES)),
         "eager": composites.log_gamma,
         "torch.distributions": composites.log_gamma_distribution,
     }
@@ -20,7 +20,7 @@ def log_gamma_case(batch, classes, what) -> Case:
 
 
 @pytest.mark.parametrize(
-    "contestant", ["ours", "eager", "compiled", "torch.distributions", "memcpy"]
+    "contestant", ["sprout_fast", "eager", "compiled", "torch.distributions", "memcpy"]
 )
 @pytest.mark.parametrize("what", [FORWARD, WITH_BACKWARD])
 @pytest.mark.parametrize("batch, classes", ROWS)

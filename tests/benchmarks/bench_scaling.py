@@ -1,4 +1,4 @@
-"""How cost grows with the batch, the classes, the image side and the threads: the plot's points."""
+"""Benchmark scaling with batch size, classes, image size and threads; the points of the plot."""
 
 import pytest
 import torch
@@ -23,19 +23,19 @@ THREADED_ROWS = (3, 5) if TINY else (256, 1000)
 
 
 def along(case, axis, value):
-    """The case as a point of the plot instead of a line of the table."""
+    """Make the case a point of the plot instead of a row of the table."""
     case.extra = {"axis": axis, "value": value}
     return case
 
 
-@pytest.mark.parametrize("contestant", ["ours", "torch.distributions"])
+@pytest.mark.parametrize("contestant", ["sprout_fast", "torch.distributions"])
 @pytest.mark.parametrize("batch", BATCHES)
 def test_batch(measure, contestant, batch):
     case = loss_case(batch, CLASSES[-1] if TINY else 1000, WITH_BACKWARD, "paper")
     measure(along(case, "batch", batch), contestant)
 
 
-@pytest.mark.parametrize("contestant", ["ours", "torch.distributions"])
+@pytest.mark.parametrize("contestant", ["sprout_fast", "torch.distributions"])
 @pytest.mark.parametrize("op", ["sprout_loss", "dirichlet"])
 @pytest.mark.parametrize("classes", CLASSES)
 def test_classes(measure, contestant, op, classes):
@@ -46,7 +46,7 @@ def test_classes(measure, contestant, op, classes):
     measure(along(case, "classes", classes), contestant)
 
 
-@pytest.mark.parametrize("contestant", ["ours", "eager"])
+@pytest.mark.parametrize("contestant", ["sprout_fast", "eager"])
 @pytest.mark.parametrize("side", SIDES)
 def test_side(measure, contestant, side):
     case = mixup_case(2 if TINY else 16, side, setting="to float32")
@@ -56,6 +56,8 @@ def test_side(measure, contestant, side):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("op", THREADED)
 def test_threads(measure, op, threads):
-    torch.manual_seed(0)  # the same inputs for both
+    torch.manual_seed(0)  # the same inputs for both numbers of threads
     memory = "warm" if op == "gaussian_mixup" else "glibc"
-    measure(along(THREADED[op](), "threads", threads), "ours", memory=memory, threads=threads)
+    measure(
+        along(THREADED[op](), "threads", threads), "sprout_fast", memory=memory, threads=threads
+    )

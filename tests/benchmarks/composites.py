@@ -1,6 +1,7 @@
-"""What the ops are measured against: the same formula and distribution in PyTorch's operations.
+"""Baselines of the ops: the same formulas and distributions with PyTorch's operations.
 
-On any device. `bench_*.py` and `gpu_check.py` call them as they are and under torch.compile.
+They run on any device. ``bench_*.py`` and ``gpu_check.py`` call them eagerly and under
+``torch.compile``.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ def gaussian_mixup(
     std: Tensor,  # [3, 1, 1]
     dtype: torch.dtype,
 ) -> Tensor:
-    """The op with noise="marginal" and sigma = 0.1; with neither noise nor Mixup for None."""
+    """Equivalent of the op with noise="marginal" and sigma = 0.1; None disables noise and Mixup."""
     x = images / 255 if images.dtype == torch.uint8 else images
     if partner is not None:
         lam = lam.view(-1, 1, 1, 1)
@@ -31,45 +32,48 @@ def gaussian_mixup(
     return ((x - mean) / std).to(dtype)
 
 
-def sample_mixup(place: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-    """Partners and lam of a batch; place: int64 [B], 0 to B - 1; a: [2], Beta's parameters."""
-    variates = torch._standard_gamma(a)
-    shift = torch.randint(1, max(len(place), 2), (1,), device=place.device)
-    return (place + shift) % len(place), variates[:1] / variates.sum()
+def sample_mixup(
+    index: Tensor,  # [B] int64, 0 to B - 1
+    mixup_alpha: Tensor,  # [2], the parameters of Beta
+) -> tuple[Tensor, Tensor]:
+    """Return partners [B] and lam [1] of a batch."""
+    variates = torch._standard_gamma(mixup_alpha)
+    shift = torch.randint(1, max(len(index), 2), (1,), device=index.device)
+    return (index + shift) % len(index), variates[:1] / variates.sum()
 
 
-def sample_mixup_distribution(place: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-    """By torch.distributions."""
-    shift = torch.randint(1, max(len(place), 2), (1,), device=place.device)
-    lam = torch.distributions.Beta(a[:1], a[1:], validate_args=False).sample()
-    return (place + shift) % len(place), lam
+def sample_mixup_distribution(index: Tensor, mixup_alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """The same with torch.distributions."""
+    shift = torch.randint(1, max(len(index), 2), (1,), device=index.device)
+    beta = torch.distributions.Beta(mixup_alpha[:1], mixup_alpha[1:], validate_args=False)
+    return (index + shift) % len(index), beta.sample()
 
 
 def pgd_step_(x_adv: Tensor, grad: Tensor, x: Tensor, step: float, eps: float) -> Tensor:
-    """In place, within [0, 1]."""
+    """Make a PGD step in place, clipped to the eps ball and to [0, 1]."""
     moved = x_adv + step * grad.sign()
     return x_adv.copy_((x + (moved - x).clamp(-eps, eps)).clamp(0, 1))
 
 
 def log_gamma(concentration: Tensor) -> Tensor:
-    """Through the variate, which underflows at small concentrations; the op's does not."""
+    """Take the log of gamma variates, which underflow at small concentrations, unlike the op."""
     return torch._standard_gamma(concentration).log()
 
 
 def log_gamma_distribution(concentration: Tensor) -> Tensor:
-    """By torch.distributions."""
+    """The same with torch.distributions."""
     rate = torch.ones_like(concentration)
     return torch.distributions.Gamma(concentration, rate, validate_args=False).rsample().log()
 
 
 def dirichlet(concentration: Tensor) -> Tensor:
-    """Gamma variates over their sum."""
+    """Divide gamma variates by their sum."""
     variates = torch._standard_gamma(concentration)
     return variates / variates.sum(-1, keepdim=True)
 
 
 def dirichlet_distribution(concentration: Tensor) -> Tensor:
-    """By torch.distributions."""
+    """The same with torch.distributions."""
     return torch.distributions.Dirichlet(concentration, validate_args=False).rsample()
 
 
@@ -81,7 +85,7 @@ def sprout_loss(
     scale: float = 1.0,
     sample: Callable[[Tensor], Tensor] = dirichlet_distribution,
 ) -> Tensor:
-    """Cross entropy on Dirichlet labels that ``sample`` draws."""
+    """Return the cross entropy with Dirichlet labels drawn by ``sample``."""
     z = sample(scale * ((1 - alpha) * one_hot + alpha * beta))
     return -(z * F.log_softmax(logits.float(), 1)).sum(1).mean()
 

@@ -1,9 +1,9 @@
-"""How bench_*.py are timed.
+"""Fixtures that time bench_*.py.
 
-The whole set runs in three turns, one after another, contestants next to each other, and the
-summary compares them within a turn: so a drifting clock, or work of others on the machine, does not
-fall on one of them alone, and the median of three leaves out a turn that was disturbed. Inputs,
-compilation and a first call come before the clock.
+The whole set runs three times ("turns"), with contestants next to each other, and the summary
+compares them within a turn. So changes in clock speed and machine load affect all contestants
+alike, and the median of three ignores one disturbed turn. Inputs are created, functions are
+compiled, and a first call is made before timing starts.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import pytest
 import torch
 from harness import TINY, Case
 from training_benchmark import machine
-from training_benchmark.memory import set_memory
+from training_benchmark.malloc import set_malloc
 
 TURNS = 1 if TINY else 3
-SECONDS = 0 if TINY else 0.15  # for a contestant in a turn
-SLOW = 0.5  # seconds; such a call is warmed up once, faster ones twice
+SECONDS = 0 if TINY else 0.15  # per contestant and turn
+SLOW = 0.5  # seconds; slower calls are warmed up once, faster ones twice
 
 
 def pytest_benchmark_update_machine_info(machine_info):
@@ -29,20 +29,20 @@ OTHERS = machine.OthersUse()
 
 
 def pytest_benchmark_update_json(output_json):
-    """How much of the machine others used: with them, threads wait for each other a time slice."""
+    """Record the CPU time used by other processes, which delay threads by whole time slices."""
     output_json["machine_info"]["others"] = OTHERS()
 
 
 @pytest.fixture(scope="session", params=range(TURNS))
 def turn(request):
-    """Of session scope: pytest runs everything in turn 0, then everything in turn 1."""
+    """Number of the turn; with session scope, pytest runs everything in turn 0 first."""
     torch.manual_seed(0)
     return request.param
 
 
 @pytest.fixture
 def measure(benchmark, turn):
-    """measure(case, contestant): times it, and leaves in the JSON what summary.py reads."""
+    """``measure(case, contestant)`` times a contestant and records what summary.py reads."""
     threads_before = torch.get_num_threads()
 
     def measure(case: Case, contestant: str, *, memory: str = "glibc", threads: int = 0) -> None:
@@ -59,7 +59,7 @@ def measure(benchmark, turn):
             turn=turn,
             **case.extra,
         )
-        before_each = set_memory(memory, 2**18 if TINY else 2**28)
+        before_each = set_malloc(memory, 2**18 if TINY else 2**28)
         call = case.call(contestant)
         once = timeit(call, number=1)
         if once < SLOW or contestant == "compiled":

@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Every op against eager PyTorch, torch.compile and a copy of the same bytes, and a SPROUT training
-step against a natural one, in one table: what `make gpu-check` prints last.
+"""Time every op and a SPROUT training step on a GPU; the last part of `make gpu-check`.
 
-On CUDA, calls are captured into a graph (what cannot be is launched, and marked), timed by events,
-and preceded by a write of twice the L2 cache, so that inputs come from memory. Contestants take
-turns, and their medians are compared. The device is a parameter: tests/test_gpu_check.py runs the
-same code on the CPU at small sizes.
+Each op is compared with eager PyTorch, torch.compile and a copy of the same number of bytes, and
+the SPROUT step with a natural one. On CUDA, calls are captured into a graph (or launched and marked
+if that is not possible), timed with events, and preceded by a write of twice the size of the L2
+cache, so that inputs are read from memory. Contestants take turns, and their medians are compared.
+tests/benchmarks/test_gpu_check.py runs the same code on the CPU at small sizes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-
+import _paths  # noqa: F401
 import composites
 import torch
 import torch.nn.functional as F
@@ -44,7 +42,7 @@ from sprout_fast import (
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is measured. Images: (batch, side); losses and samples: (batch, classes)."""
+    """Sizes to measure: (batch, side) of images, (batch, classes) of losses and samplers."""
 
     images: tuple[tuple[int, int], ...] = ((128, 32), (256, 224))
     rows: tuple[tuple[int, int], ...] = ((128, 10), (256, 1000), (64, 100_000))
@@ -60,12 +58,13 @@ TINY = Sizes(((3, 8),), ((3, 5),), "resnet18", (2, 32), classes=5, rounds=2, ste
 
 @dataclass
 class Case:
-    """One line of the table.
+    """One row of the table.
 
     Args:
-        name, size: what, and how large.
-        bytes: that have to move in ``ours``; 0 leaves the copy out.
-        ours, eager: the contestants; ``eager`` is also what torch.compile gets.
+        name, size: displayed.
+        bytes: bytes that ``ours`` has to move; 0 to omit the copy.
+        ours: sprout_fast's call.
+        eager: PyTorch's call, also run under torch.compile.
     """
 
     name: str
@@ -77,7 +76,7 @@ class Case:
 
 @dataclass
 class Result:
-    """Medians of a case in ms, by contestant, and which contestants no graph could hold."""
+    """Median ms by contestant, and the contestants that could not be captured into a graph."""
 
     case: Case
     ms: dict[str, float]
@@ -88,8 +87,8 @@ class Stopwatch:
     """Times calls on a device.
 
     Args:
-        device: with ``cuda``, events on the current stream and a cold L2 cache; else the clock.
-        rounds: calls of each contestant.
+        device: a CUDA device is timed with events and a cold L2 cache, others by the clock.
+        rounds: number of calls of each contestant.
     """
 
     def __init__(self, device: torch.device, rounds: int) -> None:
@@ -101,7 +100,7 @@ class Stopwatch:
             self.flush = torch.empty(2 * l2, dtype=torch.uint8, device=device)
 
     def medians(self, calls: dict[str, Callable[[], object]]) -> dict[str, float]:
-        """Median ms of each call. They take turns, so that a drifting clock meets them all."""
+        """Return the median ms of each call; they take turns, so that clock changes affect all."""
         seconds: dict[str, list[Callable[[], float]]] = {name: [] for name in calls}
         for call in calls.values():
             call()
@@ -113,7 +112,7 @@ class Stopwatch:
         return {n: statistics.median(read() for read in reads) for n, reads in seconds.items()}
 
     def _time(self, call: Callable[[], object]) -> Callable[[], float]:
-        """Runs ``call``; its ms can be read once the device has done it."""
+        """Run ``call`` and return a function that reads its ms, valid once the device is done."""
         if self.flush is None:
             start = time.perf_counter()
             call()
@@ -128,9 +127,9 @@ class Stopwatch:
 
 
 def captured(call: Callable[[], object], device: torch.device) -> Callable[[], object] | None:
-    """The call's replay out of a CUDA graph; None on other devices, or where it cannot be captured.
+    """Return the call as a CUDA graph's replay, or None if it cannot be captured.
 
-    Warms up first, on another stream, as capture asks for.
+    Warms up on a side stream first, as required before capture.
     """
     if device.type != "cuda":
         return None
@@ -144,7 +143,7 @@ def captured(call: Callable[[], object], device: torch.device) -> Callable[[], o
     try:
         with torch.cuda.graph(graph):
             call()
-    except RuntimeError:  # it synchronises
+    except RuntimeError:  # the call synchronizes
         torch.cuda.synchronize(device)
         return None
     return graph.replay
@@ -153,7 +152,7 @@ def captured(call: Callable[[], object], device: torch.device) -> Callable[[], o
 def measure(
     case: Case, device: torch.device, rounds: int, compiler: Callable = torch.compile
 ) -> Result:
-    """Times a case's contestants: ours, eager, compiled, and the copy of as many bytes."""
+    """Time a case's contestants: sprout_fast, eager, compiled, and a copy of as many bytes."""
     calls = {"ours": case.ours, "eager": case.eager, "compiled": compiler(case.eager)}
     if case.bytes:
         source = torch.empty(-(-case.bytes // 2), dtype=torch.uint8, device=device)
@@ -169,7 +168,7 @@ def gradients(loss: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
 
 
 def mixup_cases(batch: int, side: int, device: torch.device) -> Iterator[Case]:
-    """gaussian_mixup for two types of output, sample_mixup, and pgd_step_."""
+    """Yield gaussian_mixup for two output dtypes, sample_mixup, and pgd_step_."""
     state = torch.tensor([1, 2, 0], device=device)
     images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, device=device)
     images = images.contiguous(memory_format=torch.channels_last)
@@ -212,7 +211,7 @@ def mixup_cases(batch: int, side: int, device: torch.device) -> Iterator[Case]:
 
 
 def loss_cases(batch: int, classes: int, device: torch.device) -> Iterator[Case]:
-    """The losses, forward and backward, and the samplers."""
+    """Yield the losses with gradients, and the samplers."""
     state = torch.tensor([1, 2, 0], device=device)
     logits = torch.randn(batch, classes, device=device, requires_grad=True)
     labels = torch.randint(classes, (batch,), device=device)
@@ -260,7 +259,7 @@ def loss_cases(batch: int, classes: int, device: torch.device) -> Iterator[Case]
 
 
 def step_case(sizes: Sizes, device: torch.device) -> Result:
-    """A SPROUT step as "ours" and a natural step as "eager", both launched as in training."""
+    """Time a SPROUT step as ``ours`` and a natural step as ``eager``, launched as in training."""
     batch, side = sizes.step
     trainee = build_trainee(sizes.arch, sizes.classes, image_size=side, amp="bf16", device=device)
     images, labels = next(synthetic_batches(trainee, batch))
@@ -272,7 +271,7 @@ def step_case(sizes: Sizes, device: torch.device) -> Result:
     for _ in range(3):  # cuDNN and the allocator settle
         ours(), natural()
     case = Case(
-        f"{sizes.arch} step, bf16: sprout against natural", f"{batch}x3x{side}x{side}", 0, ours,
+        f"{sizes.arch} step, bf16: sprout vs natural", f"{batch}x3x{side}x{side}", 0, ours,
         natural,
     )  # fmt: skip
     ms = Stopwatch(device, sizes.step_rounds).medians({"ours": ours, "eager": natural})
@@ -282,7 +281,7 @@ def step_case(sizes: Sizes, device: torch.device) -> Result:
 def results(
     sizes: Sizes, device: torch.device, compiler: Callable = torch.compile
 ) -> Iterator[Result]:
-    """All of them, one after another."""
+    """Yield the results of all cases."""
     for batch, side in sizes.images:
         for case in mixup_cases(batch, side, device):
             yield measure(case, device, sizes.rounds, compiler)
@@ -293,17 +292,18 @@ def results(
 
 
 def table_of(found: list[Result], device: torch.device) -> Table:
-    """The results for people: our time, and others' as multiples of it."""
+    """Return a table of the results: sprout_fast's times, and ratios to other contestants."""
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     table = Table(
         title=f"{where}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}",
-        caption="medians; eager, compiled: their time over ours (for the step: natural's); over the"
-        " copy: our time over that of a copy that moves the same bytes; *: launched, not captured",
+        caption="ms: median time of sprout_fast; eager, compiled: their time divided by it (for the"
+        " step, eager is a natural one); / copy: it divided by the time of a copy of as many bytes;"
+        " *: launched, not captured into a graph",
         caption_justify="left",
         box=None,
     )
-    table.add_column("what", no_wrap=True)
-    for name in ("size", "ms", "eager", "compiled", "over the copy"):
+    table.add_column("op", no_wrap=True)
+    for name in ("size", "ms", "eager", "compiled", "/ copy"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in found:
         ours = result.ms["ours"]
@@ -325,14 +325,14 @@ def table_of(found: list[Result], device: torch.device) -> Table:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints the table; returns the exit status, 1 where there is no GPU."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    """Print the table and return the exit status, 1 without a GPU."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
+    parser.add_argument("--tiny", action="store_true", help="use small sizes, to test the program")
     options = parser.parse_args(argv)
     device = torch.device(options.device)
     if device.type == "cuda" and not torch.cuda.is_available():
-        print("gpu-check: no GPU that torch can use", file=sys.stderr)
+        print("gpu-check: torch finds no GPU", file=sys.stderr)
         return 1
     torch.manual_seed(0)
     found = []

@@ -1,6 +1,6 @@
-"""What all of bench_*.py share: sizes, and what a line of the table is.
+"""Sizes, and the rows of the table, shared by all of bench_*.py.
 
-SPROUT_FAST_BENCH=tiny shrinks everything, to see that it runs (tests/test_bench_summary.py).
+``SPROUT_FAST_BENCH=tiny`` shrinks everything for a test run (tests/benchmarks/test_summary.py).
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ TINY = os.environ.get("SPROUT_FAST_BENCH") == "tiny"
 IMAGES = [(3, 8)] if TINY else [(128, 32), (64, 224)]  # batch, side
 ROWS = [(3, 5)] if TINY else [(128, 10), (256, 1000), (64, 100_000)]  # batch, classes
 FORWARD, WITH_BACKWARD = "forward", "forward+backward"
-# Of calls after one another, so that no branch predictor learns one call's draws by heart.
+# Consecutive calls get different states, so that no branch predictor can learn a call's samples.
 STATES = cycle([torch.tensor([1, offset, 0]) for offset in range(256)])
 
 
 @dataclass
 class Case:
-    """One line of the table: what runs on what, and what it is compared with.
+    """One row of the table: an op with its inputs, and what it is compared with.
 
     Args:
-        op, size, what: for people; ``what`` is FORWARD or WITH_BACKWARD.
-        bytes: that have to move: inputs read and outputs written once, by each pass for itself.
-        functions: by contestant, each taking ``arguments``; under torch.compile goes "eager".
-        leaves: what WITH_BACKWARD differentiates in, where a contestant uses it (cross entropy has
-            no beta).
-        setting: which of the op's settings, the same for all contestants.
-        extra: for the JSON.
+        op, size, what: displayed; ``what`` is FORWARD or WITH_BACKWARD.
+        bytes: bytes that must move: each pass reads its inputs and writes its outputs once.
+        functions: by contestant, called with ``arguments``; "eager" is also run under
+            torch.compile.
+        arguments: inputs of all contestants.
+        leaves: tensors to differentiate with respect to, if WITH_BACKWARD and the contestant uses
+            them (cross entropy has no beta).
+        setting: setting of the op, the same for all contestants.
+        extra: further content of the JSON.
     """
 
     op: str
@@ -48,7 +50,7 @@ class Case:
     extra: dict[str, object] = field(default_factory=dict)
 
     def call(self, contestant: str) -> Callable[[], object]:
-        """What is timed."""
+        """Return the call to time."""
         if contestant == "memcpy":
             source = torch.ones(-(-self.bytes // 2), dtype=torch.uint8)
             return partial(torch.empty_like(source).copy_, source)
@@ -70,7 +72,7 @@ class Case:
 
 @cache
 def compiled(function: Callable[..., object]) -> Callable[..., object]:
-    """Every size compiled for itself; in the tiny run by Dynamo alone, without a C++ compiler."""
+    """Compile separately for every size; a tiny run uses Dynamo alone, without a C++ compiler."""
     torch._dynamo.config.recompile_limit = 64
-    torch._inductor.config.compile_threads = 1  # no pool of workers beside what is timed
+    torch._inductor.config.compile_threads = 1  # no worker processes during timing
     return torch.compile(function, dynamic=False, backend="eager" if TINY else "inductor")

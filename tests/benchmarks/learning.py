@@ -1,12 +1,12 @@
 #!/usr/bin/env python
-"""What each method learns from a few epochs of real images: clean and PGD-20 accuracy.
+"""Measure clean and PGD-20 accuracy of each method after a few epochs on real images.
 
-python tests/benchmarks/learning.py --data cifar10_images.tar   # 10,000 images, an hour or so
+python tests/benchmarks/learning.py --data cifar10_images.tar   # 10,000 images, about an hour
 python tests/benchmarks/learning.py --data cifar10_images.tar --methods natural,pgd_at --epochs 8
 
-Each row is a run of tools/train_cifar.py's own trainer. The attack is the paper's, PGD with steps
-of eps/5 at eps = 0.03, on the last weights and on test images spread over the classes: a weak
-attack, which tells what has learnt from what has not, and nothing of robustness.
+Each row is a run of the trainer of tools/train_cifar.py. The final weights are attacked as in the
+paper, by PGD with eps = 0.03 and steps of eps/5, on test images spread over the classes. The attack
+is weak: it shows whether a method has learned, and does not demonstrate robustness.
 """
 
 from __future__ import annotations
@@ -37,34 +37,34 @@ RECIPES = ("paper", "expected", "reference-code")
 
 @dataclass
 class Options:
-    """What is trained and how it is judged."""
+    """Command-line options."""
 
     data: Path
     methods: str = "all"
-    """Methods with commas between, and recipes of SPROUT as sprout:paper."""
+    """Comma-separated methods, and recipes of SPROUT, e.g. sprout:paper; or all."""
     arch: str = "cifar_resnet8"
     epochs: int = 3
-    """Passes over the images; of free_at, which replays each batch, a quarter of them."""
+    """Passes over the images; a quarter of that for free_at, which replays each batch."""
     limit_train: int = 10_000
-    test_images: Annotated[int, tyro.conf.arg(help="Test images that are attacked.")] = 500
+    test_images: Annotated[int, tyro.conf.arg(help="Number of test images to attack.")] = 500
     lr: float = 0.1
     seed: int = 0
     out: Path = Path("runs/learning")
 
 
 def rows(chosen: str) -> list[str]:
-    """Names of what is to be trained, natural training first."""
+    """Return the names of the rows to train, natural first."""
     others = [name for name in METHODS if name not in ("natural", "sprout")]
     everything = ["natural", *others, *(f"sprout:{recipe}" for recipe in RECIPES)]
     return everything if chosen == "all" else chosen.split(",")
 
 
 def run(name: str, options: Options) -> dict:
-    """Train one row and attack it."""
+    """Train one row, attack it and return its results."""
     method, _, recipe = name.partition(":")
     values = read_recipe(recipe) if recipe else {"method": method}
-    # All rows share the schedule; the rest of a recipe is its own (the authors' code normalises no
-    # images and takes three steps on each batch).
+    # All rows share the schedule. Other options of a recipe are kept: the authors' code does not
+    # normalize images and makes three steps per batch.
     shared = {"epochs", "lr", "schedule", "batch_size", "warmup_epochs", "weight_decay"}
     values = {key: value for key, value in values.items() if key not in shared}
     epochs = max(1, options.epochs // 4) if method == "free_at" else options.epochs
@@ -134,7 +134,7 @@ def main() -> None:
     pgd = {row["name"]: Accuracy(*row["pgd"]).interval for row in done}
     for name in {"pgd_at", "trades"} & pgd.keys():
         if "natural" in pgd and pgd[name][0] <= pgd["natural"][1]:
-            sys.exit(f"{name} is not above natural training under PGD-{STEPS}")
+            sys.exit(f"{name} is not more accurate than natural under PGD-{STEPS}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 #!/usr/bin/env python
-"""The table, the floors and the plot of `make bench`, from pytest-benchmark's JSON.
+"""Summarize the results of `make bench` from pytest-benchmark's JSON: table, targets and plot.
 
-python tests/benchmarks/summary.py build/bench.json [--readme README.md]
+python tests/benchmarks/summary.py build/bench.json [--page docs/benchmarks.md]
 
-Prints the table; writes it beside the JSON as Markdown, and the plot as bench_scaling.png. A time
-is the median over turns of a turn's median, a ratio the median over turns of that within a turn.
+Prints the table and writes it next to the JSON as Markdown, with the plot as bench_scaling.png.
+With --page, it also replaces the tables between the markers of that page. A time is the median over
+turns of the median within a turn; a ratio is the median over turns of the ratio within a turn.
 """
 
 from __future__ import annotations
@@ -18,19 +19,21 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tools"))
-
+import _paths  # noqa: F401
 from rich.console import Console
 from training_benchmark.machine import caption
 from training_benchmark.tables import console_table, digits, markdown_table
 
-OURS, MEMCPY, CROSS_ENTROPY = "ours", "memcpy", "cross_entropy"
+from sprout_fast.files import atomic_write
+
+OURS, MEMCPY, CROSS_ENTROPY = "sprout_fast", "memcpy", "cross_entropy"
 SLOWER = {"eager": "eager", "compiled": "compile", "torch.distributions": "distributions"}
 COLUMNS = ["op", "size", "what", "setting", "ms", *SLOWER.values(), "/ cross entropy", "/ memcpy"]
 EXPLANATION = (
-    "ms: ours, median. eager, (torch.)compile, (torch.)distributions: their time over ours. / cross"
-    " entropy: our time over that of hard-label F.cross_entropy; / memcpy: over that of a warm copy"
-    " of as many bytes as the op has to read and write."
+    "ms: median time of sprout_fast. eager, (torch.)compile, (torch.)distributions: their time"
+    " divided by sprout_fast's. / cross entropy: sprout_fast's time divided by that of"
+    " F.cross_entropy with class indices; / memcpy: divided by that of a warm copy of as many bytes"
+    " as the op has to read and write."
 )
 
 Line = tuple[str, str, str, str]  # op, size, what, setting
@@ -38,19 +41,19 @@ Turns = dict[int, float]  # seconds by turn
 
 
 def ratio(a: Turns, b: Turns) -> float:
-    """a over b, turn by turn."""
+    """Return the median over turns of a / b."""
     return statistics.median(a[turn] / b[turn] for turn in a)
 
 
 class Results:
-    """What a run measured.
+    """The results of one run.
 
     Args:
         report: pytest-benchmark's JSON.
 
     Attributes:
-        lines: of the table: seconds by line, contestant and turn.
-        points: of the plot: by axis, (op, contestant) and value.
+        lines: data of the table: seconds by line, contestant and turn.
+        points: data of the plot: seconds by axis, (op, contestant), value and turn.
     """
 
     def __init__(self, report: dict) -> None:
@@ -70,7 +73,7 @@ class Results:
                 self.lines[line][info["contestant"]][info["turn"]] = median
 
     def rows(self) -> Iterator[list[str]]:
-        """The table's cells."""
+        """Yield the rows of the table, with ``COLUMNS``."""
         for (op, size, what, setting), found in self.lines.items():
             for name in [name for name in found if name.startswith(OURS)]:
                 ours = found[name]
@@ -85,13 +88,13 @@ class Results:
                 yield cells
 
     def thread_rows(self) -> Iterator[list[str]]:
-        """Of each op: ms on 1 thread and on 2, and their ratio."""
+        """Yield ms on 1 and 2 threads and their ratio for each op, with ``THREAD_COLUMNS``."""
         for (op, _), series in self.points["threads"].items():
             ms = [f"{1e3 * statistics.median(series[n].values()):.3g}" for n in (1, 2)]
             yield [op, *ms, f"{ratio(series[1], series[2]):.2f}"]
 
     def caption(self) -> str:
-        """When, where and with what."""
+        """Return date, machine and versions in one line."""
         return caption(self.machine, self.date)
 
 
@@ -103,11 +106,12 @@ FRESH, PAPER, CODE = "to float32, fresh", "paper, float32", "code, float32"
 
 @dataclass
 class Floor:
-    """A line of DESIGN.md's table of speed floors.
+    """A speed target of docs/design.md.
 
     Args:
         name: what is measured.
-        above, below: (line, contestant) of the ratio; ``below`` None: the time, in ns an element.
+        above, below: (line, contestant) of the ratio's numerator and denominator; if ``below`` is
+            None, the time in ns per element is measured.
         at_least, at_most: the bound, one of the two.
     """
 
@@ -118,7 +122,7 @@ class Floor:
     at_most: float = float("inf")
 
     def measured(self, results: Results) -> float | None:
-        """None where the run did not measure it."""
+        """Return the measured value, or None if the run does not contain it."""
         times = [results.lines.get(at[0], {}).get(at[1]) for at in (self.above, self.below) if at]
         if None in times:
             return None
@@ -127,7 +131,7 @@ class Floor:
         return ratio(*times)
 
     def row(self, results: Results) -> list[str]:
-        """Name, floor, measured, verdict."""
+        """Return name, bound, measured value and verdict, with ``FLOOR_COLUMNS``."""
         bound = f"≥ {self.at_least:g}" if self.at_least else f"≤ {self.at_most:g}"
         value = self.measured(results)
         if value is None:
@@ -137,20 +141,22 @@ class Floor:
 
 
 def floors() -> list[Floor]:
-    """DESIGN.md's, for the kernels."""
+    """Return the targets for kernels."""
     fresh = (*MIXUP, FRESH)
     mixup = "gaussian_mixup to float32, fresh"
     found = [
-        Floor(f"{mixup}: eager / ours", (fresh, "eager"), (fresh, OURS), at_least=25),
-        Floor(f"{mixup}: torch.compile / ours", (fresh, "compiled"), (fresh, OURS), at_least=12),
+        Floor(f"{mixup}: eager / sprout_fast", (fresh, "eager"), (fresh, OURS), at_least=25),
         Floor(
-            f"{mixup}: ours / normalisation alone",
+            f"{mixup}: torch.compile / sprout_fast", (fresh, "compiled"), (fresh, OURS), at_least=12
+        ),
+        Floor(
+            f"{mixup}: sprout_fast / normalization alone",
             (fresh, OURS),
-            ((*MIXUP, f"{FRESH}, normalised only"), OURS),
+            ((*MIXUP, f"{FRESH}, normalized only"), OURS),
             at_most=3,
         ),
         Floor(
-            "gaussian_mixup to float32, warm: ns an element",
+            "gaussian_mixup to float32, warm: ns per element",
             ((*MIXUP, "to float32, warm"), OURS),
             None,
             at_most=1.5,
@@ -160,20 +166,20 @@ def floors() -> list[Floor]:
         ours = f"{OURS}, {option}"
         for recipe, setting, bound in (("paper", PAPER, 40), ("code", CODE, 20)):
             line = (*LOSS, setting)
-            name = f"sprout_loss, {recipe}, {option}: torch.distributions / ours"
+            name = f"sprout_loss, {recipe}, {option}: torch.distributions / sprout_fast"
             found.append(Floor(name, (line, "torch.distributions"), (line, ours), at_least=bound))
         line = (*LOSS, PAPER)
-        name = f"sprout_loss, paper, {option}: ours / cross entropy"
+        name = f"sprout_loss, paper, {option}: sprout_fast / cross entropy"
         found.append(Floor(name, (line, ours), (line, CROSS_ENTROPY), at_most=4))
     return found
 
 
-FLOOR_COLUMNS = ["floor of the design, at ImageNet's size", "bound", "measured", ""]
-THREAD_COLUMNS = ["sprout_fast on threads", "1: ms", "2: ms", "1 / 2"]
+FLOOR_COLUMNS = ["target, at ImageNet's size", "bound", "measured", ""]
+THREAD_COLUMNS = ["op", "ms, 1 thread", "ms, 2 threads", "speedup"]
 
 
 def markdown(results: Results) -> str:
-    """What the README takes: the floors in sight, the table folded."""
+    """Return the content of the page: targets, threads, and the table in a collapsed section."""
     return (
         f"`make bench`: {results.caption()}.\n\n"
         + markdown_table(FLOOR_COLUMNS, [floor.row(results) for floor in floors()], left=1)
@@ -187,7 +193,7 @@ def markdown(results: Results) -> str:
 
 
 def plot(results: Results, path: Path) -> None:
-    """Four panels: batch, classes, image side, threads."""
+    """Draw panels for batch size, classes, image size and threads."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -196,9 +202,12 @@ def plot(results: Results, path: Path) -> None:
     figure, panels = pyplot.subplots(2, 2, figsize=(11, 8), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.1, w_pad=0.1)
     titles = {
-        "batch": ("Batch: sprout_loss with gradients, K = 1000", "batch size B"),
+        "batch": ("Batch size: sprout_loss with gradients, K = 1000", "batch size B"),
         "classes": ("Classes: with gradients, B = 16", "classes K"),
-        "side": ("Image side: gaussian_mixup to float32, B = 16", "side, pixels"),
+        "side": (
+            "Image size: gaussian_mixup to float32, B = 16",
+            "image height and width in pixels",
+        ),
     }
     who = {
         OURS: "sprout_fast",
@@ -220,7 +229,7 @@ def plot(results: Results, path: Path) -> None:
                 markersize=5,
                 label=f"{op}: {who[contestant]}" if axis == "classes" else who[contestant],
             )
-        panel.set(xscale="log", yscale="log", title=title, xlabel=label, ylabel="ms a call")
+        panel.set(xscale="log", yscale="log", title=title, xlabel=label, ylabel="ms per call")
         panel.set_xticks(values, [f"{value:,}" for value in values])
         panel.yaxis.set_major_formatter("{x:g}")
         panel.minorticks_off()
@@ -235,7 +244,7 @@ def plot(results: Results, path: Path) -> None:
     panel.invert_yaxis()
     panel.set(
         title="Threads: sprout_fast, 64×3×224×224 and 256×1000",
-        xlabel="time on 1 thread over time on 2",
+        xlabel="speedup of 2 threads over 1",
         xlim=(0, 2.15),
     )
     figure.suptitle(f"sprout_fast on {results.machine['processor']}, {results.date}")
@@ -247,19 +256,25 @@ BEGIN, END = "<!-- make bench -->\n", "<!-- end of make bench -->"
 
 
 def replace_between_markers(text: str, new: str) -> str:
-    """The README's text with this run's tables."""
+    """Return the text with ``new`` in place of what is between the two markers.
+
+    Raises:
+        ValueError: the text does not contain each marker exactly once, in this order.
+    """
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise ValueError(f"expected one line {BEGIN.strip()} and after it one line {END}")
     before, rest = text.split(BEGIN)
     return before + BEGIN + new + END + rest.split(END)[1]
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Prints and writes them all; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("json", type=Path, help="pytest-benchmark's")
-    parser.add_argument("--readme", type=Path, help="whose tables between the markers to replace")
+    """Print the table, write all files, and return the exit status."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("json", type=Path, help="output of pytest --benchmark-json")
+    parser.add_argument("--page", type=Path, help="page whose tables to replace")
     options = parser.parse_args(argv)
     results = Results(json.loads(options.json.read_text()))
-    console = Console(width=max(Console().width, 180))  # a terminal wraps, rich would cut
+    console = Console(width=max(Console().width, 180))  # rich would drop columns
     console.print(console_table(COLUMNS, results.rows(), left=4))
     console.print(EXPLANATION, "\n", style="dim")
     rows = [floor.row(results) for floor in floors()]
@@ -269,9 +284,14 @@ def main(argv: list[str] | None = None) -> int:
     console.print("\n" + results.caption())
     options.json.with_suffix(".md").write_text(markdown(results))
     plot(results, options.json.with_name("bench_scaling.png"))
-    if options.readme:
-        text = options.readme.read_text()
-        options.readme.write_text(replace_between_markers(text, markdown(results)))
+    if options.page:
+        text = options.page.read_text()
+        try:
+            text = replace_between_markers(text, markdown(results))
+        except ValueError as error:
+            parser.error(f"--page {options.page}: {error}")
+        with atomic_write(options.page) as temporary:
+            temporary.write_text(text)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""`make gpu-check`'s measurements on the CPU, at small sizes: the code that runs on a GPU."""
+"""The measurements of `make gpu-check`, run on the CPU at small sizes."""
 
 import subprocess
 import sys
@@ -12,23 +12,23 @@ from rich.console import Console
 
 def test_every_case_runs_and_is_tabulated(capsys):
     cpu = torch.device("cpu")
-    # Dynamo without inductor, whose C++ compiler takes minutes.
+    # Dynamo without inductor, whose C++ compiler needs minutes.
     compiler = partial(torch.compile, backend="eager")
     found = list(gpu_check.results(gpu_check.TINY, cpu, compiler))
     assert len(found) == 10
     for result in found:
         expected = {"ours", "eager"}
-        if "sprout against natural" not in result.case.name:
+        if "sprout vs natural" not in result.case.name:
             expected |= {"compiled"} | ({"copy"} if result.case.bytes else set())
         assert result.ms.keys() == expected and min(result.ms.values()) > 0
     Console(width=150).print(gpu_check.table_of(found, cpu))
     out = capsys.readouterr().out
     assert all(f"{result.case.name} " in out for result in found)
-    assert "resnet18 step, bf16: sprout against natural" in out
+    assert "resnet18 step, bf16: sprout vs natural" in out
 
 
 def test_ratios():
-    """Others' time over ours, ours over the copy's; a star where no graph could hold it."""
+    """Eager and compiled are divided by ours, ours by the copy; a star marks launched calls."""
     case = gpu_check.Case("op", "2x3", 12, None, None)
     ms = {"ours": 2.0, "eager": 7.0, "compiled": 1.0, "copy": 0.5}
     table = gpu_check.table_of([gpu_check.Result(case, ms, {"eager"})], torch.device("cpu"))
@@ -43,8 +43,8 @@ def test_medians_take_turns():
     assert "".join(order) == "ab" + "ab" * 3 and medians.keys() == {"a", "b"}
 
 
-def test_composites_do_what_the_ops_do():
-    """Eager baselines are of the same kind as what they are compared with: shapes, types, range."""
+def test_composites_are_equivalent_to_the_ops():
+    """Baselines have the shapes, dtypes and range of the ops they are compared with."""
     cpu = torch.device("cpu")
     cases = [*gpu_check.mixup_cases(8, 16, cpu), *gpu_check.loss_cases(16, 5, cpu)]
     for case in cases:
@@ -59,10 +59,10 @@ def test_composites_do_what_the_ops_do():
     assert ours.std() == pytest.approx(theirs.std().item(), rel=0.02)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_one_line():
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_prints_one_line_without_a_gpu():
     done = subprocess.run(
         [sys.executable, gpu_check.__file__], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 1
-    assert done.stdout == "" and done.stderr == "gpu-check: no GPU that torch can use\n"
+    assert done.stdout == "" and done.stderr == "gpu-check: torch finds no GPU\n"

@@ -1,4 +1,4 @@
-"""`make bench` at small sizes: every benchmark runs, and its summary is complete."""
+"""`make bench` at small sizes: every benchmark runs, and the summary is complete."""
 
 import json
 import os
@@ -53,20 +53,45 @@ def test_every_op_has_every_contestant_and_finite_ratios(report):
         for (op, _, what, setting), found in results.lines.items()
         for contestant in found
     }
-    for floor in summary.floors():  # their sizes are not in a tiny run, all else is
+    for floor in summary.floors():  # a tiny run has all of it except the sizes
         for (op, _, what, setting), contestant in filter(None, (floor.above, floor.below)):
             assert (op, what, setting, contestant) in measured, floor.name
 
 
-def test_files_and_readme(report, tmp_path, capsys):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{summary.BEGIN}old\n{summary.END}\nafter\n")
-    assert summary.main([str(report), "--readme", str(readme)]) == 0
+def test_files_and_page(report, tmp_path, capsys):
+    page = tmp_path / "benchmarks.md"
+    page.write_text(f"before\n{summary.BEGIN}old\n{summary.END}\nafter\n")
+    assert summary.main([str(report), "--page", str(page)]) == 0
     markdown = report.with_suffix(".md").read_text()
-    assert readme.read_text() == f"before\n{summary.BEGIN}{markdown}{summary.END}\nafter\n"
+    assert page.read_text() == f"before\n{summary.BEGIN}{markdown}{summary.END}\nafter\n"
     assert "| pgd_step_ | 3×3×8×8 | forward |" in markdown
     assert report.with_name("bench_scaling.png").read_bytes().startswith(b"\x89PNG")
     assert "pgd_step_" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "no markers",
+        summary.BEGIN,
+        f"{summary.END}\n{summary.BEGIN}",
+        f"{summary.BEGIN}{summary.BEGIN}{summary.END}",
+    ],
+)
+def test_page_without_markers_stays_unchanged(report, tmp_path, capsys, text):
+    page = tmp_path / "benchmarks.md"
+    page.write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        summary.main([str(report), "--page", str(page)])
+    assert stop.value.code == 2
+    assert f"--page {page}: expected one line <!-- make bench -->" in capsys.readouterr().err
+    assert page.read_text() == text
+
+
+def test_make_bench_updates_the_docs_page():
+    makefile = (BENCHMARKS.parents[1] / "Makefile").read_text()
+    command = makefile.split("\nbench:")[1].split("\n\n")[0].splitlines()[-1]
+    assert command.endswith("summary.py build/bench.json --page docs/benchmarks.md")
 
 
 def benchmark(contestant, turn, seconds):
@@ -77,8 +102,8 @@ def benchmark(contestant, turn, seconds):
 
 
 def test_ratios_are_within_a_turn():
-    """A turn in which everything took twice as long changes no ratio; floors take both sides."""
-    seconds = {"ours, expected": 0.002, "torch.distributions": 0.1, "cross_entropy": 0.00025}
+    """A turn in which everything takes twice as long changes no ratio."""
+    seconds = {"sprout_fast, expected": 0.002, "torch.distributions": 0.1, "cross_entropy": 0.00025}
     benchmarks = [
         benchmark(name, turn, (1 + turn) * value)
         for turn in range(2)
@@ -90,15 +115,21 @@ def test_ratios_are_within_a_turn():
     (row,) = results.rows()
     assert row[3:] == ["paper, float32, expected", "3", "", "", "50", "8.0", ""]
     verdicts = {floor.name: floor.row(results)[1:] for floor in summary.floors()}
-    assert verdicts["sprout_loss, paper, expected: torch.distributions / ours"] == [
+    assert verdicts["sprout_loss, paper, expected: torch.distributions / sprout_fast"] == [
         "≥ 40", "50", "reached",
     ]  # fmt: skip
-    assert verdicts["sprout_loss, paper, expected: ours / cross entropy"] == ["≤ 4", "8", "missed"]
-    assert verdicts["sprout_loss, paper, implicit: ours / cross entropy"][2] == "not measured"
+    assert verdicts["sprout_loss, paper, expected: sprout_fast / cross entropy"] == [
+        "≤ 4",
+        "8",
+        "missed",
+    ]
+    assert (
+        verdicts["sprout_loss, paper, implicit: sprout_fast / cross entropy"][2] == "not measured"
+    )
 
 
-def test_composites_draw_from_the_ops_distributions():
-    """Means and spreads of 20,000 rows: a baseline of another distribution is none."""
+def test_composites_sample_from_the_ops_distributions():
+    """Compare means and standard deviations over 20,000 rows."""
     torch.manual_seed(0)
     state, rows = torch.tensor([1, 2, 0]), 20_000
     a = torch.tensor([0.3, 1.0, 4.0]).expand(rows, 3)
@@ -121,4 +152,4 @@ def test_composites_draw_from_the_ops_distributions():
     for baseline in (composites.sample_mixup, composites.sample_mixup_distribution):
         lam = torch.cat([baseline(*arguments)[1] for _ in range(2000)])
         assert lam.mean().item() == pytest.approx(0.5, abs=0.05)
-        assert lam.var().item() == pytest.approx(0.25 / 1.4, rel=0.1)  # of Beta(0.2, 0.2)
+        assert lam.var().item() == pytest.approx(0.25 / 1.4, rel=0.1)  # variance of Beta(0.2, 0.2)

@@ -149,8 +149,9 @@ def test_pixels_of_every_kind_in_every_loader(tmp_path, kind):
     for report in verify(data):
         assert not report.unreadable
         assert set(report.converted) == set(conversions)
-        assert all(at == (1, str(data / report.name / "a" / "1.jpg")) for at in
-                   report.converted.values())
+        assert all(
+            at == (1, str(data / report.name / "a" / "1.jpg")) for at in report.converted.values()
+        )
     # An image size whose validation resizes 32 pixels to 32, and crops 28 of them.
     crop = torch.from_numpy(pixels.copy())[2:30, 2:30].permute(2, 0, 1).int()
     for loader in ("dali", "torch", "memory"):

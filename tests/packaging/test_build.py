@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ from helpers.paths import ROOT
 import sprout_fast
 
 PACKAGE = Path(sprout_fast.__file__).parent
+
 
 def test_build_info():
     info = sprout_fast.build_info()

@@ -1,7 +1,7 @@
-"""The static report of the CUDA kernels (tools/report_kernels.py): its parsers, and what it holds.
+"""tools/report_kernels.py: its parsers, and the properties of the kernels that it verifies.
 
-The floors are those of the sm_90 kernels: of the built library where it holds them, as it does on a
-machine without a GPU, else compiled for the test.
+The verified kernels are those for sm_90, from the built library if it contains them (as it does on
+a machine without a GPU), else compiled for the test.
 """
 
 import json
@@ -12,7 +12,7 @@ import sys
 import pytest
 import report_kernels
 from helpers.paths import ROOT, TOOLS
-from kernel_report import build, disassembly
+from kernel_report import build, command, disassembly
 from kernel_report.contracts import CONTRACTS, Contract, contract_of
 from kernel_report.control_flow import ControlFlow
 from kernel_report.disassembly import (
@@ -22,15 +22,15 @@ from kernel_report.disassembly import (
     parse_instruction,
     parse_kernels,
 )
-from kernel_report.kernels import WIDE, row_of, work_of
-from kernel_report.machines import MACHINES
+from kernel_report.gpus import GPUS
+from kernel_report.roofline import WIDE, row_of, work_of
 
 from sprout_fast.errors import UserError
 
 TOOL = TOOLS / "report_kernels.py"
-H100 = MACHINES["sm_90"]
+H100 = GPUS["sm_90"]
 
-# nvcc 13.0's sm_90 code of: for each float4 of its own, `while (v.x < least) v.x *= v.y;`.
+# sm_90 code from nvcc 13.0 for `while (v.x < least) v.x *= v.y;` on each of a thread's float4.
 SASS = """
 		Function : _ZN11sprout_fast16double_up_kernelI13__nv_bfloat16fEEvP6float4if
         /*0000*/                   LDC R1, c[0x0][0x28] ;               /* 0x00000a00ff017 */
@@ -82,7 +82,7 @@ ELF = """
 	Format:	EIFMT_SVAL
 	Value:	0x40 0x2 0x1 
 	<0x9>
-"""  # noqa: W291 - as it is printed
+"""  # noqa: W291 - as printed by cuobjdump
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def parsed():
 
 
 def code(*lines):
-    """Instructions 16 bytes apart."""
+    """Parse lines of SASS as instructions 16 bytes apart."""
     return [
         parse_instruction(f"        /*{16 * i:04x}*/  {line} ;") for i, line in enumerate(lines)
     ]
@@ -121,23 +121,23 @@ def test_parses_resources(parsed):
         ("LDL.64 R4, [R1]", 0),
     ],
 )
-def test_width_of_accesses(line, width):
+def test_access_width(line, width):
     assert code(line)[0].global_bytes == width
 
 
-def test_loops_and_ways(parsed):
+def test_loops_and_paths(parsed):
     flow = ControlFlow(parsed.code)
     outer, inner = sorted(flow.loops, key=lambda loop: -len(loop.blocks))
     assert inner.blocks < outer.blocks and len(inner.blocks) == 1
     work = work_of(parsed, Contract(moved=8))
-    # One turn: 0x90 to 0x1d0, with one turn of the loop inside; four elements of 8 bytes.
+    # One iteration: 0x90 to 0x1d0 with one iteration of the inner loop; four elements of 8 bytes.
     assert (work.elements, work.instructions, work.once) == (4, 21 / 4, 10)
-    # The inner loop once an element: 3 more turns of 3 instructions.
+    # The inner loop once per element: 3 more iterations of 3 instructions.
     assert work_of(parsed, Contract(moved=8, samples=True)).instructions == (21 + 9) / 4
-    assert work_of(parsed, Contract(moved=8, turns=2)).instructions == (21 + 10 / 2) / 4
+    assert work_of(parsed, Contract(moved=8, iterations=2)).instructions == (21 + 10 / 2) / 4
 
 
-def test_way_prefers_wide_accesses_to_length():
+def test_path_prefers_wide_accesses_to_length():
     flow = ControlFlow(
         code(
             "@P0 BRA 0x40",
@@ -154,9 +154,9 @@ def test_way_prefers_wide_accesses_to_length():
     assert (moved, length) == (16, 3)
 
 
-def test_branches_of_other_forms():
-    # sm_80 leaves a loop by a conditional CALL; a condition may be an operand of the branch; a
-    # diverged warp's way and a subroutine are not followed.
+def test_other_forms_of_branches():
+    # sm_80 exits a loop by a conditional CALL; a condition may be an operand of the branch; a
+    # diverged warp's path and a subroutine are not followed.
     flow = ControlFlow(
         code(
             "FADD R2, R2, R2",
@@ -181,23 +181,23 @@ def test_branches_of_other_forms():
     "arch, registers, shared, threads, expected",
     [
         ("sm_90", 32, 0, 256, 1.0),
-        ("sm_90", 33, 0, 256, 48 / 64),  # 40 registers are given out: six blocks
-        ("sm_90", 32, 100 * 1024, 256, 16 / 64),  # two blocks by shared memory
-        ("sm_80", 32, 80 * 1024, 256, 16 / 64),  # 81 KiB with the architecture's own
+        ("sm_90", 33, 0, 256, 48 / 64),  # allocated as 40 registers: six blocks
+        ("sm_90", 32, 100 * 1024, 256, 16 / 64),  # shared memory for two blocks
+        ("sm_80", 32, 80 * 1024, 256, 16 / 64),  # 81 KiB including the reserved 1 KiB
         ("sm_80", 255, 0, 32, 8 / 64),
-        ("sm_80", 16, 0, 32, 32 / 64),  # by the number of blocks
+        ("sm_80", 16, 0, 32, 32 / 64),  # limited by the number of blocks
         ("sm_120", 16, 0, 32, 24 / 48),
     ],
 )
 def test_occupancy(arch, registers, shared, threads, expected):
-    assert MACHINES[arch].occupancy(registers, shared, threads) == expected
+    assert GPUS[arch].occupancy(registers, shared, threads) == expected
 
 
-def test_h100_peak_is_the_datasheets():
-    assert 2 * H100.issue_rate == pytest.approx(67e12, rel=0.01)  # an FMA is two operations
+def test_h100_peak_matches_the_datasheet():
+    assert 2 * H100.issue_rate == pytest.approx(67e12, rel=0.01)  # an FMA counts as two operations
 
 
-# The floors
+# Properties of the compiled kernels
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +210,7 @@ def kernels() -> list[Kernel]:
 
 @pytest.fixture(scope="module")
 def single(kernels):
-    """The kernels that compute in float32 and read or write nothing wider."""
+    """Kernels without float64."""
     return [kernel for kernel in kernels if not kernel.computes_in_double]
 
 
@@ -227,7 +227,7 @@ def test_no_spills_and_no_local_memory(kernels):
     assert not misses
 
 
-# Elements in a thread's hands at a time, k...Elements and kPacket in the sources; of those not here
+# Elements that a thread processes at a time, k...Elements in the sources; for ops not listed here,
 # kPacket of the first type.
 PACKETS = {
     "gaussian_mixup": 16,
@@ -240,29 +240,29 @@ PACKETS = {
 
 @pytest.mark.parametrize("op", CONTRACTS)
 def test_128_bit_accesses_of_aligned_data(single, op):
-    """All bytes of an element go by 128 bits: with fewer the way's were those of fewer elements."""
+    """All accesses are 128 bits wide; otherwise there would be fewer elements per iteration."""
     found = [kernel for kernel in single if kernel.op == op]
     assert found
     for kernel in found:
         work = work_of(kernel, contract_of(kernel))
         assert work is not None, kernel.name
         packet = PACKETS.get(op, 8 if SIZES[kernel.arguments[0]] == 2 else 4)
-        assert work.elements == packet, f"{kernel.name}: {work.elements} elements a turn"
+        assert work.elements == packet, f"{kernel.name}: {work.elements} elements per iteration"
 
 
 def test_gaussian_mixup_uint8_to_bf16(kernels):
-    """4 bytes an element, and issuing its instructions takes less time than moving them."""
+    """It moves 4 bytes per element and is memory bound."""
     (kernel,) = [k for k in kernels if k.name == "gaussian_mixup<uint8, bf16, fp32>"]
     row = row_of(kernel, H100)
-    assert row.elements_per_turn == 16  # 16 + 16 bytes in, 32 out
+    assert row.elements_per_iteration == 16  # 16 + 16 bytes in, 32 out
     assert row.bytes_per_element <= 4.1
     assert row.issue_ps < row.memory_ps
 
 
-def test_turns_are_the_sources():
+def test_iterations_match_the_source():
     text = (ROOT / "csrc" / "ops" / "cuda" / "gaussian_mixup_kernel.cuh").read_text()
     packets = int(re.search(r"kMixupPackets = (\d+)", text)[1])
-    assert CONTRACTS["gaussian_mixup"]("uint8", "bf16", "fp32").turns == packets
+    assert CONTRACTS["gaussian_mixup"]("uint8", "bf16", "fp32").iterations == packets
 
 
 # The command line
@@ -270,9 +270,9 @@ def test_turns_are_the_sources():
 
 @pytest.fixture
 def report(capsys, kernels, monkeypatch):
-    """Run the tool in this process, on the kernels that are disassembled already."""
-    monkeypatch.setattr(report_kernels, "compiled_files", lambda arch: [])
-    monkeypatch.setattr(report_kernels, "disassemble", lambda files, arch: kernels)
+    """Run the program in this process, on the kernels already disassembled."""
+    monkeypatch.setattr(command, "compiled_files", lambda arch: [])
+    monkeypatch.setattr(command, "disassemble", lambda files, arch: kernels)
 
     def run(*arguments):
         status = report_kernels.main([str(argument) for argument in arguments])
@@ -281,7 +281,7 @@ def report(capsys, kernels, monkeypatch):
     return run
 
 
-def test_prints_a_line_for_every_kernel(report, kernels):
+def test_prints_a_row_for_every_kernel(report, kernels):
     status, out, _ = report("--arch", "sm_90")
     assert status == 0 and "roofline of H100" in out
     assert all(kernel.name in out for kernel in kernels)
@@ -298,16 +298,16 @@ def test_json_and_selection(report, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--arch", "sm_70"], "--arch sm_70: takes sm_100, sm_120, sm_80, sm_90"),
-        (["--only", "("], "--only (: not a regular expression"),
-        (["--only", "softmax"], "--only softmax: no kernel has such a name"),
-        (["--arhc", "sm_90"], "unknown option --arhc; did you mean --arch?"),
+        (["--arch", "sm_70"], "--arch sm_70: .*sm_100, sm_120, sm_80, sm_90"),
+        (["--only", "("], r"--only \(: not a valid regular expression"),
+        (["--only", "softmax"], "--only softmax: matches no kernel"),
+        (["--arhc", "sm_90"], r"unknown option --arhc; did you mean --arch\?"),
     ],
 )
-def test_mistakes_take_one_line(report, arguments, message):
+def test_usage_errors_are_one_line(report, arguments, message):
     status, _, err = report(*arguments)
     assert status == 2
-    assert err.startswith(f"report_kernels.py: error: {message}") and err.count("\n") == 1
+    assert re.fullmatch(f"report_kernels.py: error: {message}.*\n", err)
 
 
 def test_without_a_disassembler(monkeypatch):
@@ -321,7 +321,9 @@ def test_without_a_compiler(monkeypatch, tmp_path):
     monkeypatch.setattr(build, "LIBRARY", tmp_path / "none.so")
     monkeypatch.delenv("CUDACXX", raising=False)
     monkeypatch.setattr(build.shutil, "which", lambda name, path=None: None)
-    with pytest.raises(UserError, match="there is no nvcc to compile it: install the CUDA toolkit"):
+    with pytest.raises(
+        UserError, match="nvcc to compile it was not found; install the CUDA toolkit"
+    ):
         build.compiled_files("sm_80")
 
 
@@ -330,6 +332,6 @@ def test_as_a_command():
         [sys.executable, TOOL, "--arch", "h100"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2
-    assert done.stderr == (
-        "report_kernels.py: error: --arch h100: takes sm_100, sm_120, sm_80, sm_90\n"
+    assert re.fullmatch(
+        "report_kernels.py: error: --arch h100: .*sm_100, sm_120, sm_80, sm_90\n", done.stderr
     )

@@ -1,4 +1,4 @@
-"""Where compiled kernels come from: the built library, or objects compiled for an architecture."""
+"""Find compiled kernels in the built library, or compile them for another architecture."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ import sprout_fast
 from kernel_report.disassembly import cuobjdump
 from sprout_fast.errors import UserError
 
-ROOT = Path(sprout_fast.__file__).parents[1]
+# The sources are those of the checkout that this file is in. The library is the installed one,
+# which may come from a wheel.
+ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = Path(sprout_fast.__file__).parent / "lib" / "libsprout_fast_cuda.so"
 
 
 def architectures(file: Path) -> set[str]:
-    """The architectures that a library or object file holds machine code for: {"sm_90"}."""
+    """Return the architectures, e.g. ``{"sm_90"}``, with machine code in a library or object."""
     tool, environment = cuobjdump()
     done = subprocess.run(
         [tool, "-lelf", str(file)], env=environment, capture_output=True, text=True
@@ -28,22 +30,22 @@ def architectures(file: Path) -> set[str]:
 
 
 def compiled_files(arch: str, jobs: int = 2) -> list[Path]:
-    """Files with every kernel for ``arch``; compiles what the built library does not hold.
+    """Return files that together contain every kernel for ``arch``, compiling them if necessary.
 
-    The objects stay in ``build/report-ARCH``, where the next call finds them; CMake decides which
-    are out of date.
+    Objects are kept in ``build/report-ARCH`` and reused; CMake decides which are out of date.
 
     Raises:
-        UserError: the library does not hold ``arch``, and there is no checkout, CMake or nvcc to
-            compile with.
+        UserError: the library has no code for ``arch``, and it cannot be compiled because the
+            sources, CMake, ninja or nvcc are missing.
     """
     if LIBRARY.exists() and arch in architectures(LIBRARY):
         return [LIBRARY]
     sources = sorted((ROOT / "csrc" / "ops" / "cuda").glob("*.cu"))
     if not sources or not (ROOT / "CMakeLists.txt").exists():
         raise UserError(
-            f"--arch {arch}: the built library does not hold it, and there are no sources to"
-            " compile: run from a checkout"
+            f"{arch}: not in the built library, and there are no sources to compile;"
+            " run from a checkout",
+            option="arch",
         )
     path = sysconfig.get_path("scripts") + os.pathsep + os.environ.get("PATH", "")
     nvcc = os.environ.get("CUDACXX") or shutil.which("nvcc", path=path)
@@ -54,13 +56,14 @@ def compiled_files(arch: str, jobs: int = 2) -> list[Path]:
     ):
         if found is None:
             raise UserError(
-                f"--arch {arch}: the built library does not hold it, and there is no {name} to"
-                f" compile it: install {package}"
+                f"{arch}: not in the built library, and {name} to compile it was not found;"
+                f" install {package}",
+                option="arch",
             )
     folder = ROOT / "build" / f"report-{arch}"
     objects = [
-        Path("CMakeFiles/sprout_fast_cuda.dir", s.relative_to(ROOT)).with_suffix(".cu.o")
-        for s in sources
+        Path("CMakeFiles/sprout_fast_cuda.dir", source.relative_to(ROOT)).with_suffix(".cu.o")
+        for source in sources
     ]
     environment = os.environ | {"PATH": path}
     configure = [
@@ -74,4 +77,4 @@ def compiled_files(arch: str, jobs: int = 2) -> list[Path]:
         )
         if done.returncode != 0:
             raise RuntimeError(f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}")
-    return [folder / o for o in objects]
+    return [folder / file for file in objects]

@@ -1,4 +1,4 @@
-"""What each op's kernels have to move: bytes an element, from the types they are compiled for."""
+"""Bytes per element that each op's kernels have to move, from their template arguments."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from kernel_report.disassembly import SIZES, Kernel
 
 @dataclass(frozen=True)
 class Contract:
-    """Bytes of one element of the op's large tensors.
+    """Memory traffic of one element of the op's large tensors.
 
     Args:
-        moved: that have to come from memory and go there, once a pass over it.
-        cached: accessed besides, and served by caches: numbers that all rows or images share, and
-            what the same block has touched before.
-        turns: that a thread makes on large data, where the launch fixes them; None: as many as the
-            data asks for.
-        samples: whether loops inside a turn are counted once an element (a series; a sampler's
-            attempt, although it serves a pair). The data decide how often exactly.
+        moved: bytes per element that must be read from or written to device memory.
+        cached: further bytes per element that are accessed but served by caches: values shared by
+            all rows or images, and data that the same block has already touched.
+        iterations: loop iterations per thread on large inputs if the launch fixes their number;
+            None if it depends on the input size.
+        samples: whether loops inside an iteration are counted once per element (a series, or one
+            attempt of a sampler even though an attempt serves two elements). How often they
+            actually run depends on the data.
     """
 
     moved: int
     cached: int = 0
-    turns: int | None = None
+    iterations: int | None = None
     samples: bool = False
 
 
@@ -32,19 +33,21 @@ _BETA = SIZES["fp32"]
 
 
 def _target(name: str) -> int:
-    return 0 if name == "int64" else SIZES[name]  # labels are a number a row
+    return 0 if name == "int64" else SIZES[name]  # class indices: one number per row
 
 
-#: By Kernel.op; the arguments are the kernel's template arguments (csrc/ops/cuda/*_kernel.cuh).
+#: By ``Kernel.op``; the arguments are the kernel's template arguments (csrc/ops/cuda/*_kernel.cuh).
 CONTRACTS: dict[str, Callable[..., Contract]] = {
-    # Both images in, the mixture out. kMixupPackets a thread.
-    "gaussian_mixup": lambda images, out, *_: Contract(2 * SIZES[images] + SIZES[out], turns=8),
-    # An image's own mixture and that of the image whose partner it is.
+    # Reads both images, writes the mixture; kMixupPackets iterations per thread.
+    "gaussian_mixup": lambda images, out, *_: Contract(
+        2 * SIZES[images] + SIZES[out], iterations=8
+    ),
+    # Reads the gradients of an image's own mixture and of the mixture it is the partner in.
     "gaussian_mixup_backward": lambda grad, images, *_: Contract(SIZES[images] + 2 * SIZES[grad]),
     "pgd_step": lambda x, grad, *_: Contract(3 * SIZES[x] + SIZES[grad]),
     "log_gamma": lambda t: Contract(2 * SIZES[t], samples=True),
     "log_gamma_backward": lambda t: Contract(4 * SIZES[t], samples=True),
-    # The log variates wait in the output, which is read and written again.
+    # The log variates are kept in the output, which is then read and overwritten.
     "dirichlet": lambda t, *_: Contract(2 * SIZES[t], 2 * SIZES[t], samples=True),
     # Two passes: z and its gradient are read twice.
     "dirichlet_backward": lambda t, *_: Contract(4 * SIZES[t], 2 * SIZES[t], samples=True),
@@ -60,6 +63,6 @@ CONTRACTS: dict[str, Callable[..., Contract]] = {
 
 
 def contract_of(kernel: Kernel) -> Contract | None:
-    """The kernel's contract; None for one that runs over rows or blocks and not over elements."""
+    """Return the kernel's contract, or None if it does not iterate over elements."""
     make = CONTRACTS.get(kernel.op)
     return make(*kernel.arguments) if make else None

@@ -1,4 +1,4 @@
-"""Blocks, loops and paths of a kernel's SASS."""
+"""Control flow graph of a kernel's SASS: basic blocks, loops and paths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ENDS = ("EXIT", "RET", "BPT", "KILL")
 
 @dataclass(frozen=True)
 class Loop:
-    """A natural loop: its blocks, the one that it is entered by, and those that jump back to it."""
+    """A natural loop: its header, all of its blocks, and the latches that jump to the header."""
 
     header: int
     blocks: frozenset[int]
@@ -23,13 +23,16 @@ class Loop:
 
 
 class ControlFlow:
-    """The control flow graph of the code that a converged warp runs.
+    """Control flow graph of the code that a converged warp executes.
 
-    Left out: subroutines (slow ways of divisions and square roots; a CALL counts as one
-    instruction) and the ways of BRA.DIV, which the lanes of a diverged warp take one by one.
+    Subroutines (slow paths of divisions and square roots) are not followed: a CALL counts as one
+    instruction. Nor are the targets of BRA.DIV, which only diverged warps reach.
 
     Args:
-        code: a kernel's instructions in the order of addresses.
+        code: a kernel's instructions in order of address.
+
+    Raises:
+        NotImplementedError: the code contains an indirect branch.
     """
 
     def __init__(self, code: Iterable[Instruction]) -> None:
@@ -43,7 +46,7 @@ class ControlFlow:
                 starts.add(place + 1)
         bounds = sorted(s for s in starts if s < len(code)) + [len(code)]
         block_at = {code[first].address: number for number, first in enumerate(bounds[:-1])}
-        #: Instructions of each block.
+        #: The instructions of each basic block.
         self.blocks = [code[first:end] for first, end in pairwise(bounds)]
         self.successors: list[list[int]] = []
         for number, block in enumerate(self.blocks):
@@ -51,7 +54,7 @@ class ControlFlow:
             after = []
             if self._jumps(last):
                 after.append(block_at[last.target])
-            # `BRA P0, target` falls through where P0 does not hold, as `@P0 BRA target` does.
+            # Like `@P0 BRA target`, `BRA P0, target` falls through if P0 is false.
             always = not last.predicate and not last.operands.startswith(("P", "!P", "UP", "!UP"))
             if not (always and (self._jumps(last) or last.name in _ENDS)):
                 after += [number + 1] if number + 1 < len(self.blocks) else []
@@ -61,13 +64,13 @@ class ControlFlow:
     def _jumps(instruction: Instruction) -> bool:
         if instruction.name in ("BRX", "JMX"):
             raise NotImplementedError(f"an indirect branch: {instruction}")
-        if instruction.name == "CALL":  # with a condition it is the way out of a loop (sm_80)
+        if instruction.name == "CALL":  # on sm_80 a conditional CALL may exit a loop
             return bool(instruction.predicate)
         return instruction.name in ("BRA", "JMP") and ".DIV" not in instruction.opcode
 
     @cached_property
     def order(self) -> list[int]:
-        """Blocks that the entry reaches, in reverse postorder."""
+        """Reachable blocks in reverse postorder."""
         seen, postorder = {0}, []
         stack = [(0, iter(self.successors[0]))]
         while stack:
@@ -90,7 +93,7 @@ class ControlFlow:
 
     @cached_property
     def loops(self) -> list[Loop]:
-        """Natural loops; those with a common header are one."""
+        """Natural loops, merged if they share a header."""
         predecessors: dict[int, list[int]] = {block: [] for block in self.order}
         for block in self.order:
             for successor in self.successors[block]:
@@ -114,18 +117,20 @@ class ControlFlow:
     def best_path(
         self, loop: Loop | None, value: Callable[[int], tuple[float, ...]]
     ) -> tuple[list[int], tuple[float, ...]]:
-        """The way through a loop's body, or from entry to exit, with the largest sum of values.
+        """Return the acyclic path with the largest sum of block values, and that sum.
 
-        Every loop inside is gone through once at most: no way goes back.
+        Inner loops are passed at most once, since back edges are not followed.
 
         Args:
-            loop: from its header to one of its latches; None is the whole kernel.
-            value: of a block; tuples are added and compared element by element.
+            loop: the path runs from this loop's header to one of its latches; if None, from the
+                kernel's entry to an exit.
+            value: maps a block to a tuple; tuples are added element by element and compared
+                lexicographically.
         """
         inside = frozenset(self.order) if loop is None else loop.blocks
         best: dict[int, tuple[tuple[float, ...], list[int]]] = {}
         for block in reversed([b for b in self.order if b in inside]):
-            ways = [
+            paths = [
                 best[s]
                 for s in self.successors[block]
                 if s in inside and not self._goes_back(block, s) and s in best
@@ -136,9 +141,9 @@ class ControlFlow:
                 ends = block in loop.latches
             own = value(block)
             if ends:
-                ways.append((tuple(0.0 for _ in own), []))
-            if ways:
-                total, path = max(ways, key=lambda way: way[0])
+                paths.append((tuple(0.0 for _ in own), []))
+            if paths:
+                total, path = max(paths, key=lambda found: found[0])
                 best[block] = tuple(map(sum, zip(own, total, strict=True))), [block, *path]
         total, path = best[self.order[0] if loop is None else loop.header]
         return path, total

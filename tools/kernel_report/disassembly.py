@@ -1,4 +1,4 @@
-"""Kernels as cuobjdump shows them: resources, launch bounds and SASS."""
+"""Kernels parsed from cuobjdump's output: resource usage, launch bounds and SASS."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
 from sprout_fast.errors import UserError
 
-# Types of template arguments, as the report calls them.
+# Short names of template argument types.
 _TYPES = {
     "unsigned char": "uint8",
     "__half": "fp16",
@@ -50,7 +48,7 @@ class Instruction:
 
     @property
     def global_bytes(self) -> int:
-        """What a thread loads from or stores to global memory by it; 0 for other instructions."""
+        """Bytes per thread that it loads from or stores to global memory; 0 for other opcodes."""
         if self.name not in ("LDG", "STG"):
             return 0
         modifiers = self.opcode.split(".")[1:]
@@ -58,7 +56,7 @@ class Instruction:
 
     @property
     def target(self) -> int:
-        """The address that a branch goes to."""
+        """Address of a branch's target."""
         return int(re.findall(r"0x[0-9a-f]+", self.operands)[-1], 16)
 
 
@@ -70,12 +68,13 @@ class Kernel:
     """One compiled kernel.
 
     Args:
-        symbol: mangled.
-        registers: of a thread.
-        stack, local: bytes of local memory a thread: stack frame (where spills go), and the rest.
-        shared: static bytes a block, with what the architecture reserves for itself.
-        threads: a block, from ``__launch_bounds__``; None where there are none.
-        code: SASS in the order of addresses.
+        symbol: mangled name.
+        registers: registers per thread.
+        stack, local: bytes of local memory per thread: stack frame (including spills), and other.
+        shared: bytes of static shared memory per block, on sm_90 and later including what the
+            architecture reserves.
+        threads: threads per block from ``__launch_bounds__``, or None without launch bounds.
+        code: SASS in order of address.
     """
 
     symbol: str
@@ -88,36 +87,39 @@ class Kernel:
 
     @property
     def op(self) -> str:
-        """The kernel's name without arguments: ``gaussian_mixup``, ``dirichlet_backward``."""
+        """Name without arguments, e.g. ``gaussian_mixup`` or ``dirichlet_backward``."""
         return _demangled(self.symbol)[0]
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """Its template arguments, types by their short names: ``("uint8", "bf16", "fp32")``."""
+        """Template arguments with types abbreviated, e.g. ``("uint8", "bf16", "fp32")``."""
         return _demangled(self.symbol)[1]
 
     @property
     def name(self) -> str:
-        """For people: ``gaussian_mixup<uint8, bf16, fp32>``."""
+        """Display name, e.g. ``gaussian_mixup<uint8, bf16, fp32>``."""
         return self.op + (f"<{', '.join(self.arguments)}>" if self.arguments else "")
 
     @property
     def computes_in_double(self) -> bool:
-        """Whether a type that it works with is float64."""
+        """Whether any of its types is float64."""
         return "fp64" in self.arguments
 
     @property
     def local_accesses(self) -> int:
-        """Instructions that read or write local memory, as spills do."""
+        """Number of instructions that read or write local memory, e.g. for spills."""
         return sum(i.name in ("LDL", "STL") for i in self.code)
 
 
 def _demangled(symbol: str) -> tuple[str, tuple[str, ...]]:
-    """
+    """Return the op and the abbreviated template arguments of a mangled kernel name.
+
     >>> _demangled("_ZN11sprout_fast15pgd_step_kernelIf13__nv_bfloat16fEEvNS_11PgdStepArgsE")
     ('pgd_step', ('fp32', 'bf16', 'fp32'))
     """
-    text = torch._C._demangle(symbol)
+    import torch  # slow, and not needed for --help
+
+    text: str = torch._C._demangle(symbol)
     head, _, rest = text.partition("(")[0].partition("<")
     arguments = [a.strip() for a in rest.removesuffix(">").split(",")] if rest else []
     return (
@@ -130,7 +132,7 @@ _INSTRUCTION = re.compile(r"\s+/\*([0-9a-f]{4,})\*/\s+(?:(@!?U?P\w+)\s+)?([A-Z][
 
 
 def parse_instruction(line: str) -> Instruction | None:
-    """An instruction from a line of ``cuobjdump -sass``, or None where it holds none."""
+    """Parse a line of ``cuobjdump -sass``; returns None if it contains no instruction."""
     match = _INSTRUCTION.match(line)
     if match is None:
         return None
@@ -139,8 +141,9 @@ def parse_instruction(line: str) -> Instruction | None:
 
 
 def parse_kernels(sass: str, resources: str, elf: str) -> list[Kernel]:
-    """Kernels from what cuobjdump prints with ``-sass``, ``-res-usage`` and ``-elf``."""
+    """Parse the kernels from the output of cuobjdump's ``-sass``, ``-res-usage`` and ``-elf``."""
     code: dict[str, list[Instruction]] = {}
+    current: list[Instruction] = []
     for line in sass.splitlines():
         if "Function : " in line:
             code[line.split("Function : ")[1].strip()] = current = []
@@ -171,10 +174,12 @@ def parse_kernels(sass: str, resources: str, elf: str) -> list[Kernel]:
 
 
 def cuobjdump() -> tuple[str, dict[str, str]]:
-    """cuobjdump, and the environment in which it finds its nvdisasm: those on PATH, else triton's.
+    """Return the path of cuobjdump, and an environment in which it finds nvdisasm.
+
+    Prefers the tools on ``PATH`` to those bundled with triton.
 
     Raises:
-        UserError: there is neither.
+        UserError: neither is installed.
     """
     folders = os.environ.get("PATH", "")
     triton = find_spec("triton")
@@ -183,14 +188,14 @@ def cuobjdump() -> tuple[str, dict[str, str]]:
     tool = shutil.which("cuobjdump", path=folders)
     if tool is None or shutil.which("nvdisasm", path=folders) is None:
         raise UserError(
-            "cuobjdump and nvdisasm are missing: install the CUDA toolkit or the package triton,"
-            " which brings both"
+            "cuobjdump and nvdisasm not found; install the CUDA toolkit or the package triton,"
+            " which includes both"
         )
     return tool, os.environ | {"PATH": folders}
 
 
 def disassemble(files: Iterable[Path], arch: str, jobs: int = 2) -> list[Kernel]:
-    """Every kernel for ``arch`` ("sm_90") in object files or libraries, sorted by name."""
+    """Return all kernels for ``arch``, e.g. ``"sm_90"``, in the files, sorted by name."""
     tool, environment = cuobjdump()
 
     def run(flag: str, file: Path) -> str:
@@ -200,9 +205,9 @@ def disassemble(files: Iterable[Path], arch: str, jobs: int = 2) -> list[Kernel]
             raise RuntimeError(f"{' '.join(command)}: {done.stderr.strip()}")
         return done.stdout
 
-    def of_file(file: Path) -> list[Kernel]:
+    def kernels_in(file: Path) -> list[Kernel]:
         return parse_kernels(*(run(flag, file) for flag in ("-sass", "-res-usage", "-elf")))
 
     with ThreadPoolExecutor(jobs) as pool:
-        kernels = [kernel for found in pool.map(of_file, files) for kernel in found]
+        kernels = [kernel for found in pool.map(kernels_in, files) for kernel in found]
     return sorted(kernels, key=lambda kernel: kernel.name)

@@ -1,12 +1,16 @@
-"""The paper's tables and figures again: their chains of trainings and measurements, and the
-paper's numbers beside ours.
+"""The paper's tables and figures, reproduced with the paper's numbers next to the measured ones.
 
-    exhibits/table_7.py     what a table consists of: trainings, measurements, the paper's numbers
-    scale.py                what --scale makes of the paper's sizes
-    store.py                the output folder, in which nothing is done twice
-    findings.py             runs what is missing, and answers for each cell
-    plan.py, report.py      what is shown before and after
-    run.py                  the tool's options
+    options.py             command-line options, without importing torch
+    command.py             plans, runs and reports what they ask for
+    exhibits/table_7.py    what a table consists of: trainings, measurements, the paper's numbers
+    scale.py               the paper's sizes at a smaller scale
+    datasets.py            the paper's data sets
+    training.py            one training, identified by everything its weights depend on
+    subset_folder.py       a subset of a data set as an image folder
+    store.py               the output folder, which keeps finished work
+    findings.py            runs what is missing and returns the value of each cell
+    plan.py                the estimated cost, shown before the run
+    side_by_side.py        the results, shown and written after the run
 
-A new table is a file in exhibits/.
+A new table is a new file in exhibits/. ``tools/reproduce_paper.py`` is the command line.
 """

@@ -7,14 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DataSet:
-    """Sizes of a data set of the paper, and how it trains on it."""
+    """A data set and the paper's training on it.
+
+    Args:
+        name: name in tables.
+        train_images, test_images: number of images.
+        epochs, batch_size: of a training.
+        fewest_images: minimum number of training images at any scale.
+    """
 
     name: str
     train_images: int
     test_images: int
     epochs: int
     batch_size: int
-    fewest_images: int  # to train on, at any scale
+    fewest_images: int
 
 
 CIFAR = DataSet("CIFAR-10", 50_000, 10_000, 200, 128, 64)

@@ -1,4 +1,4 @@
-"""What was found for a table or figure: the number of each cell."""
+"""The measured value of each cell of a table or figure."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from training_benchmark.report import quartiles
+from training_benchmark.step_times import quartiles
 
 from reproduction.exhibits.base import Beta, Cell, Exhibit, Measured, Timed, Value
 from reproduction.store import Store
@@ -16,35 +16,37 @@ from sprout_fast.evaluation.recorder import Record
 
 
 class Findings:
-    """Runs all that an exhibit needs and is not there yet, and answers for its cells.
+    """Runs whatever an exhibit still needs, then returns the values of its cells.
 
     Args:
-        say: gets a line before each training, model and timing.
+        exhibit: the table or figure.
+        store: keeps finished work.
+        progress: called with a line of text before each training, model and timing.
     """
 
-    def __init__(self, exhibit: Exhibit, store: Store, say: Callable[[str], None]) -> None:
+    def __init__(self, exhibit: Exhibit, store: Store, progress: Callable[[str], object]) -> None:
         self.exhibit, self._store = exhibit, store
         trainings = exhibit.trainings()
         for number, training in enumerate(trainings, start=1):
             if store.epochs_done(training) < training["epochs"]:
-                say(f"\ntraining {number} of {len(trainings)}: {training.label}")
+                progress(f"\ntraining {number} of {len(trainings)}: {training.label}")
                 store.train(training)
-        self._records = {}
+        self._records: dict[tuple[Training, Training | None], dict[str, Record]] = {}
         for (training, source), measurements in exhibit.measured().items():
             images = store.images(training.dataset)
-            say(f"\n{training.label}, on {len(images.labels):,} test images:")
+            progress(f"\n{training.label}, on {len(images.labels):,} test images:")
             records = store.measure(training, source, list(measurements.values()))
             self._records[training, source] = records
-        self._seconds = {}
+        self._seconds: dict[str, dict[str, list[float]]] = {}
         for arch in exhibit.timed():
-            say(f"\ntiming training steps of {arch}, about {store.timing_budget:.0f} s")
+            progress(f"\ntiming training steps of {arch}, about {store.timing_budget:.0f} s")
             self._seconds[arch] = store.seconds(arch)
 
     def record(self, source: Measured) -> Record:
-        """Behind a cell.
+        """Return the record that a cell is read from.
 
         Raises:
-            UserError: it could not be measured.
+            UserError: the measurement was not possible.
         """
         record = self._records[source.training, source.source][source.measurement.name]
         if record.unavailable is not None:
@@ -52,11 +54,15 @@ class Findings:
         return record
 
     def beta(self, training: Training) -> tuple[list[str], torch.Tensor]:
-        """Class names and SPROUT's last beta."""
+        """Return the class names and SPROUT's final beta."""
         return self._store.beta(training)
 
     def value(self, cell: Cell) -> Value:
-        """Our number."""
+        """Return the measured value of a cell.
+
+        Raises:
+            UserError: the measurement was not possible, or the data set has too few classes.
+        """
         source = cell.source
         if isinstance(source, Measured):
             return source.read(self.record(source))
@@ -67,5 +73,7 @@ class Findings:
         assert isinstance(source, Beta)
         names, beta = self.beta(source.training)
         if max(source.one, source.other) >= len(beta):
-            raise UserError(f"{self.exhibit.name}: takes CIFAR-10's 10 classes, got {len(names)}")
+            raise UserError(
+                f"{self.exhibit.name}: expected CIFAR-10's 10 classes, got {len(names)}"
+            )
         return Value((beta[source.one] * beta[source.other]).item())

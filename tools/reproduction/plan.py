@@ -1,4 +1,4 @@
-"""What a table will cost, before it starts: counts, and seconds by a trial of each network."""
+"""The estimated cost of a table or figure: counts, and seconds from a short trial per network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from sprout_fast.methods import build_method
 
 
 def passes_of(measurement: Measurement) -> int:
-    """Passes for each image: of an attack forward and backward, if the image never falls.
+    """Return the passes per image; for an attack, if the image is never misclassified.
+
+    A pass of an attack is forward and backward.
 
     >>> passes_of(AttackMeasurement("ten starts", options={"steps": 20, "restarts": 10}))
     200
@@ -33,13 +35,13 @@ def passes_of(measurement: Measurement) -> int:
 
 
 def training_passes(training: Training) -> int:
-    """Images times passes of a whole training."""
+    """Return the number of images times passes of a whole training."""
     images = training.limit or training.dataset.train_images
     return images * training["epochs"] * training.passes
 
 
 class Plan:
-    """Of what is still to be done for an exhibit."""
+    """The work that an exhibit still needs."""
 
     def __init__(self, exhibit: Exhibit, store: Store) -> None:
         self.exhibit, self.store = exhibit, store
@@ -47,20 +49,20 @@ class Plan:
         self.done = {one: store.epochs_done(one) for one in self.trainings}
 
     def print_to(self, console: Console) -> None:
-        """Tables of trainings and measurements, and the sum."""
+        """Print tables of trainings and measurements, and the total."""
 
         def line(text: str) -> None:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
         if self.trainings:
-            columns = ["training", "epochs", "images", "batch", "image passes", "state"]
+            columns = ["training", "epochs", "images", "batch size", "image passes", "state"]
             console.print(console_table(columns, self._training_rows(), left=1))
             line("")
         if self.exhibit.measured():
-            columns = ["measured", "models", "images of each", "steps", "image passes at most"]
+            columns = ["measurement", "models", "images per model", "passes", "image passes (max.)"]
             console.print(console_table(columns, self._measurement_rows(), left=1))
             line("")
-        for text in self._sum():
+        for text in self._total():
             line(text)
 
     def _training_rows(self) -> Iterator[list[str]]:
@@ -98,7 +100,7 @@ class Plan:
         images = self.store.scale.test_images(self.exhibit.dataset)
         return images if measurement.limit is None else min(measurement.limit, images)
 
-    def _sum(self) -> Iterator[str]:
+    def _total(self) -> Iterator[str]:
         training: dict[str, float] = {}
         for one in self.trainings:
             left = 1 - min(1, self.done[one] / one["epochs"])
@@ -110,26 +112,26 @@ class Plan:
         timing = self.store.timing_budget * len(self.exhibit.timed())
         yield (
             f"to do: {sum(self.done[one] < one['epochs'] for one in self.trainings)} trainings with"
-            f" {sum(training.values()):,.0f} image passes, forward and backward; measurements with"
-            f" at most {sum(attacks.values()):,} (images leave an attack as they fall)"
+            f" {sum(training.values()):,.0f} image passes (forward and backward), and measurements"
+            f" with at most {sum(attacks.values()):,} (an attack drops images once misclassified)"
         )
         pass_seconds = {
-            arch: seconds_a_pass(arch, self._side(arch), self.store.device) for arch in training
+            arch: seconds_per_pass(arch, self._side(arch), self.store.device) for arch in training
         }
         train = sum(passes * pass_seconds[arch] for arch, passes in training.items())
         attack = sum(passes * pass_seconds[arch] for arch, passes in attacks.items())
         yield (
-            f"about {duration(train + timing)} of training and timing and at most"
-            f" {duration(attack)} of measuring, by a trial of a second or so on"
-            f" {self.store.device}; what was measured before is read, not measured again"
+            f"estimated from a short trial on {self.store.device}: about"
+            f" {duration(train + timing)} for training and timing, at most {duration(attack)} for"
+            " measurements (earlier ones are reused)"
         )
 
     def _side(self, arch: str) -> int:
         return next(one["image_size"] for one in self.trainings if one["arch"] == arch)
 
 
-def seconds_a_pass(arch: str, image_size: int, device: torch.device) -> float:
-    """Of a training step, for each image of its batch: the better of two."""
+def seconds_per_pass(arch: str, image_size: int, device: torch.device) -> float:
+    """Return seconds per image of a natural training step, the faster of two."""
     trainee = build_trainee(arch, 10, image_size=image_size, device=device)
     count = 32 if image_size <= 64 else 4
     batches = synthetic_batches(trainee, count)
@@ -145,7 +147,7 @@ def seconds_a_pass(arch: str, image_size: int, device: torch.device) -> float:
 
 
 def duration(seconds: float) -> str:
-    """In the unit that a person would say.
+    """Format a duration in a suitable unit.
 
     >>> duration(42), duration(600), duration(36_000), duration(864_000)
     ('42 s', '10 min', '10.0 h', '10.0 days')

@@ -1,11 +1,10 @@
-"""The output folder: trainings, measurements and times that are done are not done again."""
+"""The output folder, which keeps finished trainings, measurements and timings."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +14,8 @@ from training_benchmark.rounds import measure
 from training_benchmark.trainee import build_trainee, synthetic_batches
 
 from reproduction.datasets import CIFAR, DataSet
-from reproduction.part import part_of
 from reproduction.scale import Scale
+from reproduction.subset_folder import subset_folder
 from reproduction.training import Training
 from sprout_fast.data import default_loader
 from sprout_fast.data.validation import Images, read_images
@@ -24,24 +23,26 @@ from sprout_fast.evaluation.measurements import Clean, Measurement
 from sprout_fast.evaluation.progress import PrintProgress
 from sprout_fast.evaluation.recorder import Record, Recorder
 from sprout_fast.evaluation.subject import Subject
+from sprout_fast.files import atomic_write
 from sprout_fast.models import load_model, read_checkpoint
 from sprout_fast.training.run import train
 
-#: Of Table 6; all are timed together, since ratios are what compares.
+#: Methods of Table 6, always timed together because only ratios compare.
 TIMED_METHODS = ("natural", "pgd_at", "trades", "free_at", "sprout")
 _TIMED_BATCH, _TIMED_IMAGES = 128, 10 * 50_000
 
 
 class Store:
-    """What has been trained, measured and timed, under ``out``.
+    """Everything that has been trained, measured and timed in the folder ``out``.
 
-    ``models/ARCH-METHOD-KEY`` holds a training, ``measured`` the answers of each model's images,
-    ``times`` seconds. A key is a hash of all options, so that other scales and seeds lie beside.
+    ``models/ARCH-METHOD-KEY`` contains a training, ``measured`` the results per image of each model
+    and ``times`` the timings. A key is a hash of all options, so that results for other scales and
+    seeds can share the folder.
 
     Args:
         out: the folder.
-        scale: of what is asked for.
-        device: cuda, cuda:1, cpu.
+        scale: sizes of trainings and measurements.
+        device: where to run them.
     """
 
     def __init__(self, out: Path, scale: Scale, device: torch.device) -> None:
@@ -49,24 +50,24 @@ class Store:
         self._images: dict[DataSet, Images] = {}
 
     def folder(self, training: Training) -> Path:
-        """Where a training is, or will be."""
+        """Return the folder of a training, whether or not it exists."""
         return self.out / "models" / training.name
 
     def checkpoint(self, training: Training) -> Path:
-        """Its last weights."""
+        """Return the path of a training's last checkpoint."""
         return self.folder(training) / "last.pt"
 
     def epochs_done(self, training: Training) -> int:
-        """0 where it has not begun."""
+        """Return the number of finished epochs, 0 if the training has not started."""
         path = self.checkpoint(training)
         return read_checkpoint(path)["epoch"] if path.exists() else 0
 
     def train(self, training: Training) -> None:
-        """Run a training, or the rest of it; ``training.start`` is finished.
+        """Run or resume a training whose ``start`` is finished.
 
         Raises:
-            KeyboardInterrupt: Ctrl-C; what is done is saved.
-            UserError, FatalError: as the trainer does.
+            KeyboardInterrupt: after Ctrl-C; the state has been saved.
+            UserError, FatalError: raised by the trainer.
         """
         path = self.checkpoint(training)
         weights = None if training.start is None else self.checkpoint(training.start)
@@ -76,8 +77,8 @@ class Store:
         content = None
         if path.exists():
             content = read_checkpoint(path)
-            # The weights that it began from are in the checkpoint. The learning rate is not chosen
-            # again: without --weights it would be ten times as high.
+            # The checkpoint replaces the initial weights. The learning rate is kept explicitly,
+            # since its default is ten times as high without ``weights``.
             config = dataclasses.replace(
                 config, resume=path, weights=None, lr=content["config"]["lr"]
             )
@@ -87,7 +88,13 @@ class Store:
     def measure(
         self, training: Training, source: Training | None, measurements: list[Measurement]
     ) -> dict[str, Record]:
-        """Records by name; what ``measured`` holds is read from there."""
+        """Return records by name, reusing earlier ones.
+
+        Args:
+            training: the model to measure.
+            source: the model that transferred attacks are computed on.
+            measurements: what to measure.
+        """
         path = self.checkpoint(training)
         content = read_checkpoint(path)
         subject = Subject(
@@ -111,17 +118,17 @@ class Store:
             gallery=0,
             progress=PrintProgress(),
         )
-        # Attacks leave out what is wrong by itself.
+        # Clean first, since attacks skip misclassified images.
         recorder.run([Clean(), *(one for one in measurements if one.name != Clean().name)])
         return recorder.records
 
     def beta(self, training: Training) -> tuple[list[str], torch.Tensor]:
-        """Class names and SPROUT's beta, float32 [K]."""
+        """Return the class names and SPROUT's beta, float32 [K]."""
         content = read_checkpoint(self.checkpoint(training))
         return content["config"]["classes"], content["beta"]
 
     def seconds(self, arch: str) -> dict[str, list[float]]:
-        """Of ten epochs of 50,000 images, by method: a number for each round of timing."""
+        """Return seconds for ten epochs of 50,000 images by method, one value per round."""
         budget = self.timing_budget
         key = hashlib.sha256(f"{arch} {self.device} {budget}".encode()).hexdigest()[:12]
         path = self.out / "times" / f"{arch}-{key}.json"
@@ -142,7 +149,7 @@ class Store:
                 base="natural",
                 rounds=20,
                 budget=budget,
-                say=lambda text: None,
+                progress=lambda text: None,
             )
             steps = _TIMED_IMAGES / _TIMED_BATCH
             found = {name: [steps * one for one in timings.of(name)] for name in timings.seconds}
@@ -151,41 +158,42 @@ class Store:
 
     @property
     def timing_budget(self) -> float:
-        """Seconds of timing for each network."""
+        """Seconds of timing per network."""
         return max(5.0, 600 * self.scale.value**0.5)
 
-    def images(self, of: DataSet) -> Images:
-        """The test images that are measured on."""
-        if of not in self._images:
-            self._images[of] = read_images(
-                self._data(of),
-                loader="memory" if of is CIFAR else default_loader(),
-                image_size=self.scale.image_size(of),
+    def images(self, dataset: DataSet) -> Images:
+        """Return the test images to measure on."""
+        if dataset not in self._images:
+            self._images[dataset] = read_images(
+                self._data(dataset),
+                loader="memory" if dataset is CIFAR else default_loader(),
+                image_size=self.scale.image_size(dataset),
             )
-        return self._images[of]
+        return self._images[dataset]
 
-    def described(self, of: DataSet) -> str:
-        """How many images there really are, in one line."""
-        test = f"{len(self.images(of).labels):,} test images of {self._whole(of)}"
+    def described(self, dataset: DataSet) -> str:
+        """Return the actual number of images in one line."""
+        test = f"{len(self.images(dataset).labels):,} test images of {self._whole(dataset)}"
         if self.scale.is_full:
             return test
-        train = sum(1 for _ in self._data(of).glob("train/*/*"))
-        return f"{train:,} training and {test}, evenly over the classes, by seed {self.scale.seed}"
+        train = sum(1 for _ in self._data(dataset).glob("train/*/*"))
+        return f"{train:,} training and {test}, balanced over the classes, seed {self.scale.seed}"
 
-    def _whole(self, of: DataSet) -> Path:
-        return self.scale.data if of is CIFAR else self.scale.imagenet
+    def _whole(self, dataset: DataSet) -> Path:
+        path = self.scale.data if dataset is CIFAR else self.scale.imagenet
+        assert path is not None, "checked by reproduction.command"
+        return path
 
-    def _data(self, of: DataSet) -> Path:
-        """The folder to read: the data set, or its part at this scale."""
-        whole = self._whole(of)
+    def _data(self, dataset: DataSet) -> Path:
+        """Return the folder to read: the data set, or its subset at this scale."""
+        whole = self._whole(dataset)
         if self.scale.is_full:
             return whole
-        train, test = self.scale.train_images(of), self.scale.test_images(of)
-        return part_of(whole, of, self.out, train=train, test=test, seed=self.scale.seed)
+        train, test = self.scale.train_images(dataset), self.scale.test_images(dataset)
+        return subset_folder(whole, dataset, self.out, train=train, test=test, seed=self.scale.seed)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Whole or not at all."""
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-    os.replace(beside, path)
+    """Write a JSON file atomically."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -1,4 +1,4 @@
-"""A training of a chain, known by all that its weights depend on."""
+"""One training, identified by everything that its weights depend on."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sprout_fast.training.config import CifarConfig, TrainConfig
 
 @dataclass(frozen=True)
 class Training:
-    """One run of the trainer. Tables that need the same one share it.
+    """One run of the trainer, shared by all tables that need it.
 
     Args:
-        dataset: what it trains on.
+        dataset: data set to train on.
         options: (name, value) pairs of the run's options, sorted by name.
-        limit: it trains on this many images, which are a folder of their own; None is all.
-        start: the run whose last weights it begins from; None is fresh weights.
+        limit: number of training images, in a folder of their own; None for all.
+        start: training whose final weights are the initial weights; None for random weights.
     """
 
     dataset: DataSet
@@ -36,7 +36,7 @@ class Training:
 
     @cached_property
     def key(self) -> str:
-        """A hash of all of it."""
+        """Hash of all fields."""
         text = json.dumps(
             [self.dataset.name, self.options, self.limit, self.start and self.start.key],
             sort_keys=True,
@@ -45,13 +45,13 @@ class Training:
 
     @property
     def name(self) -> str:
-        """Of the run's folder."""
+        """Name of the run's folder."""
         return f"{self['arch']}-{self['method']}-{self.key}"
 
     @property
     def label(self) -> str:
-        """For a person."""
-        start = "" if self.start is None else f" from {self.start['method']}"
+        """Display name."""
+        start = "" if self.start is None else f", initialized from {self.start['method']}"
         options = dict(self.options)
         modules = options.get("modules", "ga,mixup,dirichlet")
         parts = "" if modules == "ga,mixup,dirichlet" else f" ({modules})"
@@ -61,13 +61,19 @@ class Training:
             for name, value in usual.items()
             if self["method"] == "sprout" and options.get(name, value) != value
         )
-        arch = self["arch"].removeprefix("cifar_")
-        return f"{arch} by {self['method']}{parts}{changed}{start}"
+        return f"{self['arch']}, {self['method']}{parts}{changed}{start}"
 
     def config(
         self, data: Path, out: Path, weights: Path | None, device: str | None
     ) -> TrainConfig:
-        """As the trainer takes it; ``data`` is the folder to read, maybe a part of the data set."""
+        """Return the trainer's configuration.
+
+        Args:
+            data: folder to read, which may be a subset of the data set.
+            out: output folder.
+            weights: checkpoint with the initial weights.
+            device: device to train on.
+        """
         values = dict(self.options) | {
             "data": data,
             "out": out,
@@ -79,8 +85,8 @@ class Training:
 
     @cached_property
     def passes(self) -> int:
-        """Forward and backward passes for each image and epoch."""
-        setting = MethodSetting(num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
+        """Forward and backward passes per image and epoch."""
+        setting = MethodSetting(num_classes=10, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
         options = {
             name: value for name, value in self.options if name in ("weight_steps", "attack_steps")
         }
@@ -90,7 +96,7 @@ class Training:
 
 
 def with_starts(trainings: list[Training]) -> list[Training]:
-    """The trainings and those that they begin from, each once, in an order that can be run."""
+    """Return the trainings and those that they start from, each once, in an executable order."""
 
     def chain(training: Training) -> Iterator[Training]:
         if training.start is not None:

@@ -1,4 +1,4 @@
-"""What SPROUT adds to natural training, timed apart from the network, whose noise would hide it."""
+"""Time what SPROUT adds to natural training, without the network, whose noise would hide it."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from sprout_fast.methods import Method
-from training_benchmark.memory import set_memory
+from training_benchmark.malloc import set_malloc
 from training_benchmark.rounds import synchronize
 from training_benchmark.trainee import Trainee
 
-# Seconds of a turn of one of the two, at least, and of them all.
+# Minimum seconds of one turn, and of all turns together.
 _TURN, _ALL = 0.005, 5.0
 
 
 def own_part(
     trainee: Trainee, method: Method, images: Tensor, labels: Tensor
 ) -> Callable[[], None]:
-    """What a step does besides the network: mixer, loss with its gradient to the logits, beta."""
+    """Return a step without the network: mixer, loss with its gradient to the logits, beta."""
     logits = torch.randn(
         len(labels),
         trainee.setting.num_classes,
@@ -44,11 +44,15 @@ def measure_added(
     labels: Tensor,
     seconds: float = _ALL,
 ) -> dict[str, list[float]]:
-    """Seconds of each method's `own_part`, turn by turn, into memory that was written before.
+    """Return seconds per call of each method's ``own_part``; the methods take turns.
+
+    On the CPU, outputs go to memory that has been written before.
 
     Args:
-        images, labels: a batch, uint8 [B,3,H,W] and int64 [B].
-        seconds: for all; at least 3 turns each.
+        trainee: provides the number of classes, dtype and device.
+        methods: by name.
+        images, labels: one batch, uint8 [B,3,H,W] and int64 [B].
+        seconds: total time; each method gets at least 3 turns.
     """
     device = trainee.device
     calls = {name: own_part(trainee, m, images, labels) for name, m in methods.items()}
@@ -62,8 +66,8 @@ def measure_added(
         return (time.perf_counter() - start) / repeats
 
     if device.type == "cpu":
-        # Fresh pages would cost both the same, and hide the difference.
-        set_memory("warm", 4 * images.numel() * trainee.setting.dtype.itemsize)
+        # Page faults on fresh memory would cost both the same and hide the difference.
+        set_malloc("warm", 4 * images.numel() * trainee.setting.dtype.itemsize)
     try:
         repeats = max(1, round(_TURN / min(turn(call, 2) for call in calls.values())))
         found: dict[str, list[float]] = {name: [] for name in calls}
@@ -74,4 +78,4 @@ def measure_added(
         return found
     finally:
         if device.type == "cpu":
-            set_memory("glibc")
+            set_malloc("glibc")

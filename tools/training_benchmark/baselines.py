@@ -1,6 +1,7 @@
-"""Others' training steps in plain PyTorch, each a call on a batch: uint8 [B,3,H,W], int64 [B].
+"""Training steps of reference code in plain PyTorch.
 
-Their loops' logging, which waits for the device at every step, is left out: in their favour.
+Each is called with a batch: uint8 images [B,3,H,W] and int64 labels [B]. Logging, which in the
+original loops synchronizes with the device in every step, is left out in their favor.
 """
 
 from __future__ import annotations
@@ -18,11 +19,17 @@ from training_benchmark.trainee import SGD_OPTIONS, Trainee
 
 
 class Unavailable(Exception):
-    """Why a baseline cannot be measured here; the table shows it."""
+    """A baseline that cannot be measured; the table shows the message."""
 
 
 class Baseline:
-    """A row of the table: its name there, the method that it is one more version of, a note."""
+    """A training step by reference code.
+
+    Attributes:
+        row: name of its row in the table.
+        family: the method that it implements.
+        note: remark in the table.
+    """
 
     row: ClassVar[str]
     family: ClassVar[str]
@@ -36,12 +43,12 @@ class Baseline:
         raise NotImplementedError
 
     def floats(self, images: Tensor) -> Tensor:
-        """uint8 images as float32 in [0,1], in the layout of the network's weights."""
+        """Convert uint8 images to float32 in [0,1], in the memory layout of the network."""
         layout = self.trainee.optimize.memory_format
         return (images.float() / 255).contiguous(memory_format=layout)
 
     def update(self, loss: Tensor, optimizer: Optimizer) -> None:
-        """Backward and optimizer step, with loss scaling where the run has it."""
+        """Backward pass and optimizer step, with loss scaling if the run uses it."""
         scaler = self.trainee.optimize.scaler
         scaler.scale(loss).backward()
         scaler.step(optimizer)
@@ -49,10 +56,10 @@ class Baseline:
 
 
 class TorchvisionNatural(Baseline):
-    """torchvision's references/classification/train.py: its normalisation, loss, SGD and order."""
+    """torchvision's references/classification/train.py: normalization, loss, SGD, call order."""
 
     row, family = "natural (torchvision)", "natural"
-    note = "loop of torchvision's references"
+    note = "loop of torchvision's reference script"
 
     def __init__(self, trainee: Trainee) -> None:
         super().__init__(trainee)
@@ -62,7 +69,7 @@ class TorchvisionNatural(Baseline):
     def __call__(self, images: Tensor, labels: Tensor) -> None:
         setting, layout = self.trainee.setting, self.trainee.optimize.memory_format
         inputs = transforms.to_dtype(images, torch.float32, scale=True)
-        inputs = transforms.normalize(inputs, setting.mean, setting.std)
+        inputs = transforms.normalize(inputs, [*setting.mean], [*setting.std])
         with self.trainee.autocast():
             output = self.model(inputs.contiguous(memory_format=layout))
             loss = self.criterion(output, labels)
@@ -71,8 +78,10 @@ class TorchvisionNatural(Baseline):
 
 
 class TimmNatural(Baseline):
-    """timm's train.py with ``--smoothing 0``: its network where it has that arch, the normalisation
-    of its prefetcher, its ``sgd`` (Nesterov's, no decay on norms and biases), its loop's order.
+    """timm's train.py without label smoothing.
+
+    Uses timm's network if it has one of that name, the normalization of its prefetcher, its ``sgd``
+    (Nesterov momentum, no weight decay on norms and biases) and the order of its loop.
 
     Raises:
         Unavailable: timm is not installed.
@@ -91,14 +100,16 @@ class TimmNatural(Baseline):
         setting, layout = trainee.setting, trainee.optimize.memory_format
         if timm.is_model(trainee.arch):
             self.model = timm.create_model(trainee.arch, num_classes=setting.num_classes)
-            self.model.to(trainee.device, memory_format=layout)
+            self.model.to(trainee.device).to(memory_format=layout)
         else:
-            self.note = "timm's optimizer and loop; it has no such network"
+            self.note = "timm's optimizer and loop; timm has no such network"
         self.mean, self.std = (
             255 * torch.tensor(numbers, device=trainee.device).view(1, 3, 1, 1)
             for numbers in (setting.mean, setting.std)
         )
-        self.optimizer = timm.optim.create_optimizer_v2(self.model, "sgd", **SGD_OPTIONS)
+        # Documented, but timm.optim has no __all__.
+        create_optimizer = timm.optim.create_optimizer_v2  # pyright: ignore[reportPrivateImportUsage]
+        self.optimizer = create_optimizer(self.model, "sgd", **SGD_OPTIONS)
         self.criterion = nn.CrossEntropyLoss()
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
@@ -111,28 +122,33 @@ class TimmNatural(Baseline):
 
 
 class PlainSprout(Baseline):
-    """What two versions of SPROUT in PyTorch's operations share: vicinity and Dirichlet labels."""
+    """Base of SPROUT implemented with PyTorch's operations: noise, Mixup and Dirichlet labels."""
 
-    sigma, a = 0.1, 0.2
+    sigma, mixup_alpha = 0.1, 0.2
 
     def __init__(self, trainee: Trainee) -> None:
         super().__init__(trainee)
         self.num_classes = trainee.setting.num_classes
         self.optimizer = SGD(trainee.model.parameters(), **SGD_OPTIONS)
-        concentration = torch.full((2,), self.a, device=trainee.device)
+        concentration = torch.full((2,), self.mixup_alpha, device=trainee.device)
         self.lam_distribution = Beta(concentration[0], concentration[1])
 
     def mixed(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Noise, then Mixup: the mixed images, lam (0-dim) and the partners [B]."""
+        """Add noise, then apply Mixup; returns mixed images, lam (0-dim) and partners [B]."""
         noisy = images + self.sigma * torch.randn_like(images)
         partner = torch.randperm(len(images), device=images.device)
         lam = self.lam_distribution.sample()
         return lam * noisy + (1 - lam) * noisy[partner], lam, partner
 
     def loss(self, logits: Tensor, concentration: Tensor) -> Tensor:
-        """Cross entropy on one drawn label [B,K] a row. With the concentration in its graph, the
-        gradient goes through the draw."""
-        # Unchecked, in its favour: the check reads every concentration, and refuses 0.
+        """Return the cross entropy with one sampled label per row.
+
+        The gradient also flows through the sample to a concentration that requires it.
+
+        Args:
+            logits, concentration: floating [B,K].
+        """
+        # Without validation, in its favor: it reads every concentration, and rejects 0.
         label = Dirichlet(concentration, validate_args=False).rsample()
         return F.cross_entropy(logits.float(), label)
 
@@ -145,16 +161,16 @@ class PlainSprout(Baseline):
 
 
 class AuthorsSprout(PlainSprout):
-    """SPROUT as its authors' published code trains it, by torch.distributions and autograd.
+    """SPROUT as in its authors' published code, with torch.distributions and autograd.
 
-    Three steps of the weights on each batch, with fresh noise and Mixup and a label from
-    Dirichlet(10 y + u) for each of the two mixed labels, losses mixed. Then a forward and backward
-    pass of the clean batch through the network for u, which ascends by an SGD of the weights'
-    options, clamped at 0. Images in [0,1], not normalised.
+    On each batch the weights make three steps, each with fresh noise and Mixup. A label is drawn
+    from Dirichlet(10 y + u) for each of the two mixed images, and the two losses are mixed. Then u
+    makes an ascent step with the same SGD options, from a forward and backward pass of the clean
+    batch, and is clamped at 0. Images are in [0,1], not normalized.
     """
 
     row, family = "sprout (authors)", "sprout"
-    note = "3 optimizer steps on each batch, and a pass for u"
+    note = "3 optimizer steps per batch, and a pass for u"
     weight_steps = 3
 
     def __init__(self, trainee: Trainee) -> None:
@@ -178,8 +194,10 @@ class AuthorsSprout(PlainSprout):
 
 
 class TwoPassSprout(PlainSprout):
-    """The paper's Algorithm 1 with a forward and backward pass for beta of its own, as the paper
-    times it: a step of the weights, then beta's ascent on the same mixed batch."""
+    """The paper's Algorithm 1 with a separate forward and backward pass for beta, as timed there.
+
+    A step of the weights is followed by beta's ascent on the same mixed batch.
+    """
 
     row, family = "sprout, two passes", "sprout"
     note = "a second forward and backward pass for beta"
@@ -211,7 +229,7 @@ class TwoPassSprout(PlainSprout):
         self.optimizer.zero_grad()
 
 
-#: By the name that the command line takes.
+#: By name on the command line.
 BASELINES: dict[str, type[Baseline]] = {
     "torchvision": TorchvisionNatural,
     "timm": TimmNatural,

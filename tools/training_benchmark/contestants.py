@@ -1,4 +1,4 @@
-"""The rows of the table: the methods through the training step of a run, and the baselines."""
+"""Rows of the table: the package's methods, through the trainer's own step, and the baselines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from training_benchmark.trainee import Trainee
 
 @dataclass(frozen=True)
 class Contestant:
-    """A row. ``step`` trains on a batch: images uint8 [B,3,H,W], labels int64 [B]."""
+    """One row; ``step`` trains on a batch of uint8 images [B,3,H,W] and int64 labels [B]."""
 
     name: str
     step: Callable[[Tensor, Tensor], None]
@@ -23,7 +23,7 @@ class Contestant:
 
 
 def build_methods(trainee: Trainee, names: Sequence[str]) -> dict[str, Method]:
-    """The methods with their own defaults, in training mode.
+    """Build methods with their default options, in training mode.
 
     Raises:
         UserError: an unknown name.
@@ -37,14 +37,15 @@ def build_methods(trainee: Trainee, names: Sequence[str]) -> dict[str, Method]:
 def build_contestants(
     trainee: Trainee, methods: dict[str, Method], baselines: Sequence[str]
 ) -> tuple[list[Contestant], dict[str, str]]:
-    """All rows in the table's order; and of those that cannot be measured here, by row, why.
+    """Return the rows in order of display, and why others cannot be measured, by row.
 
-    Natural training's and SPROUT's come first, each with its baselines, since they are compared
-    with each other: neighbours in a round differ least in what else the machine did.
+    Natural training and SPROUT come first, each followed by its baselines: they are compared with
+    each other, and neighbors in a round are least affected by changes in machine load.
 
     Args:
-        methods: of `build_methods`.
-        baselines: keys of `BASELINES`.
+        trainee: the network to train.
+        methods: result of ``build_methods``.
+        baselines: keys of ``BASELINES``.
     """
     contestants, unavailable = [], {}
     for family in dict.fromkeys(["natural", "sprout", *methods]):
@@ -64,12 +65,12 @@ def build_contestants(
 
 
 def describe(method: Method) -> str:
-    """What makes a method's step longer than one of natural training.
+    """Return a note on what makes the method's step longer than a natural one.
 
     >>> from sprout_fast.methods import MethodSetting
     >>> setting = MethodSetting(num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
     >>> [describe(build_method(name, setting)) for name in ("natural", "pgd_at", "free_at")]
-    ['', '7 attack steps', '8 optimizer steps on each batch']
+    ['', '7 attack steps', '8 optimizer steps per batch']
     """
     counts = []
     if (attack := getattr(method, "attack", None)) is not None:
@@ -77,4 +78,4 @@ def describe(method: Method) -> str:
     if method.passes > 1:
         counts.append((method.passes, "optimizer step"))
     notes = [f"{count} {what}{'s' if count > 1 else ''}" for count, what in counts]
-    return ", ".join(notes) + (" on each batch" if method.passes > 1 else "")
+    return ", ".join(notes) + (" per batch" if method.passes > 1 else "")

@@ -1,4 +1,4 @@
-"""What was measured on, and how much of it others used meanwhile."""
+"""The machine that measurements run on, and the CPU time that other processes use meanwhile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sprout_fast import build_info
 
 
 def machine_info(device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Processor, cores, threads and versions, for `caption` and for JSON.
+    """Return processor, cores, threads and versions, for ``caption`` and for JSON.
 
     >>> machine_info()["threads"] == torch.get_num_threads()
     True
@@ -37,21 +37,27 @@ def machine_info(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 
 def caption(machine: Mapping[str, Any], date: str) -> str:
-    """When, where and with what: `machine_info` with ``others``, `OthersUse`'s share."""
-    # A thread whose core is taken costs a barrier a time slice of 4 ms.
+    """Return date, machine and versions in one line.
+
+    Args:
+        machine: ``machine_info`` with ``others``, the result of ``OthersUse``.
+        date: ISO date.
+    """
+    # If another process occupies a thread's core, every barrier waits for a time slice of 4 ms.
     others = machine["others"]
-    warning = " (too much: measure again on a quiet machine)" if others > 0.1 else ""
+    warning = " (too much: repeat on an idle machine)" if others > 0.1 else ""
     gpu = f"{machine['gpu']}, " if machine["gpu"] else ""
+    threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     return (
         f"{date}, {gpu}{machine['processor']}, {machine['cores']} cores ({machine['cpu_isa']}),"
-        f" {machine['threads']} threads, others used {100 * others:.0f} % of the cores'"
-        f" time{warning}; torch {machine['torch']}, sprout_fast {machine['sprout_fast']} by"
+        f" {threads}, other processes used {100 * others:.0f} % of CPU"
+        f" time{warning}; torch {machine['torch']}, sprout_fast {machine['sprout_fast']} built with"
         f" {machine['compiler']}, Python {machine['python']}"
     )
 
 
 class OthersUse:
-    """From here on, the share of the cores' time that other processes take: call it at the end."""
+    """Measures the share of CPU time used by other processes, from construction to the call."""
 
     def __init__(self) -> None:
         self._busy, self._start = _busy_seconds(), time.perf_counter()
@@ -63,7 +69,7 @@ class OthersUse:
 
 
 def _busy_seconds() -> tuple[float, float]:
-    """Of all cores since boot, and of this process and its children."""
+    """Return CPU seconds of all cores since boot, and of this process and its children."""
     user, nice, system, _, _, irq, softirq, *_ = Path("/proc/stat").read_text().split()[1:11]
     ticks = sum(map(int, (user, nice, system, irq, softirq)))
     return ticks / os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])

@@ -1,8 +1,8 @@
-"""Where the time of a method's step goes.
+"""Divide the time of a method's step into parts.
 
-The step is not changed for it: hooks and a wrapper of what the method is lent say when one part
-ends and the next begins. On CUDA each such border waits for the device, so the parts add up to more
-than an undisturbed step, whose launches run ahead.
+Module hooks and a wrapper around the method's ``optimize`` mark the boundaries, so the step itself
+is unchanged. On CUDA each boundary synchronizes with the device, so the parts add up to more than
+an undisturbed step, whose launches are asynchronous.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from sprout_fast.training.step import OptimizeStep
 from training_benchmark.rounds import synchronize
 from training_benchmark.trainee import Batches
 
-#: In a step's order. "mixer" is normalisation, noise and Mixup; "loss" has SPROUT's beta in it;
-#: "backward" is the loss's too; "optimizer" is followed by zeroing gradients, the learning rate's
-#: schedule and the log's sums; "attack" is what the method does besides. Where no
-#: attack is, it is what malloc takes to give the batch's memory back.
-PARTS = ("loader", "attack", "mixer", "forward", "loss", "backward", "optimizer")
+#: In order of execution. "mixer" is normalization, noise and Mixup; "loss" includes SPROUT's beta;
+#: "backward" includes that of the loss; "optimizer" includes zeroing gradients, the learning rate
+#: schedule and logging; "attack" is everything else, which without an attack is the time that
+#: malloc needs to free the batch.
+PARTS: tuple[str, ...] = ("loader", "attack", "mixer", "forward", "loss", "backward", "optimizer")
 
 
 class PartsClock:
-    """Seconds by part: ``switch`` ends the present one and begins another."""
+    """Accumulates seconds by part; ``switch`` ends the current part and starts another."""
 
     def __init__(self, device: torch.device, now: Callable[[], float] = time.perf_counter) -> None:
         self._device, self._now = device, now
         self.restart("loader")
 
     def restart(self, part: str) -> None:
-        """All at 0, and ``part`` begins."""
+        """Reset all parts to 0 and start ``part``."""
         synchronize(self._device)
         self.seconds = dict.fromkeys(PARTS, 0.0)
         self.part, self._since = part, self._now()
 
     def switch(self, part: str) -> str:
-        """Begin ``part``; returns the one that ended."""
+        """Start ``part`` and return the one that ended."""
         synchronize(self._device)
         now, ended = self._now(), self.part
         self.seconds[ended] += now - self._since
@@ -51,7 +51,7 @@ class PartsClock:
 
 
 class TimedOptimize:
-    """`sprout_fast.methods.Optimize` that tells ``clock`` of forward, loss and backward."""
+    """A ``sprout_fast.methods.Optimize`` that switches ``clock`` to forward, loss and backward."""
 
     def __init__(self, optimize: OptimizeStep, clock: PartsClock) -> None:
         self._optimize, self._clock = optimize, clock
@@ -78,7 +78,7 @@ class TimedOptimize:
 
 @contextmanager
 def timed(method: Method, optimize: OptimizeStep, clock: PartsClock) -> Iterator[TimedOptimize]:
-    """Hooks on the method's mixers and on the optimizer, as long as the context lasts."""
+    """Time a method's parts in a context, with hooks on its mixers and on the optimizer."""
     interrupted = []
 
     def begin_mixer(module: nn.Module, arguments: Any) -> None:
@@ -106,7 +106,7 @@ def measure_parts(
     device: torch.device,
     steps: int,
 ) -> dict[str, list[dict[str, float]]]:
-    """Seconds by part of ``steps`` steps of each method, which take turns."""
+    """Return seconds by part for ``steps`` steps of each method; the methods take turns."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in methods}
     clock = PartsClock(device)
     for _ in range(steps):

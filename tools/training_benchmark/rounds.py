@@ -1,7 +1,7 @@
-"""The clock: contestants take turns, in rounds whose order rotates, as often as the time allows.
+"""Time contestants in turns, in rounds of rotating order, as often as the budget allows.
 
-A round is a few steps of everybody, so that a drifting clock, or others' work on the machine, meets
-all of them, and ratios are taken within it.
+In a round every contestant makes a few steps, and ratios are taken within a round, so that changes
+in clock speed and machine load affect all contestants alike.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ import torch
 from training_benchmark.contestants import Contestant
 from training_benchmark.trainee import Batches
 
-# Seconds that a turn lasts at least: the share of a clock or a barrier is then small.
+# Minimum seconds of a turn, to make the overhead of clock and barrier negligible.
 _TURN = 0.25
 
 
 @dataclass
 class Timings:
-    """Seconds a step, by row and round (from 0). Slow rows are not in every round."""
+    """Seconds per step, by row and round (counted from 0); slow rows skip rounds."""
 
-    steps: int  # of a turn, whose mean one number is
+    steps: int  # steps per turn; each time is their mean
     seconds: dict[str, dict[int, float]] = field(default_factory=dict)
 
     def of(self, row: str) -> list[float]:
-        """All of a row's."""
+        """Return all times of a row."""
         return list(self.seconds[row].values())
 
     def ratios(self, row: str, base: str) -> list[float]:
-        """Of each round that has both, the row's time over ``base``'s."""
+        """Return a row's time divided by that of ``base`` for each round that has both."""
         above, below = self.seconds[row], self.seconds[base]
         return [above[number] / below[number] for number in above.keys() & below.keys()]
 
@@ -46,17 +46,20 @@ def measure(
     rounds: int,
     steps: int | None = None,
     budget: float,
-    say: Callable[[str], None],
+    progress: Callable[[str], object],
 ) -> Timings:
-    """Time the contestants' steps; fetching the batch is part of a step.
+    """Time the contestants' steps, which include fetching the batch.
 
     Args:
-        batches: shared by all, without end.
-        base: the row that others are compared with: it is in every round.
-        rounds: at most so many.
-        steps: of a turn; None takes as many as ``base`` makes in a quarter of a second.
-        budget: seconds for all, warm-up included. Everybody's first round is over it if need be.
-        say: gets a line now and then.
+        contestants: the rows.
+        batches: an infinite iterator that all contestants share.
+        device: synchronized before and after each turn.
+        base: the row that others are compared with; it is timed in every round.
+        rounds: maximum number of rounds.
+        steps: steps per turn; None for as many as ``base`` makes in a quarter of a second.
+        budget: seconds in total, including warm-up. Every contestant's first turn is made even if
+            it exceeds the budget.
+        progress: called with a line of text from time to time.
     """
 
     def turn(contestant: Contestant, steps: int) -> float:
@@ -70,9 +73,9 @@ def measure(
     deadline = time.perf_counter() + budget
     cost = {}
     for contestant in contestants:
-        say(f"warming up {contestant.name}")
+        progress(f"warming up {contestant.name}")
         cost[contestant.name] = turn(contestant, 1)
-        if cost[contestant.name] < 1:  # else what is done once does not count
+        if cost[contestant.name] < 1:  # one-time costs are negligible in slower steps
             cost[contestant.name] = turn(contestant, 1)
     if steps is None:
         steps = max(1, round(_TURN / cost[base]))
@@ -83,12 +86,12 @@ def measure(
     for number in range(most):
         if number and time.perf_counter() + cost[base] > deadline:
             break
-        say(f"round {number + 1} of {most}")
+        progress(f"round {number + 1} of {most}")
         first = number % len(contestants)
         for contestant in [*contestants[first:], *contestants[:first]]:
             name = contestant.name
             found = timings.seconds[name]
-            # Steps may take longer than they did at first; what is left is the base's, then.
+            # If steps have become slower, the remaining time is reserved for ``base``.
             to_come = 0.0 if number in timings.seconds[base] else cost[base]
             late = time.perf_counter() + cost[name] + to_come > deadline
             if name == base or (is_due(number, counts[name], most) and not (found and late)):
@@ -97,11 +100,14 @@ def measure(
 
 
 def plan(cost: Mapping[str, float], most: int, seconds: float) -> dict[str, int]:
-    """How many rounds each is in: at least 1, at most ``most``, about equal times where fewer.
+    """Return each contestant's number of rounds, from 1 to ``most``.
+
+    Contestants with fewer rounds than ``most`` get about equal time.
 
     Args:
-        cost: seconds of a turn.
-        seconds: for all.
+        cost: seconds per turn, by name.
+        most: maximum number of rounds.
+        seconds: total time available.
 
     >>> plan({"natural": 1.0, "trades": 10.0}, 8, 30.0)
     {'natural': 8, 'trades': 2}
@@ -120,7 +126,9 @@ def plan(cost: Mapping[str, float], most: int, seconds: float) -> dict[str, int]
 
 
 def is_due(number: int, count: int, most: int) -> bool:
-    """Whether who is in ``count`` of ``most`` rounds is in round ``number``: spread, the first in.
+    """Return whether a contestant with ``count`` of ``most`` rounds takes part in round ``number``.
+
+    Its rounds are evenly spaced, starting with the first.
 
     >>> [is_due(number, 2, 5) for number in range(5)]
     [True, False, False, True, False]
@@ -129,6 +137,6 @@ def is_due(number: int, count: int, most: int) -> bool:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait for what has been launched."""
+    """Wait until the device has finished all launched work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

@@ -1,4 +1,4 @@
-"""One table for two readers: a person at a terminal, and Markdown."""
+"""The same table for a terminal and in Markdown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.table import Table
 
 
 def digits(value: float) -> str:
-    """Two significant digits, or whole from 10 on.
+    """Format with two significant digits, or as an integer from 10 on.
 
     >>> [digits(value) for value in (0.123, 1.234, 12.34)]
     ['0.12', '1.2', '12']
@@ -19,7 +19,14 @@ def digits(value: float) -> str:
 def console_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], left: int, *, wrapped: str | None = None
 ) -> Table:
-    """For a terminal; the first ``left`` columns are text, and so is ``wrapped``, of prose."""
+    """Return a table for a terminal.
+
+    Args:
+        columns: headings.
+        rows: cells, one per column.
+        left: number of leading columns to align left.
+        wrapped: heading of a column of prose, which is aligned left and may wrap.
+    """
     table = Table(box=None)
     for number, name in enumerate(columns):
         is_text = number < left or name == wrapped
@@ -30,6 +37,6 @@ def console_table(
 
 
 def markdown_table(columns: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> str:
-    """The same in Markdown."""
+    """Return a table in Markdown; arguments as in ``console_table``."""
     rules = ["---" if number < left else "---:" for number in range(len(columns))]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in [columns, rules, *rows])

@@ -1,10 +1,11 @@
-"""The one network that all contestants train, and the batches they get."""
+"""The network that all contestants train, and the batches they train on."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,21 +17,22 @@ from sprout_fast.training.meter import Meter
 from sprout_fast.training.optim import build_optimizer, build_scheduler
 from sprout_fast.training.step import AMP_DTYPES, OptimizeStep
 
-#: Everybody's. No time depends on the rate; at this one the network stays near its first weights,
-#: whatever the method, where a common rate could diverge on random labels.
-SGD_OPTIONS = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 5e-4}
+#: For all contestants. Times do not depend on the learning rate; a low one keeps the network near
+#: its initial weights with every method, whereas a usual one could diverge on random labels.
+SGD_OPTIONS: dict[str, Any] = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 5e-4}
 
 Batches = Iterator[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class Trainee:
-    """A network in training. One for all rows: the same weights, at the same addresses.
+    """A network in training, shared by all rows: the same weights at the same addresses.
 
     Args:
-        model: float [B,3,H,W] -> logits [B,K], on ``setting.device``.
-        optimize: the step that `sprout_fast.methods` are lent in a run.
-        setting: what methods are told about the run.
+        arch, image_size: of the network.
+        model: maps float images [B,3,H,W] to logits [B,K], on ``setting.device``.
+        optimize: the trainer's optimization step, which methods call.
+        setting: the run as methods see it.
     """
 
     arch: str
@@ -44,7 +46,7 @@ class Trainee:
         return torch.device(self.setting.device)
 
     def autocast(self) -> torch.autocast:
-        """As the run's precision has it; for baselines, which have the loss inside as well."""
+        """Return an autocast context of the run's precision; baselines include the loss in it."""
         dtype = self.optimize.amp_dtype
         return torch.autocast(self.device.type, dtype, enabled=dtype is not None)
 
@@ -58,16 +60,16 @@ def build_trainee(
     channels_last: bool = True,
     device: torch.device | str = "cpu",
 ) -> Trainee:
-    """A fresh network and its training step, as `sprout_fast.training.run` puts them together.
+    """Build a network and its training step in the same way as ``sprout_fast.training.run``.
 
     Raises:
-        UserError: an unknown arch, or an image size that it does not take.
+        UserError: an unknown arch, or an image size that it does not support.
     """
     device = torch.device(device)
     mean, std = default_normalization(arch)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     model = create_model(arch, num_classes, image_size=image_size)
-    model.to(device, memory_format=memory_format)
+    model.to(device).to(memory_format=memory_format)
     optimizer = build_optimizer("sgd", model, **SGD_OPTIONS)
     optimize = OptimizeStep(
         model,
@@ -86,8 +88,7 @@ def build_trainee(
 
 
 def synthetic_batches(trainee: Trainee, batch_size: int) -> Batches:
-    """Random uint8 images, channels-last, and labels, on the device: what a loader gives, without
-    one. Four batches over and over."""
+    """Cycle through four batches of random uint8 channels-last images and labels on the device."""
     device, side = trainee.device, trainee.image_size
     batches = []
     for _ in range(4):

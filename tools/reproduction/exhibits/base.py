@@ -1,4 +1,4 @@
-"""What a table or figure of the paper is: cells, each with what has to be measured for it."""
+"""A table or figure of the paper: its cells, each with the measurement it needs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sprout_fast.evaluation import Accuracy
 from sprout_fast.evaluation.measurements import Measurement
 from sprout_fast.evaluation.protocols import paper
 from sprout_fast.evaluation.recorder import Record
+from sprout_fast.registry import Registry
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ Kind = Literal["table", "figure"]
 
 @dataclass(frozen=True)
 class Value:
-    """A number, its 95 % interval (of seconds: its quartiles), and how many images it rests on."""
+    """A number with its 95 % interval (quartiles for seconds) and the number of images."""
 
     number: float
     low: float | None = None
@@ -37,12 +38,13 @@ Read = Callable[[Record], Value]
 
 
 def accuracy(record: Record) -> Value:
-    """In percent, with Wilson's interval."""
+    """Return a record's accuracy in percent with Wilson's interval."""
+    assert record.accuracy is not None, record.name
     return percent(record.accuracy)
 
 
 def percent(found: Accuracy) -> Value:
-    """An accuracy as a cell has it.
+    """Return an accuracy in percent with Wilson's interval.
 
     >>> percent(Accuracy(1, 2)).number
     50.0
@@ -52,8 +54,14 @@ def percent(found: Accuracy) -> Value:
 
 
 def mean_of(column: str, *place: int) -> Read:
-    """The mean of a record's column (at ``place`` of each image's array), with the interval of the
-    normal distribution."""
+    """Return a function that averages a column of a record over images.
+
+    The interval is that of the normal distribution.
+
+    Args:
+        column: name of the column.
+        place: index into each image's array.
+    """
 
     def read(record: Record) -> Value:
         values = record.columns[column].double()[(slice(None), *place)]
@@ -68,13 +76,13 @@ def mean_of(column: str, *place: int) -> Read:
 
 @dataclass(frozen=True)
 class Measured:
-    """A cell that is read out of a measurement of a trained model.
+    """A cell whose value is read from a measurement of a trained model.
 
     Args:
-        training: of the model.
-        measurement: of the paper's protocol, or another.
-        read: the record's number.
-        source: the model that `transfer` attacks come from.
+        training: training of the model.
+        measurement: what to measure.
+        read: returns the value from the measurement's record.
+        source: training of the model that transferred attacks are computed on.
     """
 
     training: Training
@@ -85,7 +93,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Timed:
-    """A cell of seconds for ten epochs of 50,000 images by a method."""
+    """A cell with a method's seconds for ten epochs of 50,000 images."""
 
     arch: str
     method: str
@@ -93,7 +101,7 @@ class Timed:
 
 @dataclass(frozen=True)
 class Beta:
-    """A cell of SPROUT's last beta: the product of two classes'."""
+    """A cell with the product of the final beta of two classes."""
 
     training: Training
     one: int
@@ -105,7 +113,7 @@ Source = Measured | Timed | Beta
 
 @dataclass(frozen=True)
 class Cell:
-    """``published`` is the paper's number, None where it prints none."""
+    """One cell; ``published`` is the paper's number, or None if it states none."""
 
     row: str
     column: str
@@ -119,14 +127,14 @@ class Exhibit:
 
     Args:
         kind, number: as in the paper.
-        title: what it shows, and on what.
-        scale: that its cells were made for.
-        cells: in the order of reading.
-        networks: of the paper, that are trained.
-        dataset: that they are trained on.
-        chosen: what the paper leaves open, and what is done here.
-        footnotes: on the paper's numbers.
-        draw: makes the figure; None of a table.
+        title: what it shows.
+        scale: scale of the measurements.
+        cells: in reading order.
+        networks: the paper's networks that are trained.
+        dataset: data set that they are trained on.
+        chosen: choices where the paper is not specific.
+        footnotes: remarks on the paper's numbers.
+        draw: draws the figure; None for a table.
     """
 
     kind: Kind
@@ -142,16 +150,16 @@ class Exhibit:
 
     @property
     def name(self) -> str:
-        """As "Table 7"."""
+        """Display name, e.g. ``"Table 7"``."""
         return f"{self.kind.capitalize()} {self.number}"
 
     @property
     def stem(self) -> str:
-        """Of its files."""
+        """Name of its files without suffix."""
         return f"{self.kind}_{self.number}"
 
     def trainings(self) -> list[Training]:
-        """All that have to be run, in order."""
+        """Return all trainings, in an executable order."""
         wanted = []
         for cell in self.cells:
             wanted += [
@@ -165,8 +173,8 @@ class Exhibit:
         return with_starts(wanted)
 
     def measured(self) -> dict[tuple[Training, Training | None], dict[str, Measurement]]:
-        """Measurements by name, for each model and the one that attacks come from."""
-        found: dict = {}
+        """Return measurements by name for each pair of a model and the source of its attacks."""
+        found: dict[tuple[Training, Training | None], dict[str, Measurement]] = {}
         for cell in self.cells:
             if isinstance(cell.source, Measured):
                 pair = (cell.source.training, cell.source.source)
@@ -174,32 +182,25 @@ class Exhibit:
         return found
 
     def timed(self) -> list[str]:
-        """Networks whose training steps are timed."""
+        """Return the networks whose training steps are timed."""
         return list(
             dict.fromkeys(cell.source.arch for cell in self.cells if isinstance(cell.source, Timed))
         )
 
     def rows(self) -> list[str]:
+        """Return the names of the rows."""
         return list(dict.fromkeys(cell.row for cell in self.cells))
 
     def columns(self) -> list[str]:
+        """Return the headings of the columns."""
         return list(dict.fromkeys(cell.column for cell in self.cells))
 
 
 Builder = Callable[[Scale], Exhibit]
-EXHIBITS: dict[tuple[Kind, int], Builder] = {}
+#: Functions that build an exhibit for a scale, by name, e.g. ``"table 7"``.
+EXHIBITS: Registry[Builder] = Registry("exhibit", __package__)
 
 
-def register(kind: Kind, number: int) -> Callable[[Builder], Builder]:
-    """Enter a function that makes a table or figure for a scale into ``EXHIBITS``."""
-
-    def enter(builder: Builder) -> Builder:
-        EXHIBITS[kind, number] = builder
-        return builder
-
-    return enter
-
-
-def of_protocol(scale: Scale, name: str, of: DataSet = CIFAR) -> Measurement:
-    """A measurement of the paper's protocol, by its name."""
-    return next(one for one in paper(scale.setting(of)) if one.name == name)
+def paper_measurement(scale: Scale, name: str, dataset: DataSet = CIFAR) -> Measurement:
+    """Return the measurement of the paper's protocol with this name."""
+    return next(one for one in paper(scale.setting(dataset)) if one.name == name)

@@ -1,11 +1,11 @@
-"""Accuracy against a number: what most of the paper's figures draw."""
+"""Curves of accuracy against a number, as in most of the paper's figures."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from reproduction.exhibits.base import Cell
+from reproduction.exhibits.base import Cell, Value
 from sprout_fast.evaluation.report.plots.base import METHODS, OURS, accuracy_axis
 from sprout_fast.paper import METHOD_NAMES
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def draw_curves(xlabel: str) -> Callable[[Findings], Figure]:
-    """A line for each row with its intervals, over the columns' numbers."""
+    """Return a function that draws each row as a curve over the columns' numbers."""
 
     def draw(findings: Findings) -> Figure:
         from matplotlib.figure import Figure
@@ -38,18 +38,30 @@ def draw_curves(xlabel: str) -> Callable[[Findings], Figure]:
 def plot_cells(
     axes: Axes, findings: Findings, cells: list[Cell], places: list[float], label: str
 ) -> None:
-    """Points with their intervals, joined."""
+    """Draw one curve with intervals."""
     values = [findings.value(cell) for cell in cells]
     numbers = [value.number for value in values]
-    below = [value.number - value.low for value in values]
-    above = [value.high - value.number for value in values]
-    method = next((one for one, name in METHOD_NAMES.items() if name == label), None)
-    style = METHODS.get(method, OURS)
-    axes.errorbar(places, numbers, (below, above), capsize=2, elinewidth=0.8, label=label, **style)
+    styles: dict[str, Any] = {METHOD_NAMES[method]: METHODS[method] for method in METHODS}
+    style = styles.get(label, OURS)
+    axes.errorbar(places, numbers, errors(values), capsize=2, elinewidth=0.8, label=label, **style)
+
+
+def errors(values: list[Value]) -> list[list[float]]:
+    """Return the lengths of the error bars below and above values with intervals.
+
+    >>> errors([Value(5.0, 4.0, 7.0)])
+    [[1.0], [2.0]]
+    """
+    below, above = [], []
+    for value in values:
+        assert value.low is not None and value.high is not None
+        below.append(value.number - value.low)
+        above.append(value.high - value.number)
+    return [below, above]
 
 
 def number_in(column: str) -> float:
-    """The last word, as a number.
+    """Return the last word as a number.
 
     >>> number_in("alpha 0.01")
     0.01

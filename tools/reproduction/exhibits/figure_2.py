@@ -1,18 +1,18 @@
-"""Fig. 2: the loss around an image."""
+"""Figure 2: the loss landscape around an image."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from reproduction.exhibits.base import (
+    EXHIBITS,
     Cell,
     Exhibit,
     Measured,
     mean_of,
-    of_protocol,
-    register,
+    paper_measurement,
 )
 from reproduction.exhibits.trained import (
     BASELINES_CHOSEN,
@@ -20,6 +20,7 @@ from reproduction.exhibits.trained import (
     compared,
 )
 from reproduction.scale import Scale
+from sprout_fast.evaluation.measurements import Landscape
 from sprout_fast.paper import METHOD_NAMES
 
 if TYPE_CHECKING:
@@ -30,14 +31,15 @@ if TYPE_CHECKING:
 NETWORK = "vgg16"
 
 
-@register("figure", 2)
+@EXHIBITS.register("figure 2")
 def figure_2(scale: Scale) -> Exhibit:
-    what = of_protocol(scale, "loss landscape")
+    what = paper_measurement(scale, "loss landscape")
+    assert isinstance(what, Landscape)
     end = what.points - 1
     places = {
         "at the image": (0, 0),
-        f"{what.radius:g} along the gradient's sign": (end, 0),
-        f"{what.radius:g} along a random sign": (0, end),
+        f"{what.radius:g} along the gradient sign": (end, 0),
+        f"{what.radius:g} along random signs": (0, end),
         "along both": (end, end),
     }
     return Exhibit(
@@ -54,31 +56,36 @@ def figure_2(scale: Scale) -> Exhibit:
         chosen=[
             *TRAINING_CHOSEN,
             *BASELINES_CHOSEN,
-            f"{what.limit} test images, whose mean is drawn, up to {what.radius:g} in both"
-            " directions: network, image and range are open",
+            f"the mean over {what.limit} test images, up to {what.radius:g} in both directions; the"
+            " paper does not state network, image and range",
         ],
         draw=draw_landscapes,
     )
 
 
 def draw_landscapes(findings: Findings) -> Figure:
-    """A surface for each model, all to one scale."""
+    """Draw one surface per model, with common axes."""
     from matplotlib.figure import Figure
 
-    by_row = {cell.row: cell.source for cell in findings.exhibit.cells}
+    by_row = {
+        cell.row: cell.source
+        for cell in findings.exhibit.cells
+        if isinstance(cell.source, Measured)
+    }
     surfaces = {
         row: findings.record(source).columns["loss"].mean(0) for row, source in by_row.items()
     }
     figure = Figure(figsize=(4 * len(surfaces), 4), layout="constrained")
     top = max(surface.max().item() for surface in surfaces.values())
     for place, (row, surface) in enumerate(surfaces.items(), start=1):
-        radius = by_row[row].measurement.radius
-        lengths = torch.linspace(0, radius, len(surface))
+        measurement = by_row[row].measurement
+        assert isinstance(measurement, Landscape)
+        lengths = torch.linspace(0, measurement.radius, len(surface))
         along, across = torch.meshgrid(lengths, lengths, indexing="ij")
-        axes = figure.add_subplot(1, len(surfaces), place, projection="3d")
+        axes: Any = figure.add_subplot(1, len(surfaces), place, projection="3d")
         axes.plot_surface(along.numpy(), across.numpy(), surface.numpy(), cmap="cividis")
-        axes.set(title=row, zlim=(0, top), xlabel="gradient's sign", ylabel="random sign")
+        axes.set(title=row, zlim=(0, top), xlabel="gradient sign", ylabel="random signs")
         axes.locator_params(nbins=4)
         axes.set_zlabel("loss")
-        axes.set_box_aspect(None, zoom=0.8)  # else the labels below are cut
+        axes.set_box_aspect(None, zoom=0.8)  # keeps the axis labels inside the figure
     return figure

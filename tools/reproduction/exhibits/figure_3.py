@@ -1,13 +1,13 @@
-"""Fig. 3: how the width of WRN-34 bears on accuracy under PGD."""
+"""Figure 3: accuracy under PGD against the width of WRN-34."""
 
 from __future__ import annotations
 
 from reproduction.exhibits.base import (
+    EXHIBITS,
     Cell,
     Exhibit,
     Measured,
-    of_protocol,
-    register,
+    paper_measurement,
 )
 from reproduction.exhibits.curves import draw_curves
 from reproduction.exhibits.trained import (
@@ -19,9 +19,9 @@ from reproduction.scale import Scale
 from sprout_fast.paper import METHOD_NAMES
 
 
-@register("figure", 3)
+@EXHIBITS.register("figure 3")
 def figure_3(scale: Scale) -> Exhibit:
-    what = of_protocol(scale, "PGD-20 at 0.03")
+    what = paper_measurement(scale, "PGD-20 at 0.03")
     networks = {width: f"wrn34_{width}" for width in scale.widths}
     trained = {width: compared(scale, network) for width, network in networks.items()}
     return Exhibit(
@@ -38,7 +38,7 @@ def figure_3(scale: Scale) -> Exhibit:
         chosen=[
             *TRAINING_CHOSEN,
             *BASELINES_CHOSEN,
-            "widths 1, 2, 4, 5, 10 and PGD-20: which ones the paper takes is not known here",
+            "widths 1, 2, 4, 5, 10 and PGD-20 are assumptions about the paper's figure",
         ],
         draw=draw_curves("width"),
     )

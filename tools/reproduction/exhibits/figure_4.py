@@ -1,10 +1,10 @@
-"""Fig. 4: what SPROUT's beta has become."""
+"""Figure 4: SPROUT's final beta."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from reproduction.exhibits.base import Beta, Cell, Exhibit, register
+from reproduction.exhibits.base import EXHIBITS, Beta, Cell, Exhibit
 from reproduction.exhibits.trained import TRAINING_CHOSEN, sprout
 from reproduction.scale import Scale
 
@@ -17,13 +17,13 @@ NETWORK = "vgg16"
 CLASSES = 10
 
 
-@register("figure", 4)
+@EXHIBITS.register("figure 4")
 def figure_4(scale: Scale) -> Exhibit:
     training = sprout(scale, NETWORK, scale.train(NETWORK, "natural"))
     return Exhibit(
         "figure",
         4,
-        f"products beta_s beta_t of two classes, {scale.label(NETWORK)} by SPROUT, CIFAR-10",
+        f"products beta_s beta_t of two classes, SPROUT on {scale.label(NETWORK)}, CIFAR-10",
         scale,
         [
             Cell(f"class {one}", str(other), Beta(training, one, other))
@@ -31,16 +31,21 @@ def figure_4(scale: Scale) -> Exhibit:
             for other in range(CLASSES)
         ],
         [NETWORK],
-        chosen=[*TRAINING_CHOSEN, "network and moment are open: here after the last epoch"],
+        chosen=[
+            *TRAINING_CHOSEN,
+            "beta is that after the last epoch; the paper does not state network and epoch",
+        ],
         draw=draw_matrix,
     )
 
 
 def draw_matrix(findings: Findings) -> Figure:
-    """The matrix as colours, classes by name."""
+    """Draw the matrix as a heat map with class names."""
     from matplotlib.figure import Figure
 
-    names, beta = findings.beta(findings.exhibit.cells[0].source.training)
+    source = findings.exhibit.cells[0].source
+    assert isinstance(source, Beta)
+    names, beta = findings.beta(source.training)
     figure = Figure(figsize=(6, 5.2), layout="constrained")
     axes = figure.subplots()
     axes.grid(False)

@@ -1,15 +1,16 @@
-"""Fig. 5: how much SPROUT depends on Mixup's a and the labels' alpha."""
+"""Figure 5: sensitivity of SPROUT to Mixup's a (``mixup_alpha``) and to alpha."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from reproduction.datasets import CIFAR
 from reproduction.exhibits.base import (
+    EXHIBITS,
     Cell,
     Exhibit,
     Measured,
-    of_protocol,
-    register,
+    paper_measurement,
 )
 from reproduction.exhibits.curves import number_in, plot_cells
 from reproduction.exhibits.trained import TRAINING_CHOSEN, sprout
@@ -25,21 +26,21 @@ NETWORK = "vgg16"
 VALUES = {"mixup_alpha": (0.05, 0.1, 0.2, 0.5, 1.0), "alpha": (0.001, 0.01, 0.05, 0.1, 0.2)}
 
 
-@register("figure", 5)
+@EXHIBITS.register("figure 5")
 def figure_5(scale: Scale) -> Exhibit:
     natural = scale.train(NETWORK, "natural")
-    what = of_protocol(scale, "PGD-20 at 0.03")
+    what = paper_measurement(scale, "PGD-20 at 0.03")
     return Exhibit(
         "figure",
         5,
-        f"accuracy in percent under PGD-20 against a and alpha, {scale.label(NETWORK)} by SPROUT,"
-        " CIFAR-10, eps 0.03",
+        "accuracy in percent under PGD-20 against mixup_alpha and alpha,"
+        f" SPROUT on {scale.label(NETWORK)}, CIFAR-10, eps 0.03",
         scale,
         [
             Cell(
                 f"{option} varied",
                 f"{option} {value:g}",
-                Measured(sprout(scale, NETWORK, natural, **{option: value}), what),
+                Measured(sprout(scale, NETWORK, natural, CIFAR, **{option: value}), what),
             )
             for option, values in VALUES.items()
             for value in values
@@ -47,15 +48,15 @@ def figure_5(scale: Scale) -> Exhibit:
         [NETWORK],
         chosen=[
             *TRAINING_CHOSEN,
-            "which values of a and alpha the paper takes is not known here; the other one stays at"
-            " 0.2 and 0.01",
+            "the values of mixup_alpha (the paper's a) and alpha are assumptions; the other one is"
+            " fixed at 0.2 and 0.01, respectively",
         ],
         draw=draw_sensitivity,
     )
 
 
 def draw_sensitivity(findings: Findings) -> Figure:
-    """A panel each."""
+    """Draw one panel per option."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 4), layout="constrained")

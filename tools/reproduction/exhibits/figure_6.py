@@ -1,12 +1,12 @@
-"""Fig. 6: C&W in the l-infinity ball."""
+"""Figure 6: accuracy under C&W in the l-infinity ball."""
 
 from __future__ import annotations
 
 from reproduction.exhibits.base import (
+    EXHIBITS,
     Cell,
     Exhibit,
     Measured,
-    register,
 )
 from reproduction.exhibits.curves import draw_curves
 from reproduction.exhibits.trained import (
@@ -21,7 +21,7 @@ from sprout_fast.paper import METHOD_NAMES
 NETWORK = "vgg16"
 
 
-@register("figure", 6)
+@EXHIBITS.register("figure 6")
 def figure_6(scale: Scale) -> Exhibit:
     attacks = {
         eps: paper_pgd(scale.setting(), f"C&W-linf at {eps:g}", eps, 100, loss="margin")
@@ -41,8 +41,8 @@ def figure_6(scale: Scale) -> Exhibit:
         chosen=[
             *TRAINING_CHOSEN,
             *BASELINES_CHOSEN,
-            "the attack is PGD on C&W's margin, 100 steps of eps/5; network, steps and eps are"
-            " open",
+            "the attack is PGD with C&W's margin loss and 100 steps of size eps/5; the paper does"
+            " not state network, steps and eps",
         ],
         draw=draw_curves("eps"),
     )

@@ -1,17 +1,17 @@
-"""Fig. 7: (a) more steps of PGD, (b) from which weights SPROUT starts."""
+"""Figure 7: (a) accuracy under more steps of PGD, (b) initial weights of SPROUT."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from reproduction.exhibits.base import (
+    EXHIBITS,
     Cell,
     Exhibit,
     Measured,
-    of_protocol,
-    register,
+    paper_measurement,
 )
-from reproduction.exhibits.curves import number_in, plot_cells
+from reproduction.exhibits.curves import errors, number_in, plot_cells
 from reproduction.exhibits.trained import (
     BASELINES_CHOSEN,
     TRAINING_CHOSEN,
@@ -37,10 +37,10 @@ STARTS = {
 }
 
 
-@register("figure", 7)
+@EXHIBITS.register("figure 7")
 def figure_7(scale: Scale) -> Exhibit:
     trained = compared(scale, NETWORK)
-    attacks = {steps: of_protocol(scale, f"PGD-{steps} at 0.03") for steps in PAPER_STEPS}
+    attacks = {steps: paper_measurement(scale, f"PGD-{steps} at 0.03") for steps in PAPER_STEPS}
     cells = [
         Cell(METHOD_NAMES[method], f"PGD {steps}", Measured(training, what))
         for method, training in trained.items()
@@ -49,28 +49,28 @@ def figure_7(scale: Scale) -> Exhibit:
     for start, row in STARTS.items():
         training = sprout(scale, NETWORK, trained.get(start))
         cells += [
-            Cell(row, "clean", Measured(training, of_protocol(scale, "clean"))),
+            Cell(row, "clean", Measured(training, paper_measurement(scale, "clean"))),
             Cell(row, "PGD 20", Measured(training, attacks[20])),
         ]
     return Exhibit(
         "figure",
         7,
-        f"accuracy in percent, {scale.label(NETWORK)}, CIFAR-10, eps 0.03: under PGD of 10 to 500"
-        " steps (a), and of SPROUT from four initial weights (b)",
+        f"accuracy in percent, {scale.label(NETWORK)}, CIFAR-10, eps 0.03: under PGD with 10 to 500"
+        " steps (a), and of SPROUT with four kinds of initial weights (b)",
         scale,
         cells,
         [NETWORK],
         chosen=[
             *TRAINING_CHOSEN,
             *BASELINES_CHOSEN,
-            "from random weights SPROUT trains at the whole learning rate; (b) is under PGD-20",
+            "with random initial weights, SPROUT uses the full learning rate; (b) is under PGD-20",
         ],
         draw=draw_both,
     )
 
 
 def draw_both(findings: Findings) -> Figure:
-    """(a) curves, (b) bars."""
+    """Draw (a) curves and (b) bars."""
     from matplotlib.figure import Figure
 
     cells = findings.exhibit.cells
@@ -81,9 +81,9 @@ def draw_both(findings: Findings) -> Figure:
             of_row = [cell for cell in cells if cell.row == row]
             plot_cells(left, findings, of_row, [number_in(cell.column) for cell in of_row], row)
     scale = findings.exhibit.scale
-    fewer = "" if scale.is_full else f", as the paper counts: here times {scale.attack_scale:.2g}"
+    fewer = "" if scale.is_full else f" in the paper; here times {scale.attack_scale:.2g}"
     left.set(xlabel=f"steps of PGD{fewer}", xscale="log")
-    left.set_xticks(PAPER_STEPS, PAPER_STEPS)
+    left.set_xticks(PAPER_STEPS, [str(steps) for steps in PAPER_STEPS])
     left.minorticks_off()
     accuracy_axis(left)
     left.legend()
@@ -92,19 +92,14 @@ def draw_both(findings: Findings) -> Figure:
             cell for cell in cells if cell.row in STARTS.values() and cell.column == column
         ]
         values = [findings.value(cell) for cell in of_column]
-        errors = [
-            [value.number - value.low for value in values],
-            [value.high - value.number for value in values],
-        ]
         places = [place + 0.4 * offset for place in range(len(values))]
-        right.bar(
-            places, [value.number for value in values], 0.4, yerr=errors, capsize=3, label=column
-        )
+        numbers = [value.number for value in values]
+        right.bar(places, numbers, 0.4, yerr=errors(values), capsize=3, label=column)
     right.set_xticks(
         [place + 0.2 for place in range(len(STARTS))],
         [name.removeprefix("SPROUT from ") for name in STARTS.values()],
     )
-    right.set_xlabel("SPROUT's initial weights")
+    right.set_xlabel("initial weights of SPROUT")
     accuracy_axis(right)
     right.legend()
     return figure

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from reproduction.datasets import IMAGENET
-from reproduction.exhibits.base import Exhibit, register
+from reproduction.exhibits.base import EXHIBITS, Exhibit
 from reproduction.exhibits.trained import (
     IMAGENET_CHOSEN,
     TRAINING_CHOSEN,
@@ -16,27 +16,27 @@ from sprout_fast.paper import published
 FREE_REPLAYS = 8
 
 
-@register("table", 4)
+@EXHIBITS.register("table 4")
 def table_4(scale: Scale) -> Exhibit:
     return _table(scale, 4, "resnet152")
 
 
-@register("table", 10)
+@EXHIBITS.register("table 10")
 def table_10(scale: Scale) -> Exhibit:
     exhibit = _table(scale, 10, "resnet50")
     exhibit.chosen.append(
-        f"Free: {FREE_REPLAYS} replays, eps 4/255, and the epochs divided by the replays, as its"
-        " paper does"
+        f"Free: {FREE_REPLAYS} replays, eps 4/255, and the number of epochs divided by that of"
+        " replays, as in its paper"
     )
     return exhibit
 
 
 def _table(scale: Scale, number: int, network: str) -> Exhibit:
-    natural = scale.train(network, "natural", of=IMAGENET)
+    natural = scale.train(network, "natural", dataset=IMAGENET)
     free = scale.train(
         network,
         "free_at",
-        of=IMAGENET,
+        dataset=IMAGENET,
         epochs=max(1, round(scale.epochs(IMAGENET) / FREE_REPLAYS)),
         replays=FREE_REPLAYS,
         eps=4 / 255,
@@ -51,7 +51,7 @@ def _table(scale: Scale, number: int, network: str) -> Exhibit:
         number,
         f"accuracy in percent under PGD towards a random class, {scale.label(network)}, ImageNet",
         scale,
-        grid(scale, published(number, network_name(network)), trained, of=IMAGENET),
+        grid(scale, published(number, network_name(network)), trained, dataset=IMAGENET),
         [network],
         IMAGENET,
         chosen=[*TRAINING_CHOSEN, *IMAGENET_CHOSEN],

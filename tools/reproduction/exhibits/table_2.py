@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from reproduction.exhibits.base import Exhibit, register
+from reproduction.exhibits.base import EXHIBITS, Exhibit
 from reproduction.exhibits.trained import (
     BASELINES_CHOSEN,
     TRAINING_CHOSEN,
@@ -14,7 +14,7 @@ from reproduction.scale import Scale
 from sprout_fast.paper import VGG, WRN, published
 
 
-@register("table", 2)
+@EXHIBITS.register("table 2")
 def table_2(scale: Scale) -> Exhibit:
     tables = {"vgg16": published(2, VGG), "wrn34_10": published(2, WRN)}
     return Exhibit(

@@ -1,8 +1,8 @@
-"""Table 5: accuracy under transformations that leave the class as it is."""
+"""Table 5: accuracy under transformations that preserve the class."""
 
 from __future__ import annotations
 
-from reproduction.exhibits.base import Exhibit, register
+from reproduction.exhibits.base import EXHIBITS, Exhibit
 from reproduction.exhibits.trained import (
     BASELINES_CHOSEN,
     TRAINING_CHOSEN,
@@ -15,7 +15,7 @@ from sprout_fast.paper import WRN, published
 NETWORK = "wrn34_10"
 
 
-@register("table", 5)
+@EXHIBITS.register("table 5")
 def table_5(scale: Scale) -> Exhibit:
     return Exhibit(
         "table",
@@ -27,7 +27,7 @@ def table_5(scale: Scale) -> Exhibit:
         chosen=[
             *TRAINING_CHOSEN,
             *BASELINES_CHOSEN,
-            "rotation is counter-clockwise, bilinear, with black corners; brightness and contrast"
-            " are torchvision's",
+            "rotation is counterclockwise and bilinear with black corners; brightness and contrast"
+            " are adjusted as in torchvision",
         ],
     )

@@ -1,14 +1,14 @@
-"""Table 7: SPROUT's modules, one by one and in pairs."""
+"""Table 7: ablation of SPROUT's modules, alone and in pairs."""
 
 from __future__ import annotations
 
-from reproduction.exhibits.base import Exhibit, register
+from reproduction.exhibits.base import EXHIBITS, Exhibit
 from reproduction.exhibits.trained import TRAINING_CHOSEN, grid, notes_of, sprout
 from reproduction.scale import Scale
 from sprout_fast.paper import VGG, published
 
 NETWORK = "vgg16"
-#: --modules, by the paper's name.
+#: The option ``modules`` of the method, by the paper's name of the row.
 MODULES = {
     "GA": "ga",
     "Mixup": "mixup",
@@ -21,7 +21,7 @@ MODULES = {
 }
 
 
-@register("table", 7)
+@EXHIBITS.register("table 7")
 def table_7(scale: Scale) -> Exhibit:
     table, natural = published(7, VGG), scale.train(NETWORK, "natural")
     trained = {
@@ -36,8 +36,8 @@ def table_7(scale: Scale) -> Exhibit:
         [NETWORK],
         chosen=[
             *TRAINING_CHOSEN,
-            "every row starts from the natural model, as SPROUT does; uniform smoothing has"
-            " SPROUT's alpha, 0.01",
+            "every row is initialized from the natural model, like SPROUT; uniform label smoothing"
+            " uses SPROUT's alpha, 0.01",
         ],
         footnotes=notes_of(table),
     )

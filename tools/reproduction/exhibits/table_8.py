@@ -1,11 +1,11 @@
-"""Table 8 and Fig. 1: five dimensions at once, in numbers and as a radar."""
+"""Table 8 and Figure 1: five criteria at once, in numbers and as a radar chart."""
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from reproduction.exhibits.base import Exhibit, register
+from reproduction.exhibits.base import EXHIBITS, Exhibit
 from reproduction.exhibits.table_6 import TIMES_CHOSEN, TIMES_FOOTNOTE
 from reproduction.exhibits.trained import (
     BASELINES_CHOSEN,
@@ -27,13 +27,13 @@ NETWORK = "vgg16"
 SECONDS = "seconds"
 
 
-@register("table", 8)
+@EXHIBITS.register("table 8")
 def table_8(scale: Scale) -> Exhibit:
     table = published(8, VGG)
     return Exhibit(
         "table",
         8,
-        f"five dimensions, {scale.label(NETWORK)}, CIFAR-10: accuracies in percent, and seconds",
+        f"accuracy in percent and training time in seconds, {scale.label(NETWORK)}, CIFAR-10",
         scale,
         grid(scale, table, compared(scale, NETWORK), arch=scale.arch(NETWORK)),
         [NETWORK],
@@ -41,18 +41,18 @@ def table_8(scale: Scale) -> Exhibit:
             *TRAINING_CHOSEN,
             *BASELINES_CHOSEN,
             *TIMES_CHOSEN,
-            "l-inf is PGD-100, whose numbers in Table 2 the column has; C&W is l2 at 0.05, 10"
-            " searches of 1000 steps, as in the text",
+            "l-inf is PGD-100, since the column has that attack's numbers from Table 2; C&W is l2"
+            " at 0.05 with 10 binary searches of 1000 steps, as in the paper's text",
         ],
         footnotes=[
             TIMES_FOOTNOTE,
             *notes_of(table, published(None, UNSPECIFIED)),
-            "TRADES' l-inf is 38.29 here and 38.21 under PGD-100 in Table 2",
+            "TRADES's l-inf is 38.29 in this table and 38.21 under PGD-100 in Table 2",
         ],
     )
 
 
-@register("figure", 1)
+@EXHIBITS.register("figure 1")
 def figure_1(scale: Scale) -> Exhibit:
     exhibit = table_8(scale)
     exhibit.kind, exhibit.number, exhibit.draw = "figure", 1, draw_radar
@@ -60,27 +60,29 @@ def figure_1(scale: Scale) -> Exhibit:
 
 
 def draw_radar(findings: Findings) -> Figure:
-    """Ours beside the paper's: accuracies in percent; speed is natural's seconds over one's own."""
+    """Draw measured and published values; speed is relative to natural training, in percent."""
     from matplotlib.figure import Figure
 
     exhibit = findings.exhibit
     rows, columns = exhibit.rows(), exhibit.columns()
     angles = [2 * math.pi * place / len(columns) for place in range(len(columns))]
     figure = Figure(figsize=(11, 5.4), layout="constrained")
-    both = {
-        "ours": {(cell.row, cell.column): findings.value(cell).number for cell in exhibit.cells},
-        "the paper's": {(cell.row, cell.column): cell.published for cell in exhibit.cells},
+    cells = {(cell.row, cell.column): cell for cell in exhibit.cells}
+    both: dict[str, dict[tuple[str, str], Any]] = {
+        "measured": {place: findings.value(cell).number for place, cell in cells.items()},
+        "paper": {place: cell.published for place, cell in cells.items()},
     }
-    for place, (title, numbers) in enumerate(both.items(), start=1):
-        axes = figure.add_subplot(1, 2, place, projection="polar")
+    styles: dict[str, Any] = {**METHODS}
+    panels = [figure.add_subplot(1, 2, place, projection="polar") for place in (1, 2)]
+    for axes, (title, numbers) in zip(panels, both.items(), strict=True):
         for method, row in zip(published(8, VGG).rows, rows, strict=True):
             values = [numbers[row, column] for column in columns]
             at = columns.index(SECONDS)
             values[at] = 100 * numbers[rows[0], SECONDS] / values[at]
-            axes.plot([*angles, angles[0]], [*values, values[0]], label=row, **METHODS[method])
+            axes.plot([*angles, angles[0]], [*values, values[0]], label=row, **styles[method])
         axes.set_xticks(angles, ["speed" if name == SECONDS else name for name in columns])
         axes.set_ylim(0, 105)
         axes.set_yticks([50, 100], ["50", "100 %"], fontsize="x-small")
         axes.set_title(title)
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure

@@ -1,8 +1,9 @@
-"""The models that the paper compares: natural, adversarial training, TRADES, SPROUT."""
+"""The models that the paper compares, and cells from its tables."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from reproduction.datasets import CIFAR, DataSet
 from reproduction.exhibits.base import (
@@ -12,31 +13,32 @@ from reproduction.exhibits.base import (
     Timed,
     accuracy,
     mean_of,
-    of_protocol,
+    paper_measurement,
 )
 from reproduction.scale import Scale
 from reproduction.training import Training
 from sprout_fast.paper import METHOD_NAMES, PublishedTable
 
 TRAINING_CHOSEN = [
-    "one run of one seed, measured at its last epoch (the authors' code keeps the epoch that is"
-    " best under PGD-5 on the test images)",
-    "SPROUT: recipe paper.yaml, from the natural model's last epoch, with a tenth of its learning"
-    " rate; beta starts from U(0, 10/K), its step size is 0.5/K",
+    "one run with one seed, measured after the last epoch (the authors' code keeps the epoch with"
+    " the best accuracy under PGD-5 on the test images)",
+    "SPROUT: recipe paper.yaml, initialized from the natural model's last epoch, with a tenth of"
+    " its learning rate; beta is initialized from U(0, 10/K), and its step size is 0.5/K",
 ]
 BASELINES_CHOSEN = [
-    "adversarial training: PGD-7 at eps 8/255, step 2/255; TRADES: eps 0.031, 10 steps of 0.007,"
-    " weight 6; the natural model and both: SGD at 0.1 for 128 images, a cosine",
+    "adversarial training: PGD-7 with eps 8/255 and step size 2/255; TRADES: eps 0.031, 10 steps of"
+    " size 0.007, weight 6; both and the natural model: SGD, learning rate 0.1 at batch size 128,"
+    " cosine schedule",
 ]
 IMAGENET_CHOSEN = [
-    "90 epochs for each model, random crops of 224 pixels, SGD at 0.1 for 256 images",
-    "PGD-20 for the random target, steps of eps/5, over the whole validation set at scale 1",
-    "the natural model is trained here too; no published weights are read",
+    "90 epochs per model, random crops of 224 pixels, SGD, learning rate 0.1 at batch size 256",
+    "PGD-20 towards the random target, step size eps/5, on the whole validation set at scale 1",
+    "the natural model is trained too; no pretrained weights are used",
 ]
 
 
 def compared(scale: Scale, network: str) -> dict[str, Training]:
-    """By method; SPROUT starts from the natural model."""
+    """Return the compared trainings by method; SPROUT is initialized from the natural model."""
     natural = scale.train(network, "natural")
     return {
         "natural": natural,
@@ -47,10 +49,14 @@ def compared(scale: Scale, network: str) -> dict[str, Training]:
 
 
 def sprout(
-    scale: Scale, network: str, start: Training | None, of: DataSet = CIFAR, **options
+    scale: Scale,
+    network: str,
+    start: Training | None,
+    dataset: DataSet = CIFAR,
+    **options: Any,
 ) -> Training:
-    """By the paper's recipe."""
-    return scale.train(network, "sprout", of=of, recipe="paper", start=start, **options)
+    """Return a training by SPROUT with the paper's recipe."""
+    return scale.train(network, "sprout", dataset=dataset, recipe="paper", start=start, **options)
 
 
 def grid(
@@ -60,14 +66,17 @@ def grid(
     *,
     arch: str = "",
     label: str = "",
-    of: DataSet = CIFAR,
+    dataset: DataSet = CIFAR,
 ) -> list[Cell]:
-    """The cells of one of the paper's tables: its rows, its columns, its numbers.
+    """Return the cells of one of the paper's tables.
 
     Args:
-        trained: by the table's names of its rows.
-        arch: whose training steps are timed for a column of seconds.
-        label: opens each row.
+        scale: scale of the measurements.
+        table: the paper's table.
+        trained: trainings by the table's row names.
+        arch: network to time for a column of seconds.
+        label: prefix of all row names.
+        dataset: data set to measure on.
     """
 
     def source(method: str, what: str | None) -> Source:
@@ -75,7 +84,7 @@ def grid(
             return Timed(arch, method)
         name, _, column = what.partition(": ")
         read = mean_of(column) if column else accuracy
-        return Measured(trained[method], of_protocol(scale, name, of), read)
+        return Measured(trained[method], paper_measurement(scale, name, dataset), read)
 
     return [
         Cell(f"{label} {METHOD_NAMES.get(row, row)}".strip(), column, source(row, what), number)
@@ -85,5 +94,5 @@ def grid(
 
 
 def notes_of(*tables: PublishedTable) -> list[str]:
-    """What the paper's tables do not agree on."""
+    """Return the notes of the paper's tables, e.g. on contradictions between them."""
     return [f"{table.network}, {table.title}: {note}" for table in tables for note in table.notes]

@@ -1,4 +1,4 @@
-"""What was measured, as tables for a terminal, as Markdown and as JSON."""
+"""Tables, Markdown and JSON of the measured step times."""
 
 from __future__ import annotations
 
@@ -9,25 +9,28 @@ from typing import Any
 
 from rich.console import Console
 
+from sprout_fast.paper import VGG, WRN, published
 from training_benchmark.baselines import TimmNatural, TorchvisionNatural
 from training_benchmark.machine import caption
 from training_benchmark.parts import PARTS
-from training_benchmark.published import published_ratio
 from training_benchmark.rounds import Timings
 from training_benchmark.tables import console_table, markdown_table
 
 NATURAL, SPROUT = "natural", "sprout"
 NOTE = "note"
+COLUMNS = ["", "rounds", "ms per step", "s per epoch", "s for 10", "ratio", "paper", NOTE]
+PART_COLUMNS = ["", "steps", *PARTS, "sum"]
+FLOOR_COLUMNS = ["target", "bound", "measured", ""]
 EXPLANATION = (
-    "Medians, [quartiles]. ratio: to natural in the same round; paper: the paper's ratio, whose"
-    " SPROUT goes through the network a second time for beta, as the row 'sprout, two passes' does."
+    "Medians [quartiles]. ratio: to natural in the same round; paper: the paper's ratio, whose"
+    " SPROUT makes a second forward and backward pass for beta, like the row 'sprout, two passes'."
 )
 PARTS_EXPLANATION = (
-    "ms of a step, median, and its share of the sum. loss: with beta's ascent; optimizer: with"
-    " gradients zeroed, schedule and log; attack: all else, freeing the batch included."
+    "Median ms per step and share of the sum. loss: including beta's ascent; optimizer: including"
+    " zeroing gradients, schedule and logging; attack: all other time, including freeing the batch."
 )
 
-# DESIGN.md's floors: what SPROUT adds, as a share of natural's step, by (arch, side).
+# Targets in docs/design.md: what SPROUT adds, relative to a natural step, by (arch, image size).
 _ADDED_AT_MOST = {
     ("resnet152", 224): 0.001,
     ("vgg16_bn", 32): 0.002,
@@ -37,19 +40,51 @@ _ADDED_AT_MOST = {
 _WHOLE_STEP_AT_MOST = 1.0
 _FEWEST_ROUNDS = 5  # for a verdict on a ratio near 1
 
+# Architectures by prefix, and the paper's training times that compare with theirs.
+_PUBLISHED = {
+    "vgg16": published(6, VGG),
+    "wrn34": published(6, WRN),
+    "resnet152": published(None, "ResNet-152"),
+}
 
-@dataclass
-class Report:
-    """A measurement.
+
+def published_ratio(arch: str, row: str) -> float | None:
+    """Return the paper's training time of a row relative to natural training.
+
+    The paper's SPROUT is Algorithm 1 with a separate backpropagation for beta, so the row
+    ``sprout, two passes`` has the same ratio.
 
     Args:
-        machine: `machine_info` and ``others``. date: ISO.
-        command: what can be typed to measure again.
-        arch, image_size, batch_size, images_per_epoch: what a step and an epoch are.
-        setting: one line on precision, layout and loader.
-        timings: of the rows, `natural` among them.
-        notes: by row. unavailable: rows that could not be measured, and why.
-        parts: of `measure_parts`, by method. added: of `measure_added`, by method.
+        arch: the paper's network most similar to it is used; None is returned if there is none.
+        row: name of the row; None is returned if the paper does not time it.
+
+    >>> round(published_ratio("cifar_vgg16", "sprout"), 2)
+    1.85
+    """
+    for prefix, table in _PUBLISHED.items():
+        if arch.removeprefix("cifar_").startswith(prefix):
+            seconds = table.column("seconds")
+            found = seconds.get(row.removesuffix(", two passes"))
+            return None if found is None else found / seconds["natural"]
+    return None
+
+
+@dataclass
+class StepTimes:
+    """A finished measurement.
+
+    Args:
+        machine: ``machine_info`` with ``others``, the share of CPU time used by other processes.
+        date: ISO date.
+        command: command line that repeats the measurement.
+        arch, image_size, batch_size: what a step consists of.
+        images_per_epoch: what an epoch consists of.
+        setting: one line about precision, memory layout and images.
+        timings: by row, including ``natural``.
+        notes: by row.
+        unavailable: rows that could not be measured, and why.
+        parts: result of ``measure_parts``, by method.
+        added: result of ``measure_added``, by method.
     """
 
     machine: dict[str, Any]
@@ -67,11 +102,11 @@ class Report:
     added: dict[str, list[float]] = field(default_factory=dict)
 
     def rows(self) -> Iterator[list[str]]:
-        """Of the main table, `COLUMNS`."""
+        """Yield the main table's rows, with ``COLUMNS``."""
         for row in self.timings.seconds:
             seconds = self.timings.of(row)
             epoch = statistics.median(seconds) * self.images_per_epoch / self.batch_size
-            published = published_ratio(self.arch, row)
+            paper = published_ratio(self.arch, row)
             yield [
                 row,
                 str(len(seconds)),
@@ -79,28 +114,28 @@ class Report:
                 f"{epoch:,.4g}" if epoch < 1e4 else f"{epoch:,.0f}",
                 f"{10 * epoch:,.4g}" if epoch < 1e3 else f"{10 * epoch:,.0f}",
                 spread(self.timings.ratios(row, NATURAL), 3),
-                "" if published is None else f"{published:.2f}",
+                "" if paper is None else f"{paper:.2f}",
                 self.notes.get(row, ""),
             ]
         for row, reason in self.unavailable.items():
             yield [row, "0", *[""] * 5, f"not measured: {reason}"]
 
     def part_rows(self) -> Iterator[list[str]]:
-        """Of the table of parts: a row for each method."""
+        """Yield the rows of the table of parts, one per method, with ``PART_COLUMNS``."""
         for name, steps in self.parts.items():
             medians = [statistics.median(step[part] for step in steps) for part in PARTS]
             cells = [f"{1e3 * m:.3g} ({m / sum(medians):.1%})" for m in medians]
             yield [name, str(len(steps)), *cells, f"{1e3 * sum(medians):.4g}"]
 
     def floor_rows(self) -> Iterator[list[str]]:
-        """Of the table of DESIGN.md's floors, as far as the rows were measured."""
+        """Yield the rows of the table of speed targets, with ``FLOOR_COLUMNS``."""
         if {NATURAL, SPROUT} <= self.added.keys():
             natural = min(self.timings.of(NATURAL))
             difference = self.added_seconds()
             most = _ADDED_AT_MOST.get((self.arch, self.image_size))
             yield [
-                "what SPROUT adds (mixer, loss, beta, less normalisation and cross entropy) /"
-                " natural's step, quickest of each",
+                "what SPROUT adds (mixer, loss and beta, minus normalization and cross entropy)"
+                " / natural step, fastest of each",
                 "none" if most is None else f"≤ {most:.1%}",
                 f"{difference / natural:.3%} ({1e6 * difference:.3g} µs)",
                 "" if most is None else verdict(difference / natural, most),
@@ -110,32 +145,35 @@ class Report:
             if {kind.row, SPROUT} <= measured:
                 ratios = self.timings.ratios(SPROUT, kind.row)
                 yield [
-                    f"sprout's step / {kind.row}'s",
+                    f"sprout step / {kind.row} step",
                     f"≤ {_WHOLE_STEP_AT_MOST:.2f}",
                     spread(ratios, 3),
                     verdict_of_rounds(ratios, _WHOLE_STEP_AT_MOST),
                 ]
 
     def added_seconds(self) -> float:
-        """What SPROUT adds to natural's step, by their quickest turns: a turn lasts as long as a
-        time slice, which others' work takes from every second one on a busy machine."""
+        """Return what SPROUT adds to a natural step, from the fastest turn of each.
+
+        A turn is about as long as a scheduler time slice, so on a busy machine other processes
+        may interrupt every second one.
+        """
         return min(self.added[SPROUT]) - min(self.added[NATURAL])
 
     def captions(self) -> tuple[str, str]:
-        """What was measured, and on what."""
+        """Return what was measured, and the machine it was measured on."""
         return (
-            f"{self.arch}, {self.image_size} pixels, batch {self.batch_size}, {self.setting};"
-            f" {self.images_per_epoch:,} images an epoch",
+            f"{self.arch}, {self.image_size} pixels, batch size {self.batch_size}, {self.setting};"
+            f" {self.images_per_epoch:,} images per epoch",
             caption(self.machine, self.date),
         )
 
     def print_to(self, console: Console) -> None:
-        """For a terminal; without frames and colours where there is none."""
+        """Print everything to a terminal, or as plain text to a file."""
 
         def line(text: str, style: str = "") -> None:
             console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
-        what, where = self.captions()
+        what, machine = self.captions()
         line(what, "bold")
         console.print(console_table(COLUMNS, self.rows(), left=1, wrapped=NOTE))
         line(EXPLANATION, "dim")
@@ -144,19 +182,19 @@ class Report:
             console.print(console_table(columns, rows, left))
             if text:
                 line(text, "dim")
-        line("\n" + where)
+        line("\n" + machine)
 
     def markdown(self) -> str:
-        """The same for a README."""
-        what, where = self.captions()
+        """Return the same as Markdown."""
+        what, machine = self.captions()
         main = markdown_table(COLUMNS, self.rows(), left=1)
-        blocks = [f"`{self.command}`: {what}. {where}.\n", main, EXPLANATION + "\n"]
+        blocks = [f"`{self.command}`: {what}. {machine}.\n", main, EXPLANATION + "\n"]
         for columns, rows, left, text in self._further():
             blocks += [markdown_table(columns, rows, left), text + "\n" if text else ""]
         return "\n".join(filter(None, blocks))
 
     def _further(self) -> Iterator[tuple[Sequence[str], list[list[str]], int, str]]:
-        """The tables after the first that have rows: columns, rows, columns of text, words."""
+        """Yield columns, rows, number of text columns and explanation of the other tables."""
         for columns, rows, text in (
             (PART_COLUMNS, list(self.part_rows()), PARTS_EXPLANATION),
             (FLOOR_COLUMNS, list(self.floor_rows()), ""),
@@ -165,17 +203,12 @@ class Report:
                 yield columns, rows, 1, text
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, every raw time in seconds."""
+        """Return everything for JSON, including every raw time in seconds."""
         return asdict(self)
 
 
-COLUMNS = ["", "rounds", "ms a step", "s an epoch", "s for 10", "ratio", "paper", NOTE]
-PART_COLUMNS = ["", "steps", *PARTS, "sum"]
-FLOOR_COLUMNS = ["floor of the design", "bound", "measured", ""]
-
-
 def spread(values: Sequence[float], significant: int) -> str:
-    """Median and quartiles; the median alone of one value.
+    """Format the median and quartiles, or the median alone of a single value.
 
     >>> spread([1.0, 2.0, 3.0, 4.0, 5.0], 3), spread([2.0], 3)
     ('3.00 [2.00, 4.00]', '2.00')
@@ -190,18 +223,18 @@ def spread(values: Sequence[float], significant: int) -> str:
 
 
 def quartiles(values: Sequence[float]) -> tuple[float, float]:
-    """The first and the third, of two values or more."""
+    """Return the first and third quartile of two or more values."""
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
     return low, high
 
 
 def verdict(value: float, at_most: float) -> str:
-    """Of a floor."""
+    """Return ``"reached"`` or ``"missed"``."""
     return "reached" if value <= at_most else "missed"
 
 
 def verdict_of_rounds(ratios: Sequence[float], at_most: float) -> str:
-    """Of a floor that the median has to keep, and whether the measurement is fine enough to say.
+    """Return the verdict on the median, and whether the measurement is precise enough for it.
 
     >>> verdict_of_rounds([0.9, 0.9, 0.9, 1.0, 1.1], 1.0)
     'reached'

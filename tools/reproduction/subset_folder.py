@@ -1,4 +1,4 @@
-"""A part of a data set as an image folder: what a scaled-down run trains and is measured on."""
+"""A subset of a data set as an image folder, for scaled-down trainings and measurements."""
 
 from __future__ import annotations
 
@@ -16,40 +16,43 @@ from sprout_fast.data import Split, balanced_subset, scan
 from sprout_fast.data.listing import FileSplit
 from sprout_fast.errors import UserError
 
-# (index in the split, path without a suffix): writes the image there.
+# Called with an index in the split and a path without suffix; writes the image to that path.
 Write = Callable[[int, Path], None]
+Splits = dict[str, tuple[Sequence[int], Write]]
 
 
-def part_of(data: Path, of: DataSet, out: Path, *, train: int, test: int, seed: int) -> Path:
-    """A folder in ``out`` with so many images of each split, evenly over the classes.
+def subset_folder(
+    data: Path, dataset: DataSet, out: Path, *, train: int, test: int, seed: int
+) -> Path:
+    """Create an image folder in ``out`` with a class-balanced subset, and return its path.
 
-    CIFAR-10's images are written as PNG, whatever ``data`` holds them in; ImageNet's are links.
-    A folder that is there already is left as it is.
+    CIFAR-10's images are written as PNG files, ImageNet's as symbolic links. An existing folder is
+    returned unchanged.
 
     Args:
-        train, test: how many images; at least one of each class, all where there are fewer.
-        seed: of the choice.
+        data: the whole data set.
+        dataset: which one it is.
+        out: parent folder.
+        train, test: number of images per split; at least one per class, at most all.
+        seed: seed of the selection.
 
     Raises:
-        UserError: as the readers do; ImageNet in tars.
+        UserError: the data set cannot be read, or is ImageNet in tars.
     """
     key = hashlib.sha256(f"{data.resolve()} {seed}".encode()).hexdigest()[:8]
-    folder = out / f"{of.name.lower()}-{train}-{test}-{key}"
+    folder = out / f"{dataset.name.lower()}-{train}-{test}-{key}"
     if folder.exists():
         return folder
-    beside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(beside, ignore_errors=True)  # of a run that was stopped
-    classes, splits = (_decoded if of is CIFAR else _listed)(data)
+    temporary = folder.with_name(folder.name + ".tmp")
+    shutil.rmtree(temporary, ignore_errors=True)  # left behind by an interrupted run
+    classes, splits = (_decoded if dataset is CIFAR else _listed)(data)
     for (name, (labels, write)), count in zip(splits.items(), (train, test), strict=True):
         for index in balanced_subset(np.array(labels), max(count, len(classes)), seed).tolist():
-            path = beside / name / classes[labels[index]] / f"{index:07d}"
+            path = temporary / name / classes[labels[index]] / f"{index:07d}"
             path.parent.mkdir(parents=True, exist_ok=True)
             write(index, path)
-    os.replace(beside, folder)
+    os.replace(temporary, folder)
     return folder
-
-
-Splits = dict[str, tuple[Sequence[int], Write]]
 
 
 def _decoded(data: Path) -> tuple[list[str], Splits]:
@@ -72,7 +75,8 @@ def _listed(data: Path) -> tuple[list[str], Splits]:
     def linker(split: Split) -> tuple[Sequence[int], Write]:
         if not isinstance(split, FileSplit):
             raise UserError(
-                f"{data}: takes a folder of image files below scale 1", option="imagenet"
+                f"{data}: expected a folder of image files, since the scale is below 1",
+                option="imagenet",
             )
 
         def write(index: int, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Ours beside the paper's, for a terminal, as Markdown and as JSON."""
+"""Measured values next to the paper's, for a terminal, as Markdown and as JSON."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from sprout_fast.evaluation.report.plots.base import STYLE
 from sprout_fast.evaluation.results import versions
 
 INTERVALS = (
-    "In brackets: 95 % intervals, which know of the images drawn, not of another seed; of seconds"
-    " quartiles, beside the median."
+    "In parentheses: 95 % confidence intervals over the choice of images, not over seeds; seconds"
+    " are medians with quartiles."
 )
 
 
 def headline(exhibit: Exhibit) -> str:
-    """The first line of everything that is shown."""
+    """Return the first line of all output."""
     scale = exhibit.scale
     if scale.is_full:
         return (
-            f"{exhibit.name}: {exhibit.title}. One run, at the paper's sizes where it gives them."
+            f"{exhibit.name}: {exhibit.title}. One run, with the paper's sizes if it states them."
         )
     return (
         f"{exhibit.name} SCALED DOWN (--scale {scale.value:g}): these numbers are not comparable to"
@@ -39,8 +39,8 @@ def headline(exhibit: Exhibit) -> str:
     )
 
 
-class Report:
-    """A table or figure, filled in."""
+class SideBySide:
+    """A table or figure with its measured values."""
 
     def __init__(self, findings: Findings, store: Store, argv: Sequence[str]) -> None:
         self.findings, self.exhibit, self.store = findings, findings.exhibit, store
@@ -50,14 +50,14 @@ class Report:
         self.date = date.today().isoformat()
 
     def print_to(self, console: Console) -> None:
-        """For a terminal."""
+        """Print the table and notes to a terminal."""
 
         def line(text: str) -> None:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
         line(headline(self.exhibit))
         table = console_table(["", *self.exhibit.columns()], self._rows(), left=1)
-        # rich would cut columns that a terminal has no room for; so it wraps the lines instead.
+        # Let a narrow terminal wrap lines, because rich would drop columns.
         needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
         Console(file=console.file, width=max(console.width, needed)).print(table)
         line(self._legend())
@@ -67,7 +67,7 @@ class Report:
                 line(f"- {text}")
 
     def write(self, out: Path) -> list[Path]:
-        """``table_N.md``, ``.json`` and, of a figure, ``.png``."""
+        """Write ``table_N.md``, ``.json`` and, for a figure, ``.png``; returns their paths."""
         paths = [out / f"{self.exhibit.stem}.{suffix}" for suffix in ("md", "json", "png")]
         paths[0].write_text(self._markdown())
         write_json(paths[1], self._json())
@@ -76,7 +76,8 @@ class Report:
         title = self.exhibit.name
         if not self.exhibit.scale.is_full:
             title += ", scaled down: not comparable to the paper's"
-        with matplotlib.rc_context(STYLE):
+        style: Any = STYLE
+        with matplotlib.rc_context(style):
             figure = self.exhibit.draw(self.findings)
             figure.suptitle(title, fontsize="medium")
             figure.savefig(paths[2], dpi=120)
@@ -84,8 +85,8 @@ class Report:
 
     def _legend(self) -> str:
         if self.has_published:
-            return f"ours | the paper's. {INTERVALS}"
-        return f"ours; the paper draws a figure and prints no numbers. {INTERVALS}"
+            return f"Measured value | the paper's. {INTERVALS}"
+        return f"Measured values; the paper's figure has no numbers. {INTERVALS}"
 
     def _rows(self) -> list[list[str]]:
         texts = {}
@@ -104,8 +105,8 @@ class Report:
         exhibit, scale = self.exhibit, self.exhibit.scale
         found = {
             "scaled down": scale.lines(exhibit.dataset, exhibit.networks),
-            "left open by the paper, and what was done": exhibit.chosen,
-            "on the paper's numbers": exhibit.footnotes,
+            "choices where the paper is not specific": exhibit.chosen,
+            "remarks on the paper's numbers": exhibit.footnotes,
         }
         if exhibit.measured():
             found["images"] = [self.store.described(exhibit.dataset)]
@@ -139,7 +140,7 @@ class Report:
                 {
                     "row": cell.row,
                     "column": cell.column,
-                    "ours": value.number,
+                    "measured": value.number,
                     "low": value.low,
                     "high": value.high,
                     "images": value.images,
@@ -161,7 +162,7 @@ class Report:
 
 
 def value_text(value: Value) -> str:
-    """A number with its interval, as precise as its kind is.
+    """Format a value and its interval.
 
     >>> value_text(Value(12.345, 10.0, 15.0, is_percent=True)), value_text(Value(0.01234))
     ('12.3 (10.0 to 15.0)', '0.0123')
@@ -172,6 +173,6 @@ def value_text(value: Value) -> str:
             return f"{number:.1f}"
         return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
-    if value.low is None:
+    if value.low is None or value.high is None:
         return show(value.number)
     return f"{show(value.number)} ({show(value.low)} to {show(value.high)})"
