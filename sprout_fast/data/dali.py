@@ -49,9 +49,9 @@ class WholeImages:
             if len(contents) == 1:
                 return [None]
             half = len(contents) // 2
-            parts = (self(contents[:half]), self(contents[half:]))
             # Copies, since the second call overwrites the memory of the first.
-            return [None if one is None else one.copy() for part in parts for one in part]
+            first = [None if one is None else one.copy() for one in self(contents[:half])]
+            return first + self(contents[half:])
         if output.is_dense_tensor():
             return list(np.asarray(output.as_tensor()))
         return [np.asarray(image) for image in output]

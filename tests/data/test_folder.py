@@ -1,9 +1,10 @@
-"""Image folders: what is listed, and what is refused."""
+"""Image folders: which files are listed, and which folders are refused."""
 
 import pytest
 from helpers.image_files import write_folder
 from torchvision.datasets import ImageFolder
 
+from sprout_fast.data import scan
 from sprout_fast.data.readers.folder import scan_folder
 from sprout_fast.errors import UserError
 
@@ -19,12 +20,13 @@ def test_classes_and_labels_are_torchvisions(tmp_path):
 
     expected = ImageFolder(tmp_path / "train")
     assert listing.classes == expected.classes == ["C", "a", "b"]
-    assert list(zip(listing.train.paths, listing.train.labels, strict=True)) == expected.samples
+    paths = [listing.train.path(index) for index in range(len(listing.train))]
+    assert list(zip(paths, listing.train.labels.tolist(), strict=True)) == expected.samples
     # val lacks class C: its labels are still those of train
-    assert sorted(listing.val.labels) == [1, 2, 2]
+    assert sorted(listing.val.labels.tolist()) == [1, 2, 2]
 
 
-def test_folder_without_splits_serves_both(tmp_path):
+def test_folder_without_splits_serves_as_both(tmp_path):
     write_folder(tmp_path, {".": {"a": 2, "b": 1}})
     listing = scan_folder(tmp_path)
     assert listing.train is listing.val
@@ -33,14 +35,22 @@ def test_folder_without_splits_serves_both(tmp_path):
 
 
 def test_missing_folder(tmp_path):
-    with pytest.raises(UserError, match="nowhere: no such folder"):
-        scan_folder(tmp_path / "nowhere")
+    with pytest.raises(UserError, match="nowhere: no such folder or file"):
+        scan(tmp_path / "nowhere")
 
 
-def test_a_file_is_no_folder(tmp_path):
+def test_a_file_that_is_no_tar(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="file: no such folder"):
-        scan_folder(tmp_path / "file")
+    with pytest.raises(UserError, match="file: not a readable tar file"):
+        scan(tmp_path / "file")
+
+
+def test_file_that_cannot_be_read_is_named(tmp_path):
+    write_folder(tmp_path, {"train": {"a": 2}, "val": {"a": 1}})
+    (tmp_path / "train" / "a" / "001.jpg").unlink()
+    (tmp_path / "train" / "a" / "001.jpg").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"001.jpg: cannot be read \(No such file"):
+        scan(tmp_path).train.decode()
 
 
 def test_empty_folder(tmp_path):
@@ -52,7 +62,7 @@ def test_no_images(tmp_path):
     (tmp_path / "train" / "a").mkdir(parents=True)
     (tmp_path / "train" / "a" / "x.txt").write_text("")
     (tmp_path / "val").mkdir()
-    with pytest.raises(UserError, match="train: no images; taken are .*jpg"):
+    with pytest.raises(UserError, match="train: no images; expected files that end in .*jpg"):
         scan_folder(tmp_path)
 
 
@@ -81,7 +91,7 @@ def test_val_class_that_train_lacks(tmp_path):
         scan_folder(tmp_path)
 
 
-def test_test_serves_where_there_is_no_val(tmp_path):
+def test_test_is_used_if_there_is_no_val(tmp_path):
     write_folder(tmp_path, {"train": {"a": 1}, "test": {"a": 2}})
     assert len(scan_folder(tmp_path).val) == 2
     write_folder(tmp_path, {"val": {"a": 3}})

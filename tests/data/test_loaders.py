@@ -1,6 +1,6 @@
-"""All loaders: what their batches hold, in which order, and what they refuse.
+"""All loaders: the contents and order of their batches, and what they refuse.
 
-What the one for small images in memory does besides: test_data_memory.py, test_data_decoded.py.
+The memory loader's own: test_memory_loader.py. Pixels of all kinds of files: test_decode.py.
 """
 
 import io
@@ -9,11 +9,11 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from helpers.image_files import noise_image, numbers, plain_image, write_folder
+from helpers.image_files import noise_image, numbers, write_folder
 from PIL import Image
 
-import sprout_fast.data
-from sprout_fast.data import build_loaders, build_memory_loaders, default_loader
+from sprout_fast.data import build_loaders, default_loader
+from sprout_fast.data.loaders.augmentation import training_view, validation_view
 from sprout_fast.errors import UserError
 
 CPU = torch.device("cpu")
@@ -24,14 +24,14 @@ every = pytest.mark.parametrize("loader", [*BOTH, "memory"])
 
 
 def build(data, loader, **options):
-    if loader == "memory":
-        return build_memory_loaders(data, **({"batch_size": 4, "device": CPU, "seed": 0} | options))
-    options = {"batch_size": 4, "image_size": 24, "device": CPU, "seed": 0, "workers": 1} | options
+    size = None if loader == "memory" else 24
+    workers = 1 if loader == "dali" else 0
+    options = {"batch_size": 4, "image_size": size, "seed": 0, "workers": workers} | options
     return build_loaders(data, loader=loader, **options)
 
 
 def epoch(loader):
-    """Batches of one epoch as (numbers of the images, labels)."""
+    """Return the batches of one epoch as (numbers of the images, labels)."""
     return [(numbers(images), labels.tolist()) for images, labels in loader]
 
 
@@ -84,7 +84,7 @@ def test_training_epoch_holds_each_image_once_with_its_label(plain, loader):
     orders = [[number for batch, _ in batches for number in batch] for batches in epochs]
     assert orders[0] != orders[1] != orders[2]
     assert orders[0] != sorted(orders[0])
-    # Not the same two are dropped every time.
+    # The two that are dropped differ between epochs.
     assert len({number for seen in orders for number in seen}) > 20
 
 
@@ -136,7 +136,7 @@ def test_validation_shards_cover_each_image_once(plain, loader, num_shards):
 
 
 def saved_and_loaded(state):
-    """The state as a checkpoint gives it back."""
+    """Return the state as read from a checkpoint."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     buffer.seek(0)
@@ -152,7 +152,7 @@ def assert_same(first, second):
 @every
 @pytest.mark.parametrize("finished", [0, 1, 2])
 def test_resumed_run_sees_the_same_images(noise, loader, finished):
-    """Order, crops and flips of epochs that are run after a resume are those of one long run."""
+    """Order, crops and flips after a resume are those of an uninterrupted run."""
     whole = build(noise, loader).train
     epochs = [list(whole) for _ in range(4)]
     assert not torch.equal(epochs[1][0][0], epochs[2][0][0])
@@ -183,7 +183,7 @@ def test_state_of_one_rank_serves_all(noise, loader):
 
 
 @every
-def test_a_broken_off_epoch_begins_again(noise, loader):
+def test_an_interrupted_epoch_restarts(noise, loader):
     train = build(noise, loader).train
     list(train)
     state = train.state_dict()
@@ -211,13 +211,12 @@ def test_state_of_another_setting_is_refused(noise, loader, change):
 def test_state_of_another_loader_is_refused(noise, loader):
     other = "memory" if loader == "torch" else "torch"
     state = build(noise, other).train.state_dict()
-    with pytest.raises(UserError, match=f"loader was '{other}' .* is '{loader}' now"):
+    with pytest.raises(UserError, match=f"loader was '{other}' .* now it is '{loader}'"):
         build(noise, loader).train.load_state_dict(state)
 
 
 @every
-def test_batches_stay_as_they_were(noise, loader):
-    """No later batch is written into the memory of one that is still held."""
+def test_earlier_batches_keep_their_memory(noise, loader):
     train = build(noise, loader, batch_size=2).train
     held, copies = [], []
     for _ in range(6):
@@ -260,54 +259,75 @@ def test_validation_images_agree(tmp_path):
 
 
 @needs_dali
-@pytest.mark.parametrize(("device_id", "device"), [(None, "cpu"), (0, "gpu")])
-@pytest.mark.parametrize("train", [True, False])
-def test_one_definition_serves_cpu_and_gpu(device_id, device, train):
-    """Where the images come out; a graph with a GPU can be defined, not run, on any machine."""
+@pytest.mark.parametrize(
+    ("device_id", "decoder", "device"), [(None, "cpu", "cpu"), (0, "mixed", "gpu")]
+)
+def test_one_definition_serves_cpu_and_gpu(device_id, decoder, device):
+    """A graph with a GPU can be defined, but not run, on any machine."""
     from nvidia.dali import Pipeline, fn, types
 
-    from sprout_fast.data.loaders.dali import _augment
+    from sprout_fast.data.dali import view
 
     with Pipeline(batch_size=1, num_threads=1, device_id=device_id):
-        encoded = fn.external_source(dtype=types.UINT8, ndim=1)
-        assert _augment(encoded, train, 64).device == device
+        inputs = [fn.external_source(dtype=types.UINT8, ndim=1)]
+        inputs += [fn.external_source(dtype=types.INT32, ndim=1) for _ in range(4)]
+        flip = fn.external_source(dtype=types.INT32, ndim=0)
+        assert view(*inputs, flip, image_size=64, device=decoder).device == device
+
+
+@needs_dali
+def test_training_images_agree(noise):
+    """Crops and flips are drawn once for both; at the borders of a crop the filters differ."""
+    size = {"image_size": 32, "batch_size": 11}
+    for first, second in zip(
+        *(build(noise, name, **size).train for name in ("dali", "torch")), strict=True
+    ):
+        assert torch.equal(first[1], second[1])
+        difference = (first[0].int() - second[0].int()).abs().float()
+        assert difference.mean((1, 2, 3)).max() < 1
+        assert difference[:, :, 4:-4, 4:-4].max() <= 2
 
 
 @both
-def test_any_colour_mode_becomes_rgb(tmp_path, loader):
-    folder = tmp_path / "a"
-    folder.mkdir()
-    image = plain_image(7, (60, 50))
-    grey = image.convert("L")
-    grey.save(folder / "0_grey.jpg", quality=95)
-    image.convert("CMYK").save(folder / "1_cmyk.jpg", quality=95)
-    image.save(folder / "2_rgb.png")
-    image.convert("RGBA").save(folder / "3_alpha.png")
-    image.convert("P").save(folder / "4_palette.png")
-    image.save(folder / "5_rgb.bmp")
-    loaders = build(tmp_path, loader, batch_size=6)
-    images, _ = next(iter(loaders.val))
-    level = np.asarray(grey)[0, 0]
-    centre = images[:, :, 12, 12].int()
-    assert (centre[0] - int(level)).abs().max() <= 2
-    target = torch.tensor(image.getpixel((0, 0)))
-    assert (centre[1:4] - target).abs().max() <= 4
-    assert (centre[5] - target).abs().max() == 0
-    assert (centre[4] - target).abs().max() <= 51  # the palette's own steps
-    assert next(iter(loaders.train))[0].shape == (6, 3, 24, 24)
+def test_images_depend_on_neither_batch_size_nor_ranks(noise, loader):
+    """Nor on the number of workers."""
+
+    def images(**options):
+        return {
+            image.numpy().tobytes()
+            for batch, _ in build(noise, loader, **options).train
+            for image in batch
+        }
+
+    whole = images(batch_size=11)
+    assert len(whole) == 11
+    assert images(batch_size=5) < whole
+    assert images(batch_size=11, workers=2) == whole
+    assert (
+        images(batch_size=5, num_shards=2, shard_id=0)
+        | images(batch_size=5, num_shards=2, shard_id=1)
+        < whole
+    )
 
 
-@both
-def test_exif_orientation_is_left_alone(tmp_path, loader):
-    """As torchvision's image folder does: accuracies compare only on the same pixels."""
-    (tmp_path / "a").mkdir()
-    image = Image.new("RGB", (40, 40), "black")
-    image.paste("white", (0, 0, 40, 20))
-    exif = Image.Exif()
-    exif[0x0112] = 3  # rotated by 180 degrees
-    image.save(tmp_path / "a" / "0.jpg", exif=exif)
-    images, _ = next(iter(build(tmp_path, loader, batch_size=1).val))
-    assert images[0, :, 2].float().mean() > 250
+def test_views_are_torchvisions():
+    """Of images of all shapes; a training crop that never fits is the center, as torchvision's."""
+    from torchvision.transforms import v2
+
+    random = np.random.default_rng(0)
+    for height, width in [(375, 500), (33, 57), (224, 224), (1, 300), (300, 2)]:
+        for _ in range(20):
+            (top, left), (h, w), size, crop, _ = training_view(height, width, 24, random)
+            assert 0 <= top <= height - h and 0 <= left <= width - w and h > 0 and w > 0
+            assert size == (24, 24) and crop == (0, 0)
+        index = torch.arange(height * width, dtype=torch.float64).view(1, height, width)
+        for side in (24, 57):
+            view = validation_view(height, width, side)
+            resized = v2.Resize(round(side * 256 / 224))(index)
+            assert tuple(resized.shape[1:]) == view.size
+            cropped = v2.CenterCrop(side)(resized)
+            row, column = view.crop
+            assert torch.equal(cropped, resized[:, row : row + side, column : column + side])
 
 
 def crops(data, loader):
@@ -346,29 +366,6 @@ def test_crops_and_flips_are_torchvisions(tmp_path, loader):
 
 
 @both
-@pytest.mark.parametrize("kind", ["text", "header", "cut", "empty", "gif"])
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_unreadable_image_is_named(tmp_path, loader, kind, split):
-    write_folder(tmp_path, {"train": {"a": 6}, "val": {"a": 6}}, noise_image)
-    bad = tmp_path / split / "a" / "003.jpg"
-    content = bad.read_bytes()
-    if kind == "gif":
-        if loader == "torch":
-            pytest.skip("PIL reads GIF")
-        noise_image(3).save(bad, format="GIF")
-    else:
-        parts = {"text": b"no image at all", "header": content[:200], "cut": content[:900]}
-        bad.write_bytes(parts.get(kind, b""))
-    loaders = build(tmp_path, loader, batch_size=3)
-    with pytest.raises(UserError, match=r"^\S+003\.jpg: not an image that \w+ can read.*\Z"):
-        for _ in range(3):
-            list(getattr(loaders, split))
-    # The other split is not touched by it.
-    other = loaders.val if split == "train" else loaders.train
-    assert len(list(other)) == 2
-
-
-@both
 def test_file_that_vanished_is_named(tmp_path, loader):
     write_folder(tmp_path, {"train": {"a": 4}, "val": {"a": 4}})
     loaders = build(tmp_path, loader)
@@ -379,25 +376,26 @@ def test_file_that_vanished_is_named(tmp_path, loader):
 
 @every
 def test_batch_larger_than_the_training_set(plain, loader):
-    with pytest.raises(UserError, match="--batch-size 23: larger .* which has 22 images$"):
+    with pytest.raises(UserError, match=r"batch_size 23: larger .* \(22 images\)$"):
         build(plain, loader, batch_size=23)
-    with pytest.raises(UserError, match="--batch-size 12: .* 11 images for each of 2 ranks"):
+    with pytest.raises(UserError, match="batch_size 12: .* 11 images per rank"):
         build(plain, loader, batch_size=12, num_shards=2)
 
 
 @every
 def test_more_ranks_than_validation_images(plain, loader):
-    with pytest.raises(UserError, match="11 validation images for 12 ranks"):
+    with pytest.raises(UserError, match="11 validation images, fewer than 12 ranks"):
         build(plain, loader, batch_size=1, num_shards=12)
 
 
 def test_unknown_loader(plain):
-    with pytest.raises(UserError, match="--loader dalli: .* taken are dali and torch"):
+    with pytest.raises(UserError, match="loader: got 'dalli', expected .* did you mean dali"):
         build(plain, "dalli")
 
 
 def test_dali_that_is_not_installed(plain, monkeypatch):
-    monkeypatch.setattr(sprout_fast.data, "has_dali", lambda: False)
+    for module in ("base", "dali"):
+        monkeypatch.setattr(f"sprout_fast.data.loaders.{module}.has_dali", lambda: False)
     assert default_loader() == "torch"
     with pytest.raises(UserError, match="pip install nvidia-dali-cuda130"):
         build(plain, "dali")
@@ -407,6 +405,6 @@ def test_dali_that_is_not_installed(plain, monkeypatch):
 def test_folder_that_serves_both(tmp_path, loader):
     write_folder(tmp_path, {".": {"a": 4, "b": 3}})
     loaders = build(tmp_path, loader, batch_size=2)
-    assert "serves both" in loaders.description
+    assert "serves as both" in loaders.description
     assert Counter(order(loaders.val)) == Counter(range(7))
     assert len(order(loaders.train)) == 6

@@ -1,9 +1,10 @@
-"""Images that lie on the device whole: their crops, flips and random numbers. (What all loaders
-have in common: test_data_loaders.py.)
+"""The memory loader: its crops, flips and random numbers. (What all loaders share:
+test_loaders.py.)
 """
 
 import time
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,15 +12,16 @@ from scipy import stats
 from torchvision.transforms import Compose, RandomCrop, RandomHorizontalFlip
 from torchvision.transforms.v2 import functional
 
+from sprout_fast.data.listing import ArraySplit
 from sprout_fast.data.loaders.memory import MemoryLoader, crop_and_flip
 
 CPU = torch.device("cpu")
 
 
 def loader(images, **options):
-    """Its labels are the numbers of the images."""
+    """A loader whose labels are the numbers of the images."""
     options = {"train": True, "batch_size": 32, "device": CPU, "seed": 0} | options
-    return MemoryLoader(images, torch.arange(len(images)), **options)
+    return MemoryLoader(ArraySplit(np.arange(len(images)), images.numpy()), **options)
 
 
 def random_images(count, height=32, width=32, channels=3):
@@ -28,7 +30,7 @@ def random_images(count, height=32, width=32, channels=3):
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (7, 12), (5, 3)])
-def test_every_crop_and_flip_is_that_of_one_image(shape):
+def test_every_crop_and_flip_matches_torchvision(shape):
     offsets = torch.cartesian_prod(torch.arange(9), torch.arange(9), torch.arange(2))
     images = random_images(len(offsets), *shape)
     top, left, flip = offsets.unbind(1)
@@ -42,7 +44,7 @@ def test_every_crop_and_flip_is_that_of_one_image(shape):
 
 
 def placed(batches):
-    """top, left, flip of 32 x 32 crops of images whose pixels hold (row, column) from 1."""
+    """Return top, left, flip of 32 x 32 crops of images whose pixels hold (row, column) from 1."""
     images = torch.cat([images for images, _ in batches]).long()
     row, column = images[:, 0, 16, 16] - 1, images[:, 1, 16, 16] - 1
     flip = images[:, 1, 16, 15] > images[:, 1, 16, 16]
@@ -51,7 +53,7 @@ def placed(batches):
 
 
 def test_crops_are_uniform_and_half_are_flipped():
-    """12,000 crops: chi-square over places and flips, with a false alarm in a million runs."""
+    """12,000 crops: chi-square over places and flips, with one false alarm in a million runs."""
     side = torch.arange(1, 33, dtype=torch.uint8)
     image = torch.stack([side[:, None].expand(32, 32), side.expand(32, 32), side.expand(32, 32)], 2)
     train = loader(image.expand(1000, -1, -1, -1).contiguous(), batch_size=1000, seed=3)
@@ -60,7 +62,7 @@ def test_crops_are_uniform_and_half_are_flipped():
     counts = (top * 18 + left * 2 + flip).bincount(minlength=162)
     assert len(counts) == 162
     assert stats.chisquare(counts.numpy()).pvalue > 1e-6
-    # Neither is an image's place that of its neighbour in the batch, or of the epoch before.
+    # Places are independent of the neighbor's in the batch and of the previous epoch's.
     place = top * 9 + left
     by_image = torch.stack([1000 * i + labels.argsort() for i, (_, labels) in enumerate(batches)])
     for first, second in ((place[:-1], place[1:]), (place[by_image[:-1]], place[by_image[1:]])):
@@ -70,7 +72,7 @@ def test_crops_are_uniform_and_half_are_flipped():
 
 
 def by_number(*loaders):
-    """One epoch: each image as it came, by its number."""
+    """Return the images of one epoch by number."""
     return {
         number: image
         for each in loaders
@@ -79,7 +81,7 @@ def by_number(*loaders):
     }
 
 
-def test_neither_batch_size_nor_ranks_change_an_image():
+def test_images_depend_on_neither_batch_size_nor_ranks():
     images = random_images(48)
     whole = [loader(images, batch_size=4), loader(images, batch_size=16)]
     ranks = [loader(images, batch_size=8, shard_id=rank, num_shards=3) for rank in range(3)]
@@ -99,7 +101,7 @@ def test_images_differ_from_epoch_to_epoch_and_by_seed():
         assert changed > 58  # 1 in 162 is as before by chance
 
 
-def test_validation_gives_the_images_themselves():
+def test_validation_images_are_unchanged():
     images = random_images(11)
     val = loader(images, train=False, batch_size=4)
     got = torch.cat([batch for batch, _ in val])
@@ -107,7 +109,7 @@ def test_validation_gives_the_images_themselves():
 
 
 @pytest.mark.parametrize("train", [True, False])
-def test_batches_are_not_the_data_set_s_memory(train):
+def test_batches_do_not_share_the_data_sets_memory(train):
     images = random_images(8)
     before = images.clone()
     for batch, labels in loader(images, train=train, batch_size=8):
@@ -116,23 +118,23 @@ def test_batches_are_not_the_data_set_s_memory(train):
     assert torch.equal(images, before)
 
 
-def test_global_random_state_is_left_alone():
+def test_global_random_state_is_unchanged():
     torch.manual_seed(3)
     before = torch.get_rng_state()
     list(loader(random_images(8), batch_size=4))
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_threads_are_left_alone():
+def test_number_of_threads_is_unchanged():
     threads = torch.get_num_threads()
     for _ in loader(random_images(8), batch_size=4):
         assert torch.get_num_threads() == threads
 
 
-def test_five_times_as_fast_as_an_image_at_a_time():
+def test_five_times_as_fast_as_single_images():
     """At 128 images of CIFAR-10's size; tests/benchmarks/bench_data_memory.py measures by how much.
 
-    The fastest of many turns of each, since others on the machine only ever add time.
+    The fastest of many turns of each, since other load on the machine only adds time.
     """
     train = loader(random_images(128 * 30), batch_size=128)
     batches = iter(train)

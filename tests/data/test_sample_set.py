@@ -1,4 +1,4 @@
-"""The sample set: whole or not there, the same for the same arguments."""
+"""The sample set: complete or absent, and the same for the same arguments."""
 
 import pytest
 from PIL import Image
@@ -22,7 +22,7 @@ def test_layout_is_imagenets(tmp_path):
     assert len(listing.train) == 30
     assert len(listing.val) == 20
     sizes = set()
-    for path in listing.train.paths + listing.val.paths:
+    for path in root.glob("*/*/*.JPEG"):
         with Image.open(path) as image:
             assert (image.format, image.mode) == ("JPEG", "RGB")
             sizes.add(image.size)
@@ -36,11 +36,11 @@ def test_same_seed_same_files(tmp_path):
         for name, seed in (("a", 0), ("b", 0), ("c", 1))
     )
     assert first == second
-    assert len(set(first.values())) == 50  # no picture comes twice, in train or val
+    assert len(set(first.values())) == 50  # no image comes twice, in train or val
     assert not set(first.values()) & set(other.values())
 
 
-def test_whole_set_is_taken_as_it_is(tmp_path, monkeypatch):
+def test_complete_set_is_reused(tmp_path, monkeypatch):
     root = make_sample_set(tmp_path / "set", **SMALL)
     monkeypatch.setattr(sample_set, "draw_sample", None)  # drawing would raise
     assert make_sample_set(root, **SMALL) == root
@@ -62,7 +62,7 @@ def test_interrupted_run_leaves_nothing(tmp_path, monkeypatch):
     assert len(contents(make_sample_set(tmp_path / "set", **SMALL))) == 50
 
 
-def test_set_that_lacks_a_file_is_made_anew(tmp_path):
+def test_set_that_lacks_a_file_is_regenerated(tmp_path):
     root = make_sample_set(tmp_path / "set", **SMALL)
     before = contents(root)
     next(root.rglob("*.JPEG")).unlink()
@@ -75,7 +75,7 @@ def test_other_arguments_make_another_set(tmp_path):
     assert len(contents(root)) == 20
 
 
-def test_a_folder_of_the_users_is_left_alone(tmp_path):
+def test_other_folders_are_left_unchanged(tmp_path):
     (tmp_path / "photo.jpg").write_text("dear to me")
     with pytest.raises(UserError, match="exists and is not a sample set"):
         make_sample_set(tmp_path, **SMALL)

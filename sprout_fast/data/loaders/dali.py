@@ -6,6 +6,7 @@ needed.
 
 from __future__ import annotations
 
+import weakref
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -81,6 +82,7 @@ class DaliLoader(SquareLoader):
         finally:
             if complete and self._pipeline is not None:
                 self._pipeline.reset()
+                self._ahead = iter(())
             else:  # batches of the epoch that was broken off are still in it
                 self._pipeline = None
 
@@ -119,19 +121,31 @@ class DaliLoader(SquareLoader):
         self._fed.append(batch)
         return batch.inputs()
 
+    def _build(self) -> Any:
+        from sprout_fast.data.dali import views
+
+        feed = weakref.WeakMethod(self._feed)  # a cycle would keep a dropped loader alive
+
+        def source() -> tuple[Any, ...]:
+            alive = feed()
+            assert alive is not None
+            return alive()
+
+        return views(
+            source,
+            self._views.image_size,
+            batch_size=self.batch_size,
+            num_threads=self._workers,
+            device_id=_device_id(self._device),
+        )
+
     def _run(self):
         """Return the images of the next batch; those that DALI cannot decode, Pillow decodes."""
-        from sprout_fast.data.dali import WholeImages, views
+        from sprout_fast.data.dali import WholeImages
 
         for repaired in (False, True):
             if self._pipeline is None:
-                self._pipeline = views(
-                    self._feed,
-                    self._views.image_size,
-                    batch_size=self.batch_size,
-                    num_threads=self._workers,
-                    device_id=_device_id(self._device),
-                )
+                self._pipeline = self._build()
             try:
                 (images,) = self._pipeline.run()
                 self._fed.popleft()

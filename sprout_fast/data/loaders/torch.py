@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from typing import Any
 
@@ -44,6 +45,12 @@ class _Images(Dataset):
         return image.permute(1, 2, 0).contiguous(), int(self._split.labels[index])
 
 
+def _freeze(worker_id: int) -> None:
+    # A worker must not collect what it inherited: the destructor of a DALI pipeline waits for
+    # threads that a forked process does not have.
+    gc.freeze()
+
+
 def _collate(samples: list[tuple[Tensor, int] | UserError]) -> list[Tensor] | UserError:
     return next((s for s in samples if isinstance(s, UserError)), None) or default_collate(samples)
 
@@ -77,6 +84,7 @@ class TorchLoader(SquareLoader):
             persistent_workers=self._workers > 0,
             pin_memory=self._device.type == "cuda",
             collate_fn=_collate,
+            worker_init_fn=_freeze,
             generator=torch.Generator(),  # else every epoch draws from the global one
         )
 
