@@ -16,6 +16,7 @@ import sprout_fast
 
 PACKAGE = Path(sprout_fast.__file__).parent
 
+
 def test_build_info():
     info = sprout_fast.build_info()
     assert info["version"] == sprout_fast.__version__
