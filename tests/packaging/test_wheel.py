@@ -1,4 +1,4 @@
-"""The sdist and the wheel, as their users have them: outside the checkout, in other environments."""
+"""The sdist and the wheel as users have them: outside the checkout, in other environments."""
 
 from __future__ import annotations
 
@@ -238,8 +238,9 @@ def test_help(installed, tmp_path, program):
 def test_train_and_evaluate_outside_the_checkout(installed, tmp_path):
     """Two steps on the sample set, then an evaluation of their checkpoint, from the wheel."""
     env = {"PATH": BARE_PATH, "HOME": str(tmp_path), "OMP_NUM_THREADS": "2"}
-    small = "--arch resnet18 --image-size 32 --batch-size 4 --workers 1 --max-steps 2".split()
-    run(installed / "sprout-train-imagenet", *small, "--out", "run", cwd=tmp_path, env=env)
+    small = ["--arch", "resnet18", "--image-size", "32", "--batch-size", "4", "--workers", "1"]
+    steps = ["--max-steps", "2", "--out", "run"]
+    run(installed / "sprout-train-imagenet", *small, *steps, cwd=tmp_path, env=env)
     assert (tmp_path / "run" / "last.pt").exists()
     trial = ["--limit", "4", "--scale", "0.01", "--out", "report"]
     run(installed / "sprout-evaluate", "--checkpoint", "run/last.pt", *trial, cwd=tmp_path, env=env)
