@@ -1,11 +1,11 @@
-# Two commands matter: `make train` and `make test`. Each is complete on a fresh clone: it makes .venv
-# from the lock file, builds what changed, then runs.
+# Two commands matter: `make train` and `make test`. On a fresh clone each of them creates .venv from
+# the lock file, builds what changed, and runs.
 PYTHON ?= python3
 BIN := .venv/bin
 NATIVE := $(shell find csrc cmake -type f)
 CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train test asan fuzz bench learn gpu-check build lint docs format clean
+.PHONY: train test asan fuzz bench learn gpu-check build lint docs format wheel wheel-check clean
 
 train: build
 	$(BIN)/python tools/train_imagenet.py --arch resnet152
@@ -46,7 +46,8 @@ build: .venv/.built
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	touch $@
 
-.venv/.built: .venv/.installed CMakeLists.txt setup.py pyproject.toml $(NATIVE)
+# An editable install: Python files need none, but for the version. pyproject.toml has the programs.
+.venv/.built: .venv/.installed CMakeLists.txt setup.py pyproject.toml sprout_fast/_version.py $(NATIVE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	$(BIN)/python -c "import sprout_fast; [print(f'{k:>17}: {v}') for k, v in sprout_fast.build_info().items()]"
 	touch $@
@@ -55,6 +56,7 @@ lint: .venv/.installed docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FORMATTED)
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 # The API pages import the package, hence the build. SPROUT_FAST_INTERSPHINX=1 links to PyTorch's
 # documentation, which needs a network.
@@ -66,5 +68,23 @@ format: .venv/.installed
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FORMATTED)
 
+# The sdist and the wheel in dist/, audited: which symbols of Python, glibc and other
+# libraries the wheel needs, and so on which systems it runs. A release is built by cibuildwheel.
+wheel: build
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --sdist --wheel
+	$(BIN)/python -m abi3audit --strict --summary dist/*.whl
+	$(BIN)/auditwheel show dist/*.whl
+	$(BIN)/auditwheel repair $(TORCH_LIBRARIES:%=--exclude '%') -w dist/manylinux dist/*.whl
+TORCH_LIBRARIES := libtorch*.so* libc10*.so* libcudart.so*
+
+# The wheel's programs in a new environment with torchvision and DALI: some minutes and 6 GB.
+wheel-check: wheel
+	rm -rf build/wheel-check
+	$(PYTHON) -m venv build/wheel-check
+	build/wheel-check/bin/pip install --quiet --disable-pip-version-check "$$(ls dist/*.whl)[train]"
+	SPROUT_FAST_PROGRAMS=$(abspath build/wheel-check/bin) $(BIN)/python -m pytest \
+		tests/packaging/test_wheel.py -k "programs_come or help or outside"
+
 clean:
-	rm -rf build sprout_fast/lib sprout_fast/_C*.so .venv/.built
+	rm -rf build dist sprout_fast/include sprout_fast/lib sprout_fast/_C*.so .venv/.built

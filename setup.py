@@ -139,6 +139,11 @@ class CMakeBuild(build_ext):
                 f"-DCMAKE_CUDA_COMPILER={nvcc}",
                 f"-DSPROUT_CUDA_ARCHS={';'.join(cuda_archs())}",
             ]
+            # Of the package nvidia-cuda-nvcc, which has lib/ where nvcc tells the linker lib64/.
+            libraries = Path(nvcc).parents[1] / "lib"
+            if libraries.is_dir() and not libraries.with_name("lib64").exists():
+                paths = [str(libraries), os.environ.get("LIBRARY_PATH")]
+                os.environ["LIBRARY_PATH"] = os.pathsep.join(filter(None, paths))
         subprocess.check_call(["cmake", "-G", "Ninja", "-S", ROOT, "-B", build, *arguments])
         subprocess.check_call(["cmake", "--build", build])
         self.cmake_build_folder = build
