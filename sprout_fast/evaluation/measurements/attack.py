@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sprout_fast.attacks import ATTACKS, Attack
 from sprout_fast.attacks.active import is_misclassified
-from sprout_fast.attacks.balls import BALLS, ball_of
+from sprout_fast.attacks.balls import BALLS
 from sprout_fast.attacks.base import check_options
 from sprout_fast.evaluation.measurements.base import Batch, Measurement
 from sprout_fast.evaluation.names import NormName
@@ -53,7 +53,7 @@ class AttackMeasurement(Measurement):
 
     def __post_init__(self) -> None:
         check_options(self.attack, dict(self.options))
-        ball_of(self.norm)
+        BALLS.look_up(self.norm)
 
     def parameters(self) -> dict[str, Any]:
         """Return the fields, and as ``defaults`` the attack's options that they leave unset."""
