@@ -439,7 +439,7 @@ def test_two_labels_per_pair_mix_two_losses() -> None:
     (0.3 * equation_4(logits, own) + 0.7 * equation_4(logits, partner)).backward()
     torch.testing.assert_close((method.beta - before).double(), leaf.grad, rtol=0.02, atol=1e-6)
     per_sample = MixupTarget(target.labels, target.partner_labels, torch.full((B,), 0.5))
-    with pytest.raises(ValueError, match="one lam for the batch, got 6"):
+    with pytest.raises(ValueError, match="one value per batch if labels_per_pair is 2, got 6"):
         method.loss(logits, per_sample)
 
 
