@@ -56,7 +56,7 @@ T seen_nan(T maximum, T sum) {
 
 // `value` if `condition`, else 0, by masking bits. For terms of row_sum: with `c ? x[k] : 0`, GCC
 // 12 (-O3 -mavx2 -fno-trapping-math) loads x under a mask, and its code drops the terms of the last
-// lane (tests/ops/test_build.py looks for such loads in the objects).
+// lane (tests/packaging/test_build.py looks for such loads in the objects).
 inline __attribute__((always_inline)) float keep_if(bool condition, float value) {
   return bits_to_float(float_to_bits(value) & -static_cast<int32_t>(condition));
 }
