@@ -378,7 +378,7 @@ def test_file_that_vanished_is_named(tmp_path, loader):
 def test_batch_larger_than_the_training_set(plain, loader):
     with pytest.raises(UserError, match=r"batch_size 23: larger .* \(22 images\)$"):
         build(plain, loader, batch_size=23)
-    with pytest.raises(UserError, match="batch_size 12: .* 11 images per rank"):
+    with pytest.raises(UserError, match=r"batch_size 12: .* \(11 images per rank"):
         build(plain, loader, batch_size=12, num_shards=2)
 
 
