@@ -145,13 +145,11 @@ def scan(data: str | Path) -> Listing:
         UserError: the data set is missing, empty, unreadable or inconsistent.
     """
     data = Path(data)
-    for name, read in READERS.items():
-        if name != "folder" and (listing := read(data)) is not None:
+    # Every tar and every folder is a tar or a folder of classes if it is nothing else.
+    for name in sorted(READERS, key=lambda name: (name in ("tar", "folder"), name)):
+        if (listing := READERS[name](data)) is not None:
             return listing
-    listing = READERS["folder"](data)
-    if listing is None:
-        raise UserError(f"{printable(data)}: no such folder or file")
-    return listing
+    raise UserError(f"{printable(data)}: no such folder or file")
 
 
 def encode_names(names: Iterable[str]) -> np.ndarray:

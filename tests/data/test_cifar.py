@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+import tarfile
 
 import numpy as np
 import pytest
@@ -65,6 +66,19 @@ def test_torchvisions_format(tmp_path, make_cifar, kind, itself):
         assert np.array_equal(split.decode(), made.images[name])
         assert split.labels.tolist() == made.labels[name]
     assert kind.__name__ in listing.layout
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+@pytest.mark.parametrize("kind", [CIFAR10, CIFAR100])
+def test_the_archive_that_torchvision_downloads(tmp_path, make_cifar, kind, mode):
+    (tmp_path / "made").mkdir()
+    made = make_cifar(tmp_path / "made", kind)
+    archive = tmp_path / "cifar.tar.gz"
+    with tarfile.open(archive, mode) as tar:
+        tar.add(tmp_path / "made" / kind.base_folder, kind.base_folder)
+    listing = scan(archive)
+    assert np.array_equal(listing.val.decode(), made.images["test"])
+    assert listing.train.labels.tolist() == made.labels["train"]
 
 
 def test_limited(tmp_path, make_cifar):

@@ -265,7 +265,10 @@ def test_what_dali_cannot_decode_pillow_decodes_image_by_image(tmp_path, monkeyp
     split = scan(tmp_path).val
     bad = [split.read(i) for i in failing]
     # Files that are ordinary by their header, and that DALI refuses: their scan is garbage.
-    broken = {content: content[:600] + b"\xff\xc8\xff\xd9" for content in bad}
+    broken = {
+        content: content[:600] + b"\xff\xc8%d\xff\xd9" % number
+        for number, content in enumerate(bad)
+    }
     real_read, real_decode = type(split).read, sprout_fast.data.decode.decode
     repaired = {value: key for key, value in broken.items()}
     decoded_by_pillow = []

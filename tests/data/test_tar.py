@@ -175,7 +175,7 @@ def test_damaged_shard(tmp_path, damage):
 @pytest.mark.parametrize(
     ("held", "says"),
     [
-        (["cifar-10-batches-py/data_batch_1"], "no images; expected train/<class>/<image>"),
+        (["some-folder/data_batch_1"], "no images; expected train/<class>/<image>"),
         (["train/a/0.png", "train/b/0.png"], "has train/ but no val/ or test/"),
         (["test/a/0.png"], "has test/ but no train/"),
         (["train/a/0.png", "val/z/0.png"], "class z in val has no training images"),

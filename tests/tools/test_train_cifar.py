@@ -64,7 +64,7 @@ def test_every_method_trains(
     short = {"pgd_at": ["--attack-steps", "2"], "trades": ["--attack-steps", "2"]}
     assert train_cifar([*argv, *short.get(method, []), "--limit-train", "33"]) == 0
     shown = capsys.readouterr().out
-    assert "33 training (--limit-train 33) and 12 validation images of 3 classes" in shown
+    assert "33 of 36 training and 12 validation images of 3 classes" in shown
     assert f"training cifar_resnet8 with {method}" in shown
     rows = metrics(out)
     replays = 8 if method == "free_at" else 1

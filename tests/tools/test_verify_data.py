@@ -1,15 +1,15 @@
-"""tools/verify_data.py: counts, sizes, the names of what cannot be read, the exit status."""
+"""tools/verify_data.py: counts, sizes, conversions, unreadable images, exit status."""
 
+import os
 import subprocess
 import sys
 from typing import NamedTuple
 
 import pytest
-import verify_data
 from helpers.image_files import encode, noise_image, write_folder, write_tar
 from helpers.paths import TOOLS
 
-from sprout_fast.data import has_dali
+from sprout_fast.data.command import main
 
 TOOL = TOOLS / "verify_data.py"
 
@@ -28,11 +28,12 @@ class Done(NamedTuple):
 
 
 @pytest.fixture
-def verify(capsys):
-    """Run the tool in this process, which saves the seconds that importing torch takes."""
+def verify(capsys, monkeypatch):
+    """Run the program in this process, which saves the seconds that importing torch takes."""
+    monkeypatch.setattr(sys, "argv", [str(TOOL)])
 
     def run(*arguments):
-        status = verify_data.main([str(argument) for argument in arguments])
+        status = main([str(argument) for argument in arguments])
         return Done(status, *capsys.readouterr())
 
     return run
@@ -43,20 +44,20 @@ def test_as_a_command(tmp_path):
         [sys.executable, TOOL, tmp_path / "nowhere"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2
-    assert done.stderr == f"verify_data.py: error: {tmp_path / 'nowhere'}: no such folder\n"
+    assert done.stderr == f"verify_data.py: error: {tmp_path / 'nowhere'}: no such folder or file\n"
 
 
 def test_good_data(data, verify):
     done = verify(data, "--workers", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == [
-        "train: 6 images of 2 classes, 2 (b) to 4 (a) a class, 31x20 to 90x70 pixels",
-        "val: 2 images of 2 classes, 1 (a) to 1 (a) a class, 90x70 to 90x70 pixels",
+        "train: 6 images of 2 classes, 2 (b) to 4 (a) per class, 31x20 to 90x70 pixels",
+        "val: 2 images of 2 classes, 1 (a) to 1 (a) per class, 90x70 to 90x70 pixels",
     ]
     assert done.stderr == ""
 
 
-def test_all_unreadable_images_are_named(data, verify):
+def test_unreadable_images_are_listed(data, verify):
     bad = [data / "train" / "a" / "000.jpg", data / "train" / "b" / "004.jpg"]
     bad[0].write_bytes(b"no image at all")
     bad[1].write_bytes(bad[1].read_bytes()[:900])
@@ -66,18 +67,35 @@ def test_all_unreadable_images_are_named(data, verify):
     assert done.returncode == 2
     lines = done.stderr.splitlines()
     assert lines[0] == f"{bad[0]}: not an image"
-    assert lines[1].startswith(f"{bad[1]}: damaged (")
-    assert lines[2] == f"{empty}: empty, or no permission to read it"
-    assert lines[3] == f"verify_data.py: error: {data}: 3 unreadable images, named above"
+    assert lines[1].startswith(f"{bad[1]}: damaged image (")
+    assert lines[2] == f"{empty}: empty file"
+    assert lines[3] == f"verify_data.py: error: {data}: 3 unreadable images, listed above"
     assert len(lines) == 4
 
 
-@pytest.mark.skipif(not has_dali(), reason="DALI is not installed")
-def test_image_that_only_pil_reads_is_named(data, verify):
+def test_conversions_are_reported(data, verify):
     noise_image(0).save(data / "val" / "a" / "000.jpg", format="GIF")
+    noise_image(1).convert("L").save(data / "train" / "a" / "000.jpg")
+    noise_image(2).convert("L").save(data / "train" / "a" / "001.jpg")
     done = verify(data)
+    assert done.returncode == 0
+    gray = data / "train" / "a" / "000.jpg"
+    assert f"train: gray to RGB: 2 images, e.g. {gray}" in done.stdout.splitlines()
+    assert "val: palette to RGB: 1 images, e.g. " in done.stdout
+
+
+def test_names_that_no_terminal_shows(tmp_path, verify):
+    for split in ("train", "val"):
+        folder = tmp_path / split / os.fsdecode(b"caf\xe9")
+        folder.mkdir(parents=True)
+        noise_image(0).save(folder / "a\nb.jpg")
+    (folder / "a\nb.jpg").write_bytes(b"bad")
+    done = verify(tmp_path)
     assert done.returncode == 2
-    assert "000.jpg: PIL can decode it, but DALI cannot" in done.stderr
+    assert r"1 (caf\xe9) to 1 (caf\xe9) per class" in done.stdout
+    assert done.stderr.splitlines()[0].endswith(r"val/caf\xe9/a\nb.jpg: not an image")
+    done.stdout.encode("ascii")
+    assert done.stderr.count("\n") == 2
 
 
 def test_tars(tmp_path, verify):
@@ -86,19 +104,19 @@ def test_tars(tmp_path, verify):
         write_tar(tmp_path / f"{split}-0.tar", members)
     done = verify(tmp_path)
     assert done.returncode == 2
-    assert f"{tmp_path / 'val-0.tar'}: 2.jpg: not an image" in done.stderr.splitlines()
+    assert f"{tmp_path / 'val-0.tar'}/2.jpg: not an image" in done.stderr.splitlines()
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "verify_data.py: error: nowhere: no such folder"),
-        ([".", "--workers", "0"], "verify_data.py: error: --workers 0: takes 1 or more"),
+        (["nowhere"], "verify_data.py: error: nowhere: no such folder or file"),
+        ([".", "--workers", "0"], "verify_data.py: error: --workers 0: expected 1 or more"),
         ([".", "--worker", "2"], "verify_data.py: error: "),
         ([], "verify_data.py: error: "),
     ],
 )
-def test_mistakes_are_told_in_one_line(arguments, said, verify):
+def test_mistakes_give_one_line(arguments, said, verify):
     done = verify(*arguments)
     assert done.returncode == 2
     assert done.stderr.startswith(said)

@@ -46,8 +46,8 @@ class _Images(Dataset):
 
 
 def _freeze(worker_id: int) -> None:
-    # A worker must not collect what it inherited: the destructor of a DALI pipeline waits for
-    # threads that a forked process does not have.
+    # A forked worker must not collect what it inherited: the destructor of a DALI pipeline waits
+    # for threads that the worker does not have, or crashes.
     gc.freeze()
 
 
@@ -76,7 +76,7 @@ class TorchLoader(SquareLoader):
 
     def __init__(self, split: Split, **options: Any) -> None:
         super().__init__(split, **options)
-        self._keys = _Batches()
+        self._keys, self._started = _Batches(), False
         self._data_loader = DataLoader(
             _Images(split, self._views),
             batch_sampler=self._keys,
@@ -89,6 +89,9 @@ class TorchLoader(SquareLoader):
         )
 
     def _batches(self, indices: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        if not self._started:
+            gc.collect()  # else the workers might, before they are frozen
+            self._started = True
         self._keys.keys = [[(self._epoch, i) for i in batch.tolist()] for batch in indices]
         for batch in self._data_loader:
             if isinstance(batch, UserError):

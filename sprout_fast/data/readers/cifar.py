@@ -9,6 +9,7 @@ from torchvision.datasets import CIFAR10, CIFAR100
 
 from sprout_fast.data.listing import READERS, ArraySplit, Listing
 from sprout_fast.data.names import printable
+from sprout_fast.data.readers.tar import unpacked
 from sprout_fast.errors import UserError
 
 _KINDS = (CIFAR10, CIFAR100)
@@ -19,11 +20,14 @@ def scan_cifar(data: Path) -> Listing | None:
     """Read the data set, or return None if there is none at ``data``.
 
     Args:
-        data: ``cifar-10-batches-py`` or ``cifar-100-python``, or the folder that holds one of them.
+        data: ``cifar-10-batches-py`` or ``cifar-100-python``, the folder that holds one of them, or
+            the archive that torchvision downloads, compressed or not.
 
     Raises:
         UserError: both are there, or a file is missing or fails its checksum.
     """
+    if data.is_file():
+        data = unpacked(data, [kind.base_folder for kind in _KINDS]) or data
     found = [(kind, root) for kind in _KINDS for root in _roots(kind, data)]
     if not found:
         return None

@@ -129,6 +129,31 @@ def list_members(tar: Path) -> tuple[Path, dict[str, Member]]:
     return file, members
 
 
+def unpacked(tar: Path, folders: Collection[str]) -> Path | None:
+    """Unpack a tar that begins with one of ``folders``; return where, or None.
+
+    The copy lives as long as the process.
+
+    Raises:
+        UserError: the tar cannot be read or is cut off.
+    """
+    try:
+        with tarfile.open(_uncompressed(tar), "r:") as archive:
+            first = archive.next()
+    except (OSError, EOFError, lzma.LZMAError, tarfile.TarError):
+        return None  # the reader of image folders will say what is wrong
+    if first is None or PurePosixPath(first.name).parts[:1] not in {(name,) for name in folders}:
+        return None
+    file, members = list_members(tar)
+    root = Path(tempfile.mkdtemp(dir=_temporary_folder().name))
+    with file.open("rb") as content:
+        for name, member in members.items():
+            content.seek(member.offset)
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(content.read(member.size))
+    return root
+
+
 @READERS.register("tar")
 def scan_image_tar(tar: Path) -> Listing | None:
     """List the images of a tar by the rules of ``scan_folder``, or return None if not a file.
