@@ -14,6 +14,7 @@ from sprout_fast import _lazy, _library
 from sprout_fast._version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from sprout_fast import evaluation as evaluation
     from sprout_fast import ops as ops
     from sprout_fast import reference as reference
     from sprout_fast._library import build_info as build_info
@@ -38,6 +39,7 @@ else:
         __name__,
         {
             "_library": ["build_info", "cmake_prefix_path"],
+            "evaluation": [],
             "evaluation.evaluate": ["evaluate"],
             "models.checkpoint": ["load_model"],
             "nn.loss": ["SproutLoss"],
