@@ -184,10 +184,15 @@ def test_wheel_with_another_torch(other_python, tmp_path):
 
 
 def test_op_tests_of_the_sdist_on_its_wheel(other_python, unpacked):
-    tests = [f"tests/ops/test_{op}.py" for op in ("pgd_step", "philox")]
     pytest_program = other_python.with_name("pytest")  # which leaves sprout_fast/ here aside
+    env = {"PATH": BARE_PATH}
     out = run(
-        pytest_program, "-p", "no:cacheprovider", *tests, cwd=unpacked, env={"PATH": BARE_PATH}
+        pytest_program,
+        "-p",
+        "no:cacheprovider",
+        "tests/ops/test_pgd_step.py",
+        cwd=unpacked,
+        env=env,
     )
     assert int(re.search(r"^(\d+) passed", out, re.MULTILINE)[1]) > 20
 
