@@ -1,4 +1,4 @@
-"""Errors that one line explains, told without a traceback by the command lines."""
+"""Errors that one line explains; the command lines report them without a traceback."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ class UserError(ValueError):
     """A mistake that the user can correct: a missing folder, an unknown name, a wrong file.
 
     The command lines print it in one line, without a traceback, and exit with status 2. The message
-    names the thing, what was got and what is accepted.
+    says what is wrong, what was given and what is expected.
 
     Args:
-        message: one sentence; where ``option`` is given it begins with the option's value.
-        option: the parameter at fault, spelled as in Python. The text then begins with it; a
+        message: One sentence. With ``option``, it starts with the option's value.
+        option: The parameter at fault, as spelled in Python. The text then starts with it; a
             command line prints its flag instead (``--batch-size`` for ``batch_size``).
 
     >>> raise UserError("64: larger than the training set (50 images)", option="batch_size")

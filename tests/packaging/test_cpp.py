@@ -61,6 +61,19 @@ def test_program_computes_what_python_computes(programs, program):
     torch.testing.assert_close(printed[4:], log_gamma, rtol=1e-6, atol=1e-6)
 
 
+def test_headers_are_complete():
+    """Each compiles alone, as the only one that a program includes."""
+    include = Path(sprout_fast.cmake_prefix_path) / "include"
+    headers = sorted(include.rglob("*.h"))
+    assert include / "sprout_fast" / "call_op.h" in headers
+    # Those for device code need nvcc.
+    headers = [path for path in headers if path.name not in ("device_types.h", "reduce.h")]
+    options = ["-I", include, "-I", Path(torch.__file__).parent / "include"]
+    command = ["c++", "-std=c++17", "-fsyntax-only", "-x", "c++", *options, *headers]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_install_without_the_python_package(tmp_path):
     """cmake --install of a build folder, for a project that specifies torch instead of a Python."""
     build = ROOT / "build" / f"cmake-torch{torch.__version__}"

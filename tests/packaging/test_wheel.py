@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
 import sys
 import sysconfig
 import tarfile
@@ -153,6 +152,17 @@ def test_wheel_uses_the_limited_api_only(wheel):
         assert result["baseline"] == "3.10"
 
 
+def test_wheel_can_be_a_manylinux_wheel(wheel):
+    """auditwheel: nothing outside the wheel but torch's libraries and old symbols of the system's.
+
+    Which glibc is needed depends on the building machine: 2.28 in cibuildwheel's image.
+    """
+    shown = " ".join(run(sys.executable, "-m", "auditwheel", "show", wheel).split())
+    assert re.search(r'constrains the platform tag to "manylinux_2_\d+_', shown), shown
+    versioned = re.findall(r"(lib\w+(?:\+\+)?\.so\.\d+) with versions", shown)
+    assert set(versioned) <= {"libc.so.6", "libgcc_s.so.1", "libm.so.6", "libstdc++.so.6"}
+
+
 def test_no_gpu_and_no_toolkit():
     run(sys.executable, "-c", USES_THE_OPS, env={"PATH": BARE_PATH})
 
@@ -174,22 +184,17 @@ def test_wheel_with_another_torch(other_python, tmp_path):
 
 
 def test_op_tests_of_the_sdist_on_its_wheel(other_python, unpacked):
-    tests = [f"tests/ops/test_{op}.py" for op in ("pgd_step", "philox")]
     pytest_program = other_python.with_name("pytest")  # which leaves sprout_fast/ here aside
+    env = {"PATH": BARE_PATH}
     out = run(
-        pytest_program, "-p", "no:cacheprovider", *tests, cwd=unpacked, env={"PATH": BARE_PATH}
+        pytest_program,
+        "-p",
+        "no:cacheprovider",
+        "tests/ops/test_pgd_step.py",
+        cwd=unpacked,
+        env=env,
     )
     assert int(re.search(r"^(\d+) passed", out, re.MULTILINE)[1]) > 20
-
-
-def test_programs_without_their_packages(other_python, tmp_path):
-    """The wheel alone brings torch; what else a program needs is named with the way to get it."""
-    done = subprocess.run(
-        [other_python.with_name("sprout-train-imagenet"), "--help"],
-        cwd=tmp_path, env={"PATH": BARE_PATH}, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
-    assert "pip install 'sprout_fast[train]'" in done.stderr
 
 
 def test_cpp_project_with_the_wheel(other_python, tmp_path):
@@ -239,7 +244,7 @@ def test_train_and_evaluate_outside_the_checkout(installed, tmp_path):
     """Two steps on the sample set, then an evaluation of their checkpoint, from the wheel."""
     env = {"PATH": BARE_PATH, "HOME": str(tmp_path), "OMP_NUM_THREADS": "2"}
     small = ["--arch", "resnet18", "--image-size", "32", "--batch-size", "4", "--workers", "1"]
-    steps = ["--max-steps", "2", "--out", "run"]
+    steps = ["--max-steps", "2", "--final-attack-images", "2", "--out", "run"]
     run(installed / "sprout-train-imagenet", *small, *steps, cwd=tmp_path, env=env)
     assert (tmp_path / "run" / "last.pt").exists()
     trial = ["--limit", "4", "--scale", "0.01", "--out", "report"]
