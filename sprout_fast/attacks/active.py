@@ -44,7 +44,7 @@ class ActiveSet:
 
 
 def is_misclassified(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return whether the label's logit, of logits [B, K], is not the largest or any is NaN.
+    """Return whether the label's logit is not the largest or any is NaN: [B, K] to bool [B].
 
     >>> is_misclassified(torch.tensor([[2.0, 1.0], [1.0, float("nan")]]), torch.tensor([0, 0]))
     tensor([False,  True])
