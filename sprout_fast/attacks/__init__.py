@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 from sprout_fast._lazy import attach as _attach
 
 if TYPE_CHECKING:
-    from sprout_fast.attacks.attack import Attack as Attack
     from sprout_fast.attacks.balls import BALLS as BALLS
     from sprout_fast.attacks.base import ATTACKS as ATTACKS
+    from sprout_fast.attacks.base import Attack as Attack
     from sprout_fast.attacks.losses import LOSSES as LOSSES
 else:
     __getattr__, __dir__, __all__ = _attach(
         __name__,
-        {"attack": ["Attack"], "balls": ["BALLS"], "base": ["ATTACKS"], "losses": ["LOSSES"]},
+        {"balls": ["BALLS"], "base": ["ATTACKS", "Attack"], "losses": ["LOSSES"]},
     )

@@ -25,7 +25,6 @@ class Sprout(Method, name="sprout"):
     same loss.
 
     Args:
-        setting: properties of the run.
         modules: parts that are on, for ablations, separated by commas: any of ga, mixup, dirichlet
             and ls (label smoothing by alpha, which with dirichlet keeps beta at 1/K); options of a
             part that is off have no effect.
