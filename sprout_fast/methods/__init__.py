@@ -10,20 +10,6 @@ keyword-only arguments of its ``__init__``, with their descriptions in the class
 options of the command line.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from sprout_fast._lazy import attach as _attach
 
-if TYPE_CHECKING:
-    from sprout_fast.methods.base import METHODS as METHODS
-    from sprout_fast.methods.base import Method as Method
-    from sprout_fast.methods.base import MethodSetting as MethodSetting
-    from sprout_fast.methods.base import Optimize as Optimize
-    from sprout_fast.methods.base import build_method as build_method
-else:
-    __getattr__, __dir__, __all__ = _attach(
-        __name__,
-        {"base": ["METHODS", "Method", "MethodSetting", "Optimize", "build_method"]},
-    )
+__getattr__, __dir__, __all__ = _attach(__name__, __file__)
