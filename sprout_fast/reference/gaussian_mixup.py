@@ -23,9 +23,8 @@ def image_noise(rng_state: Tensor, shape: Sequence[int]) -> Tensor:
     b, c, h, w = shape
     element = int(rng_state[2]) * c * h * w + torch.arange(b * c * h * w)
     words = philox_words(rng_state, STREAM_IMAGE_NOISE, element - element % 4)
-    first, second = normal_pair(words[:, 0], words[:, 1])
-    third, fourth = normal_pair(words[:, 2], words[:, 3])
-    normals = torch.stack([first, second, third, fourth], -1)
+    pairs = *normal_pair(words[:, 0], words[:, 1]), *normal_pair(words[:, 2], words[:, 3])
+    normals = torch.stack(pairs, -1)
     chosen = normals.gather(1, (element % 4).unsqueeze(1))
     return chosen.view(b, h, w, c).permute(0, 3, 1, 2)
 
