@@ -40,14 +40,13 @@ class SproutLoss(nn.Module):
 
     Args:
         num_classes: number of classes K.
-        alpha, scale, label_mode: see :func:`sprout_fast.sprout_loss`.
+        alpha, scale, label_mode, beta_grad: see :func:`sprout_fast.sprout_loss`. ``beta_grad`` None
+            means ``"implicit"`` for fewer than 100 classes and ``"expected"`` otherwise, since the
+            noise of the implicit gradient then exceeds its mean.
         labels_per_pair: 1 draws one label for the mixed pair. 2 draws one for each of the two
             images and mixes their losses by ``lam``, of which there must be one per batch, as the
             authors' code does.
         beta_init: initial value of beta in every class, in [0, 1e6]; None draws it as above.
-        beta_grad: see :func:`sprout_fast.sprout_loss`. None means ``"implicit"`` for fewer than 100
-            classes and ``"expected"`` otherwise, since the noise of the implicit gradient then
-            exceeds its mean.
         beta_lr: step size gamma_beta of the ascent; None means 0.5/K, in proportion to beta_0.
         beta_momentum, beta_weight_decay: as in ``torch.optim.SGD(maximize=True)``. 0 in the paper,
             0.9 and 5e-4 in the authors' code.

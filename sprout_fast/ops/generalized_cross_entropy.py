@@ -48,7 +48,7 @@ def generalized_cross_entropy(
     """
     arguments = (logits, target, label_smoothing, reduction)
     if _shared.forward_gives_gradient(logits) and not getattr(target, "requires_grad", False):
-        return _GradientInForward.apply(*arguments)
+        return _GradientInForward.apply(*arguments, True)
     return _cross_entropy(*arguments, False)
 
 
@@ -56,9 +56,9 @@ class _GradientInForward(torch.autograd.Function):
     """:func:`generalized_cross_entropy` with the gradient computed in the forward pass."""
 
     @staticmethod
-    def forward(ctx, *arguments):
-        output = _shared.call_op("generalized_cross_entropy", *arguments, True)
-        _setup_context(ctx, (*arguments, None), output)
+    def forward(ctx, *inputs):
+        output = _shared.call_op("generalized_cross_entropy", *inputs)
+        _setup_context(ctx, inputs, output)
         loss, _, ctx.grad_logits = output
         return loss
 
@@ -67,11 +67,11 @@ class _GradientInForward(torch.autograd.Function):
         (grad_loss,) = grad_outputs
         grad_logits, ctx.grad_logits = ctx.grad_logits, None
         if torch.is_grad_enabled():  # create_graph: the op has to refuse
-            return _backward(ctx, grad_loss)[:-1]
+            return _backward(ctx, grad_loss)
         if grad_logits is None:  # handed out: a second backward pass recomputes the same bits
             arguments = *ctx.saved_tensors[:2], *ctx.scalars
             grad_logits = _shared.call_op("generalized_cross_entropy", *arguments, True)[2]
-        return _shared.scale_(grad_logits, grad_loss), None, None, None
+        return _shared.scale_(grad_logits, grad_loss), None, None, None, None
 
 
 _ROW_STATS = 4  # CrossEntropyStat in csrc/ops/generalized_cross_entropy_args.h

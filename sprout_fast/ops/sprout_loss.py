@@ -78,7 +78,7 @@ def sprout_loss(
     if _shared.forward_gives_gradient(logits):
         has_grad = beta is not None and beta.requires_grad
         wants_grad_beta = has_grad and beta_grad != "none" and reduction != "none"
-        return _GradientInForward.apply(*arguments, wants_grad_beta)[0]
+        return _GradientInForward.apply(*arguments, wants_grad_beta, True)[0]
     return _sprout_loss(*arguments, False, False)[0]
 
 
@@ -112,14 +112,13 @@ def sprout_loss_and_grad_beta(arguments: SproutLossArguments) -> tuple[Tensor, T
     """
     arguments = arguments._replace(beta=arguments.beta.detach())
     if _shared.forward_gives_gradient(arguments.logits):
-        return _GradientInForward.apply(*arguments, True)
+        return _GradientInForward.apply(*arguments, True, True)
     loss, grad_beta = _sprout_loss(*arguments, True, False)
     return loss, grad_beta.detach()
 
 
-def _gradients(grad_logits: Tensor, grad_beta: Tensor | None, own: int) -> tuple:
-    """Return one gradient per input of an op, of which ``own`` come after the shared ones."""
-    gradients: list[Tensor | None] = [None] * (_SHARED + own)
+def _gradients(grad_logits: Tensor | None, grad_beta: Tensor | None) -> tuple:
+    gradients: list[Tensor | None] = [None] * (_SHARED + 2)  # one per input of the op
     gradients[0], gradients[_BETA] = grad_logits, grad_beta
     return tuple(gradients)
 
@@ -132,27 +131,26 @@ class _GradientInForward(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *inputs):
-        *arguments, wants_grad_beta = inputs
-        output = _shared.call_op("sprout_loss", *arguments, wants_grad_beta, True)
+        output = _shared.call_op("sprout_loss", *inputs)
         loss, grad_beta, _, grad_logits = output
-        _setup_context(ctx, arguments, output)
+        _setup_context(ctx, inputs, output)
         ctx.mark_non_differentiable(grad_beta)
         ctx.set_materialize_grads(False)  # the gradient of grad_beta would be zeros
-        ctx.gradients = grad_logits, grad_beta if wants_grad_beta else None
+        ctx.gradients = grad_logits, grad_beta if inputs[_SHARED] else None  # return_grad_beta
         return loss, grad_beta
 
     @staticmethod
     def backward(ctx, *grad_outputs):
         grad_loss, _ = grad_outputs
         if grad_loss is None:  # the loss went into a function that passes no gradient on
-            return (None,) * (_SHARED + 1)
+            return _gradients(None, None)
         (grad_logits, grad_beta), ctx.gradients = ctx.gradients, (None, None)
         wants_beta = ctx.needs_input_grad[_BETA] and ctx.beta_grad != "none"
         # A second backward pass finds them handed out; with create_graph the op has to refuse.
         if torch.is_grad_enabled() or grad_logits is None or (wants_beta and grad_beta is None):
-            return _backward(ctx, grad_loss)[: _SHARED + 1]
+            return _backward(ctx, grad_loss)
         grad_beta = _shared.scale_(grad_beta, grad_loss) if wants_beta else None
-        return _gradients(_shared.scale_(grad_logits, grad_loss), grad_beta, 1)
+        return _gradients(_shared.scale_(grad_logits, grad_loss), grad_beta)
 
 
 _ROW_STATS = 7  # RowStat in csrc/ops/sprout_loss_args.h
@@ -193,7 +191,7 @@ def _backward(ctx, grad_loss, *_):
         arguments = arguments._replace(beta_grad="none")
     inputs = *arguments, row_stats, grad_loss
     grad_logits, grad_beta = _shared.call_op("sprout_loss_backward", *inputs)
-    return _gradients(grad_logits, grad_beta if wants_beta else None, 2)
+    return _gradients(grad_logits, grad_beta if wants_beta else None)
 
 
 _sprout_loss = _shared.register_autograd("sprout_loss", _backward, _setup_context, outputs=2)
