@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from sprout_fast.data import Loaders, build_loaders
-from sprout_fast.data.sample_set import make_sample_set
+from sprout_fast import models
+from sprout_fast.data import build_loaders, make_sample_set, scan
 from sprout_fast.distributed import World
 from sprout_fast.errors import UserError
-from sprout_fast.methods import Method, MethodSetting, build_method
-from sprout_fast.models import (
-    Normalized,
-    create_model,
-    default_normalization,
-    is_arch,
-    load_weights,
-)
+from sprout_fast.methods import MethodSetting, build_method
 from sprout_fast.training.config import TrainConfig
-from sprout_fast.training.ema import averaged
-from sprout_fast.training.initialization import zero_init_residual
-from sprout_fast.training.loop import Position, Trainer, steps_per_epoch
-from sprout_fast.training.metrics import MetricsLog
-from sprout_fast.training.optim import build_optimizer, build_scheduler
+from sprout_fast.training.loop import Trainer, steps_per_epoch
+from sprout_fast.training.optim import averaged, build_optimizer, build_scheduler
 from sprout_fast.training.progress import Display
-from sprout_fast.training.run_folder import prepare_folder
 from sprout_fast.training.step import AMP_DTYPES, OptimizeStep
-
-Channels = tuple[float, float, float]
 
 
 def build_trainer(
@@ -41,105 +30,37 @@ def build_trainer(
     display: Display,
     checkpoint: Mapping[str, Any] | None = None,
 ) -> Trainer:
-    """Return the trainer for a resolved ``config``; nothing is written before all else succeeded.
-
-    Args:
-        config: the options, with a value in place of every None.
-        world: this process.
-        display: where log lines go.
-        checkpoint: content of ``config.resume``, which the trainer continues from.
+    """Return the trainer for a resolved ``config``, which continues from ``checkpoint`` if given.
 
     Raises:
         UserError: an option, the data or a file that does not fit.
     """
     torch.manual_seed(config.seed)
-    mean, std = default_normalization(config.arch)
+    mean, std = models.default_normalization(config.arch)
     if config.normalization == "none":
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    loaders = _load_data(config, world, display)
-    if checkpoint is not None and checkpoint["config"]["classes"] != loaders.classes:
+    data = _data_path(config, world, display)
+    listing = scan(data)
+    num_classes = len(listing.classes)
+    if checkpoint is not None and checkpoint["config"]["classes"] != listing.classes:
         raise UserError(
             f"{config.resume}: its classes differ from those of {config.data}", option="resume"
         )
-    method = _build_method(config, len(loaders.classes), mean, std, world)
-    steps = steps_per_epoch(len(loaders.train), config.accumulation_steps, method.passes)
-    if steps == 0:
-        raise UserError(
-            f"{config.accumulation_steps}: more than the {len(loaders.train)} batches per epoch",
-            option="accumulation_steps",
-        )
-    model = _build_model(config, len(loaders.classes), world, display)
-    ema = None if config.ema is None else averaged(model, config.ema)
-    evaluated = Normalized(model if ema is None else ema.module, mean, std).to(world.device)
-    wrapped, network = _wrapped(model, config, world)
-    optimizer = build_optimizer(
-        config.optimizer,
-        model,
-        lr=config.lr,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        norm_decay=config.norm_decay,
-    )
-    optimize = OptimizeStep(
-        wrapped,
-        Normalized(network, mean, std).to(world.device),
-        optimizer,
-        build_scheduler(
-            optimizer,
-            config.schedule,
-            warmup_steps=round(config.warmup_epochs * steps),
-            total_steps=config.epochs * steps,
-        ),
-        GradScaler(world.device.type, enabled=config.amp == "fp16"),
+    setting = MethodSetting(
+        num_classes=num_classes,
+        mean=mean,
+        std=std,
+        dtype=AMP_DTYPES[config.amp] or torch.float32,
         accumulation_steps=config.accumulation_steps,
-        amp_dtype=AMP_DTYPES[config.amp],
-        memory_format=_memory_format(config),
-        ema=ema,
+        seed=config.seed,
+        first_row=world.rank * config.batch_size,
+        device=world.device,
     )
-    if world.is_main:
-        prepare_folder(config, display)
-    world.barrier()
-
-    def metrics(at: Position) -> MetricsLog:
-        return MetricsLog(config.out, method.statistics(), at.epoch, at.step)
-
-    trainer = Trainer(
-        model=model,
-        evaluated=evaluated,
-        method=method,
-        optimize=optimize,
-        loaders=loaders,
-        epochs=config.epochs,
-        world=world,
-        out=config.out if world.is_main else None,
-        record=config.stored()
-        | {
-            "num_classes": len(loaders.classes),
-            "classes": list(loaders.classes),
-            "mean": list(mean),
-            "std": list(std),
-        },
-        display=display,
-        metrics=metrics if world.is_main else None,
-    )
-    if checkpoint is not None:
-        trainer.restore(checkpoint)
-    return trainer
-
-
-def _load_data(config: TrainConfig, world: World, display: Display) -> Loaders:
-    data = config.data
-    if data is None:
-        data = config.out.parent / "sample_set"
-        if world.is_main:
-            make_sample_set(data)
-            display.line(
-                f"no data given: training on a generated sample set of 10 classes in {data}, with a"
-                " short schedule"
-            )
-        world.barrier()
+    # Before the loaders, which may decode all images: a mistake in its options is reported at once.
+    method = build_method(config.method, setting, **config.method_options())
     loaders = build_loaders(
         data,
+        listing=listing,
         loader=config.loader,
         batch_size=config.batch_size,
         image_size=config.image_size,
@@ -151,62 +72,123 @@ def _load_data(config: TrainConfig, world: World, display: Display) -> Loaders:
         num_shards=world.size,
     )
     display.line(loaders.description)
-    return loaders
-
-
-def _build_method(
-    config: TrainConfig, num_classes: int, mean: Channels, std: Channels, world: World
-) -> Method:
-    setting = MethodSetting(
-        num_classes=num_classes,
-        mean=mean,
-        std=std,
-        dtype=AMP_DTYPES[config.amp] or torch.float32,
-        accumulation_steps=config.accumulation_steps,
-        seed=config.seed,
-        first_row=world.rank * config.batch_size,
-        device=world.device,
+    steps = steps_per_epoch(len(loaders.train), config.accumulation_steps, method.passes)
+    if steps == 0:
+        raise UserError(
+            f"{config.accumulation_steps}: more than the {len(loaders.train)} batches per epoch",
+            option="accumulation_steps",
+        )
+    memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
+    model = _build_model(config, num_classes, world, display)
+    model = model.to(world.device).to(memory_format=memory_format)
+    ema = None if config.ema is None else averaged(model, config.ema)
+    evaluated = models.Normalized(model if ema is None else ema.module, mean, std).to(world.device)
+    wrapped, network = _wrapped(model, config, world)
+    optimizer = build_optimizer(
+        config.optimizer,
+        model,
+        lr=config.lr,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+        norm_decay=config.norm_decay,
     )
-    return build_method(config.method, setting, **config.method_options())
+    warmup_steps, total_steps = round(config.warmup_epochs * steps), config.epochs * steps
+    optimize = OptimizeStep(
+        wrapped,
+        models.Normalized(network, mean, std).to(world.device),
+        optimizer,
+        build_scheduler(
+            optimizer, config.schedule, warmup_steps=warmup_steps, total_steps=total_steps
+        ),
+        GradScaler(world.device.type, enabled=config.amp == "fp16"),
+        accumulation_steps=config.accumulation_steps,
+        amp_dtype=AMP_DTYPES[config.amp],
+        memory_format=memory_format,
+        ema=ema,
+    )
+    record = {"num_classes": num_classes, "classes": list(listing.classes)}
+    trainer = Trainer(
+        model=model,
+        evaluated=evaluated,
+        method=method,
+        optimize=optimize,
+        loaders=loaders,
+        epochs=config.epochs,
+        world=world,
+        out=config.out if world.is_main else None,
+        keep_every=config.keep_every,
+        record=config.stored() | record | {"mean": list(mean), "std": list(std)},
+        display=display,
+    )
+    if checkpoint is not None:
+        trainer.restore(checkpoint)
+    return trainer
+
+
+def _data_path(config: TrainConfig, world: World, display: Display) -> Path:
+    """Return ``config.data``, or the path of the sample set, which is generated if need be."""
+    if config.data is not None:
+        return config.data
+    data = config.out.parent / "sample_set"
+    if world.is_main:
+        make_sample_set(data)
+        display.line(
+            f"no data given: training on a generated sample set of 10 classes in {data}, with a"
+            " short schedule"
+        )
+    world.barrier()
+    return data
 
 
 def _build_model(
     config: TrainConfig, num_classes: int, world: World, display: Display
 ) -> nn.Module:
     small = f"cifar_{config.arch}"
-    if config.data is not None and config.image_size <= 64 and is_arch(small):
+    if config.data is not None and config.image_size <= 64 and models.is_arch(small):
         display.warn(
             f"{config.arch} is torchvision's, made for large images; for {config.image_size} pixels"
             f" use {small}"
         )
-    model = create_model(config.arch, num_classes, image_size=config.image_size)
+    model = models.create_model(config.arch, num_classes, image_size=config.image_size)
     if world.rank:
         torch.manual_seed(config.seed + world.rank)  # dropout differs from process to process
-    zero_init_residual(model)
+    _zero_init_residual(model)
     if config.weights is not None:
-        display.line(load_weights(model, config.weights, reset_head=config.reset_head))
-    return model.to(world.device).to(memory_format=_memory_format(config))
+        display.line(models.load_weights(model, config.weights, reset_head=config.reset_head))
+    return model
+
+
+def _zero_init_residual(model: nn.Module) -> None:
+    """Set the scale of the last norm in each residual block of a torchvision ResNet to 0.
+
+    Every block then starts as the identity (Goyal et al. 2017, "Accurate, Large Minibatch SGD",
+    section 5.1). Without it the output's variance grows with each of ResNet-152's 50 blocks, and in
+    a short schedule its loss rises to four times that of chance instead of decreasing.
+
+    >>> from torchvision.models import resnet18
+    >>> model = resnet18()
+    >>> _zero_init_residual(model)
+    >>> model.layer1[0].bn2.weight.abs().sum().item()
+    0.0
+    """
+    for module in model.modules():
+        if isinstance(module, (BasicBlock, Bottleneck)):
+            last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+            assert isinstance(last.weight, nn.Parameter)
+            nn.init.zeros_(last.weight)
 
 
 def _wrapped(model: nn.Module, config: TrainConfig, world: World) -> tuple[nn.Module, nn.Module]:
     """Return the model as it is trained, and as the attacks of the method see it."""
-    network = _compiled(model, config)
+
+    def compiled(module: nn.Module) -> nn.Module:
+        return torch.compile(module) if config.compile else module  # pyright: ignore
+
+    network = compiled(model)
     if world.size == 1:
         return network, network
     ids = [world.device.index] if world.device.type == "cuda" else None
     # Each process keeps batch norm statistics of its own until validation: a broadcast before every
     # forward pass would write into what the first of two passes saved for backward.
     parallel = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
-    return _compiled(parallel, config), network
-
-
-def _compiled(model: nn.Module, config: TrainConfig) -> nn.Module:
-    if not config.compile:
-        return model
-    compiled = torch.compile(model)
-    assert isinstance(compiled, nn.Module)
-    return compiled
-
-
-def _memory_format(config: TrainConfig) -> torch.memory_format:
-    return torch.channels_last if config.channels_last else torch.contiguous_format
+    return compiled(parallel), network

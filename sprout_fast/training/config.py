@@ -145,6 +145,8 @@ class OutputOptions:
     out: Auto[Path] = None
     """Folder for last.pt, best.pt, config.yaml, metrics.csv and TensorBoard events. Default:
     runs/ARCH-METHOD, followed by a number if that exists."""
+    keep_every: Auto[int] = None
+    """Also keep a copy of last.pt as epoch-NNN.pt every this many epochs. Default: never."""
     max_steps: Auto[int] = None
     """Stop after this many optimizer steps, save last.pt and report."""
     final_attack_images: Auto[int] = None
@@ -189,14 +191,14 @@ def _method_help(options: Mapping[str, MethodOption]) -> str:
         elif shown:
             listed = (f"{value} ({', '.join(users)})" for value, users in shown.items())
             text += f". Default: {', '.join(listed)}"
-        who = f"{', '.join(methods)}: " if len(options) > 1 else ""
-        lines.append(f"{who}{text if who else text[0].upper() + text[1:]}.")
+        alone = len(options) == 1
+        who = "" if alone else f"{', '.join(methods)}: "
+        lines.append(f"{who}{text[0].upper() + text[1:] if alone else text}.")
     return "\n".join(lines)
 
 
-_METHOD_GROUPS = _method_groups()
 # Any, since type checkers cannot know the fields. Base classes are in reverse order of --help.
-_MethodOptions: Any = dataclasses.make_dataclass("_MethodOptions", [], bases=_METHOD_GROUPS[::-1])
+_MethodOptions: Any = dataclasses.make_dataclass("_MethodOptions", [], bases=_method_groups()[::-1])
 
 
 @dataclass
@@ -223,17 +225,17 @@ class TrainConfig(
 
     def method_options(self) -> dict[str, Any]:
         """Return the options of methods that were given, by name."""
-        names = [field.name for field in dataclasses.fields(_MethodOptions)]
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(_MethodOptions)}
+        return {name: value for name, value in values.items() if value is not None}
 
     def stored(self) -> dict[str, Any]:
         """Return plain values for config.yaml and for checkpoints."""
-        values = {}
-        for field in dataclasses.fields(self):
-            if field.name not in INVOCATION_ONLY:
-                value = getattr(self, field.name)
-                values[field.name] = str(value) if isinstance(value, Path) else value
-        return values
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {
+            name: str(value) if isinstance(value, Path) else value
+            for name, value in values.items()
+            if name not in INVOCATION_ONLY
+        }
 
     def check(self) -> None:
         """Check each option by itself and the few that exclude each other.
@@ -245,11 +247,9 @@ class TrainConfig(
         for name, hint in typing.get_type_hints(type(self)).items():
             value, choices = getattr(self, name), literal_choices(hint)
             if value is not None and choices and value not in choices:
-                names = [str(choice) for choice in choices]
-                raise UserError(
-                    f"{value}: expected one of {', '.join(names)}{nearest(str(value), names)}",
-                    option=name,
-                )
+                names = ", ".join(map(str, choices))
+                hint = nearest(str(value), map(str, choices))
+                raise UserError(f"{value}: expected one of {names}{hint}", option=name)
         at_least = {
             "epochs": 1,
             "batch_size": 2,  # Mixup needs a partner, batch norm a variance
@@ -262,6 +262,7 @@ class TrainConfig(
             "accumulation_steps": 1,
             "seed": 0,
             "final_attack_images": 0,
+            "keep_every": 1,
             "max_steps": 1,
         }
         for name, low in at_least.items():
@@ -279,30 +280,22 @@ class TrainConfig(
         if self.weights is not None and not self.weights.exists():
             raise UserError(f"{self.weights}: no such file", option="weights")
         if self.resume is not None and self.weights is not None:
-            raise UserError(
-                f"{self.weights}: excluded by resume, since the checkpoint has its own weights",
-                option="weights",
-            )
+            reason = "excluded by resume, since the checkpoint has its own weights"
+            raise UserError(f"{self.weights}: {reason}", option="weights")
         own = sorted(option.name for option in method_options()[self.method])
         for name, value in self.method_options().items():
             if name not in own:
+                options = f"its options are {', '.join(own)}" if own else "it has none"
                 raise UserError(
-                    f"{value}: method {self.method} has no such option; "
-                    + (f"its options are {', '.join(own)}" if own else "it has none"),
-                    option=name,
+                    f"{value}: method {self.method} has no such option; {options}", option=name
                 )
 
 
+CIFAR_DEFAULTS = {"epochs": 200, "batch_size": 128, "image_size": 32, "weight_decay": 5e-4}
 DEFAULTS = {"epochs": 90, "batch_size": 64, "image_size": 224, "weight_decay": 1e-4}
 # For the sample set: a schedule that ends within five minutes with ResNet-152 on two CPU cores.
-SAMPLE_DEFAULTS = {
-    "epochs": 3,
-    "batch_size": 16,
-    "image_size": 32,
-    "warmup_epochs": 0.2,
-    "lr": 0.01,
-    "weight_decay": 1e-4,
-}
+SAMPLE_DEFAULTS = DEFAULTS | {"epochs": 3, "batch_size": 16, "image_size": 32}
+SAMPLE_DEFAULTS |= {"warmup_epochs": 0.2, "lr": 0.01}
 
 
 @dataclass
@@ -340,19 +333,10 @@ class CifarConfig(TrainConfig):
 
     def defaults(self) -> Mapping[str, Any]:
         """Return the values of options that were left open, by name."""
-        return CIFAR_DEFAULTS
+        return CIFAR_DEFAULTS | {"loader": "memory"}
 
     def check(self) -> None:
         """Check the options as ``TrainConfig`` does, and those of small images."""
         super().check()
         if self.data is None:
             raise UserError("needs a folder or tar of images, e.g. CIFAR-10", option="data")
-
-
-CIFAR_DEFAULTS = {
-    "epochs": 200,
-    "batch_size": 128,
-    "image_size": 32,
-    "loader": "memory",
-    "weight_decay": 5e-4,
-}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sprout_fast.attacks import Attack
-from sprout_fast.data.subsets import SpacedBatches
-from sprout_fast.evaluation.accuracy import Accuracy, MeasuredAccuracy, measure_accuracy
+from sprout_fast.data import Loader, SpacedBatches
+from sprout_fast.evaluation.accuracy import measure_accuracy
 from sprout_fast.models import evaluation_mode
 
 STEPS = 10
@@ -22,10 +20,9 @@ _MOST, _FEWEST = 200, 10
 
 
 def default_images(model: nn.Module, image_size: int, device: torch.device) -> int:
-    """Return how many validation images to attack by default.
+    """Return how many validation images to attack: 200, or fewer on a CPU for a large model.
 
-    200, or fewer on a CPU for a large model. The number depends on the model and the image size,
-    not on the machine.
+    The number depends on the model and the image size, not on the machine.
     """
     if device.type == "cuda":
         return _MOST
@@ -38,47 +35,28 @@ def default_images(model: nn.Module, image_size: int, device: torch.device) -> i
 
 
 def check_accuracy(
-    model: nn.Module,
-    loader: Iterable[tuple[Tensor, Tensor]],
-    *,
-    total: int,
-    count: int,
-    device: torch.device,
-    seed: int,
-) -> MeasuredAccuracy:
-    """Measure clean and PGD-10 accuracy.
+    model: nn.Module, loader: Loader, *, count: int, device: torch.device, seed: int
+) -> list[str]:
+    """Measure clean and PGD-10 accuracy, and return lines for the log.
 
     Args:
         model: maps images in [0,1] [B,3,H,W] to logits [B,K].
-        loader: batches of images (uint8 [B,3,H,W]) and labels (int64 [B]), ``total`` images in all.
-        total: number of images in the loader.
+        loader: the validation images.
         count: number of images to use, spread evenly over the loader's.
         device: where to compute.
         seed: of the attack's random starts.
     """
+    total = loader.num_images
     attack = Attack("pgd", model, seed=seed, eps=EPS, step_size=STEP_SIZE, steps=STEPS)
-    return measure_accuracy(
-        model, SpacedBatches(loader, total, count), device=device, attack=attack
-    )
-
-
-def describe(result: MeasuredAccuracy, total: int) -> list[str]:
-    """Return lines for the log, with 95 % Wilson intervals and the number of images."""
+    spaced = SpacedBatches(loader, total, count)
+    result = measure_accuracy(model, spaced, device=device, attack=attack)
     assert result.attacked is not None
     used = result.clean.total
     images = f"{used} of the {total}" if used < total else f"all {total}"
     return [
-        f"final clean accuracy  {_percent(result.clean)}",
-        f"final PGD-{STEPS} accuracy {_percent(result.attacked)}"
+        f"final clean accuracy  {result.clean.range}",
+        f"final PGD-{STEPS} accuracy {result.attacked.range}"
         "  [l-inf, eps 8/255, step 2/255, random start]",
         f"both on {images} validation images; PGD-{STEPS} is a weak attack and no evidence of"
         " robustness",
     ]
-
-
-def _percent(accuracy: Accuracy) -> str:
-    low, high = accuracy.interval
-    return (
-        f"{100 * accuracy.top1:5.1f} % ({accuracy.correct} of {accuracy.total};"
-        f" 95 % interval {100 * low:.1f} to {100 * high:.1f} %)"
-    )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,7 @@ from sprout_fast.distributed import World
 from sprout_fast.errors import FatalError, UserError
 from sprout_fast.evaluation.accuracy import MeasuredAccuracy, measure_accuracy
 from sprout_fast.methods import Method
-from sprout_fast.training.checkpoint import (
-    link_checkpoint,
-    restore_rng_state,
-    rng_state,
-    save_checkpoint,
-)
+from sprout_fast.training import checkpoint
 from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.meter import Meter, Reading
 from sprout_fast.training.metrics import MetricsLog
@@ -48,13 +44,10 @@ class Position:
 
 
 def steps_per_epoch(batches: int, accumulation_steps: int, passes: int) -> int:
-    """Return the optimizer steps per epoch.
+    """Return the optimizer steps per epoch, without those of an incomplete accumulation.
 
-    Args:
-        batches: batches per epoch. Those that do not complete an accumulation are not trained on.
-        accumulation_steps: batches per optimizer step.
-        passes: optimizer steps that the method makes on each batch; more than one only without
-            accumulation.
+    ``passes`` is the number of steps that the method makes on each batch; more than one only
+    without accumulation.
 
     >>> steps_per_epoch(10, accumulation_steps=4, passes=1)
     2
@@ -62,6 +55,7 @@ def steps_per_epoch(batches: int, accumulation_steps: int, passes: int) -> int:
     return batches // accumulation_steps * passes
 
 
+@dataclass(kw_only=True, eq=False, repr=False)
 class Trainer:
     """Training with validation after each epoch, which saves ``last.pt`` and ``best.pt``.
 
@@ -73,42 +67,29 @@ class Trainer:
         loaders: training and validation images.
         epochs: epochs of the whole run.
         world: this process.
-        out: folder for checkpoints, or None in a process that writes none.
+        out: folder for checkpoints and metrics, or None in a process that writes none.
+        keep_every: epochs between the checkpoints that are kept as ``epoch-NNN.pt``, or None.
         record: plain values for the checkpoint's ``config``.
         display: where log lines go.
-        metrics: returns the log for metrics.csv and TensorBoard, or None to write none.
     """
 
-    def __init__(
-        self,
-        *,
-        model: nn.Module,
-        evaluated: nn.Module,
-        method: Method,
-        optimize: OptimizeStep,
-        loaders: Loaders,
-        epochs: int,
-        world: World,
-        out: Path | None,
-        record: dict[str, Any],
-        display: Display,
-        metrics: Callable[[Position], MetricsLog] | None,
-    ) -> None:
-        self.model = model
-        self.evaluated = evaluated
-        self.method = method
-        self.optimize = optimize
-        self.loaders = loaders
-        self.epochs = epochs
-        self.world = world
-        self.out = out
-        self.record = record
-        self.display = display
-        self.metrics = metrics
-        self.position = Position()
-        batches, every = len(loaders.train), optimize.accumulation_steps
+    model: nn.Module
+    evaluated: nn.Module
+    method: Method
+    optimize: OptimizeStep
+    loaders: Loaders
+    epochs: int
+    world: World
+    out: Path | None
+    keep_every: int | None = None
+    record: dict[str, Any]
+    display: Display
+    position: Position = field(default_factory=Position, init=False)
+
+    def __post_init__(self) -> None:
+        batches, every = len(self.loaders.train), self.optimize.accumulation_steps
         self.batches = batches - batches % every
-        self.steps_per_epoch = steps_per_epoch(batches, every, method.passes)
+        self.steps_per_epoch = steps_per_epoch(batches, every, self.method.passes)
 
     def fit(self, max_steps: int | None = None) -> Outcome:
         """Train for the remaining epochs, or for ``max_steps`` optimizer steps of them.
@@ -118,7 +99,10 @@ class Trainer:
             KeyboardInterrupt: a second Ctrl-C.
         """
         stop_at = None if max_steps is None else self.position.step + max_steps
-        log = self.metrics(self.position) if self.metrics else None
+        log = None
+        if self.out is not None:
+            at = self.position
+            log = MetricsLog(self.out, self.method.statistics(), at.epoch, at.step)
         try:
             with self.display, Interrupt() as interrupt:
                 while self.position.epoch < self.epochs:
@@ -146,26 +130,30 @@ class Trainer:
         try:
             validation = self._validate()
         except KeyboardInterrupt:
-            interrupt.held = True
             self._save(loader_state)
             return Outcome.INTERRUPTED
-        interrupt.held = True
+        finally:
+            interrupt.held = True
 
-        self.position.epoch += 1
-        is_best = validation.clean.top1 > self.position.best_top1
-        self.position.best_top1 = max(self.position.best_top1, validation.clean.top1)
+        at, clean = self.position, validation.clean
+        at.epoch += 1
+        is_best = clean.top1 > at.best_top1
+        at.best_top1 = max(at.best_top1, clean.top1)
         statistics = self.method.statistics()
         mass = statistics.get("true_class_mass")
         seconds = time.perf_counter() - start
-        self._save(self.loaders.train.state_dict(), is_best)
+        kept = ["best.pt"] if is_best else []
+        if self.keep_every is not None and at.epoch % self.keep_every == 0:
+            kept.append(f"epoch-{at.epoch:03d}.pt")
+        self._save(self.loaders.train.state_dict(), kept)
         if log is not None:
             log.epoch(
                 {
-                    "epoch": self.position.epoch,
-                    "step": self.position.step,
+                    "epoch": at.epoch,
+                    "step": at.step,
                     "train_loss": train.loss,
                     "train_acc": train.accuracy,
-                    "val_top1": validation.clean.top1,
+                    "val_top1": clean.top1,
                     "val_top5": validation.top5.top1,
                     "val_loss": validation.loss,
                     "lr": self.optimize.last_lr,
@@ -176,15 +164,12 @@ class Trainer:
                 }
             )
             if self.method.beta is not None:
-                log.histogram(self.position.step, "epoch/beta", self.method.beta)
+                log.histogram(at.step, "epoch/beta", self.method.beta)
         self.display.line(
-            f"epoch {self.position.epoch}/{self.epochs} in {seconds:.1f} s:"
-            f" train loss {train.loss:.3f}, acc {100 * train.accuracy:.1f} %,"
-            f" {train.images_per_second:.1f} img/s;"
-            f" validation loss {validation.loss:.3f},"
-            f" top-1 {100 * validation.clean.top1:.2f} %"
-            f" ({validation.clean.correct} of {validation.clean.total}),"
-            f" top-5 {100 * validation.top5.top1:.2f} %"
+            f"epoch {at.epoch}/{self.epochs} in {seconds:.1f} s: train loss {train.loss:.3f},"
+            f" acc {100 * train.accuracy:.1f} %, {train.images_per_second:.1f} img/s;"
+            f" validation loss {validation.loss:.3f}, top-1 {100 * clean.top1:.2f} %"
+            f" ({clean.correct} of {clean.total}), top-5 {100 * validation.top5.top1:.2f} %"
             + (" (best so far)" if is_best else "")
             + ("" if mass is None else f"; expected true-class mass {mass:.2f}")
         )
@@ -192,7 +177,7 @@ class Trainer:
             self.display.warn(warning)
         if interrupt.requested:
             return Outcome.INTERRUPTED
-        if stop_at is not None and self.position.step >= stop_at:
+        if stop_at is not None and at.step >= stop_at:
             return Outcome.MAX_STEPS
         return Outcome.FINISHED
 
@@ -212,9 +197,8 @@ class Trainer:
                 f"epoch {self.position.epoch + 1}: skipping {skipped} batches already trained; the"
                 " epoch's averages cover the remaining ones"
             )
-        self.display.start(
-            f"epoch {self.position.epoch + 1}/{self.epochs}", self.steps_per_epoch, done
-        )
+        title = f"epoch {self.position.epoch + 1}/{self.epochs}"
+        self.display.start(title, self.steps_per_epoch, done)
         waiting_since = time.perf_counter()
         for index, (images, labels) in enumerate(self.loaders.train):
             # Batches beyond the last complete step are fetched too: a loader counts whole epochs.
@@ -222,18 +206,18 @@ class Trainer:
                 meter.waited(time.perf_counter() - waiting_since)
                 self.method.training_step(self.optimize, images, labels)
                 self.position.step = self.optimize.steps
+                done = self.position.step - first_step
                 if self.optimize.between_steps:
                     if self.display.due():
-                        self._show(meter, log, self.position.step - first_step)
+                        self._show(meter, log, done)
                     if interrupt.requested:
                         return Outcome.INTERRUPTED
-                    epoch_done = self.position.step - first_step == self.steps_per_epoch
                     reached = stop_at is not None and self.position.step >= stop_at
-                    if reached and not epoch_done:
-                        self._show(meter, log, self.position.step - first_step)
+                    if reached and done < self.steps_per_epoch:
+                        self._show(meter, log, done)
                         return Outcome.MAX_STEPS
             waiting_since = time.perf_counter()
-        if self.position.step - first_step != self.steps_per_epoch:
+        if done != self.steps_per_epoch:
             raise FatalError(
                 f"the loader returned fewer than the {len(self.loaders.train)} batches of an epoch"
             )
@@ -255,11 +239,10 @@ class Trainer:
     def _summed(self, meter: Meter) -> Reading:
         """Return the epoch's averages over all processes."""
         meter.read()
-        mean = meter.mean()
         loss, hits, images = self.world.sum(meter.sums().to(self.world.device)).tolist()
-        images = max(images, 1)
-        speed, wait = mean.images_per_second, mean.data_wait
-        return Reading(loss / images, hits / images, int(images), speed, wait)
+        images, mean = max(images, 1), meter.mean()
+        averages = {"loss": loss / images, "accuracy": hits / images, "images": int(images)}
+        return dataclasses.replace(mean, **averages)
 
     def _validate(self) -> MeasuredAccuracy:
         # Each process has batch norm statistics of its own; the checkpoint holds the first one's.
@@ -277,7 +260,8 @@ class Trainer:
             )
         return validation
 
-    def _save(self, loader_state: dict[str, Any], is_best: bool = False) -> None:
+    def _save(self, loader_state: dict[str, Any], kept: Iterable[str] = ()) -> None:
+        """Write last.pt and give it the names ``kept``, which the next one leaves as they are."""
         if self.out is None:
             return
         beta, ema = self.method.beta, self.optimize.ema
@@ -288,7 +272,7 @@ class Trainer:
             "optimizer": self.optimize.optimizer.state_dict(),
             "scheduler": self.optimize.scheduler.state_dict(),
             "scaler": self.optimize.scaler.state_dict(),
-            "rng_state": rng_state(self.method, self.world.device),
+            "rng_state": checkpoint.rng_state(self.method, self.world.device),
             "loader": loader_state,
             "epoch": self.position.epoch,
             "step": self.position.step,
@@ -296,9 +280,9 @@ class Trainer:
             "best_top1": self.position.best_top1,
             "config": self.record,
         }
-        save_checkpoint(self.out / "last.pt", content)
-        if is_best:
-            link_checkpoint(self.out / "last.pt", self.out / "best.pt")
+        checkpoint.save_checkpoint(self.out / "last.pt", content)
+        for name in kept:
+            checkpoint.link_checkpoint(self.out / "last.pt", self.out / name)
 
     def restore(self, content: Mapping[str, Any]) -> None:
         """Resume from the content of a checkpoint, with the optimizer options of this run.
@@ -318,5 +302,5 @@ class Trainer:
         self.model.load_state_dict(content["model"])
         self.optimize.restore(content, step)
         self.loaders.train.load_state_dict(content["loader"])
-        restore_rng_state(content["rng_state"], self.method, self.world)
+        checkpoint.restore_rng_state(content["rng_state"], self.method, self.world)
         self.position = Position(epoch, step, content["best_top1"])

@@ -1,4 +1,4 @@
-"""A run's numbers on disk: metrics.csv, one row per epoch, and TensorBoard events."""
+"""A run's numbers: metrics.csv, one row per epoch, TensorBoard events, and beta's figure."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from sprout_fast.files import atomic_write
+from sprout_fast.methods.sprout import LOW_MASS
 
 COLUMNS = (
     "epoch",
@@ -43,19 +44,13 @@ class MetricsLog:
     ) -> None:
         self._path = out / "metrics.csv"
         self._columns = (*COLUMNS, *statistics)
-        kept = [row for row in self._read() if int(row["epoch"]) <= epoch]
+        rows = _read(self._path) if self._path.exists() else []
         with atomic_write(self._path) as temporary, open(temporary, "w", newline="") as file:
             # A run resumed with other options of its method may have other columns.
             writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
             writer.writeheader()
-            writer.writerows(kept)
+            writer.writerows(row for row in rows if int(row["epoch"]) <= epoch)
         self._events = SummaryWriter(str(out), purge_step=step + 1 if step else None)
-
-    def _read(self) -> list[dict[str, str]]:
-        if not self._path.exists():
-            return []
-        with open(self._path, newline="") as file:
-            return list(csv.DictReader(file))
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """Write the numbers of optimizer step ``step`` to TensorBoard."""
@@ -63,15 +58,10 @@ class MetricsLog:
             self._events.add_scalar(f"train/{name}", value, step)
 
     def epoch(self, values: Mapping[str, float]) -> None:
-        """Append a row to metrics.csv and write it to TensorBoard.
-
-        Args:
-            values: by column, ``COLUMNS`` and the method's own.
-        """
+        """Append a row, a value for each column, to metrics.csv and write it to TensorBoard."""
         with open(self._path, "a", newline="") as file:
-            csv.DictWriter(file, self._columns).writerow(
-                {name: _rounded(value) for name, value in values.items()}
-            )
+            rounded = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
+            csv.DictWriter(file, self._columns).writerow(rounded)
         for name, value in values.items():
             if name not in ("epoch", "step"):
                 self._events.add_scalar(f"epoch/{name}", value, int(values["step"]))
@@ -86,5 +76,32 @@ class MetricsLog:
         self._events.close()
 
 
-def _rounded(value: float) -> float | str:
-    return f"{value:.6g}" if isinstance(value, float) else value
+def _read(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def plot_beta(metrics: Path, path: Path) -> None:
+    """Plot beta's range and the expected true-class mass per epoch, if there are any epochs."""
+    from matplotlib.figure import Figure  # a second to import, and needs no display
+
+    rows = _read(metrics)
+    if not rows:  # resumed into another folder, and no epoch has ended there
+        return
+    epochs, marker = [int(row["epoch"]) for row in rows], "o" if len(rows) < 30 else None
+    names = ("beta_min", "beta_max", "beta_mean", "true_class_mass")
+    low, high, mean, mass = ([float(row[name]) for row in rows] for name in names)
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    above, below = figure.subplots(2, sharex=True)
+    above.fill_between(epochs, low, high, alpha=0.25, lw=0)
+    above.plot(epochs, mean, marker=marker)
+    above.set(ylabel="β: mean and range over classes", ylim=(0, None))
+    below.plot(epochs, mass, marker=marker)
+    below.axhline(LOW_MASS, color="tab:red", ls="--", lw=1)
+    text, style = "below this, labels hardly name the true class", {"fontsize": "small"}
+    style |= {"color": "tab:red", "textcoords": "offset points"}
+    below.annotate(text, (epochs[0], LOW_MASS), (0, 3), **style)
+    below.set(xlabel="epoch", ylabel="expected true-class mass", ylim=(0, 1.02))
+    below.xaxis.get_major_locator().set_params(integer=True)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")

@@ -1,4 +1,4 @@
-"""SGD with momentum and the learning rate schedule."""
+"""SGD with momentum, the learning rate schedule, and the moving average of the weights."""
 
 from __future__ import annotations
 
@@ -7,19 +7,14 @@ import math
 import typing
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sprout_fast.errors import UserError
 
 Schedule = Literal["cosine", "stages"]
-SCHEDULES = typing.get_args(Schedule)
-_APEX_HELP = (
-    "build NVIDIA apex from source with its CUDA extensions, see https://github.com/NVIDIA/apex"
-    " (the package called apex on PyPI is unrelated), or use optimizer sgd, torch's fused SGD,"
-    " which needs no apex"
-)
 
 
 def build_optimizer(
@@ -31,14 +26,12 @@ def build_optimizer(
     weight_decay: float,
     norm_decay: bool = False,
 ) -> Optimizer:
-    """Return SGD with momentum, but not Nesterov's.
+    """Return SGD with momentum, but not Nesterov's, for the groups of :func:`parameter_groups`.
 
     Args:
         name: ``"sgd"`` for torch's fused SGD, ``"apex-fused-sgd"`` for that of NVIDIA apex.
-        model: the model, whose parameters are grouped by :func:`parameter_groups`.
-        lr: peak learning rate.
-        momentum: momentum factor.
-        weight_decay: L2 weight decay.
+        model: the model.
+        lr, momentum, weight_decay: peak learning rate, momentum factor and L2 weight decay.
         norm_decay: apply weight decay to normalization layers and biases too.
 
     Raises:
@@ -71,7 +64,12 @@ def _apex_fused_sgd(groups: list[dict[str, Any]], **options: Any) -> Optimizer:
 
 
 def _apex_error(reason: str) -> UserError:
-    return UserError(f"apex-fused-sgd: {reason}; {_APEX_HELP}", option="optimizer")
+    return UserError(
+        f"apex-fused-sgd: {reason}; build NVIDIA apex from source with its CUDA extensions, see"
+        " https://github.com/NVIDIA/apex (the package called apex on PyPI is unrelated), or use"
+        " optimizer sgd, torch's fused SGD, which needs no apex",
+        option="optimizer",
+    )
 
 
 def parameter_groups(
@@ -105,8 +103,8 @@ def build_scheduler(
     Raises:
         UserError: an unknown schedule.
     """
-    if schedule not in SCHEDULES:
-        raise UserError(f"{schedule}: expected {' or '.join(SCHEDULES)}", option="schedule")
+    if schedule not in (names := typing.get_args(Schedule)):
+        raise UserError(f"{schedule}: expected {' or '.join(names)}", option="schedule")
     steps = {"warmup_steps": warmup_steps, "total_steps": total_steps}
     return LambdaLR(optimizer, functools.partial(learning_rate_factor, schedule=schedule, **steps))
 
@@ -114,17 +112,11 @@ def build_scheduler(
 def learning_rate_factor(
     step: int, schedule: Schedule = "cosine", *, warmup_steps: int, total_steps: int
 ) -> float:
-    """Return the learning rate of an optimizer step as a fraction of the peak.
+    """Return the learning rate of optimizer step ``step`` (from 0) as a fraction of the peak.
 
-    After a linear warm-up, ``"cosine"`` is half a cosine down to 0 over the remaining steps, and
-    ``"stages"`` divides by 10 after 40, 70 and 90 % of all steps, as SPROUT's code does (80, 60, 40
-    and 20 of 200 epochs).
-
-    Args:
-        step: number of the optimizer step, from 0.
-        schedule: the shape after the warm-up.
-        warmup_steps: steps of linear warm-up.
-        total_steps: steps of the run, warm-up included.
+    After ``warmup_steps`` of linear warm-up, ``"cosine"`` is half a cosine down to 0 over the rest
+    of ``total_steps``, and ``"stages"`` divides by 10 after 40, 70 and 90 % of all steps, as
+    SPROUT's code does (80, 60, 40 and 20 of 200 epochs).
 
     >>> [round(learning_rate_factor(s, warmup_steps=2, total_steps=6), 3) for s in range(7)]
     [0.5, 1.0, 1.0, 0.854, 0.5, 0.146, 0.0]
@@ -139,3 +131,29 @@ def learning_rate_factor(
         return (1.0, 0.1, 0.01, 0.001)[sum(10 * step >= share * total_steps for share in (4, 7, 9))]
     done = (step - warmup_steps) / (total_steps - warmup_steps)
     return 0.5 * (1 + math.cos(math.pi * done))
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """Return a moving average of ``model``'s parameters and buffers, in its ``.module``.
+
+    Call ``update_parameters(model)`` after each optimizer step. The n-th update uses the decay
+    min(decay, (1 + n) / (10 + n)), so that the initial weights are forgotten in a short run too
+    (Abadi et al. 2016, TensorFlow's ``num_updates``).
+
+    >>> import torch
+    >>> model = nn.Linear(1, 1, bias=False)
+    >>> ema = averaged(model, decay=0.99)
+    >>> for value in (0.0, 0.0, 1.0):
+    ...     _ = nn.init.constant_(model.weight, value)
+    ...     ema.update_parameters(model)
+    >>> round(ema.module.weight.item(), 3)  # after two updates: 1 - (1 + 2) / (10 + 2)
+    0.75
+    """
+
+    def update(averages: Any, values: Any, count: Tensor | int) -> None:
+        # The count passed in is on the weights' device, where reading it would stall the stream.
+        done = int(average.n_averaged)
+        get_ema_multi_avg_fn(min(decay, (1 + done) / (10 + done)))(averages, values, count)
+
+    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    return average

@@ -5,38 +5,21 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from types import TracebackType
-from typing import Protocol, TypeVar
 
+import rich.progress
 from rich.console import Console, RenderableType
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.text import Text
+from torch import Tensor
 
+from sprout_fast.data import Loader
 from sprout_fast.training.meter import Reading
-
-T = TypeVar("T")
-T_co = TypeVar("T_co", covariant=True)
 
 # Seconds between two readings of the device: often enough on a terminal, few lines in a log file.
 LIVE_INTERVAL = 0.5
 PLAIN_INTERVAL = 10.0
 
 
-class Batches(Protocol[T_co]):
-    """An iterable with a length, such as a loader."""
-
-    def __len__(self) -> int: ...
-    def __iter__(self) -> Iterator[T_co]: ...
-
-
-class _BarAndNumbers(Progress):
+class _BarAndNumbers(rich.progress.Progress):
     """A progress bar with the numbers of the last reading on the line below."""
 
     numbers = ""
@@ -59,45 +42,35 @@ class Display:
         self.live = enabled and (sys.stdout.isatty() if live is None else live)
         self._console = Console(highlight=False, emoji=False)
         self._progress: _BarAndNumbers | None = None
-        self._task: TaskID | None = None
+        self._task: rich.progress.TaskID | None = None
         self._title, self._total = "", 0
         self._shown_at = float("-inf")
 
-    def line(self, text: str) -> None:
-        """Print a line; on a terminal it wraps at words."""
-        if not self.enabled:
-            return
+    def line(self, text: str, style: str | None = None) -> None:
+        """Print a line; on a terminal it wraps at words and has the ``style``."""
         if self.live:
-            self._console.print(text, markup=False)
-        else:
+            self._console.print(text, style=style, markup=False)
+        elif self.enabled:
             print(text, flush=True)
 
     def warn(self, text: str) -> None:
         """Print a line that starts with "warning:", in yellow on a terminal."""
-        if self.enabled and self.live:
-            self._console.print(f"warning: {text}", style="yellow", markup=False)
-        else:
-            self.line(f"warning: {text}")
+        self.line(f"warning: {text}", style="yellow")
 
     def __enter__(self) -> Display:
         if self.live:
             self._progress = _BarAndNumbers(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=20),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(compact=True),
+                rich.progress.TextColumn("{task.description}"),
+                rich.progress.BarColumn(bar_width=20),
+                rich.progress.MofNCompleteColumn(),
+                rich.progress.TimeRemainingColumn(compact=True),
                 console=self._console,
                 transient=True,
             )
             self._progress.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
@@ -125,7 +98,7 @@ class Display:
         else:
             self.line(f"{self._title}  step {step}/{self._total}  {text}")
 
-    def watched(self, title: str, batches: Batches[T]) -> Iterator[T]:
+    def watched(self, title: str, batches: Loader) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield ``batches`` and count them on the live line; a log file gets no lines."""
         if self._progress is not None:
             self.start(title, len(batches))
@@ -138,11 +111,8 @@ class Display:
 def describe(now: Reading, mean: Reading, lr: float, mass: float | None) -> str:
     """Return the numbers of a step in one line.
 
-    Args:
-        now: averages since the last line.
-        mean: averages of the epoch.
-        lr: learning rate.
-        mass: expected true-class mass of SPROUT's labels, or None.
+    ``now`` has the averages since the last line, ``mean`` those of the epoch; ``mass`` is the
+    expected true-class mass of SPROUT's labels, or None.
 
     >>> reading = Reading(loss=2.3, accuracy=0.125, images=32, images_per_second=40, data_wait=0.02)
     >>> describe(reading, reading, lr=0.1, mass=0.95)

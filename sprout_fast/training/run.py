@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from sprout_fast.distributed import joined_world
+import yaml
+
+from sprout_fast.data import default_loader
+from sprout_fast.distributed import World, joined_world
 from sprout_fast.errors import UserError
+from sprout_fast.files import atomic_write
 from sprout_fast.training import final_check
 from sprout_fast.training.build import build_trainer
 from sprout_fast.training.config import TrainConfig
-from sprout_fast.training.figures import plot_beta
 from sprout_fast.training.loop import Outcome, Trainer
+from sprout_fast.training.metrics import plot_beta
 from sprout_fast.training.progress import Display
-from sprout_fast.training.resolve import resolve
 
 # Options that determine the weights and the method's state: a resumed run cannot change them.
 _FIXED = ("arch", "method", "image_size", "normalization", "modules", "beta_batch")
+# All files that a run writes.
+_FILES = ("*.pt", "config.yaml", "metrics.csv", "*.png", "events.out.tfevents.*")
 
 
 def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> int:
@@ -46,6 +55,9 @@ def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> i
                 )
                 return 0
         trainer = build_trainer(config, world, display, checkpoint)
+        if world.is_main:  # nothing is written before all else succeeded
+            _prepare_folder(config, display)
+        world.barrier()
         _announce(config, trainer)
         last = config.out / "last.pt"
         try:
@@ -70,6 +82,27 @@ def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> i
         return 0
 
 
+def resolve(config: TrainConfig, world: World) -> TrainConfig:
+    """Return ``config`` with a value in place of every None that means "choose for me"."""
+    new = dataclasses.replace(config)
+    for name, value in config.defaults().items():
+        if getattr(new, name) is None:
+            setattr(new, name, value)
+    if new.warmup_epochs is None:
+        new.warmup_epochs = min(5.0, new.epochs / 10)
+    if new.lr is None:
+        images_per_step = new.batch_size * new.accumulation_steps * world.size
+        new.lr = new.lr_per_image * images_per_step * (0.1 if new.weights is not None else 1)
+    new.loader = new.loader or default_loader()
+    if new.workers is None:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        new.workers = max(1, min(8, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    new.amp = new.amp or ("bf16" if world.device.type == "cuda" else "none")
+    new.device = world.device.type if world.size > 1 else str(world.device)
+    new.out = new.out or _unused_folder(Path("runs") / f"{new.arch}-{new.method}")
+    return new
+
+
 def _check_same_run(config: TrainConfig, stored: Mapping[str, Any]) -> None:
     for name in _FIXED:
         now, before = getattr(config, name), stored.get(name, getattr(config, name))
@@ -81,19 +114,45 @@ def _check_same_run(config: TrainConfig, stored: Mapping[str, Any]) -> None:
             )
 
 
+def _unused_folder(folder: Path) -> Path:
+    """Return ``folder``, or the first of ``folder-2``, ``folder-3``, ... that does not exist."""
+    number, unused = 1, folder
+    while unused.exists():
+        number += 1
+        unused = folder.with_name(f"{folder.name}-{number}")
+    return unused
+
+
+def _prepare_folder(config: TrainConfig, display: Display) -> None:
+    """Create the folder ``config.out``, move a previous run aside, and write config.yaml."""
+    out = config.out
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+        resumes_here = config.resume is not None and config.resume.parent.samefile(out)
+        if (out / "last.pt").exists() and not resumes_here:
+            previous = _unused_folder(out / "previous")
+            previous.mkdir()
+            for pattern in _FILES:
+                for file in out.glob(pattern):
+                    file.rename(previous / file.name)
+            display.line(f"moved the previous run in {out} to {previous}")
+        with atomic_write(out / "config.yaml") as temporary:
+            temporary.write_text(yaml.safe_dump(config.stored(), sort_keys=False))
+    except OSError as error:
+        raise UserError(f"{out}: cannot be written: {error.strerror}", option="out") from error
+
+
 def _announce(config: TrainConfig, trainer: Trainer) -> None:
-    world, position = trainer.world, trainer.position
-    processes = f" x {world.size} processes" if world.size > 1 else ""
-    accumulated = (
-        f" x {config.accumulation_steps} accumulation steps"
-        if config.accumulation_steps > 1
-        else ""
-    )
+    world, position, accumulated = trainer.world, trainer.position, config.accumulation_steps
     trainer.display.line(
         f"training {config.arch} with {config.method} on {world.device}, amp {config.amp}:"
         f" {config.epochs} epoch{'s'[: config.epochs > 1]} of {trainer.steps_per_epoch} steps,"
-        f" batch size {config.batch_size}{processes}{accumulated},"
-        f" {config.image_size} x {config.image_size} pixels, lr {config.lr:.4g};"
+        f" batch size {config.batch_size}"
+        + (f" x {world.size} processes" if world.size > 1 else "")
+        + (f" x {accumulated} accumulation steps" if accumulated > 1 else "")
+        + f", {config.image_size} x {config.image_size} pixels, lr {config.lr:.4g};"
         f" writing to {config.out}"
     )
     if position.step:
@@ -104,25 +163,19 @@ def _announce(config: TrainConfig, trainer: Trainer) -> None:
 
 def _report(config: TrainConfig, trainer: Trainer) -> None:
     """Log the final clean and PGD-10 accuracy and the files that were saved."""
-    device, total = trainer.world.device, trainer.loaders.val.num_images
+    device, loader, display = trainer.world.device, trainer.loaders.val, trainer.display
     count = config.final_attack_images
     if count is None:
         count = final_check.default_images(trainer.model, config.image_size, device)
     if count == 0:
         return
-    count = min(count, total)
-    trainer.display.line(
+    count = min(count, loader.num_images)
+    display.line(
         f"measuring clean and PGD-{final_check.STEPS} accuracy on {count} validation images"
     )
-    result = final_check.check_accuracy(
-        trainer.evaluated,
-        trainer.loaders.val,
-        total=total,
-        count=count,
-        device=device,
-        seed=config.seed,
-    )
-    for line in final_check.describe(result, total):
-        trainer.display.line(line)
+    for line in final_check.check_accuracy(
+        trainer.evaluated, loader, count=count, device=device, seed=config.seed
+    ):
+        display.line(line)
     best = config.out / "best.pt"
-    trainer.display.line(f"saved {config.out / 'last.pt'}" + (f", {best}" * best.exists()))
+    display.line(f"saved {config.out / 'last.pt'}" + (f", {best}" * best.exists()))

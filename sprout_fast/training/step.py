@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 import torch
@@ -31,6 +32,7 @@ class Autocast(nn.Module):
             return self.model(inputs)
 
 
+@dataclass(eq=False, repr=False)
 class OptimizeStep:
     """The training step that the loop passes to a method: :class:`sprout_fast.methods.Optimize`.
 
@@ -48,29 +50,20 @@ class OptimizeStep:
         ema: moving average of the weights, updated after each optimizer step.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        network: nn.Module,
-        optimizer: Optimizer,
-        scheduler: LambdaLR,
-        scaler: GradScaler,
-        *,
-        accumulation_steps: int = 1,
-        amp_dtype: torch.dtype | None = None,
-        memory_format: torch.memory_format = torch.channels_last,
-        ema: AveragedModel | None = None,
-    ) -> None:
-        self.model = model
-        self._trained = Autocast(model, amp_dtype)
-        self.network: nn.Module = Autocast(network, amp_dtype)
-        self.optimizer = optimizer
-        self.scheduler = scheduler
-        self.scaler = scaler
-        self.accumulation_steps = accumulation_steps
-        self.amp_dtype = amp_dtype
-        self.memory_format = memory_format
-        self.ema = ema
+    model: nn.Module
+    network: nn.Module
+    optimizer: Optimizer
+    scheduler: LambdaLR
+    scaler: GradScaler
+    _: KW_ONLY
+    accumulation_steps: int = 1
+    amp_dtype: torch.dtype | None = None
+    memory_format: torch.memory_format = torch.channels_last
+    ema: AveragedModel | None = None
+
+    def __post_init__(self) -> None:
+        self._trained = Autocast(self.model, self.amp_dtype)
+        self.network = Autocast(self.network, self.amp_dtype)
         self.steps = 0  # optimizer steps of the whole run
         self.last_lr = 0.0  # of the last step
         self.meter: Meter | None = None  # of the current epoch
@@ -97,11 +90,9 @@ class OptimizeStep:
         self._calls += 1
         complete = self.between_steps
         with self._gradient_exchange(complete):
-            if isinstance(inputs, Tensor):
-                logits = self._forward(inputs)
-            else:
-                logits = tuple(self._forward(batch) for batch in inputs)
-            value = loss(logits, target)
+            single = isinstance(inputs, Tensor)
+            logits = [self._forward(batch) for batch in ([inputs] if single else inputs)]
+            value = loss(logits[0] if single else tuple(logits), target)
             self.scaler.scale(value / self.accumulation_steps).backward()
         if complete:
             self.scaler.step(self.optimizer)
@@ -114,9 +105,8 @@ class OptimizeStep:
                 self.ema.update_parameters(self.model)
         value = value.detach()
         if self.meter is not None:
-            first = logits if isinstance(logits, Tensor) else logits[0]
-            # The number of this batch's step, from 1.
-            self.meter.add(value, first.detach(), target, self.steps + (not complete))
+            # The last argument is the number of this batch's step, from 1.
+            self.meter.add(value, logits[0].detach(), target, self.steps + (not complete))
         return value
 
     def _forward(self, inputs: Tensor) -> Tensor:
@@ -126,20 +116,14 @@ class OptimizeStep:
         """Restore momentum buffers and loss scale from a checkpoint, to resume at ``step``.
 
         Learning rate, momentum factor and weight decay remain those of this run.
-
-        Args:
-            content: the checkpoint.
-            step: optimizer steps done.
         """
         own = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
         self.optimizer.load_state_dict(content["optimizer"])
-        for group, options in zip(self.optimizer.param_groups, own, strict=True):
-            group.update(options)
         base = {"base_lrs": self.scheduler.base_lrs, "last_epoch": step, "_step_count": step + 1}
         self.scheduler.load_state_dict(content["scheduler"] | base)
-        for group, factor in zip(
-            self.optimizer.param_groups, self.scheduler.lr_lambdas, strict=True
-        ):
+        groups = zip(self.optimizer.param_groups, own, self.scheduler.lr_lambdas, strict=True)
+        for group, options, factor in groups:
+            group.update(options)
             group["lr"] = group["initial_lr"] * factor(step)
         if self.scaler.is_enabled() and content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])

@@ -222,9 +222,10 @@ from sprout_fast.training.config import CifarConfig
 from sprout_fast.distributed import joined_world
 from sprout_fast.training.progress import Display
 from sprout_fast.training.build import build_trainer
-from sprout_fast.training.resolve import resolve
+from sprout_fast.training.run import resolve
 
 data, out = map(Path, sys.argv[1:])
+out.mkdir(exist_ok=True)
 config = CifarConfig(
     arch="cifar_resnet8", data=data, out=out, method="trades", epochs=1, batch_size=8
 )

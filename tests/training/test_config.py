@@ -140,6 +140,7 @@ def test_an_error_in_a_yaml_file_names_the_file(
         (["--momentum", "nan"], "momentum nan"),
         (["--weight-decay", "inf"], "weight_decay inf"),
         (["--max-steps", "0"], "max_steps 0"),
+        (["--keep-every", "0"], "keep_every 0: expected a number of at least 1"),
         (["--weights", "nowhere.pth"], "weights nowhere.pth: no such file"),
         (["--reset-head"], "reset_head needs weights"),
         (["--sigma", "0.1", "--method", "trades"], "sigma 0.1: method trades has no such option"),

@@ -28,8 +28,7 @@ from sprout_fast.distributed import World, joined_world, pick_device
 from sprout_fast.errors import UserError
 from sprout_fast.methods import build_method
 from sprout_fast.models import Normalized, read_checkpoint
-from sprout_fast.training.loop import Outcome, Position, Trainer
-from sprout_fast.training.metrics import MetricsLog
+from sprout_fast.training.loop import Outcome, Trainer
 from sprout_fast.training.optim import build_optimizer, build_scheduler
 from sprout_fast.training.progress import Display
 from sprout_fast.training.step import OptimizeStep
@@ -52,9 +51,6 @@ def train(world: World, out: Path) -> Trainer:
     )
     optimizer = build_optimizer("sgd", model, lr=0.2, momentum=0.9, weight_decay=0.01)
     wrapped = DistributedDataParallel(model) if world.size > 1 else model
-
-    def metrics(at: Position) -> MetricsLog:
-        return MetricsLog(out, method.statistics(), at.epoch, at.step)
 
     trainer = Trainer(
         model=model,
@@ -79,7 +75,6 @@ def train(world: World, out: Path) -> Trainer:
         out=out if world.is_main else None,
         record={},
         display=Display(enabled=False),
-        metrics=metrics if world.is_main else None,
     )
     assert trainer.fit() is Outcome.FINISHED
     return trainer

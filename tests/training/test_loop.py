@@ -30,10 +30,10 @@ from sprout_fast.distributed import World
 from sprout_fast.errors import FatalError, UserError
 from sprout_fast.methods import Method, build_method
 from sprout_fast.models import Normalized, read_checkpoint
-from sprout_fast.training.ema import averaged
-from sprout_fast.training.loop import Outcome, Position, Trainer, steps_per_epoch
-from sprout_fast.training.metrics import COLUMNS, MetricsLog
+from sprout_fast.training.loop import Outcome, Trainer, steps_per_epoch
+from sprout_fast.training.metrics import COLUMNS
 from sprout_fast.training.optim import (
+    averaged,
     build_optimizer,
     build_scheduler,
     learning_rate_factor,
@@ -57,6 +57,7 @@ def make_trainer(
     amp_dtype: torch.dtype | None = None,
     fp16: bool = False,
     ema: float | None = None,
+    keep_every: int | None = None,
     **options: Any,
 ) -> Trainer:
     model = model or tiny_network()
@@ -68,9 +69,6 @@ def make_trainer(
         )
     steps = steps_per_epoch(batches, accumulation_steps, method.passes)
     optimizer = build_optimizer("sgd", model, lr=lr, momentum=0.9, weight_decay=0.01)
-
-    def metrics(at: Position) -> MetricsLog:
-        return MetricsLog(out, method.statistics(), at.epoch, at.step)
 
     return Trainer(
         model=model,
@@ -94,7 +92,7 @@ def make_trainer(
         out=out,
         record={"arch": "tiny"},
         display=Display(live=False),
-        metrics=None if out is None else metrics,
+        keep_every=keep_every,
     )
 
 
@@ -290,6 +288,26 @@ def test_checkpoint_keys_and_best_has_the_best_accuracy(tmp_path: Path) -> None:
     assert best["epoch"] == top1.index(max(top1)) + 1
     assert best["best_top1"] == pytest.approx(max(top1), abs=1e-5)
     assert not list(tmp_path.glob("*.tmp")) and not list(tmp_path.glob(".*"))
+
+
+def test_keep_every_keeps_copies_also_in_a_resumed_run(tmp_path: Path) -> None:
+    make_trainer(tmp_path, epochs=3, keep_every=1).fit(max_steps=8)
+    kept = {file.name: file.read_bytes() for file in tmp_path.glob("epoch-*.pt")}
+    assert sorted(kept) == ["epoch-001.pt", "epoch-002.pt"]
+    resumed = make_trainer(tmp_path, epochs=3, keep_every=1)
+    resumed.restore(read_checkpoint(tmp_path / "last.pt"))
+    assert resumed.fit() is Outcome.FINISHED
+    files = sorted(tmp_path.glob("epoch-*.pt"))
+    assert [file.name for file in files] == ["epoch-001.pt", "epoch-002.pt", "epoch-003.pt"]
+    for epoch, file in enumerate(files, start=1):
+        content = read_checkpoint(file)
+        assert (content["epoch"], content["step"]) == (epoch, 4 * epoch)
+        assert kept.get(file.name) in (None, file.read_bytes())
+        make_trainer(epochs=3).restore(content)
+    assert_same(read_checkpoint(files[-1])["model"], resumed.model.state_dict())
+    (tmp_path / "every_second").mkdir()
+    make_trainer(tmp_path / "every_second", epochs=3, keep_every=2).fit()
+    assert [file.name for file in tmp_path.glob("every_second/epoch-*.pt")] == ["epoch-002.pt"]
 
 
 def test_metrics_rows_and_events(tmp_path: Path) -> None:

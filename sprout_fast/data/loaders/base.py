@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sprout_fast.data.decode import has_dali
-from sprout_fast.data.listing import Split, scan
+from sprout_fast.data.listing import Listing, Split, scan
 from sprout_fast.data.loaders.augmentation import View, training_view, validation_view
 from sprout_fast.data.names import printable
 from sprout_fast.data.subsets import balanced_subset
@@ -196,6 +196,7 @@ def default_loader() -> Literal["dali", "torch"]:
 def build_loaders(
     data: str | Path,
     *,
+    listing: Listing | None = None,
     loader: LoaderName,
     batch_size: int,
     image_size: int | None = None,
@@ -210,6 +211,7 @@ def build_loaders(
 
     Args:
         data: what :func:`~sprout_fast.data.listing.scan` accepts.
+        listing: the result of ``scan(data)``, if at hand.
         loader: ``"dali"`` or ``"torch"`` to read files batch by batch; ``"memory"`` to hold small
             images of one size on ``device``.
         batch_size: images per batch, on this rank.
@@ -230,7 +232,7 @@ def build_loaders(
     kind = LOADERS.look_up(loader)
     if limit_train is not None and limit_train < 1:
         raise UserError(f"{limit_train}: expected 1 or more", option="limit_train")
-    listing = scan(data)
+    listing = listing or scan(data)
     train_split, total = listing.train, len(listing.train)
     if limit_train is not None:
         train_split = train_split.subset(balanced_subset(train_split.labels, limit_train, seed))
