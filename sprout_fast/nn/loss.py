@@ -240,15 +240,9 @@ class SproutLoss(nn.Module):
 def true_class_mass(beta: Tensor, alpha: float) -> Tensor:
     """Return the mean over classes of the expected mass of the true class in SPROUT's labels.
 
-    ``E[z_y] = (1 - alpha + alpha * beta_y) / (1 - alpha + alpha * sum(beta))``, in (0, 1]. A low
-    value means that labels, and with them logits, carry little information about the class.
-
-    Args:
-        beta: float [K], nonnegative.
-        alpha: share of beta in the concentration, in [0, 1].
-
-    Returns:
-        A scalar of the dtype of ``beta``.
+    ``E[z_y] = (1 - alpha + alpha * beta_y) / (1 - alpha + alpha * sum(beta))``, in (0, 1], a scalar
+    of the dtype of ``beta`` (floating [K], nonnegative), whose share in the concentration is
+    ``alpha``. If it is low, labels, and with them logits, say little about the class.
 
     Example:
         >>> true_class_mass(torch.full((10,), 0.5), alpha=0.01)

@@ -113,16 +113,16 @@ class SproutMixup(nn.Module):
                 "images must be floating and normalized if input_normalized_by is given, got uint8"
             )
         rng_state = self.rng.next() if self.training else self.rng.state
-        partner = lam = partner_labels = None
+        partner, target = None, MixupTarget(labels)
         if self.training and self.mixup_alpha > 0:
             partner, lam = sample_mixup(
                 images.shape[0], rng_state, mixup_alpha=self.mixup_alpha, per_sample=self.per_sample
             )
-            partner_labels = labels[partner]
+            target = MixupTarget(labels, labels[partner], lam)
         batch = gaussian_mixup(
             images,
             partner,
-            lam,
+            target.lam,
             rng_state,
             sigma=self.sigma if self.training else 0.0,
             mean=self.mean,
@@ -130,7 +130,7 @@ class SproutMixup(nn.Module):
             noise=self.noise,
             dtype=self.dtype,
         )
-        return batch, MixupTarget(labels, partner_labels, lam)
+        return batch, target
 
     def extra_repr(self) -> str:
         return f"sigma={self.sigma}, mixup_alpha={self.mixup_alpha}, noise={self.noise!r}"

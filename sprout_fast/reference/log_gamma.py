@@ -62,15 +62,11 @@ def log_gamma_gradient(concentration: Tensor, log_gamma: Tensor) -> Tensor:
     tiny = log_x < -28
     by_leading_term = (torch.digamma(a + 1) - log_x) / a
     log_x = torch.where(tiny, 0, log_x)  # any value: the result is not used
-    h = 1e-4 * a
+    x, h = log_x.exp(), 1e-4 * a
     # Fourth order. In the upper tail 1 - F is differenced, so that no digits cancel.
-    upper = log_x.exp() > a
-    cdf = torch.where(
-        upper,
-        -_difference(torch.special.gammaincc, a, log_x.exp(), h),
-        _difference(torch.special.gammainc, a, log_x.exp(), h),
-    )
-    log_density = a * log_x - log_x.exp() - torch.lgamma(a)  # log(g f(g))
+    upper_tail = -_difference(torch.special.gammaincc, a, x, h)
+    cdf = torch.where(x > a, upper_tail, _difference(torch.special.gammainc, a, x, h))
+    log_density = a * log_x - x - torch.lgamma(a)  # log(g f(g))
     return torch.where(tiny, by_leading_term, -cdf / log_density.exp())
 
 
