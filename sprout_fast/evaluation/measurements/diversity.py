@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -43,7 +42,7 @@ class Diversity(Measurement):
     mixup_alpha: float = 0.2
     alpha: float = 0.01
 
-    def measure(self, subject: Subject, batch: Batch) -> Mapping[str, Tensor]:
+    def measure(self, subject: Subject, batch: Batch) -> dict[str, Tensor]:
         generator, device = batch.generator(), batch.images.device
         one_hot = F.one_hot(batch.labels, subject.num_classes).to(batch.images.dtype)
         gradients = {}
