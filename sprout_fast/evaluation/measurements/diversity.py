@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -48,9 +49,7 @@ class Diversity(Measurement):
         gradients = {}
 
         def gradient_of(images: Tensor, target: Tensor) -> Tensor:
-            def loss(logits: Tensor) -> Tensor:
-                return F.cross_entropy(logits, target, reduction="none")
-
+            loss = functools.partial(F.cross_entropy, target=target, reduction="none")
             with borrowed("diversity", subject.model, batch.images, batch.labels, None, 0):
                 return value_and_gradient(subject.model, images, loss)[2].flatten(1)
 

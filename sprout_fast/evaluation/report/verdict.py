@@ -43,11 +43,7 @@ def verdict_of(results: Results) -> Verdict:
         if record.parameters["norm"] == results.norm
         and abs(record.parameters["eps"] - results.eps) <= 1e-6 * results.eps
     ]
-    missing = [
-        name
-        for key, name in AUTOATTACK.items()
-        if key not in in_ball and "autoattack" not in in_ball
-    ]
+    missing = [name for key, name in AUTOATTACK.items() if not {key, "autoattack"} & {*in_ball}]
     return Verdict(
         doubtful=bool(results.audit.failed) and results.robust.correct > 0,
         strongest=results.attacks[strongest] if most > 0 else None,
