@@ -225,20 +225,16 @@ def more_restarts_help_little(evidence: Evidence) -> Outcome:
 
 @check("Does accuracy decrease as eps increases?", CARLINI)
 def accuracy_decreases_with_eps(evidence: Evidence) -> Outcome:
-    names = [
-        (factor, "PGD-20" if factor == 1 else f"PGD-20 at {factor:g} eps")
-        for factor in sorted((*EPS_FACTORS, 1.0))
-    ]
     curve = {"accuracy, no attack": evidence.clean.top1}
-    curve |= {f"accuracy, {factor:g} eps": evidence.top1(name) for factor, name in names}
+    for factor in sorted((*EPS_FACTORS, 1.0)):
+        name = "PGD-20" if factor == 1 else f"PGD-20 at {factor:g} eps"
+        curve[f"accuracy, {factor:g} eps"] = evidence.top1(name)
     values = list(curve.values())
     rise = max(late - early for early, late in itertools.pairwise(values))
     fall = values[0] - values[-1]
     good = evidence.tolerates(rise, CHANCE) and (fall > 0 or values[0] == 0)
-    reason = (
-        f"accuracy decreases by {_points(fall)} in total; the largest increase between two eps is "
-        f"{_points(max(rise, 0))}"
-    )
+    largest = f"the largest increase between two eps is {_points(max(rise, 0))}"
+    reason = f"accuracy decreases by {_points(fall)} in total; {largest}"
     return good, curve, reason
 
 
@@ -266,10 +262,8 @@ def _only_without_gradients(evidence: Evidence, name: str) -> Outcome:
         "misclassified under gradient-based attacks": int(with_gradients.sum()) / total,
         f"misclassified under {name} only": alone / total,
     }
-    reason = (
-        f"{alone} of {total} images are misclassified under {name} but under no gradient-based "
-        "attack"
-    )
+    found = f"{alone} of {total} images are misclassified under {name}"
+    reason = f"{found} but under no gradient-based attack"
     return evidence.tolerates(alone / total, CHANCE), numbers, reason
 
 
@@ -352,10 +346,8 @@ def logits_are_not_flat(evidence: Evidence) -> Outcome:
         "median margin": columns["margin"].median().item(),
         "confidence / accuracy, above chance": ratio,
     }
-    reason = (
-        f"above chance, mean confidence is {ratio:.2f} times accuracy; flat logits flatten the "
-        "loss that attacks maximize"
-    )
+    flat = "flat logits flatten the loss that attacks maximize"
+    reason = f"above chance, mean confidence is {ratio:.2f} times accuracy; {flat}"
     return ratio >= 0.25, numbers, reason
 
 

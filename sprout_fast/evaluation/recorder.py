@@ -75,6 +75,7 @@ class AccuracyRecord(Record):
 
 
 ProgressCallback = Callable[[Record, int, int], None]
+Columns = dict[str, Tensor]
 
 
 class PrintProgress:
@@ -105,11 +106,10 @@ class PrintProgress:
 class Recorder:
     """Runs measurements of one subject on one set of images, and keeps their records.
 
+    Images, labels and batch size are those of :func:`sprout_fast.evaluate`.
+
     Args:
         subject: what is measured. Its model is in eval mode during a measurement.
-        images: [N,C,H,W], uint8 or floating point in [0,1].
-        labels: int64 [N].
-        batch_size: images per batch.
         seed: seed of all random numbers. A batch's numbers depend on it, on the measurement's name
             and on the batch's position.
         cache_dir: folder in which the results of each batch are saved, so that an interrupted run
@@ -187,9 +187,7 @@ class Recorder:
             return record
         return AccuracyRecord(**vars(record), misclassified=misclassified)
 
-    def _measure_rows(
-        self, measurement: Measurement, rows: Tensor, record: Record
-    ) -> dict[str, Tensor]:
+    def _measure_rows(self, measurement: Measurement, rows: Tensor, record: Record) -> Columns:
         """Measure the images ``rows`` in batches, after those that the cache holds."""
         path = self._path(measurement)
         columns = self._read(path, measurement, rows)
@@ -233,9 +231,7 @@ class Recorder:
             with full_float32():
                 return self.subject.logits(self.subject.prepared(self.images[:4])).cpu()
 
-    def _measure_batch(
-        self, measurement: Measurement, rows: Tensor, first: int
-    ) -> dict[str, Tensor]:
+    def _measure_batch(self, measurement: Measurement, rows: Tensor, first: int) -> Columns:
         # Distinct for each measurement, batch and seed, and reproducible.
         seed = zlib.crc32(f"{self._seed}/{measurement.name}/{first}".encode())
         images = self.subject.prepared(self.images[rows])
@@ -261,7 +257,7 @@ class Recorder:
     def _key(self, measurement: Measurement) -> str:
         return json.dumps(self._identity | measurement.parameters(), sort_keys=True)
 
-    def _read(self, path: Path | None, measurement: Measurement, rows: Tensor) -> dict[str, Tensor]:
+    def _read(self, path: Path | None, measurement: Measurement, rows: Tensor) -> Columns:
         """Return the cached columns, which cover the first of ``rows``, or {} if none are valid."""
         if path is None or not path.exists():
             return {}

@@ -52,14 +52,9 @@ class Subject:
         return torch.device("cpu") if tensor is None else tensor.device
 
     def prepared(self, images: Tensor) -> Tensor:
-        """Return the images as input for the model.
+        """Return images [B,C,H,W], uint8 or floating point in [0,1], as input for the model.
 
-        Args:
-            images: [B,C,H,W], uint8 or floating point in [0,1].
-
-        Returns:
-            [B,C,H,W] in [0,1] on the model's device, float64 if the model's parameters are, else
-            float32.
+        That is in [0,1] on the model's device, float64 if its parameters are, else float32.
         """
         parameter = next(self.model.parameters(), None)
         double = parameter is not None and parameter.dtype == torch.float64

@@ -18,9 +18,6 @@ from sprout_fast.evaluation.measurements.base import Batch, Measurement
 from sprout_fast.evaluation.names import NormName
 from sprout_fast.evaluation.subject import Subject
 
-# Attacks that support a single norm and have no option of that name.
-SINGLE_NORM = ("cw_l2",)
-
 
 @dataclass(frozen=True)
 class AttackMeasurement(Measurement):
@@ -73,9 +70,9 @@ class AttackMeasurement(Measurement):
             return "transfer attacks need a surrogate model"
         return None
 
-    def measure(self, subject: Subject, batch: Batch) -> Mapping[str, Tensor]:
+    def measure(self, subject: Subject, batch: Batch) -> dict[str, Tensor]:
         options: dict[str, Any] = {"eps": self.eps, **self.options}
-        if self.attack not in SINGLE_NORM:
+        if self.attack != "cw_l2":  # which supports a single norm and has no option of that name
             options["norm"] = self.norm
         if self.attack == "transfer":
             options["surrogate"] = subject.surrogate

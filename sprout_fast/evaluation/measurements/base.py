@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -60,6 +59,6 @@ class Measurement:
         """Names of earlier attacks; only images still correctly classified are measured."""
         return ()
 
-    def measure(self, subject: Subject, batch: Batch) -> Mapping[str, Tensor]:
+    def measure(self, subject: Subject, batch: Batch) -> dict[str, Tensor]:
         """Return one or more named columns of B rows each; the model is in eval mode."""
         raise NotImplementedError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -24,7 +23,7 @@ class Clean(Measurement):
 
     name: str = "clean"
 
-    def measure(self, subject: Subject, batch: Batch) -> Mapping[str, Tensor]:
+    def measure(self, subject: Subject, batch: Batch) -> dict[str, Tensor]:
         logits, again = subject.logits(batch.images), subject.logits(batch.images)
         two = logits.topk(2, dim=1).values
         return {

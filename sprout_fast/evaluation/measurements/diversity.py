@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -43,15 +43,13 @@ class Diversity(Measurement):
     mixup_alpha: float = 0.2
     alpha: float = 0.01
 
-    def measure(self, subject: Subject, batch: Batch) -> Mapping[str, Tensor]:
+    def measure(self, subject: Subject, batch: Batch) -> dict[str, Tensor]:
         generator, device = batch.generator(), batch.images.device
         one_hot = F.one_hot(batch.labels, subject.num_classes).to(batch.images.dtype)
         gradients = {}
 
         def gradient_of(images: Tensor, target: Tensor) -> Tensor:
-            def loss(logits: Tensor) -> Tensor:
-                return F.cross_entropy(logits, target, reduction="none")
-
+            loss = functools.partial(F.cross_entropy, target=target, reduction="none")
             with borrowed("diversity", subject.model, batch.images, batch.labels, None, 0):
                 return value_and_gradient(subject.model, images, loss)[2].flatten(1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,7 +23,7 @@ class Gradients(Measurement):
 
     name: str = "gradients"
 
-    def measure(self, subject: Subject, batch: Batch) -> Mapping[str, Tensor]:
+    def measure(self, subject: Subject, batch: Batch) -> dict[str, Tensor]:
         columns = {}
         for name in ("ce", "margin"):
             gradient = input_gradient(subject, batch, name).flatten(1)

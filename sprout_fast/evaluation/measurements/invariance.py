@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -64,7 +64,7 @@ class Invariance(Measurement):
     def __post_init__(self) -> None:
         TRANSFORMATIONS.look_up(self.transformation)
 
-    def measure(self, subject: Subject, batch: Batch) -> Mapping[str, Tensor]:
+    def measure(self, subject: Subject, batch: Batch) -> dict[str, Tensor]:
         changed = TRANSFORMATIONS[self.transformation](batch.images, self.amount)
         logits = subject.logits(changed.clamp(0, 1))
         return {"misclassified": is_misclassified(logits, batch.labels)}

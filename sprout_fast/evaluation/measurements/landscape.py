@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -32,7 +31,7 @@ class Landscape(Measurement):
 
     limit: ClassVar[int | None] = 16
 
-    def measure(self, subject: Subject, batch: Batch) -> Mapping[str, Tensor]:
+    def measure(self, subject: Subject, batch: Batch) -> dict[str, Tensor]:
         gradient_sign = input_gradient(subject, batch, "ce").sign()
         drawn = torch.rand(batch.images.shape, generator=batch.generator(), device=subject.device)
         rademacher = torch.where(drawn < 0.5, -1.0, 1.0)

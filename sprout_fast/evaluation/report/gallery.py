@@ -26,13 +26,6 @@ class Attacked(NamedTuple):
     misclassified: bool
 
 
-class Column(NamedTuple):
-    """One attack: its name and the factor on the differences."""
-
-    name: str
-    factor: int
-
-
 class Row(NamedTuple):
     """One image."""
 
@@ -45,7 +38,7 @@ class Row(NamedTuple):
 class Gallery(NamedTuple):
     """Images by attacks."""
 
-    columns: list[Column]
+    columns: list[tuple[str, int]]  # names of the attacks and factors on their differences
     rows: list[Row]
 
 
@@ -56,23 +49,19 @@ def gallery_of(results: Results) -> Gallery | None:
     records = [one for one in strongest_of_each_kind(results) if len(one.gallery) > 0][:_ATTACKS]
     if not records:
         return None
-    images = {
-        row: _unit(results.images[row])
-        for row in sorted({row for record in records for row in record.gallery.tolist()})
-    }
+    shown = sorted({row for record in records for row in record.gallery.tolist()})
+    images = {row: _unit(results.images[row]) for row in shown}
     names = results.subject.class_names
 
     def name_of(label: int) -> str:
         return f"class {label}" if names is None else names[label]
 
-    rows = {
-        row: Row(row, name_of(int(results.labels[row])), _png(image), [])
-        for row, image in images.items()
-    }
+    labels = {row: name_of(int(results.labels[row])) for row in shown}
+    rows = {row: Row(row, labels[row], _png(images[row]), []) for row in shown}
     columns = []
     for record in records:
         attacked, factor = _attacked(record, images, name_of)
-        columns.append(Column(record.name, factor))
+        columns.append((record.name, factor))
         for number, row in rows.items():
             row.attacked.append(attacked.get(number))
     return Gallery(columns, list(rows.values()))

@@ -36,22 +36,17 @@ def verdict_of(results: Results) -> Verdict:
         name: int((results.misclassified_within(record) & correct).sum())
         for name, record in results.attacks.items()
     }
-    most = max(errors.values(), default=0)
-    strongest = next((name for name, count in errors.items() if count == most > 0), None)
+    strongest, most = max(errors.items(), key=lambda one: one[1], default=("", 0))
     in_ball = [
         record.parameters["attack"]
         for record in results.attacks.values()
         if record.parameters["norm"] == results.norm
         and abs(record.parameters["eps"] - results.eps) <= 1e-6 * results.eps
     ]
-    missing = [
-        name
-        for key, name in AUTOATTACK.items()
-        if key not in in_ball and "autoattack" not in in_ball
-    ]
+    missing = [name for key, name in AUTOATTACK.items() if not {key, "autoattack"} & {*in_ball}]
     return Verdict(
         doubtful=bool(results.audit.failed) and results.robust.correct > 0,
-        strongest=None if strongest is None else results.attacks[strongest],
+        strongest=results.attacks[strongest] if most > 0 else None,
         errors=most,
         cascaded=[name for name, one in results.attacks.items() if one.parameters["cascade"]],
         missing=missing,
