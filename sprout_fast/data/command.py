@@ -30,17 +30,12 @@ class Options:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Decode every image of a data set and report those that training would refuse or convert.
-
-    Returns:
-        Exit status: 0, or 2 if an image is unreadable or the path is not a data set.
-    """
+    """Verify a data set; return the exit status."""
     prog = Path(sys.argv[0]).name
 
     def body() -> int:
-        options = cli.parse_options(
-            Options, sys.argv[1:] if argv is None else argv, prog, _DESCRIPTION
-        )
+        arguments = sys.argv[1:] if argv is None else argv
+        options = cli.parse_options(Options, arguments, prog, _DESCRIPTION)
         if options.workers < 1:
             raise UserError(f"{options.workers}: expected 1 or more", option="workers")
         from sprout_fast.data.verify import verify
@@ -52,9 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(line, file=sys.stderr)
             unreadable += len(report.unreadable)
         if unreadable:
-            raise UserError(
-                f"{printable(options.data)}: {unreadable} unreadable images, listed above"
-            )
+            shown = printable(options.data)
+            raise UserError(f"{shown}: {unreadable} unreadable images, listed above")
         return 0
 
     return cli.run_tool(prog, body)
@@ -69,10 +63,8 @@ _DESCRIPTION = (
 def describe(report: SplitReport) -> str:
     """Return the lines printed for a split: its counts and its conversions."""
     counts = report.per_class
-    fewest, most = (
-        f"{counts[name]:,} ({printable(name)})"
-        for name in (min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__))
-    )
+    extremes = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
+    fewest, most = (f"{counts[name]:,} ({printable(name)})" for name in extremes)
     line = (
         f"{report.name}: {report.num_images:,} images of {len(counts)} classes, "
         f"{fewest} to {most} per class"
@@ -80,8 +72,6 @@ def describe(report: SplitReport) -> str:
     if report.smallest is not None and report.largest is not None:
         (width, height), (wide, high) = report.smallest, report.largest
         line += f", {width}x{height} to {wide}x{high} pixels"
-    lines = [line] + [
-        f"{report.name}: {conversion}: {count:,} images, e.g. {example}"
-        for conversion, (count, example) in report.converted.items()
-    ]
-    return "\n".join(lines)
+    for conversion, (count, example) in report.converted.items():
+        line += f"\n{report.name}: {conversion}: {count:,} images, e.g. {example}"
+    return line

@@ -18,22 +18,14 @@ _DECODER: dict[str, Any] = {"output_type": DALIImageType.RGB, "adjust_orientatio
 
 
 class WholeImages:
-    """Decoder of whole images on the CPU.
-
-    Args:
-        batch_size: the most images in one call.
-        num_threads: threads to decode with.
-    """
+    """Decoder of whole images on the CPU, at most ``batch_size`` per call."""
 
     def __init__(self, batch_size: int, num_threads: int) -> None:
         self._settings: dict[str, Any] = {"batch_size": batch_size, "num_threads": num_threads}
         self._pipeline: Pipeline | None = None
 
     def __call__(self, contents: Sequence[bytes]) -> list[np.ndarray | None]:
-        """Return uint8 [H, W, 3] for each image, and None for those that DALI cannot decode.
-
-        The arrays are valid until the next call.
-        """
+        """Return uint8 [H, W, 3], valid until the next call, or None if DALI cannot decode it."""
         if not contents:
             return []
         if self._pipeline is None:
@@ -58,13 +50,10 @@ class WholeImages:
 
 
 def views(source: Callable[[], tuple[Any, ...]], image_size: int, **settings: Any) -> Pipeline:
-    """Return a pipeline of views of images: uint8 [B, S, S, 3].
+    """Return a pipeline of views of images: uint8 [B, image_size, image_size, 3].
 
-    Args:
-        source: returns, for a batch, the encoded images and the fields of their
-            :class:`~sprout_fast.data.loaders.augmentation.View`; raises StopIteration at the end.
-        image_size: S.
-        settings: arguments of the pipeline; on a GPU it decodes by DALI's ``mixed`` decoder.
+    ``source`` returns, for a batch, the encoded images and the fields of their ``View``s, and
+    raises StopIteration at the end; ``settings`` are arguments of the pipeline.
     """
     # The dynamic executor gives every output memory of its own.
     pipeline = Pipeline(**settings, exec_dynamic=True, prefetch_queue_depth=2)
@@ -86,12 +75,7 @@ def view(encoded, start, shape, size, crop, flip, *, image_size: int, device: st
     images: Any = fn.decoders.image_slice(
         encoded, start=start, shape=shape, axes=[0, 1], device=device, **_DECODER
     )
-    images = fn.resize(
-        images,
-        size=size,
-        subpixel_scale=False,
-        interp_type=DALIInterpType.INTERP_LINEAR,
-        antialias=True,
-    )
+    linear = DALIInterpType.INTERP_LINEAR
+    images = fn.resize(images, size=size, subpixel_scale=False, interp_type=linear, antialias=True)
     images = fn.slice(images, start=crop, shape=[image_size, image_size], axes=[0, 1])
     return fn.flip(images, horizontal=flip)

@@ -28,6 +28,7 @@ from sprout_fast.errors import UserError
 
 _BATCH = 500
 _EIGHT_BITS = {"1", "L", "P", "RGB", "RGBA", "RGBX", "LA", "PA", "CMYK", "YCbCr", "HSV"}
+_KINDS = {"1": "gray", "L": "gray", "LA": "gray", "P": "palette", "PA": "palette"}
 _SIXTEEN_BITS = {"I;16", "I;16B", "I;16L", "I;16N"}
 # Pillow rotates TIFF images by their tag; what takes that back.
 _UNDO_ORIENTATION = {
@@ -42,15 +43,10 @@ _UNDO_ORIENTATION = {
 
 
 class Decoded(NamedTuple):
-    """A decoded image.
+    """A decoded image."""
 
-    Attributes:
-        pixels: uint8 [H, W, 3].
-        conversions: what was done beyond decoding, e.g. ``("CMYK to RGB",)``.
-    """
-
-    pixels: np.ndarray
-    conversions: tuple[str, ...]
+    pixels: np.ndarray  # uint8 [H, W, 3]
+    conversions: tuple[str, ...]  # what was done beyond decoding, e.g. "CMYK to RGB"
 
 
 def has_dali() -> bool:
@@ -62,14 +58,10 @@ def has_dali() -> bool:
 
 
 def decode(content: bytes, name: str) -> Decoded:
-    """Decode an image file.
-
-    Args:
-        content: the file's content.
-        name: its name, for the message.
+    """Decode the content of an image file.
 
     Raises:
-        UserError: not an image, damaged, or of a mode that is refused; one line names the file.
+        UserError: not an image, damaged, or of a mode that is refused; one line gives ``name``.
 
     >>> pixels, conversions = decode(as_ppm(np.zeros((2, 3, 3), np.uint8)), "black.ppm")
     >>> pixels.shape, conversions
@@ -82,16 +74,12 @@ def decode(content: bytes, name: str) -> Decoded:
             return _convert(image)
     except UnidentifiedImageError:
         raise UserError(f"{printable(name)}: not an image") from None
-    except _Refused as error:
+    except UserError as error:
         raise UserError(f"{printable(name)}: {error}") from None
     # Decoders raise anything on damaged files, RuntimeError and NotImplementedError included.
     except Exception as error:
         reason = printable(error) or type(error).__name__
         raise UserError(f"{printable(name)}: damaged image ({reason})") from error
-
-
-class _Refused(Exception):
-    pass
 
 
 def _convert(image: Image.Image) -> Decoded:
@@ -109,13 +97,9 @@ def _convert(image: Image.Image) -> Decoded:
         conversions.append("16-bit gray to RGB by the high byte")
         return Decoded(np.repeat(gray[:, :, None], 3, axis=2), tuple(conversions))
     if mode not in _EIGHT_BITS:
-        raise _Refused(f"image of mode {mode}, expected 8 or 16 bits per channel in gray or RGB")
-    if mode in ("1", "L", "LA"):
-        conversions.append("gray to RGB")
-    elif mode in ("P", "PA"):
-        conversions.append("palette to RGB")
-    elif mode in ("CMYK", "YCbCr", "HSV"):
-        conversions.append(f"{mode} to RGB")
+        raise UserError(f"image of mode {mode}, expected 8 or 16 bits per channel in gray or RGB")
+    if not mode.startswith("RGB"):
+        conversions.append(f"{_KINDS.get(mode, mode)} to RGB")
     # Without this Pillow warns on palettes that it drops the transparency.
     transparency = image.info.pop("transparency", None)
     if mode in ("RGBA", "LA", "PA") or transparency is not None:
@@ -135,9 +119,6 @@ def jpeg_size(content: bytes) -> tuple[int, int] | None:
     Ordinary is what DALI and Pillow decode to the same pixels and refuse alike when damaged: 8
     bits, gray or YCbCr, within Pillow's limit on the number of pixels. Whole is what ends with
     JPEG's end marker: DALI decodes no more rows than a crop needs and would not notice a cut.
-
-    >>> jpeg_size(b"GIF89a") is None
-    True
     """
     if content[:2] != b"\xff\xd8" or content[-2:] != b"\xff\xd9":
         return None
@@ -164,29 +145,25 @@ def jpeg_size(content: bytes) -> tuple[int, int] | None:
 def decode_images(
     count: int, name: Callable[[int], str], read: Callable[[int], bytes]
 ) -> np.ndarray:
-    """Decode images of one size to uint8 [N, H, W, 3].
+    """Decode ``count`` images; see :meth:`~sprout_fast.data.listing.Split.decode`."""
+    by_dali = None
+    if has_dali():
+        import torch
 
-    Args:
-        count: number of images, N >= 1.
-        name: returns the name of the image of an index.
-        read: returns its content.
+        from sprout_fast.data.dali import WholeImages
 
-    Raises:
-        UserError: an image cannot be decoded or has another size than the first; it is named.
-    """
-    by_dali = _dali_decoder() if has_dali() else None
+        by_dali = WholeImages(_BATCH, torch.get_num_threads())
     images = np.empty((0, 0, 0, 3), np.uint8)
     for first in range(0, count, _BATCH):
         indices = range(first, min(first + _BATCH, count))
         contents = {index: read(index) for index in indices}
-        decoded: dict[int, np.ndarray] = {}
+        decoded: dict[int, np.ndarray | None] = {}
         if by_dali is not None:
             ordinary = [index for index in indices if jpeg_size(contents[index]) is not None]
             pixels = by_dali([contents[index] for index in ordinary])
-            decoded = {i: one for i, one in zip(ordinary, pixels, strict=True) if one is not None}
+            decoded = dict(zip(ordinary, pixels, strict=True))
         for index in indices:
-            pixels = decoded.get(index)
-            if pixels is None:
+            if (pixels := decoded.get(index)) is None:
                 pixels = decode(contents[index], name(index)).pixels
             if index == 0:
                 images = np.empty((count, *pixels.shape), np.uint8)
@@ -198,11 +175,3 @@ def decode_images(
                 )
             images[index] = pixels
     return images
-
-
-def _dali_decoder() -> Callable[[list[bytes]], list[np.ndarray | None]]:
-    import torch
-
-    from sprout_fast.data.dali import WholeImages
-
-    return WholeImages(_BATCH, torch.get_num_threads())

@@ -45,10 +45,9 @@ class Split(ABC):
 
     def subset(self, indices: np.ndarray) -> Split:
         """Return the split with only the images at ``indices``, int64 [n]."""
-        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(
-            self, **{k: v[indices] for k, v in arrays.items() if isinstance(v, np.ndarray)}
-        )
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {k: v[indices] for k, v in values.items() if isinstance(v, np.ndarray)}
+        return replace(self, **arrays)
 
     def shuffled(self, random: np.random.Generator) -> np.ndarray:
         """Return all indices, int64 [N], in an order to train in."""
@@ -65,13 +64,9 @@ class Split(ABC):
 
 @dataclass(frozen=True, eq=False)
 class FileSplit(Split):
-    """Image files.
+    """Image files."""
 
-    Attributes:
-        paths: bytes [N], as :func:`encode_names` packs them.
-    """
-
-    paths: np.ndarray
+    paths: np.ndarray  # bytes [N], as encode_names packs them
 
     def path(self, index: int) -> str:
         """Return the path of an image file."""
@@ -90,17 +85,13 @@ class FileSplit(Split):
 
 @dataclass(frozen=True, eq=False)
 class ArraySplit(Split):
-    """Images that are decoded already.
-
-    Attributes:
-        images: uint8 [N, H, W, 3].
-        source: name of the whole, for messages.
+    """Images that are decoded already; ``source`` names them in messages.
 
     >>> ArraySplit(np.array([1]), np.zeros((1, 2, 4, 3), np.uint8), "zeros").decode().shape
     (1, 2, 4, 3)
     """
 
-    images: np.ndarray
+    images: np.ndarray  # uint8 [N, H, W, 3]
     source: str = "array"
 
     def name(self, index: int) -> str:
@@ -145,10 +136,14 @@ def scan(data: str | Path) -> Listing:
         UserError: the data set is missing, empty, unreadable or inconsistent.
     """
     data = Path(data)
-    # Every tar and every folder is a tar or a folder of classes if it is nothing else.
-    for name in sorted(READERS, key=lambda name: (name in ("tar", "folder"), name)):
-        if (listing := READERS[name](data)) is not None:
-            return listing
+    try:
+        # Every tar and every folder is a tar or a folder of classes if it is nothing else.
+        for name in sorted(READERS, key=lambda name: (name in ("tar", "folder"), name)):
+            if (listing := READERS[name](data)) is not None:
+                return listing
+    except OSError as error:  # no permission, a broken mount
+        where = printable(error.filename or data)
+        raise UserError(f"{where}: cannot be read ({error.strerror or error})") from error
     raise UserError(f"{printable(data)}: no such folder or file")
 
 

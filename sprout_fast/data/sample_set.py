@@ -2,8 +2,7 @@
 
 An image shows one large object on a cluttered background. Each of five hues belongs to two classes
 that differ in shape or texture, and the clutter has all hues: color alone separates half of the
-classes at best, single pixels hardly any, and a small ResNet learns the rest in a few hundred
-steps. Position, size, rotation, tint, light, clutter, noise, file size and image size vary.
+classes at best, and a small ResNet learns the rest in a few hundred steps.
 """
 
 from __future__ import annotations
@@ -63,26 +62,15 @@ def make_sample_set(
 ) -> Path:
     """Generate the sample set at ``root``, or reuse the one that exists.
 
-    The files depend on the arguments alone. They are written to a temporary folder next to ``root``
-    and moved when complete, so an interrupted run leaves no partial set that could pass for a
-    whole one. A set that was made with other arguments, or lacks files, is regenerated.
-
-    Args:
-        root: folder to create, with its parents.
-        train_per_class: training images per class.
-        val_per_class: validation images per class.
-        seed: seed of all images.
-
-    Returns:
-        ``root``, which holds ``train/<class>/*.JPEG`` and ``val/<class>/*.JPEG``.
+    The files, ``train/<class>/*.JPEG`` and ``val/<class>/*.JPEG``, depend on the arguments alone.
+    An interrupted run leaves no partial set; a set that was made with other arguments, or lacks
+    files, is regenerated.
 
     Raises:
         UserError: ``root`` exists and is not a sample set, or cannot be written.
 
-    >>> root = make_sample_set(
-    ...     Path(tempfile.mkdtemp()) / "set", train_per_class=1, val_per_class=1
-    ... )
-    >>> sum(1 for _ in root.glob("train/*/*.JPEG"))
+    >>> folder = Path(tempfile.mkdtemp(), "set")
+    >>> sum(1 for _ in make_sample_set(folder, train_per_class=1).glob("train/*/*.JPEG"))
     10
     """
     root = Path(root)
@@ -92,36 +80,33 @@ def make_sample_set(
         if _is_whole(root, record):
             return root
         if root.exists() and not (root / _RECORD).is_file() and any(root.iterdir()):
-            raise UserError(
-                f"{printable(root)}: exists and is not a sample set; it was left unchanged"
-            )
+            message = "exists and is not a sample set; it was left unchanged"
+            raise UserError(f"{printable(root)}: {message}")
         root.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=f".{root.name}.", dir=root.parent) as partial:
             made = Path(partial) / root.name
+            folders = [
+                (made / split / name, count, [seed, index, label])
+                for index, (split, count) in enumerate(counts.items())
+                for label, name in enumerate(_CLASSES)
+            ]
             with ThreadPoolExecutor(2) as pool:  # NumPy and the JPEG encoder release the GIL
-                folders = [
-                    (made / split / name, name, count, [seed, index, label])
-                    for index, (split, count) in enumerate(counts.items())
-                    for label, name in enumerate(_CLASSES)
-                ]
-                for _ in pool.map(lambda folder: _write_class(*folder), folders):
-                    pass  # the loop re-raises what a thread raised
+                list(pool.map(_write_class, *zip(*folders, strict=True)))  # raises what they raise
             (made / _RECORD).write_text(json.dumps(record))
             if not _is_whole(root, record):  # another process may have been faster
                 shutil.rmtree(root, ignore_errors=True)
                 made.rename(root)
     except OSError as error:
-        raise UserError(
-            f"{printable(root)}: the sample set cannot be written ({error.strerror})"
-        ) from error
+        message = f"the sample set cannot be written ({error.strerror})"
+        raise UserError(f"{printable(root)}: {message}") from error
     return root
 
 
-def _write_class(folder: Path, name: str, count: int, seed: list[int]) -> None:
+def _write_class(folder: Path, count: int, seed: list[int]) -> None:
     folder.mkdir(parents=True)
     for number in range(count):
         rng = np.random.default_rng([*seed, number])
-        image = draw_sample(name, rng)
+        image = draw_sample(folder.name, rng)
         quality = int(rng.integers(85, 96))
         image.save(folder / f"{number:05d}.JPEG", format="JPEG", quality=quality)
 
@@ -132,19 +117,12 @@ def _is_whole(root: Path, record: dict[str, int]) -> bool:
             return False
     except (OSError, ValueError):
         return False
-    return all(
-        sum(1 for _ in (root / split / name).glob("*.JPEG")) == record[split]
-        for split in ("train", "val")
-        for name in _CLASSES
-    )
+    folders = [(split, root / split / name) for split in ("train", "val") for name in _CLASSES]
+    return all(len(list(folder.glob("*.JPEG"))) == record[split] for split, folder in folders)
 
 
 def draw_sample(name: str, rng: np.random.Generator) -> Image.Image:
-    """Draw one image of class ``name``: RGB, its sides between 120 and 256 pixels.
-
-    >>> draw_sample("red_cross", np.random.default_rng(0)).mode
-    'RGB'
-    """
+    """Draw one image of class ``name``: RGB, its sides between 120 and 256 pixels."""
     hue, shape, texture = _CLASSES[name]
     width, height = int(rng.integers(160, 257)), int(rng.integers(120, 193))
     if rng.random() < 0.25:

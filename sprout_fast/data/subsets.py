@@ -42,14 +42,8 @@ def balanced_subset(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
 def spaced_subset(total: int, count: int) -> np.ndarray:
     """Choose ``count`` of ``total`` images at equal distances, without randomness.
 
-    Validation sets are sorted by class, so every class is represented in proportion.
-
-    Args:
-        total: number of images N.
-        count: number of images to choose; all N if it is larger.
-
-    Returns:
-        Indices int64 [count], ascending.
+    Validation sets are sorted by class, so every class is represented in proportion. Returns
+    ascending indices, int64 [count]; all of them if ``count`` is larger than ``total``.
 
     >>> spaced_subset(10, 3)
     array([3, 6, 9])
@@ -59,12 +53,9 @@ def spaced_subset(total: int, count: int) -> np.ndarray:
 
 
 class SpacedBatches:
-    """The images of :func:`spaced_subset` from the batches of a loader.
+    """The ``count`` images of :func:`spaced_subset` from a loader's batches of ``total`` images.
 
-    Args:
-        loader: batches of images and labels, in validation order.
-        total: number of images that it yields.
-        count: number of images to keep.
+    The batches, of images and labels, are in validation order.
     """
 
     def __init__(self, loader: Iterable[tuple[Tensor, Tensor]], total: int, count: int) -> None:

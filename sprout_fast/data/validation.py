@@ -15,21 +15,13 @@ from sprout_fast.data.subsets import spaced_subset
 
 @dataclass(frozen=True)
 class Images:
-    """Validation images.
+    """Validation images."""
 
-    Attributes:
-        images: uint8 [N, 3, H, W].
-        labels: int64 [N], in [0, K).
-        classes: names of the K classes.
-        available: number of validation images in the data set.
-        description: one line for the log.
-    """
-
-    images: Tensor
-    labels: Tensor
-    classes: list[str]
-    available: int
-    description: str
+    images: Tensor  #: uint8 [N, 3, H, W].
+    labels: Tensor  #: int64 [N], in [0, K).
+    classes: list[str]  #: Names of the K classes.
+    available: int  #: Number of validation images in the data set.
+    description: str  #: One line for the log.
 
 
 def read_images(
@@ -48,8 +40,7 @@ def read_images(
         loader: ``"memory"`` for small images of one size, used as they are; ``"dali"`` or
             ``"torch"`` to resize and crop files to ``image_size``.
         image_size: side of the square images in pixels; ignored by loaders that do not resize.
-        limit: number of images to read, chosen by
-            :func:`~sprout_fast.data.subsets.spaced_subset`; all by default.
+        limit: images to read, a :func:`~sprout_fast.data.subsets.spaced_subset`; all by default.
         batch_size: images to decode at a time.
         workers: decoding threads or processes.
 
@@ -61,21 +52,10 @@ def read_images(
     split, total = listing.val, len(listing.val)
     if limit is not None and limit < total:
         split = split.subset(spaced_subset(total, limit))
-    batches = kind(
-        split,
-        train=False,
-        batch_size=batch_size,
-        image_size=image_size if kind.resizes else None,
-        device=torch.device("cpu"),
-        seed=0,
-        workers=workers,
-    )
+    side = image_size if kind.resizes else None
+    options = {"batch_size": batch_size, "image_size": side, "workers": workers}
+    batches = kind(split, train=False, device=torch.device("cpu"), seed=0, **options)
     images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
     count = f"{len(split):,} of {total:,}" if len(split) < total else f"all {total:,}"
-    return Images(
-        images,
-        labels,
-        listing.classes,
-        total,
-        f"{listing.layout}: {count} validation images of {len(listing.classes)} classes",
-    )
+    description = f"{listing.layout}: {count} validation images of {len(listing.classes)} classes"
+    return Images(images, labels, listing.classes, total, description)

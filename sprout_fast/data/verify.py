@@ -19,44 +19,30 @@ _CHUNK = 256  # images per round of the threads
 
 @dataclass(frozen=True)
 class SplitReport:
-    """The contents of one split.
+    """The contents of one split; sizes are (width, height), None if no image is readable."""
 
-    Attributes:
-        name: ``"train"``, ``"val"`` or ``"train and val"``.
-        num_images: number of its images.
-        per_class: number of its images by class name.
-        smallest: (width, height) in pixels of the readable image of least area; None if there is
-            none.
-        largest: likewise of the greatest area.
-        unreadable: a line ``<name>: <reason>`` for each image that training would refuse.
-        converted: for each conversion to 8-bit RGB, the number of images and the name of the first.
-    """
-
-    name: str
+    name: str  #: ``"train"``, ``"val"`` or ``"train and val"``.
     num_images: int
-    per_class: dict[str, int]
-    smallest: tuple[int, int] | None
-    largest: tuple[int, int] | None
-    unreadable: list[str]
+    per_class: dict[str, int]  #: Number of images by class name.
+    smallest: tuple[int, int] | None  #: Size in pixels of the readable image of least area.
+    largest: tuple[int, int] | None  #: Likewise of the greatest area.
+    unreadable: list[str]  #: ``<name>: <reason>`` for each image that training would refuse.
+    #: For each conversion to 8-bit RGB, the number of images and the name of the first.
     converted: dict[str, tuple[int, str]]
 
 
 def verify(data: str | Path, *, workers: int = 2) -> Iterator[SplitReport]:
-    """Decode all images of ``data`` as every loader does, and yield a report per split.
-
-    Args:
-        data: what :func:`~sprout_fast.data.listing.scan` accepts.
-        workers: decoding threads.
+    """Decode all images of ``data`` as every loader does, by ``workers`` threads; report by split.
 
     Raises:
         UserError: the data set is missing, empty or inconsistent.
     """
     listing = scan(data)
+    splits = {"train": listing.train, "val": listing.val}
     if listing.train is listing.val:
-        yield _verify_split("train and val", listing.train, listing.classes, workers)
-    else:
-        yield _verify_split("train", listing.train, listing.classes, workers)
-        yield _verify_split("val", listing.val, listing.classes, workers)
+        splits = {"train and val": listing.train}
+    for name, split in splits.items():
+        yield _verify_split(name, split, listing.classes, workers)
 
 
 def _verify_split(name: str, split: Split, classes: list[str], workers: int) -> SplitReport:
@@ -67,9 +53,9 @@ def _verify_split(name: str, split: Split, classes: list[str], workers: int) -> 
     def check(index: int) -> tuple[tuple[int, int], tuple[str, ...]] | UserError:
         try:
             pixels, conversions = decode(split.read(index), split.name(index))
-            return (pixels.shape[1], pixels.shape[0]), conversions
         except UserError as error:
             return error
+        return (pixels.shape[1], pixels.shape[0]), conversions
 
     with ThreadPoolExecutor(workers) as pool:  # Pillow decodes outside the GIL
         for first in range(0, len(split), _CHUNK):
@@ -85,12 +71,6 @@ def _verify_split(name: str, split: Split, classes: list[str], workers: int) -> 
                     converted[conversion] = (count + 1, example)
     by_area = sorted(sizes, key=lambda size: size[0] * size[1])
     per_label = np.bincount(split.labels, minlength=len(classes)).tolist()
-    return SplitReport(
-        name=name,
-        num_images=len(split),
-        per_class=dict(zip(classes, per_label, strict=True)),
-        smallest=by_area[0] if by_area else None,
-        largest=by_area[-1] if by_area else None,
-        unreadable=unreadable,
-        converted=converted,
-    )
+    per_class = dict(zip(classes, per_label, strict=True))
+    smallest, largest = (by_area[0], by_area[-1]) if by_area else (None, None)
+    return SplitReport(name, len(split), per_class, smallest, largest, unreadable, converted)

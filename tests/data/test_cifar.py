@@ -81,6 +81,18 @@ def test_the_archive_that_torchvision_downloads(tmp_path, make_cifar, kind, mode
     assert listing.train.labels.tolist() == made.labels["train"]
 
 
+def test_an_archive_writes_nothing_outside_its_folder(tmp_path, make_cifar):
+    (tmp_path / "made").mkdir()
+    make_cifar(tmp_path / "made", CIFAR10)
+    archive = tmp_path / "cifar.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(tmp_path / "made" / CIFAR10.base_folder, CIFAR10.base_folder)
+        tar.addfile(tarfile.TarInfo(str(tmp_path / "outside")))
+    assert b"/outside" in archive.read_bytes()
+    assert len(scan(archive).val) == 20
+    assert not (tmp_path / "outside").exists()
+
+
 def test_limited(tmp_path, make_cifar):
     made = make_cifar(tmp_path, CIFAR10)
     loaders = build_loaders(tmp_path, loader="memory", batch_size=30, limit_train=30, seed=1)

@@ -294,6 +294,33 @@ def test_what_dali_cannot_decode_pillow_decodes_image_by_image(tmp_path, monkeyp
     assert set(decoded_by_pillow) == {split.name(i) for i in failing}
 
 
+@needs_dali
+@pytest.mark.parametrize("failing", [[2], [1, 3], [0, 1, 2, 3, 4, 5, 6]])
+def test_what_dali_cannot_decode_in_later_batches(tmp_path, monkeypatch, failing):
+    """The pipeline decodes ahead, and the failing batch is the one to repair."""
+    write_folder(tmp_path, {"train": {"a": 1}, "val": {"a": 7}}, noise_image)
+    expected = read_images(tmp_path, loader="dali", image_size=32, workers=1).images
+    split = scan(tmp_path).val
+    real_read, real_decode = type(split).read, sprout_fast.data.decode.decode
+    whole = {split.name(i): split.read(i) for i in failing}
+
+    def read(self, index):
+        content = real_read(self, index)
+        return content[:600] + b"\xff\xc8\xff\xd9" if self.name(index) in whole else content
+
+    decoded_by_pillow = []
+
+    def decode_whole(content, name):
+        decoded_by_pillow.append(name)
+        return real_decode(whole[name], name)
+
+    monkeypatch.setattr(type(split), "read", read)
+    monkeypatch.setattr("sprout_fast.data.loaders.dali.decode", decode_whole)
+    images = read_images(tmp_path, loader="dali", image_size=32, workers=1, batch_size=2).images
+    assert (images.int() - expected.int()).abs().max() <= 1
+    assert decoded_by_pillow == list(whole)
+
+
 @pytest.mark.parametrize("at", ["train/a/002.jpg", "val/a/001.jpg"])
 def test_in_memory_all_images_are_of_one_size(tmp_path, at):
     write_folder(tmp_path, {"train": {"a": 3}, "val": {"a": 2}})

@@ -39,6 +39,11 @@ def test_missing_folder(tmp_path):
         scan(tmp_path / "nowhere")
 
 
+def test_path_that_the_system_refuses():
+    with pytest.raises(UserError, match=r"xxx: cannot be read \(File name too long\)"):
+        scan("x" * 300)
+
+
 def test_a_file_that_is_no_tar(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="file: not a readable tar file"):

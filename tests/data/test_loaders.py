@@ -199,6 +199,18 @@ def test_an_interrupted_epoch_restarts(noise, loader):
 
 
 @every
+def test_two_iterators_at_a_time_do_not_mix(noise, loader):
+    """As when the traceback of an interrupted epoch keeps its iterator alive."""
+    train = build(noise, loader, batch_size=2).train
+    whole = list(build(noise, loader, batch_size=2).train)
+    iterator = iter(train)
+    first = next(iterator)
+    assert_same(list(train), whole)
+    assert_same([first, *iterator], whole)
+    assert train.state_dict()["epoch"] == 1
+
+
+@every
 @pytest.mark.parametrize("change", [{"batch_size": 3}, {"seed": 1}, {"num_shards": 2}])
 def test_state_of_another_setting_is_refused(noise, loader, change):
     state = build(noise, loader).train.state_dict()

@@ -1,10 +1,9 @@
-"""Augmentation: one definition, from which every loader makes the same images.
+"""Augmentation, from which every loader makes the same images.
 
 Training crops and flips as torchvision's ``RandomResizedCrop`` and ``RandomHorizontalFlip`` do;
 validation resizes the short side and crops the center, as is usual on ImageNet. Small images in
-memory keep their size: training crops them out of a border of zeros, as
-``RandomCrop(padding=4)`` does, and validation uses them unchanged, as is usual on CIFAR-10.
-Normalization, noise and Mixup are not the loader's: they happen once, in ``gaussian_mixup``.
+memory keep their size: training crops them out of a border of zeros, as ``RandomCrop(padding=4)``
+does, and validation uses them unchanged, as is usual on CIFAR-10.
 """
 
 from __future__ import annotations
@@ -22,21 +21,13 @@ _ATTEMPTS = 10  # draws of a crop that fits, before the center is used, as in to
 
 
 class View(NamedTuple):
-    """The part of an image that a batch shows; pairs are (vertical, horizontal), in pixels.
+    """The part of an image that a batch shows; pairs are (vertical, horizontal), in pixels."""
 
-    Attributes:
-        start: top left corner of the part of the image that is used.
-        shape: its height and width.
-        size: what it is resized to.
-        crop: top left corner of the final square crop in that.
-        flip: whether the result is mirrored left to right.
-    """
-
-    start: tuple[int, int]
-    shape: tuple[int, int]
-    size: tuple[int, int]
-    crop: tuple[int, int]
-    flip: bool
+    start: tuple[int, int]  # top left corner of the part of the image that is used
+    shape: tuple[int, int]  # its height and width
+    size: tuple[int, int]  # what it is resized to
+    crop: tuple[int, int]  # top left corner of the final square crop in that
+    flip: bool  # whether the result is mirrored left to right
 
 
 def training_view(height: int, width: int, image_size: int, random: np.random.Generator) -> View:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -42,22 +43,13 @@ class EpochLoader(ABC):
     channels-last view of NHWC memory; labels int64 [B]. No later batch is written into the memory
     of an earlier one. An epoch that was broken off is restarted by the next iteration.
 
-    Order, crops and flips depend on the seed, the epoch and the image's index alone: neither the
-    batch size nor the number of workers or ranks changes what becomes of an image, and the state
-    to resume from is the number of the epoch. In training all ranks share one fresh permutation
-    per epoch and see the same number of full batches. In validation each image comes exactly
-    once over all ranks, in turn; the last batch may be smaller.
+    Order, crops and flips depend on the seed, the epoch and the image's index alone, not on batch
+    size, workers or ranks, so the state to resume from is the number of the epoch. In training all
+    ranks share one fresh permutation per epoch and see the same number of full batches. In
+    validation each image comes exactly once over all ranks, in turn; the last batch may be smaller.
 
-    Args:
-        split: the images.
-        train: random crops, flips and order; False for validation.
-        batch_size: images per batch, on this rank.
-        image_size: side of the square images.
-        device: where the batches are wanted.
-        seed: seed of the order, the crops and the flips.
-        workers: threads or processes that decode.
-        shard_id: this rank, in [0, ``num_shards``).
-        num_shards: number of ranks that share the split.
+    ``split`` holds the images and ``train`` asks for random crops, flips and order; the other
+    arguments are those of :func:`build_loaders`.
     """
 
     name: ClassVar[str]
@@ -84,7 +76,7 @@ class EpochLoader(ABC):
         self._epoch = 0
 
     @abstractmethod
-    def _batches(self, indices: list[np.ndarray]) -> Iterable[tuple[Tensor, Tensor]]:
+    def _batches(self, epoch: int, indices: list[np.ndarray]) -> Iterable[tuple[Tensor, Tensor]]:
         """Yield NHWC images and labels for the batches of ``indices``, int64 [B] each."""
 
     def __len__(self) -> int:
@@ -100,15 +92,14 @@ class EpochLoader(ABC):
         Raises:
             UserError: an image cannot be read or decoded; it is named.
         """
-        order = np.arange(self.num_images)
+        order, size, epoch = np.arange(self.num_images), self.batch_size, self._epoch
         if self._train:
-            order = self._split.shuffled(np.random.default_rng([self._seed, self._epoch]))
-        order, size = order[self._shard_id :: self._num_shards], self.batch_size
-        for images, labels in self._batches(
-            [order[size * i : size * (i + 1)] for i in range(len(self))]
-        ):
+            order = self._split.shuffled(np.random.default_rng([self._seed, epoch]))
+        order = order[self._shard_id :: self._num_shards]
+        indices = [order[size * i : size * (i + 1)] for i in range(len(self))]
+        for images, labels in self._batches(epoch, indices):
             yield images.permute(0, 3, 1, 2), labels
-        self._epoch += 1
+        self._epoch = epoch + 1
 
     def state_dict(self) -> dict[str, Any]:
         """Return the place in the order of images, after the last complete epoch."""
@@ -118,7 +109,7 @@ class EpochLoader(ABC):
         """Resume with the epoch that follows those of ``state``.
 
         Raises:
-            UserError: the state is of another loader, data set, seed, batch size or rank count.
+            UserError: ``state`` is of another loader, data set, seed, batch size or rank count.
         """
         for name, value in self._settings().items():
             if state.get(name) != value:
@@ -129,13 +120,8 @@ class EpochLoader(ABC):
         self._epoch = state["epoch"]
 
     def _settings(self) -> dict[str, Any]:
-        return {
-            "loader": self.name,
-            "seed": self._seed,
-            "batch_size": self.batch_size,
-            "num_images": self.num_images,
-            "num_shards": self._num_shards,
-        }
+        settings = {"loader": self.name, "seed": self._seed, "batch_size": self.batch_size}
+        return settings | {"num_images": self.num_images, "num_shards": self._num_shards}
 
 
 class SquareLoader(EpochLoader):
@@ -148,23 +134,16 @@ class SquareLoader(EpochLoader):
                 f"{image_size}: expected the side of the images, in pixels", option="image_size"
             )
         self.image_size = (image_size, image_size)
-        self._views = Views(self._train, image_size, self._seed)
+        # Not a method, since the torch loader's worker processes need it without the loader.
+        self._view = partial(_view, self._train, image_size, self._seed)
 
 
-@dataclass(frozen=True)
-class Views:
-    """Chooses the view of each image; see :class:`EpochLoader` for the fields."""
-
-    train: bool
-    image_size: int
-    seed: int
-
-    def __call__(self, height: int, width: int, epoch: int, index: int) -> View:
-        """Return the view of image ``index``, of ``height`` x ``width`` pixels, in an epoch."""
-        if not self.train:
-            return validation_view(height, width, self.image_size)
-        random = np.random.default_rng([self.seed, epoch, index])
-        return training_view(height, width, self.image_size, random)
+def _view(
+    train: bool, image_size: int, seed: int, height: int, width: int, epoch: int, index: int
+) -> View:
+    if not train:
+        return validation_view(height, width, image_size)
+    return training_view(height, width, image_size, np.random.default_rng([seed, epoch, index]))
 
 
 #: Loaders by name.
@@ -173,14 +152,8 @@ LOADERS: Registry[type[EpochLoader]] = Registry("loader", "sprout_fast.data.load
 
 @dataclass(frozen=True)
 class Loaders:
-    """The two loaders of a data set.
-
-    Attributes:
-        train: training batches.
-        val: validation batches.
-        classes: names of the K classes, in the order of the labels.
-        description: one line for the log.
-    """
+    """The training and the validation loader of a data set, the names of its K classes in the
+    order of the labels, and one line for the log."""
 
     train: Loader
     val: Loader
@@ -220,8 +193,8 @@ def build_loaders(
         device: where the batches are wanted.
         seed: seed of the order, the crops and the flips, and of ``limit_train``'s choice.
         workers: decoding threads (DALI) or processes (torch).
-        limit_train: number of training images to use, equally many per class
-            (:func:`~sprout_fast.data.subsets.balanced_subset`); all by default.
+        limit_train: training images to use, a :func:`~sprout_fast.data.subsets.balanced_subset`;
+            all by default.
         shard_id: this rank, in [0, ``num_shards``).
         num_shards: number of ranks that share the data set.
 
@@ -232,46 +205,31 @@ def build_loaders(
     kind = LOADERS.look_up(loader)
     if limit_train is not None and limit_train < 1:
         raise UserError(f"{limit_train}: expected 1 or more", option="limit_train")
-    listing = listing or scan(data)
+    listing, shown = listing or scan(data), printable(data)
     train_split, total = listing.train, len(listing.train)
     if limit_train is not None:
         train_split = train_split.subset(balanced_subset(train_split.labels, limit_train, seed))
     train_size, val_size = len(train_split), len(listing.val)
-    if train_size // num_shards < batch_size:
-        per_rank = " per rank" if num_shards > 1 else ""
+    if (share := train_size // num_shards) < batch_size:
+        images = f"{share} images" + (" per rank" if num_shards > 1 else "")
         raise UserError(
-            f"{batch_size}: larger than the training set of {printable(data)} "
-            f"({train_size // num_shards} images{per_rank})",
-            option="batch_size",
+            f"{batch_size}: larger than the training set of {shown} ({images})", option="batch_size"
         )
     if val_size < num_shards:
-        raise UserError(
-            f"{printable(data)}: {val_size} validation images, fewer than {num_shards} ranks"
-        )
-    common = {
-        "batch_size": batch_size,
-        "image_size": image_size,
-        "device": torch.device(device),
-        "seed": seed,
-        "workers": workers,
-        "shard_id": shard_id,
-        "num_shards": num_shards,
-    }
+        raise UserError(f"{shown}: {val_size} validation images, fewer than {num_shards} ranks")
+    common: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size, "seed": seed}
+    common |= {"device": torch.device(device), "workers": workers}
+    common |= {"shard_id": shard_id, "num_shards": num_shards}
     train, val = kind(train_split, train=True, **common), kind(listing.val, train=False, **common)
     if val.image_size != train.image_size:
         (height, width), (rows, columns) = val.image_size, train.image_size
         raise UserError(
-            f"{printable(data)}: validation images have {width} x {height} pixels, training images "
+            f"{shown}: validation images have {width} x {height} pixels, training images "
             f"{columns} x {rows}; expected one size"
         )
-    return Loaders(
-        train=train,
-        val=val,
-        classes=listing.classes,
-        description=(
-            f"{listing.layout}: {train_size:,} "
-            + (f"of {total:,} " if train_size < total else "")
-            + f"training and {val_size:,} validation images of {len(listing.classes)} classes, "
-            f"loader {loader}"
-        ),
+    count = f"{train_size:,} of {total:,}" if train_size < total else f"{total:,}"
+    description = (
+        f"{listing.layout}: {count} training and {val_size:,} validation images "
+        f"of {len(listing.classes)} classes, loader {loader}"
     )
+    return Loaders(train, val, listing.classes, description)

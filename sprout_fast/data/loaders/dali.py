@@ -6,12 +6,11 @@ needed.
 
 from __future__ import annotations
 
-import weakref
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,24 +23,32 @@ from sprout_fast.data.loaders.base import LOADERS, SquareLoader
 from sprout_fast.errors import UserError
 
 _READ_AHEAD = 3  # batches that are being read, beyond those in the pipeline
+_DTYPES = (np.int32, np.int32, np.float32, np.int32, np.int32)  # of the fields of a View
 
 
-@dataclass
-class _Batch:
-    """What a batch feeds to the pipeline, kept until the pipeline has returned its images."""
-
+class _Batch(NamedTuple):
     indices: np.ndarray
     encoded: list[bytes]
     views: list[View]
 
-    def inputs(self) -> tuple[Any, ...]:
-        start, shape, size, crop, flip = zip(*self.views, strict=True)
+
+class _Feed:
+    """What a pipeline calls for its input; it keeps a batch until its images are returned.
+
+    It does not know the pipeline: a cycle would delay the end of both.
+    """
+
+    def __init__(self) -> None:
+        self.ahead: Iterator[_Batch] = iter(())
+        self.fed: deque[_Batch] = deque()
+
+    def __call__(self) -> tuple[Any, ...]:
+        batch = next(self.ahead)
+        self.fed.append(batch)
+        fields = zip(zip(*batch.views, strict=True), _DTYPES, strict=True)
         return (
-            [np.frombuffer(content, np.uint8) for content in self.encoded],
-            *(list(np.array(pairs, np.int32)) for pairs in (start, shape)),
-            list(np.array(size, np.float32)),
-            list(np.array(crop, np.int32)),
-            list(np.array(flip, np.int32)),
+            [np.frombuffer(content, np.uint8) for content in batch.encoded],
+            *(list(np.array(field, dtype)) for field, dtype in fields),
         )
 
 
@@ -63,50 +70,56 @@ class DaliLoader(SquareLoader):
                 "`pip install nvidia-dali-cuda130`, or use the torch loader",
                 option="loader",
             )
-        self._pipeline: Any = None
+        self._idle: tuple[_Feed, Any] = _Feed(), None  # what the next iterator starts with
         self._threads: ThreadPoolExecutor | None = None
-        self._ahead: Iterator[_Batch] = iter(())
-        self._fed: deque[_Batch] = deque()
 
-    def _batches(self, indices: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, epoch: int, indices: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
         self._threads = self._threads or ThreadPoolExecutor(self._workers)
-        self._ahead, self._fed = self._read_ahead(indices, self._threads), deque()
-        complete = False
-        try:
-            for batch in indices:
-                images = self._run()
-                # Every output has memory of its own in DALI's dynamic executor: no copy.
-                labels = torch.from_numpy(self._split.labels[batch])
-                yield torch.from_dlpack(images), labels.to(self._device, non_blocking=True)
-            complete = True
-        finally:
-            if complete and self._pipeline is not None:
-                self._pipeline.reset()
-                self._ahead = iter(())
-            else:  # batches of the epoch that was broken off are still in it
-                self._pipeline = None
+        # An iterator has its pipeline to itself, and returns it empty: if the epoch is broken off,
+        # batches are left in it, which would be taken for the first ones of the next epoch.
+        (feed, pipeline), self._idle = self._idle, (_Feed(), None)
+        feed.ahead = self._read_ahead(epoch, indices, self._threads)
+        for batch in indices:
+            repaired = False
+            while True:
+                try:
+                    if pipeline is None:
+                        pipeline = self._build(feed)
+                    (images,) = pipeline.run()
+                    break
+                except RuntimeError:
+                    pipeline = None  # a failure leaves a pipeline unusable
+                    if repaired or not feed.fed:
+                        raise
+                self._repair(feed)
+                repaired = True
+            feed.fed.popleft()
+            # Every output has memory of its own in DALI's dynamic executor: no copy.
+            labels = torch.from_numpy(self._split.labels[batch])
+            yield torch.from_dlpack(images.as_tensor()), labels.to(self._device, non_blocking=True)
+        if pipeline is not None:
+            pipeline.reset()
+        feed.ahead = iter(())
+        self._idle = feed, pipeline
 
     def _read_ahead(
-        self, indices: list[np.ndarray], threads: ThreadPoolExecutor
+        self, epoch: int, indices: list[np.ndarray], threads: ThreadPoolExecutor
     ) -> Iterator[_Batch]:
         waiting: deque[tuple[np.ndarray, list[Future]]] = deque()
         remaining = iter(indices)
         try:
             while True:
-                for batch in remaining:
-                    futures = [threads.submit(self._read, self._epoch, int(i)) for i in batch]
+                for batch in itertools.islice(remaining, _READ_AHEAD + 1 - len(waiting)):
+                    futures = [threads.submit(self._read, epoch, i) for i in batch.tolist()]
                     waiting.append((batch, futures))
-                    if len(waiting) > _READ_AHEAD:
-                        break
                 if not waiting:
                     return
                 batch, futures = waiting.popleft()
                 encoded, views = zip(*(future.result() for future in futures), strict=True)
                 yield _Batch(batch, list(encoded), list(views))
         finally:
-            for _, futures in waiting:
-                for future in futures:
-                    future.cancel()
+            for future in itertools.chain(*(futures for _, futures in waiting)):
+                future.cancel()
 
     def _read(self, epoch: int, index: int) -> tuple[bytes, View]:
         content = self._split.read(index)
@@ -114,63 +127,26 @@ class DaliLoader(SquareLoader):
         if size is None:
             pixels = decode(content, self._split.name(index)).pixels
             content, size = as_ppm(pixels), (pixels.shape[0], pixels.shape[1])
-        return content, self._views(*size, epoch, index)
+        return content, self._view(*size, epoch, index)
 
-    def _feed(self) -> tuple[Any, ...]:
-        batch = next(self._ahead)
-        self._fed.append(batch)
-        return batch.inputs()
-
-    def _build(self) -> Any:
+    def _build(self, feed: _Feed) -> Any:
         from sprout_fast.data.dali import views
 
-        feed = weakref.WeakMethod(self._feed)  # a cycle would keep a dropped loader alive
+        gpu = None
+        if self._device.type != "cpu":
+            index = self._device.index
+            gpu = torch.cuda.current_device() if index is None else index
+        settings = {"batch_size": self.batch_size, "num_threads": self._workers, "device_id": gpu}
+        return views(feed, self.image_size[0], **settings)
 
-        def source() -> tuple[Any, ...]:
-            alive = feed()
-            assert alive is not None
-            return alive()
-
-        return views(
-            source,
-            self._views.image_size,
-            batch_size=self.batch_size,
-            num_threads=self._workers,
-            device_id=_device_id(self._device),
-        )
-
-    def _run(self):
-        """Return the images of the next batch; those that DALI cannot decode, Pillow decodes."""
+    def _repair(self, feed: _Feed) -> None:
+        """Decode by Pillow what DALI cannot decode of the oldest batch, and feed all again."""
         from sprout_fast.data.dali import WholeImages
 
-        for repaired in (False, True):
-            if self._pipeline is None:
-                self._pipeline = self._build()
-            try:
-                (images,) = self._pipeline.run()
-                self._fed.popleft()
-                return images.as_tensor()
-            except RuntimeError:
-                self._pipeline = None  # a failure leaves a pipeline unusable
-                if repaired or not self._fed:
-                    raise
-            first, *later = self._fed
-            whole = WholeImages(len(first.encoded), self._workers)(first.encoded)
-            failed = [i for i, pixels in enumerate(whole) if pixels is None]
-            for i in failed or range(len(whole)):
-                name = self._split.name(int(first.indices[i]))
-                first.encoded[i] = as_ppm(decode(first.encoded[i], name).pixels)
-            self._ahead, self._fed = _chain([first, *later], self._ahead), deque()
-        raise AssertionError("unreachable")
-
-
-def _chain(batches: list[_Batch], rest: Iterator[_Batch]) -> Iterator[_Batch]:
-    yield from batches
-    yield from rest
-
-
-def _device_id(device: torch.device) -> int | None:
-    """Return the number of the GPU, or None for the CPU."""
-    if device.type == "cpu":
-        return None
-    return torch.cuda.current_device() if device.index is None else device.index
+        first = feed.fed[0]
+        whole = WholeImages(len(first.encoded), self._workers)(first.encoded)
+        failed = [i for i, pixels in enumerate(whole) if pixels is None]
+        for i in failed or range(len(whole)):
+            name = self._split.name(int(first.indices[i]))
+            first.encoded[i] = as_ppm(decode(first.encoded[i], name).pixels)
+        feed.ahead, feed.fed = itertools.chain(feed.fed, feed.ahead), deque()

@@ -1,8 +1,4 @@
-"""The memory loader: small images are held on the device whole, and batches are made there.
-
-There is no decoding, worker process or copy to the device per batch; a training batch is three
-gathers.
-"""
+"""The memory loader: small images are held on the device whole; a batch is three gathers."""
 
 from __future__ import annotations
 
@@ -25,16 +21,8 @@ def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Te
     """Crop each image to its own size out of a border of zeros, and mirror some.
 
     Equal to ``F.pad`` by ``augmentation.PADDING``, ``[top : top + H, left : left + W]`` and
-    ``flip(W)`` applied to each image separately.
-
-    Args:
-        images: [B, H, W, C], any dtype.
-        top: int64 [B], first row of the crop in the padded image, in [0, 2 PADDING].
-        left: int64 [B], its first column, likewise.
-        flip: bool [B], whether to mirror left to right.
-
-    Returns:
-        Crops [B, H, W, C], in new memory.
+    ``flip(W)`` for each of ``images`` [B, H, W, C]; ``top`` and ``left`` are int64 [B] in
+    [0, 2 PADDING], ``flip`` is bool [B]. The result is in new memory.
 
     >>> images = torch.arange(1, 5, dtype=torch.uint8).view(1, 2, 2, 1)
     >>> crop_and_flip(images, *torch.tensor([[4], [5]]), torch.tensor([False])).flatten()
@@ -57,11 +45,8 @@ def crop_and_flip(images: Tensor, top: Tensor, left: Tensor, flip: Tensor) -> Te
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """Keep PyTorch's CPU operators on the calling thread.
-
-    A batch takes half a millisecond on one thread and not much less on two. On a busy machine two
-    threads wait for each other for a time slice in every operator: some fifty milliseconds.
-    """
+    # A batch takes half a millisecond on one thread and not much less on two. On a busy machine two
+    # threads wait for each other for a time slice in every operator: some fifty milliseconds.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -76,9 +61,6 @@ class MemoryLoader(EpochLoader):
 
     Training pads by ``augmentation.PADDING`` zeros, crops at a uniformly drawn place and mirrors
     every other image on average, each image independently.
-
-    Attributes:
-        image_size: (height, width) in pixels.
 
     Raises:
         UserError: an image cannot be decoded or has another size than the others or than
@@ -102,9 +84,14 @@ class MemoryLoader(EpochLoader):
         self._images = images.to(self._device)
         self._labels = torch.from_numpy(split.labels).to(self._device)
 
-    def _batches(self, indices: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-        order = np.concatenate([*indices, np.empty(0, np.int64)])
-        crops = self._crops(order) if self._train else ()
+    def _batches(self, epoch: int, indices: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        order, crops = np.concatenate([*indices, np.empty(0, np.int64)]), ()
+        if self._train:
+            # Drawn for all images and by NumPy, so that ranks and devices draw the same.
+            random, count = np.random.default_rng([self._seed, epoch, 1]), self.num_images
+            top, left = random.integers(2 * augmentation.PADDING + 1, size=(2, count))
+            flip = random.random(count) < augmentation.FLIP_PROBABILITY
+            crops = (top[order], left[order], flip[order])
         gathered, *crops = (torch.from_numpy(row).to(self._device) for row in (order, *crops))
         for first in range(0, len(order), self.batch_size):
             batch = slice(first, first + self.batch_size)
@@ -115,11 +102,3 @@ class MemoryLoader(EpochLoader):
                     images = crop_and_flip(images, top, left, flip)
                 labels = self._labels.index_select(0, gathered[batch])
             yield images, labels
-
-    def _crops(self, order: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return top, left and flip of the images in ``order``."""
-        # Drawn for all images and by NumPy, so that ranks and devices draw the same.
-        random = np.random.default_rng([self._seed, self._epoch, 1])
-        top, left = random.integers(2 * augmentation.PADDING + 1, size=(2, self.num_images))
-        flip = random.random(self.num_images) < augmentation.FLIP_PROBABILITY
-        return top[order], left[order], flip[order]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,8 @@ from torchvision.transforms.v2 import functional
 
 from sprout_fast.data.decode import decode
 from sprout_fast.data.listing import Split
-from sprout_fast.data.loaders.base import LOADERS, SquareLoader, Views
+from sprout_fast.data.loaders.augmentation import View
+from sprout_fast.data.loaders.base import LOADERS, SquareLoader
 from sprout_fast.errors import UserError
 
 _Key = tuple[int, int]  # epoch, index
@@ -23,8 +24,8 @@ _Key = tuple[int, int]  # epoch, index
 class _Images(Dataset):
     """Decoded, cropped and resized images uint8 [S, S, 3] with their labels."""
 
-    def __init__(self, split: Split, views: Views) -> None:
-        self._split, self._views = split, views
+    def __init__(self, split: Split, side: int, view: Callable[[int, int, int, int], View]) -> None:
+        self._split, self._side, self._view = split, side, view
 
     def __getitem__(self, key: _Key) -> tuple[Tensor, int] | UserError:
         epoch, index = key
@@ -34,13 +35,12 @@ class _Images(Dataset):
             # Returned, since an exception would reach the user wrapped in a worker's traceback.
             return error
         height, width, _ = pixels.shape
-        view, side = self._views(height, width, epoch, index), self._views.image_size
-        (top, left), (height, width) = view.start, view.shape
-        image = torch.tensor(pixels[top : top + height, left : left + width]).permute(2, 0, 1)
-        image = functional.resize(image, list(view.size), antialias=True)
-        top, left = view.crop
+        (top, left), (h, w), size, crop, flip = self._view(height, width, epoch, index)
+        image = torch.tensor(pixels[top : top + h, left : left + w]).permute(2, 0, 1)
+        image = functional.resize(image, list(size), antialias=True)
+        (top, left), side = crop, self._side
         image = image[:, top : top + side, left : left + side]
-        if view.flip:
+        if flip:
             image = functional.horizontal_flip(image)
         return image.permute(1, 2, 0).contiguous(), int(self._split.labels[index])
 
@@ -55,19 +55,6 @@ def _collate(samples: list[tuple[Tensor, int] | UserError]) -> list[Tensor] | Us
     return next((s for s in samples if isinstance(s, UserError)), None) or default_collate(samples)
 
 
-class _Batches:
-    """The keys of an epoch's batches, as a batch sampler."""
-
-    def __init__(self) -> None:
-        self.keys: list[list[_Key]] = []
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def __iter__(self) -> Iterator[list[_Key]]:
-        return iter(self.keys)
-
-
 @LOADERS.register("torch")
 class TorchLoader(SquareLoader):
     """Batches of square images, made by worker processes; see :class:`EpochLoader`."""
@@ -76,9 +63,10 @@ class TorchLoader(SquareLoader):
 
     def __init__(self, split: Split, **options: Any) -> None:
         super().__init__(split, **options)
-        self._keys, self._started = _Batches(), False
+        self._keys: list[list[_Key]] = []  # of the batches of the present epoch
+        self._started = False
         self._data_loader = DataLoader(
-            _Images(split, self._views),
+            _Images(split, self.image_size[0], self._view),
             batch_sampler=self._keys,
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
@@ -88,11 +76,11 @@ class TorchLoader(SquareLoader):
             generator=torch.Generator(),  # else every epoch draws from the global one
         )
 
-    def _batches(self, indices: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, epoch: int, indices: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
         if not self._started:
             gc.collect()  # else the workers might, before they are frozen
             self._started = True
-        self._keys.keys = [[(self._epoch, i) for i in batch.tolist()] for batch in indices]
+        self._keys[:] = [[(epoch, i) for i in batch.tolist()] for batch in indices]
         for batch in self._data_loader:
             if isinstance(batch, UserError):
                 raise UserError(batch.message, option=batch.option)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -19,14 +20,13 @@ _KINDS = (CIFAR10, CIFAR100)
 def scan_cifar(data: Path) -> Listing | None:
     """Read the data set, or return None if there is none at ``data``.
 
-    Args:
-        data: ``cifar-10-batches-py`` or ``cifar-100-python``, the folder that holds one of them, or
-            the archive that torchvision downloads, compressed or not.
+    ``data`` is ``cifar-10-batches-py`` or ``cifar-100-python``, the folder that holds one of them,
+    or the archive that torchvision downloads, compressed or not.
 
     Raises:
         UserError: both are there, or a file is missing or fails its checksum.
     """
-    if data.is_file():
+    if os.path.isfile(data):  # False, where Path.is_file() raises, for names that are too long
         data = unpacked(data, [kind.base_folder for kind in _KINDS]) or data
     found = [(kind, root) for kind in _KINDS for root in _roots(kind, data)]
     if not found:
@@ -48,7 +48,6 @@ def scan_cifar(data: Path) -> Listing | None:
 
 
 def _roots(kind: type[CIFAR10], data: Path) -> list[Path]:
-    """Where torchvision would find ``kind``, if ``data`` is or holds its folder."""
-    if data.name == kind.base_folder and data.is_dir():
+    if data.name == kind.base_folder and os.path.isdir(data):
         return [data.parent]
-    return [data] if (data / kind.base_folder).is_dir() else []
+    return [data] if os.path.isdir(data / kind.base_folder) else []

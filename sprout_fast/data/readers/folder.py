@@ -25,8 +25,8 @@ from sprout_fast.data.names import IMAGE_EXTENSIONS, is_hidden, is_image, printa
 from sprout_fast.errors import UserError
 
 SPLITS = ("train", "val", "test")
-#: Names of images, by class.
-Files = Mapping[str, list[str]]
+_EXPECTED = "expected files that end in " + ", ".join(IMAGE_EXTENSIONS)
+Files = Mapping[str, list[str]]  # names of images, by class
 
 
 @READERS.register("folder")
@@ -39,16 +39,14 @@ def scan_folder(data: Path) -> Listing | None:
         UserError: the folder is empty or unreadable, has only one of ``train`` and ``val``, a
             training class has no images, or val has a class that train lacks.
     """
-    data = Path(data)
-    try:
-        if not data.is_dir():
-            return None
-        folders = [entry.name for entry in data.iterdir() if entry.is_dir()]
-        return arrange(data, folders, _files, _split, f"image folder {printable(data)}")
-    except OSError as error:  # no permission, a broken mount
-        raise UserError(
-            f"{printable(error.filename or data)}: cannot be read ({error.strerror})"
-        ) from error
+    if not data.is_dir():
+        return None
+    folders = [entry.name for entry in data.iterdir() if entry.is_dir()]
+
+    def split(paths: list[str], labels: np.ndarray) -> FileSplit:
+        return FileSplit(labels, encode_names(paths))
+
+    return arrange(data, folders, _files, split, f"image folder {printable(data)}")
 
 
 def arrange(
@@ -60,12 +58,9 @@ def arrange(
 ) -> Listing:
     """Make a listing by the rules of :func:`scan_folder`, of a folder or a tar of one.
 
-    Args:
-        data: the data set, also for messages.
-        folders: names of the folders in ``data``.
-        files_in: returns the images of each class folder in ``data`` or in one of its ``folders``.
-        make_split: makes a split of names and labels.
-        layout: description of a data set that has ``train`` and ``val``.
+    ``files_in`` returns the images of each class folder in ``data`` or in one of its ``folders``,
+    ``make_split`` makes a split of names and labels, and ``layout`` describes a data set that has
+    ``train`` and ``val``.
     """
     has_train = "train" in folders
     val_name = next((name for name in ("val", "test") if name in folders), None)
@@ -78,16 +73,16 @@ def arrange(
 
     def split(root: Path, files: Files) -> Split:
         if not any(files.values()):
-            raise UserError(f"{printable(root)}: no images; {_expected()}")
+            raise UserError(f"{printable(root)}: no images; {_EXPECTED}")
         labels = [np.full(len(files.get(name, ())), i) for i, name in enumerate(classes)]
         names = [file for name in classes for file in files.get(name, ())]
         return make_split(names, np.concatenate(labels))
 
     train = split(train_root, files)
-    empty = [name for name in classes if not files[name]]
-    if empty:
-        raise UserError(f"{printable(train_root / empty[0])}: class without images; {_expected()}")
-    if not has_train or val_name is None:
+    for name in classes:
+        if not files[name]:
+            raise UserError(f"{printable(train_root / name)}: class without images; {_EXPECTED}")
+    if val_name is None:
         layout = f"{printable(data)} serves as both training and validation set"
         return Listing(classes, train, train, layout)
     val_files = files_in(data / val_name)
@@ -114,11 +109,3 @@ def _images(folder: str) -> list[str]:
         images = (name for name in files if is_image(name) and not is_hidden(name))
         found.append((root, sorted(images)))
     return [os.path.join(root, name) for root, names in sorted(found) for name in names]
-
-
-def _split(paths: list[str], labels: np.ndarray) -> FileSplit:
-    return FileSplit(labels, encode_names(paths))
-
-
-def _expected() -> str:
-    return "expected files that end in " + ", ".join(IMAGE_EXTENSIONS)

@@ -13,7 +13,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
 
 import numpy as np
 
@@ -23,34 +22,22 @@ from sprout_fast.data.readers.folder import SPLITS, Files, arrange
 from sprout_fast.errors import UserError
 
 _SHUFFLE_WINDOW = 4096  # images
+_ERRORS = (OSError, EOFError, lzma.LZMAError, tarfile.TarError)  # of damaged tars
 _OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
 
 
-class Member(NamedTuple):
-    """A file in a tar: where its content begins and how many bytes it has."""
-
-    offset: int
-    size: int
+Place = tuple[int, int]  # of a file in a tar: where its content begins, and its size in bytes
 
 
 @dataclass(frozen=True, eq=False)
 class TarSplit(Split):
-    """Image files inside of tars.
+    """Image files inside of tars."""
 
-    Attributes:
-        tars: the tars by name, for messages.
-        files: the uncompressed tars.
-        tar: int64 [N], which of them holds the image.
-        offsets, sizes: int64 [N], where in it.
-        members: bytes [N], names in the tar as :func:`encode_names` packs them.
-    """
-
-    tars: tuple[str, ...]
-    files: tuple[str, ...]
-    tar: np.ndarray
-    offsets: np.ndarray
-    sizes: np.ndarray
-    members: np.ndarray
+    tars: tuple[str, ...]  # by name, for messages
+    files: tuple[str, ...]  # the same, uncompressed
+    tar: np.ndarray  # int64 [N], which of them holds the image
+    places: np.ndarray  # int64 [N, 2], offset and size in it
+    members: np.ndarray  # bytes [N], names in the tar as encode_names packs them
 
     def name(self, index: int) -> str:
         return printable(f"{self.tars[self.tar[index]]}/{decode_name(self.members[index])}")
@@ -58,8 +45,9 @@ class TarSplit(Split):
     def read(self, index: int) -> bytes:
         try:
             with open(self.files[self.tar[index]], "rb") as file:
-                file.seek(self.offsets[index])
-                return file.read(self.sizes[index])
+                offset, size = self.places[index]
+                file.seek(offset)
+                return file.read(size)
         except OSError as error:
             raise UserError(f"{self.name(index)}: cannot be read ({error.strerror})") from error
 
@@ -74,28 +62,21 @@ class TarSplit(Split):
 
 
 def tar_split(
-    tars: Sequence[tuple[Path, Path, Sequence[tuple[str, Member]]]], labels: np.ndarray
+    tars: Sequence[tuple[Path, Path, Sequence[tuple[str, Place]]]], labels: np.ndarray
 ) -> TarSplit:
-    """Make a split of tars, each given as its path, its uncompressed file and its images.
-
-    Args:
-        tars: per tar, its path, the path of the uncompressed tar, and its images.
-        labels: int64 [N], of all images in turn.
-    """
+    """Make a split of tars: of each its path, its uncompressed file, and its images in turn."""
     images = [image for _, _, held in tars for image in held]
-    places = np.array([member for _, member in images], np.int64).reshape(-1, 2)
     return TarSplit(
         labels,
         tars=tuple(str(tar) for tar, _, _ in tars),
         files=tuple(str(file) for _, file, _ in tars),
         tar=np.repeat(np.arange(len(tars)), [len(held) for _, _, held in tars]),
-        offsets=places[:, 0],
-        sizes=places[:, 1],
+        places=np.array([place for _, place in images], np.int64).reshape(-1, 2),
         members=encode_names(name for name, _ in images),
     )
 
 
-def list_members(tar: Path) -> tuple[Path, dict[str, Member]]:
+def list_members(tar: Path) -> tuple[Path, dict[str, Place]]:
     """Return the path of the uncompressed tar, and its files by name, in order.
 
     Names lose a leading ``./``. Hidden names are skipped. Of two files of one name the later is
@@ -106,51 +87,42 @@ def list_members(tar: Path) -> tuple[Path, dict[str, Member]]:
     """
     try:
         file = _uncompressed(tar)
-        members: dict[str, Member] = {}
+        members: dict[str, Place] = {}
         with tarfile.open(file, "r:") as archive:
             for info in archive:
-                if not (info.isfile() or info.islnk()):
-                    continue
-                parts = PurePosixPath(info.name).parts
-                if any(map(is_hidden, parts)):
-                    continue
-                member = Member(info.offset_data, info.size)
-                if info.islnk():  # a second name of a file that came before
-                    target = members.get("/".join(PurePosixPath(info.linkname).parts))
-                    if target is None:
-                        continue
-                    member = target
-                members["/".join(parts)] = member
+                parts, place = PurePosixPath(info.name).parts, None
+                if info.isfile():
+                    place = info.offset_data, info.size
+                elif info.islnk():  # a second name of a file that came before
+                    place = members.get("/".join(PurePosixPath(info.linkname).parts))
+                if place is not None and not any(map(is_hidden, parts)):
+                    members["/".join(parts)] = place
             # tarfile takes a cut inside of a header for the end, which a block of zeros marks.
             if archive.offset + tarfile.BLOCKSIZE > file.stat().st_size:
                 raise tarfile.ReadError("it is cut off")
-    except (OSError, EOFError, ValueError, lzma.LZMAError, tarfile.TarError) as error:
+    except (*_ERRORS, ValueError) as error:
         raise UserError(f"{printable(tar)}: not a readable tar file ({error})") from error
     return file, members
 
 
 def unpacked(tar: Path, folders: Collection[str]) -> Path | None:
-    """Unpack a tar that begins with one of ``folders``; return where, or None.
-
-    The copy lives as long as the process.
-
-    Raises:
-        UserError: the tar cannot be read or is cut off.
-    """
+    """Unpack one of ``folders``, if ``tar`` begins with it, for the life of the process."""
     try:
         with tarfile.open(_uncompressed(tar), "r:") as archive:
             first = archive.next()
-    except (OSError, EOFError, lzma.LZMAError, tarfile.TarError):
+    except _ERRORS:
         return None  # the reader of image folders will say what is wrong
-    if first is None or PurePosixPath(first.name).parts[:1] not in {(name,) for name in folders}:
+    folder = "/".join(PurePosixPath(first.name).parts[:1]) if first is not None else ""
+    if folder not in folders:
         return None
     file, members = list_members(tar)
     root = Path(tempfile.mkdtemp(dir=_temporary_folder().name))
     with file.open("rb") as content:
-        for name, member in members.items():
-            content.seek(member.offset)
-            (root / name).parent.mkdir(parents=True, exist_ok=True)
-            (root / name).write_bytes(content.read(member.size))
+        for name, (offset, size) in members.items():
+            if name.startswith(f"{folder}/"):  # an absolute path would be written where it says
+                content.seek(offset)
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_bytes(content.read(size))
     return root
 
 
@@ -168,9 +140,8 @@ def scan_image_tar(tar: Path) -> Listing | None:
     file, members = list_members(tar)
     parts = {name: PurePosixPath(name).parts for name in members if is_image(name)}
     if not parts:
-        raise UserError(
-            f"{printable(tar)}: no images; expected train/<class>/<image> and val/ or test/"
-        )
+        expected = "expected train/<class>/<image> and val/ or test/"
+        raise UserError(f"{printable(tar)}: no images; {expected}")
     while _is_wrapped(parts.values()):
         parts = {name: path[1:] for name, path in parts.items()}
 
@@ -203,7 +174,7 @@ def _uncompressed(tar: Path) -> Path:
 
 @cache
 def _decompress(tar: Path, mtime: int, size: int, opener) -> Path:
-    """Uncompress ``tar``, once per version, into a folder that lives as long as the process."""
+    """Uncompress a version of ``tar`` into a folder that lives as long as the process."""
     handle, name = tempfile.mkstemp(dir=_temporary_folder().name, suffix=".tar")
     with opener(tar, "rb") as packed, os.fdopen(handle, "wb") as plain:
         shutil.copyfileobj(packed, plain, 1 << 20)

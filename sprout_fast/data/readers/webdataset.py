@@ -1,32 +1,31 @@
 """WebDataset tars, named by their split, in one folder or one folder per split.
 
 ``D/train-*.tar`` and ``D/val-*.tar``, ``D/NAME-train-0000.tar`` and ``D/NAME-validation-00.tar``,
-or ``D/train/*.tar`` and ``D/val/*.tar``; ``.tar`` may be ``.tgz`` or ``.tar.gz``. Instead of a
-folder, an expression with braces may list the tars:
-``D/{train-{000000..000146},val-{000000..000006}}.tar``.
+or ``D/train/*.tar`` and ``D/val/*.tar``, compressed or not, or listed by an expression with
+braces: ``D/{train-{000000..000146},val-{000000..000006}}.tar``.
 
 A sample is a key, the file name up to its first dot, with an image and a label: ``.cls``, which
 holds a number or a text, or ``.json``, an object with ``label``, ``cls``, ``class`` or
 ``class_id``. Extensions may be upper case and may come after further components
 (``KEY.image.jpg``). Number labels are the labels themselves; texts are labeled in sorted order.
-Index files, as DALI's ``wds2idx`` writes them, are not needed; one that is newer than its tar and
-contradicts it is refused, since it tells that one of the two was mixed up.
+Index files of DALI's ``wds2idx`` are not needed; one that is newer than its tar and contradicts
+it is refused, since one of the two was mixed up.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from sprout_fast.data.listing import READERS, Listing, check_val_classes
 from sprout_fast.data.names import is_hidden, is_image, printable
-from sprout_fast.data.readers.tar import Member, TarSplit, list_members, tar_split
+from sprout_fast.data.readers.tar import Place, TarSplit, list_members, tar_split
 from sprout_fast.errors import UserError
 
 # In order of preference: the first name that has tars is the split.
@@ -34,22 +33,13 @@ _SPLITS = {"train": ("train",), "val": ("val", "validation", "valid", "test")}
 _SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 _JSON_KEYS = ("label", "cls", "class", "class_id")
 _MOST_TARS = 100_000
-
-
-class _Shard(NamedTuple):
-    """A tar: itself, its uncompressed file, its images and, for each, the class as written."""
-
-    tar: Path
-    file: Path
-    images: list[tuple[str, Member]]
-    classes: list[str]
+_NUMBER = re.compile(r"-?[0-9]{1,18}")
+_Shard = tuple[Path, Path, list[tuple[str, Place]]]  # a tar, its uncompressed file, its images
 
 
 @READERS.register("webdataset")
 def scan_tars(data: Path) -> Listing | None:
     """List the WebDataset tars at ``data``, or return None if there are none.
-
-    Every label is read once.
 
     Raises:
         UserError: training or validation tars are missing, one is damaged or cut off, a sample has
@@ -61,13 +51,11 @@ def scan_tars(data: Path) -> Listing | None:
         return None
     for split, found in tars.items():
         if not found:
-            raise UserError(
-                f"{printable(data)}: no {split} tars; expected {split}-*.tar or {split}/*.tar"
-            )
+            expected = f"expected {split}-*.tar or {split}/*.tar"
+            raise UserError(f"{printable(data)}: no {split} tars; {expected}")
     shards = {split: [_read_shard(tar) for tar in found] for split, found in tars.items()}
     named = {
-        split: [name for shard in found for name in shard.classes]
-        for split, found in shards.items()
+        split: [name for _, names in found for name in names] for split, found in shards.items()
     }
     check_val_classes(set(named["val"]), set(named["train"]), data)
     classes = _class_names(set(named["train"]), data)
@@ -75,27 +63,20 @@ def scan_tars(data: Path) -> Listing | None:
 
     def make_split(split: str) -> TarSplit:
         labels = np.array([label_of[name] for name in named[split]], np.int64)
-        return tar_split([(one.tar, one.file, one.images) for one in shards[split]], labels)
+        return tar_split([shard for shard, _ in shards[split]], labels)
 
     layout = f"WebDataset tars {printable(data)} ({len(tars['train'])} + {len(tars['val'])})"
     return Listing(classes, make_split("train"), make_split("val"), layout)
 
 
 def find_tars(data: Path) -> dict[str, list[Path]]:
-    """Return the training and the validation tars at ``data``, sorted.
-
-    >>> find_tars(Path("no/such/folder"))
-    {'train': [], 'val': []}
-    """
+    """Return the training and the validation tars at ``data``, sorted."""
     found: dict[str, list[Path]] = {split: [] for split in _SPLITS}
-    if not data.exists() and "{" in str(data):
+    if "{" in str(data) and not os.path.exists(data):
         listed = [Path(path) for path in dict.fromkeys(expand_braces(str(data)))]
-        folders: list[Path] = []
-    elif data.is_dir():
+    else:
         folders = [data / name for names in _SPLITS.values() for name in names]
         listed = [path for folder in (data, *folders) for path in _tars_in(folder)]
-    else:
-        return found
     for split, names in _SPLITS.items():
         for name in names:
             # By its own name, such as imagenet-train-000000.tar, or by its folder's.
@@ -109,13 +90,9 @@ def find_tars(data: Path) -> dict[str, list[Path]]:
 
 
 def _tars_in(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return [
-        path
-        for path in folder.iterdir()
-        if path.name.lower().endswith(_SUFFIXES) and not is_hidden(path.name) and path.is_file()
-    ]
+    paths = folder.iterdir() if os.path.isdir(folder) else ()
+    paths = [path for path in paths if path.name.lower().endswith(_SUFFIXES)]
+    return [path for path in paths if not is_hidden(path.name) and path.is_file()]
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -130,26 +107,22 @@ def expand_braces(pattern: str) -> list[str]:
     start = pattern.find("{")
     if start < 0:
         return [pattern]
-    depth, parts, last, end = 0, [], start + 1, -1
+    depth, parts, last = 0, [], start + 1
     for at in range(start, len(pattern)):
-        if pattern[at] == "{":
-            depth += 1
-        elif pattern[at] == "}":
-            depth -= 1
-        if (pattern[at] == "," and depth == 1) or depth == 0:
+        depth += {"{": 1, "}": -1}.get(pattern[at], 0)
+        if depth == 0 or (depth == 1 and pattern[at] == ","):
             parts.append(pattern[last:at])
             last = at + 1
         if depth == 0:
-            end = at
             break
-    if end < 0:
+    else:
         raise UserError(f"{printable(pattern)}: the brace is not closed")
     if len(parts) == 1 and (bounds := re.fullmatch(r"(\d{1,9})\.\.(\d{1,9})", parts[0])):
         first, final = bounds.groups()
         if int(final) - int(first) >= _MOST_TARS:
             raise UserError(f"{printable(pattern)}: more than {_MOST_TARS:,} tars")
         parts = [f"{i:0{len(first)}d}" for i in range(int(first), int(final) + 1)]
-    rest = expand_braces(pattern[end + 1 :])
+    rest = expand_braces(pattern[last:])
     middle = [one for part in parts for one in expand_braces(part)]
     if len(middle) * len(rest) > _MOST_TARS:
         raise UserError(f"{printable(pattern)}: more than {_MOST_TARS:,} tars")
@@ -173,17 +146,18 @@ def _check_index(tar: Path) -> None:
             file.seek(max(offset - tarfile.BLOCKSIZE, 0))
             try:
                 header = tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "replace")
-                fits = header.size == size
+                if header.size == size:
+                    continue
             except tarfile.HeaderError:
-                fits = False
-            if not fits:
-                raise UserError(
-                    f"{printable(index)}: not the index of {printable(tar.name)}; delete it "
-                    "(no index is needed)"
-                )
+                pass
+            raise UserError(
+                f"{printable(index)}: not the index of {printable(tar.name)}; delete it "
+                "(no index is needed)"
+            )
 
 
-def _read_shard(tar: Path) -> _Shard:
+def _read_shard(tar: Path) -> tuple[_Shard, list[str]]:
+    """Return the shard and, for each image, the class as written."""
     file, members = list_members(tar)
     if file == tar:
         _check_index(tar)
@@ -198,16 +172,15 @@ def _read_shard(tar: Path) -> _Shard:
     with file.open("rb") as content:
         for key, parts in keys.items():
             for image, label in _samples(tar, key, parts):
-                at = members[label]
-                content.seek(at.offset)
-                where = printable(f"{tar}/{label}")
-                classes.append(_class_name(content.read(at.size), label, where))
+                offset, size = members[label]
+                content.seek(offset)
+                classes.append(_class_name(content.read(size), printable(f"{tar}/{label}")))
                 images.append((image, members[image]))
-    return _Shard(tar, file, images, classes)
+    return (tar, file, images), classes
 
 
 def _samples(tar: Path, key: str, parts: dict[str, str]) -> Iterator[tuple[str, str]]:
-    """Yield the image and the label of the samples of one key, by name."""
+    """Yield the names of the image and the label of each sample of a key."""
     images: dict[str, str] = {}
     labels: dict[str, str] = {}
     for extension, name in parts.items():
@@ -227,10 +200,10 @@ def _samples(tar: Path, key: str, parts: dict[str, str]) -> Iterator[tuple[str, 
         raise UserError(f"{printable(f'{tar}: sample {key}')} has no {lacks}; it holds {held}")
 
 
-def _class_name(content: bytes, name: str, where: str) -> str:
+def _class_name(content: bytes, where: str) -> str:
     """Return the class that a label file holds; numbers in their shortest form."""
     text = content.decode("utf-8-sig", errors="replace").strip()
-    if name.lower().endswith(".json"):
+    if where.lower().endswith(".json"):
         try:
             value = json.loads(text)
         except (ValueError, RecursionError) as error:
@@ -242,11 +215,11 @@ def _class_name(content: bytes, name: str, where: str) -> str:
         text = str(value).strip()
     if not text:
         raise UserError(f"{where}: empty label")
-    return str(int(text)) if re.fullmatch(r"-?\d{1,18}", text, re.ASCII) else text
+    return str(int(text)) if _NUMBER.fullmatch(text) else text
 
 
 def _class_names(names: set[str], data: Path) -> list[str]:
-    if not all(re.fullmatch(r"-?\d{1,18}", name) for name in names):
+    if not all(map(_NUMBER.fullmatch, names)):
         return sorted(names)
     low, high = min(map(int, names)), max(map(int, names))
     # A set of few shards may lack some classes; one that lacks most has numbers of another kind.
