@@ -64,7 +64,7 @@ def test_every_method_trains(
     short = {"pgd_at": ["--attack-steps", "2"], "trades": ["--attack-steps", "2"]}
     assert train_cifar([*argv, *short.get(method, []), "--limit-train", "33"]) == 0
     shown = capsys.readouterr().out
-    assert "33 of 36 training and 12 validation images of 3 classes" in shown
+    assert "33 of 48 training and 12 validation images of 3 classes" in shown
     assert f"training cifar_resnet8 with {method}" in shown
     rows = metrics(out)
     replays = 8 if method == "free_at" else 1
@@ -190,6 +190,18 @@ def test_bad_input_is_one_line_and_status_2(
     for part in parts:
         assert part in shown
     assert not out.exists()
+
+
+def test_a_method_option_out_of_range_is_reported_before_the_images_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = write_squares(tmp_path / "data", ["a", "b"], train=16, test=4)
+    (data / "train" / "a" / "0.png").write_bytes(b"no image")
+    argv = [*SMALL, "--data", str(data), "--out", str(tmp_path / "run")]
+    assert train_cifar(argv) == 2
+    assert "0.png" in capsys.readouterr().err
+    assert train_cifar([*argv, "--sigma", "-1"]) == 2
+    assert "sigma" in capsys.readouterr().err
 
 
 def test_the_range_of_mass_floor_depends_on_the_number_of_classes(
