@@ -6,29 +6,34 @@ autograd, wherever torch is imported, whichever of the two comes first.
 
 from __future__ import annotations
 
+import ast
 import importlib
 import importlib.abc
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib.machinery import ModuleSpec
 from itertools import dropwhile
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 
 def attach(
-    package: str, names: Mapping[str, Sequence[str]]
+    package: str, file: str
 ) -> tuple[Callable[[str], object], Callable[[], list[str]], list[str]]:
     """Return ``__getattr__``, ``__dir__`` (PEP 562) and ``__all__`` of a package.
 
-    Args:
-        package: The package's ``__name__``.
-        names: The public names by the submodule that defines them, relative to the package. A
-            submodule is an attribute of the package itself, even if it defines no public name.
+    ``__init__.pyi`` next to ``file``, which type checkers read, has the names as relative imports
+    (compare SPEC 1): ``from .module import name as name``, and ``from . import module as module``
+    for a submodule, which is an attribute but not in ``__all__``.
     """
-    module_of = {name: module for module, defined in names.items() for name in defined}
-    submodules = {module for module in names if "." not in module}
+    stub = ast.parse(Path(file).with_name("__init__.pyi").read_text())
+    imports = [node for node in stub.body if isinstance(node, ast.ImportFrom)]
+    imported = [(alias.name, node.module) for node in imports for alias in node.names]
+    module_of = {name: module for name, module in imported if module}
+    # A module that defines a public name is an attribute as well.
+    submodules = {module or name for name, module in imported if "." not in (module or "")}
 
     def __getattr__(name: str) -> object:
         if name in module_of:

@@ -31,8 +31,7 @@ class PublishedTable:
 
     Args:
         table: number of the table; None if the numbers are in the text.
-        dataset: data set of the numbers.
-        network: network of the numbers.
+        dataset, network: of the numbers.
         what: what the numbers are, with their unit.
         columns: for each heading its counterpart in the protocol ``paper``: a measurement's name,
             ``"NAME: COLUMN"`` for the mean of one of its columns, or None.
@@ -73,11 +72,7 @@ TABLES = tuple(_read())
 
 
 def published(table: int | None, network: str) -> PublishedTable:
-    """Return a table of the paper for one network.
-
-    Args:
-        table: number of the table; None for numbers in the text.
-        network: name of the network, e.g. :data:`VGG`.
+    """Return a table of the paper (None: numbers in the text) for one network, e.g. :data:`VGG`.
 
     Raises:
         ValueError: there is no such table, or more than one.

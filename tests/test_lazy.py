@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import shutil
 import subprocess
@@ -10,7 +11,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers.paths import ROOT
 
 import sprout_fast
 from sprout_fast import _lazy
@@ -290,21 +290,34 @@ def test_unknown_name():
     assert not hasattr(sprout_fast, "evaluation.evaluate")
 
 
-def test_type_checkers_see_the_same_names():
-    """What pyright reads (under TYPE_CHECKING) is what __getattr__ imports."""
-    tree = ast.parse((ROOT / "sprout_fast" / "__init__.py").read_text())
-    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
-    typed = {
-        (node.module, alias.name)
-        for node in block.body
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-        if alias.asname == alias.name  # else not an export to pyright
-    }
-    (call,) = [node for node in ast.walk(block) if isinstance(node, ast.Dict)]
-    lazy = {
-        (f"sprout_fast.{module}", name)
-        for module, names in ast.literal_eval(call).items()
-        for name in names
-    } | {("sprout_fast", name) for name, names in ast.literal_eval(call).items() if not names}
-    assert typed == lazy
+@pytest.mark.parametrize(
+    "stub_file", sorted(PACKAGE.rglob("__init__.pyi")), ids=lambda f: f.parent.name
+)
+def test_type_checkers_see_the_same_names(stub_file):
+    """What a stub exports to pyright is what its package has, from the module that defines it."""
+    package_name = ".".join(stub_file.relative_to(PACKAGE.parent).parent.parts)
+    package = importlib.import_module(package_name)
+    names = set()
+    for node in ast.parse(stub_file.read_text()).body:
+        if isinstance(node, ast.AnnAssign):
+            assert hasattr(package, ast.unparse(node.target))
+            continue
+        assert isinstance(node, ast.ImportFrom) and node.level == 1, ast.unparse(node)
+        for alias in node.names:
+            assert alias.asname == alias.name  # else not an export to pyright
+            if node.module is None:
+                value = importlib.import_module(f"{package_name}.{alias.name}")
+            else:
+                value = getattr(
+                    importlib.import_module(f"{package_name}.{node.module}"), alias.name
+                )
+                names.add(alias.name)
+            assert getattr(package, alias.name) is value
+    assert sorted(names) == package.__all__
+    assert names <= set(dir(package))
+
+
+def test_every_lazy_package_has_a_stub():
+    assert len(list(PACKAGE.rglob("__init__.pyi"))) == sum(
+        "_lazy" in file.read_text() for file in PACKAGE.rglob("__init__.py")
+    )

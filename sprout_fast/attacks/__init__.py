@@ -6,19 +6,6 @@ that returns images, in a module of its own. ``@ATTACKS.register("name")`` adds 
 and its options.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from sprout_fast._lazy import attach as _attach
 
-if TYPE_CHECKING:
-    from sprout_fast.attacks.attack import Attack as Attack
-    from sprout_fast.attacks.balls import BALLS as BALLS
-    from sprout_fast.attacks.base import ATTACKS as ATTACKS
-    from sprout_fast.attacks.losses import LOSSES as LOSSES
-else:
-    __getattr__, __dir__, __all__ = _attach(
-        __name__,
-        {"attack": ["Attack"], "balls": ["BALLS"], "base": ["ATTACKS"], "losses": ["LOSSES"]},
-    )
+__getattr__, __dir__, __all__ = _attach(__name__, __file__)

@@ -11,21 +11,13 @@ class ActiveSet:
 
     An image that is dropped keeps the point at which it was misclassified, and costs no further
     computation. An attack's own state has one row per active image; :meth:`drop` and
-    :meth:`remove` return the rows to keep.
-
-    Args:
-        images: [B, C, H, W], the initial ``adversarial``.
-        labels: int64 [B].
-
-    Attributes:
-        adversarial: [B, C, H, W], for each image the point at which it was misclassified, or the
-            last one stored by :meth:`update`.
-        rows: int64 [A], indices of the active images in the batch.
-        labels: int64 [A], labels of the active images.
+    :meth:`remove` return the rows to keep, int64.
     """
 
     def __init__(self, images: Tensor, labels: Tensor) -> None:
+        # [B,C,H,W], where images were misclassified, else the last points stored by update.
         self.adversarial = images.clone()
+        # int64 [A], the active images' indices in the batch, and their labels.
         self.rows = torch.arange(len(images), device=images.device)
         self.labels = labels
 
@@ -33,19 +25,11 @@ class ActiveSet:
         return len(self.rows)
 
     def update(self, points: Tensor) -> None:
-        """Store ``points`` [A, C, H, W] as the current result for the active images."""
+        """Store ``points`` [A,C,H,W] as the current result for the active images."""
         self.adversarial[self.rows] = points.detach()
 
     def drop(self, points: Tensor, logits: Tensor) -> Tensor:
-        """Remove the images that are misclassified at ``points``, and store those points.
-
-        Args:
-            points: [A, C, H, W].
-            logits: [A, K], the model's output at ``points``.
-
-        Returns:
-            int64 [A'], the rows of the A images that are still active.
-        """
+        """Remove images that ``logits`` [A,K] misclassify at ``points``, and store those points."""
         misclassified = is_misclassified(logits, self.labels)
         if not misclassified.any():  # true of most steps, and saves the copies
             return torch.arange(len(self), device=self.rows.device)
@@ -60,13 +44,7 @@ class ActiveSet:
 
 
 def is_misclassified(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return whether the label's logit is not the largest, bool [B].
-
-    Logits with a NaN count as misclassified.
-
-    Args:
-        logits: [B, K].
-        labels: int64 [B].
+    """Return whether the label's logit is not the largest or any is NaN: [B, K] to bool [B].
 
     >>> is_misclassified(torch.tensor([[2.0, 1.0], [1.0, float("nan")]]), torch.tensor([0, 0]))
     tensor([False,  True])

@@ -10,13 +10,7 @@ from torch import Tensor, nn
 
 from sprout_fast.attacks.active import ActiveSet
 from sprout_fast.attacks.balls import BALLS, Ball, Norm
-from sprout_fast.attacks.base import (
-    ATTACKS,
-    borrowed,
-    check_count,
-    check_number,
-    value_and_gradient,
-)
+from sprout_fast.attacks.base import ATTACKS, borrowed, check_floats, check_ints, value_and_gradient
 from sprout_fast.attacks.losses import LOSSES, Loss, likeliest_wrong
 
 # Section 3.1: alpha, the weight of the gradient step against momentum, and rho, the share of the
@@ -48,42 +42,27 @@ def apgd_ce(
     are AutoAttack's.
 
     Args:
-        model: maps images in [0, 1] to logits [B, K]. It is evaluated in eval mode; its modes,
-            ``requires_grad`` flags and ``.grad`` are left unchanged.
-        images: float32 or float64 [B, C, H, W] in [0, 1]. The attack runs in this dtype.
-        labels: int64 [B].
-        norm: ``"linf"`` or ``"l2"``.
-        eps: radius of the ball, >= 0, on images in [0, 1].
         steps: number of steps, >= 0. A run is ``steps + 1`` forward and ``steps`` backward passes;
             the attack begins with one forward pass on the images.
         restarts: number of runs, >= 1, on the images that are still correctly classified.
-        loss: the loss to maximize, a key of :data:`~sprout_fast.attacks.losses.LOSSES`.
         random_start: start from a uniform point of the ball. False starts from the image, and makes
             all restarts the same.
-        generator: random numbers, drawn for all B images in each run. Default: a new generator on
-            the images' device.
-        seed: seed of that new generator.
+
+    Other arguments and errors are those of :func:`~sprout_fast.attacks.pgd.pgd`.
 
     Returns:
         Images of the same shape and dtype in the ball and in [0, 1]: the first point that is
         misclassified, else the point of the largest loss in the last restart. Images that are
         misclassified to begin with are returned unchanged.
 
-    Raises:
-        TypeError, ValueError: images that :func:`~sprout_fast.attacks.base.check_images` rejects,
-            an option outside its range, or a loss that needs more classes than there are.
-        UserError: unknown norm or loss.
-
-    >>> import torch
     >>> model = torch.nn.Flatten()  # the two channels are the logits
     >>> images = torch.tensor([[0.6, 0.4], [0.9, 0.1]])[:, :, None, None]
     >>> found = apgd_ce(model, images, torch.tensor([0, 0]), eps=0.25, steps=5)
     >>> model(found).argmax(1)  # the second image is too far from the boundary
     tensor([1, 0])
     """
-    name = "apgd_ce"
-    ball, objective = _check(name, norm, eps, steps, restarts), LOSSES.look_up(loss)
-    with borrowed(name, model, images, labels, generator, seed) as (images, labels, generator):
+    ball, objective = _check("apgd_ce", norm, eps, steps, restarts), LOSSES.look_up(loss)
+    with borrowed("apgd_ce", model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
             return images
         active = ActiveSet(images, labels)
@@ -119,28 +98,20 @@ def apgd_t(
     the model predicts any class but its label, target or not.
 
     Args:
-        model, images, labels, norm, eps, steps, random_start, generator, seed: as in
-            :func:`apgd_ce`.
         restarts: number of runs for each target, >= 1.
         target_classes: number of targets, >= 1; at most K - 1 are used.
 
-    Returns:
-        As :func:`apgd_ce`.
+    Other arguments, the result and errors are those of :func:`apgd_ce`.
 
-    Raises:
-        TypeError, ValueError, UserError: as :func:`apgd_ce`.
-
-    >>> import torch
     >>> model = torch.nn.Flatten()  # the channels are the logits
     >>> images = torch.tensor([[0.5, 0.4, 0.3, 0.3], [0.9, 0.2, 0.1, 0.1]])[:, :, None, None]
     >>> found = apgd_t(model, images, torch.tensor([0, 0]), eps=0.25, steps=5)
     >>> model(found).argmax(1)
     tensor([1, 0])
     """
-    name = "apgd_t"
-    ball = _check(name, norm, eps, steps, restarts)
-    check_count(name, "target_classes", target_classes, low=1)
-    with borrowed(name, model, images, labels, generator, seed) as (images, labels, generator):
+    ball = _check("apgd_t", norm, eps, steps, restarts)
+    check_ints("apgd_t", 1, target_classes=target_classes)
+    with borrowed("apgd_t", model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
             return images
         active = ActiveSet(images, labels)
@@ -156,9 +127,9 @@ def apgd_t(
 
 
 def _check(name: str, norm: str, eps: float, steps: int, restarts: int) -> Ball:
-    check_number(name, "eps", eps)
-    check_count(name, "steps", steps)
-    check_count(name, "restarts", restarts, low=1)
+    check_floats(name, eps=eps)
+    check_ints(name, 0, steps=steps)
+    check_ints(name, 1, restarts=restarts)
     return BALLS.look_up(norm)
 
 

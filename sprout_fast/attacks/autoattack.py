@@ -12,10 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from sprout_fast.attacks.balls import BALLS, Norm
-from sprout_fast.attacks.base import ATTACKS, borrowed, check_number
+from sprout_fast.attacks.base import ATTACKS, borrowed, check_floats
 from sprout_fast.errors import UserError
 
-_NORMS = {"linf": "Linf", "l2": "L2"}
 MISSING = (
     "the official AutoAttack package is not installed; it is not on PyPI: pip install it from its "
     "GitHub repository, fra31/auto-attack. The protocol strong has the same four attacks"
@@ -45,25 +44,19 @@ def autoattack(
     parameter-free attacks", ICML 2020.
 
     Args:
-        model: maps images in [0, 1] to logits [B, K]. Its state is left unchanged.
-        images: float32 or float64 [B, C, H, W] in [0, 1].
-        labels: int64 [B].
-        norm: ``"linf"`` or ``"l2"``.
-        eps: radius of the ball, >= 0, on images in [0, 1].
         version: the package's set of attacks.
-        generator: draws the package's seed. Default: a new generator on the images' device.
-        seed: seed of that new generator.
+        generator: draws the package's seed.
+
+    Other arguments and errors are those of :func:`~sprout_fast.attacks.pgd.pgd`.
 
     Returns:
         Images of the same shape and dtype in [0, 1].
 
     Raises:
-        TypeError, ValueError: images that :func:`~sprout_fast.attacks.base.check_images` rejects,
-            or a negative ``eps``.
-        UserError: the package is not installed, or unknown norm.
+        UserError: the package is not installed.
     """
     BALLS.look_up(norm)
-    check_number("autoattack", "eps", eps)
+    check_floats("autoattack", eps=eps)
     if not is_installed():
         raise UserError(f"attack autoattack: {MISSING}")
     with borrowed("autoattack", model, images, labels, generator, seed) as (images, labels, drawn):
@@ -72,7 +65,7 @@ def autoattack(
         with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
             adversary = importlib.import_module("autoattack").AutoAttack(
                 model,
-                norm=_NORMS[norm],
+                norm=norm.capitalize(),  # Linf or L2
                 eps=eps,
                 version=version,
                 seed=drawn_seed,

@@ -44,14 +44,15 @@ class Ball(Protocol):
         self, images: Tensor, gradient: Tensor, center: Tensor, *, step_size: float, eps: float
     ) -> Tensor:
         """Move images by ``step_size`` along :meth:`direction`, then :meth:`project` them."""
-        ...
+        direction = self.direction(gradient).to(images.dtype)
+        return self.project(images + step_size * direction, center, eps)
 
 
 #: Balls by the name of their norm.
 BALLS: Registry[Ball] = Registry("norm")
 
 
-class Linf:
+class Linf(Ball):
     """Perturbations with max |difference| <= eps, exactly, for every element also in float64."""
 
     def distance(self, images: Tensor, others: Tensor) -> Tensor:
@@ -73,7 +74,7 @@ class Linf:
         return pgd_step_(images.clone(), gradient, center, step=step_size, eps=eps)
 
 
-class L2:
+class L2(Ball):
     """Perturbations whose Euclidean length, computed in float64, is <= eps exactly.
 
     The radius is first reduced by what rounding could add: 2e-6 for float32 images of 3x32x32.
@@ -109,12 +110,6 @@ class L2:
         gradient = gradient / gradient.abs().amax((1, 2, 3), keepdim=True)
         length = torch.linalg.vector_norm(gradient, dim=(1, 2, 3), keepdim=True)
         return (gradient / length).nan_to_num(nan=0)
-
-    def step(
-        self, images: Tensor, gradient: Tensor, center: Tensor, *, step_size: float, eps: float
-    ) -> Tensor:
-        direction = self.direction(gradient).to(images.dtype)
-        return self.project(images + step_size * direction, center, eps)
 
 
 BALLS.register("linf")(Linf())

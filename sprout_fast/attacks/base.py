@@ -1,4 +1,4 @@
-"""What all attacks share: the registry, checks of their arguments, and the model's state."""
+"""Attacks by name, checks of their arguments, and the model's state during an attack."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sprout_fast.errors import UserError
-from sprout_fast.models.mode import evaluation_mode, frozen_parameters
+from sprout_fast.models.mode import evaluation_mode, frozen_parameters, restored
 from sprout_fast.registry import Registry, nearest
 
 #: Attacks by name: ``attack(model, images, labels, *, generator=None, seed=0, **options)`` returns
@@ -21,13 +21,10 @@ ATTACKS: Registry[Callable[..., Tensor]] = Registry("attack", "sprout_fast.attac
 
 
 def check_options(name: str, options: dict[str, Any]) -> None:
-    """Check that an attack exists, has these options, and that those with names have a valid one.
+    """Raise ``UserError`` for an unknown attack or option, or a value that is none of its names.
 
     Options that an attack with ``**options`` does not name itself are those of the attack that its
     option ``attack`` names.
-
-    Raises:
-        UserError: unknown attack, option or name.
     """
     function = ATTACKS.look_up(name)
     parameters = inspect.signature(function).parameters
@@ -62,6 +59,50 @@ def _names(hint: Any) -> tuple[str, ...]:
     return tuple(name for part in typing.get_args(hint) for name in _names(part))
 
 
+class Attack:
+    """An attack with its options and its own random numbers, ready for a data loader.
+
+    Call it with images, float32 or float64 [B, C, H, W] in [0, 1], and labels, int64 [B]. It
+    returns adversarial images of the same shape and dtype. The random numbers continue from batch
+    to batch; create a new ``Attack`` to repeat an evaluation exactly.
+
+    Args:
+        name: a key of :data:`ATTACKS`.
+        model: maps images in [0, 1] to logits [B, K].
+        seed: seed of the random numbers.
+        **options: keyword arguments of the attack.
+
+    Raises:
+        UserError: unknown attack or option, or an option's value that is none of its names.
+
+    >>> attack = Attack("pgd", torch.nn.Flatten(), steps=2, eps=0.25)
+    >>> images = attack(torch.full((3, 2, 1, 1), 0.5), torch.tensor([0, 1, 0]))
+    >>> print(attack, tuple(images.shape))
+    pgd(steps=2, eps=0.25) (3, 2, 1, 1)
+    """
+
+    def __init__(self, name: str, model: nn.Module, *, seed: int = 0, **options: Any) -> None:
+        check_options(name, options)
+        self.name, self.model, self.options = name, model, options
+        self._function, self._seed = ATTACKS[name], seed
+        self._generator: torch.Generator | None = None
+
+    def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
+        if self._generator is None or self._generator.device != images.device:
+            self._generator = torch.Generator(images.device).manual_seed(self._seed)
+        return self._function(self.model, images, labels, generator=self._generator, **self.options)
+
+    def __str__(self) -> str:
+        options = (f"{key}={_short(value)}" for key, value in self.options.items())
+        return f"{self.name}({', '.join(options)})"
+
+
+def _short(value: object) -> str:
+    if isinstance(value, nn.Module):
+        return type(value).__name__
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
 @contextmanager
 def borrowed(
     name: str,
@@ -71,18 +112,14 @@ def borrowed(
     generator: torch.Generator | None,
     seed: int,
 ) -> Iterator[tuple[Tensor, Tensor, torch.Generator]]:
-    """Check an attack's arguments and put the model into the state in which it is attacked.
+    """Check an attack's images and put the model into the state in which it is attacked.
 
     Inside, the model is in eval mode, its parameters require no gradient, autograd is on, autocast
     and TF32 are off: attacks run in the images' own float32 or float64. Afterwards everything is
     as before, also after an exception. ``name`` is the attack's, for error messages.
 
-    Yields:
-        Copies of ``images`` and ``labels`` without a graph; ``generator``, or a new one on the
-        images' device with this seed.
-
-    Raises:
-        TypeError, ValueError: see :func:`check_images`.
+    Yields copies of ``images`` and ``labels`` without a graph, and ``generator``, by default a new
+    one on the images' device with this seed. Raises what :func:`check_images` does.
     """
     check_images(name, images, labels)
     if generator is None:
@@ -100,27 +137,26 @@ def borrowed(
 
 
 def value_and_gradient(
-    model: Callable[[Tensor], Tensor], points: Tensor, value: Callable[[Tensor], Tensor]
+    model: Callable[[Tensor], Tensor],
+    points: Tensor,
+    value: Callable[[Tensor], Tensor],
+    scaled: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ``value`` of the model's logits at ``points`` and its gradient for each image.
+    """Evaluate ``value``, which maps logits [B, K] to [B], at ``points`` [B, C, H, W].
 
-    The gradient is 0 under ``torch.no_grad``, and where the logits do not depend on the points
-    through autograd.
-
-    Args:
-        model: maps images to logits [B, K].
-        points: [B, C, H, W].
-        value: maps logits to [B].
-
-    Returns:
-        Logits [B, K], values [B] and gradients [B, C, H, W], without a graph.
+    Returns logits [B, K], values [B] and their gradients [B, C, H, W], without a graph. Gradients
+    are 0 under ``torch.no_grad``, and where the logits do not depend on the points through
+    autograd. ``scaled`` multiplies them by 1024, for attacks that only use their direction.
     """
+    # A network that computes in float16 would round small gradients to 0. A power of 2, so that
+    # nothing else changes.
+    scale = 1024.0 if scaled else 1.0
     points = points.detach().requires_grad_()
     logits = model(points)
     values = value(logits)
     if values.requires_grad:
         # A sum, not a mean: an image's gradient must not depend on the batch size.
-        (gradient,) = torch.autograd.grad(values.sum(), points, materialize_grads=True)
+        (gradient,) = torch.autograd.grad(scale * values.sum(), points, materialize_grads=True)
     else:
         gradient = torch.zeros_like(points)
     return logits.detach(), values.detach(), gradient
@@ -130,23 +166,14 @@ def value_and_gradient(
 def full_float32() -> Iterator[None]:
     """Compute CUDA's float32 matrix products and convolutions in float32 inside, not in TF32."""
     backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [backend.allow_tf32 for backend in backends]
-    for backend in backends:
-        backend.allow_tf32 = False
-    try:
+    with restored(backends, "allow_tf32"):
+        for backend in backends:
+            backend.allow_tf32 = False
         yield
-    finally:
-        for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed
 
 
 def check_images(name: str, images: Tensor, labels: Tensor) -> None:
-    """Check that images are float32 or float64 [B, C, H, W] in [0, 1], with one label per image.
-
-    Raises:
-        TypeError: images of another dtype.
-        ValueError: shapes that do not fit, or values outside [0, 1], NaN included.
-    """
+    """Raise unless images are float32 or float64 [B, C, H, W] in [0, 1], with one label each."""
     if images.dtype not in (torch.float32, torch.float64):
         raise TypeError(
             f"{name}: got {images.dtype} images, expected float32 or float64 in [0,1] "
@@ -166,13 +193,15 @@ def check_images(name: str, images: Tensor, labels: Tensor) -> None:
             )
 
 
-def check_number(name: str, option: str, value: float) -> None:
-    """Raise ``ValueError`` unless ``value`` is a finite number >= 0."""
-    if not 0 <= value < float("inf"):
-        raise ValueError(f"{name}: {option}: got {value}, expected a finite number >= 0")
+def check_floats(name: str, **options: float) -> None:
+    """Raise ``ValueError`` unless each option is a finite number >= 0."""
+    for option, value in options.items():
+        if not 0 <= value < float("inf"):
+            raise ValueError(f"{name}: {option}: got {value}, expected a finite number >= 0")
 
 
-def check_count(name: str, option: str, value: int, low: int = 0) -> None:
-    """Raise ``ValueError`` unless ``value`` is at least ``low``."""
-    if value < low:
-        raise ValueError(f"{name}: {option}: got {value}, expected an int >= {low}")
+def check_ints(name: str, low: int, **options: int) -> None:
+    """Raise ``ValueError`` unless each option is at least ``low``."""
+    for option, value in options.items():
+        if value < low:
+            raise ValueError(f"{name}: {option}: got {value}, expected an int >= {low}")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sprout_fast.attacks.active import is_misclassified
 from sprout_fast.attacks.balls import BALLS
-from sprout_fast.attacks.base import ATTACKS, borrowed, check_count, check_number
+from sprout_fast.attacks.base import ATTACKS, borrowed, check_floats, check_ints
 from sprout_fast.attacks.losses import margin
 
 _LARGEST_CONSTANT = 1e10  # upper bound of the search until a constant succeeds
@@ -51,10 +51,6 @@ def cw_l2(
     the attack when a point within ``eps`` is found.
 
     Args:
-        model: maps images in [0, 1] to logits [B, K]. It is evaluated in eval mode; its modes,
-            ``requires_grad`` flags and ``.grad`` are left unchanged.
-        images: float32 or float64 [B, C, H, W] in [0, 1]. The attack runs in this dtype.
-        labels: int64 [B].
         eps: distance, on images in [0, 1], at which a point is close enough. Default: search for
             the closest point.
         binary_searches: number of searches, >= 1.
@@ -62,40 +58,32 @@ def cw_l2(
         step_size: Adam's learning rate for w, > 0.
         initial_constant: the first c, > 0.
         confidence: amount by which another logit must exceed the label's, >= 0.
-        generator: not used; the attack is deterministic.
-        seed: not used.
+        generator, seed: not used; the attack is deterministic.
+
+    Other arguments and errors are those of :func:`~sprout_fast.attacks.pgd.pgd`.
 
     Returns:
         Images of the same shape and dtype in [0, 1], without a graph: the closest misclassified
         point found, within ``eps`` if given. The image itself if there is none, or if it is
         misclassified to begin with.
 
-    Raises:
-        TypeError, ValueError: images that :func:`~sprout_fast.attacks.base.check_images` rejects,
-            or an option outside its range.
-
-    >>> import torch
     >>> model = torch.nn.Flatten()  # the two channels are the logits
     >>> images, labels = torch.tensor([0.6, 0.4]).view(1, 2, 1, 1), torch.tensor([0])
     >>> cw_l2(model, images, labels, steps=100).squeeze().round(decimals=2)
     tensor([0.5000, 0.5000])
     """
-    if eps is not None:
-        check_number("cw_l2", "eps", eps)
-    check_count("cw_l2", "binary_searches", binary_searches, low=1)
-    check_count("cw_l2", "steps", steps, low=1)
-    check_number("cw_l2", "confidence", confidence)
+    check_floats("cw_l2", eps=eps or 0, confidence=confidence)
+    check_ints("cw_l2", 1, binary_searches=binary_searches, steps=steps)
     for option, value in (("step_size", step_size), ("initial_constant", initial_constant)):
-        check_number("cw_l2", option, value)
+        check_floats("cw_l2", **{option: value})
         if value == 0:
             raise ValueError(f"cw_l2: {option}: got 0, expected a finite number > 0")
     with borrowed("cw_l2", model, images, labels, generator, seed) as (images, labels, _):
         closest = _Closest(images, labels, eps, confidence)
         if len(images) > 0:
             with torch.no_grad():
-                closest.record(
-                    torch.arange(len(images), device=images.device), images, model(images)
-                )
+                everything = torch.arange(len(images), device=images.device)
+                closest.record(everything, images, model(images))
         lower = images.new_zeros(len(images))
         upper = torch.full_like(lower, _LARGEST_CONSTANT)
         constant = torch.full_like(lower, initial_constant)
@@ -116,9 +104,7 @@ def cw_l2(
 class _Closest:
     """The closest misclassified point found so far for each image, and its distance.
 
-    Attributes:
-        points: [B,C,H,W], the image itself until one is found.
-        distance: float64 [B], infinite until one is found.
+    That is the image itself, at an infinite distance, until one is found.
     """
 
     def __init__(
@@ -134,16 +120,11 @@ class _Closest:
         return self.distance > self._enough
 
     def record(self, rows: Tensor, points: Tensor, logits: Tensor) -> Tensor:
-        """Store those points [R,C,H,W] that are misclassified and closer than before.
-
-        Returns:
-            bool [R], whether each point is misclassified.
-        """
+        """Store points that are misclassified and closer; return which are misclassified."""
         labels = self.labels[rows]
-        misclassified = is_misclassified(
-            logits.scatter_add(1, labels[:, None], torch.full_like(logits[:, :1], self.confidence)),
-            labels,
-        )
+        confidence = torch.full_like(logits[:, :1], self.confidence)
+        confident = logits.scatter_add(1, labels[:, None], confidence)
+        misclassified = is_misclassified(confident, labels)
         distance = BALLS["l2"].distance(points, self.images[rows])
         closer = misclassified & (distance < self.distance[rows]) & (distance <= self._limit)
         self.points[rows[closer]] = points[closer]
@@ -159,11 +140,7 @@ def _minimize(
     steps: int,
     step_size: float,
 ) -> Tensor:
-    """Run one search on the images ``rows``, each with its ``constant`` [R].
-
-    Returns:
-        bool [B], whether a misclassified point was found.
-    """
+    """Search once on the images ``rows``; return for which a misclassified point was found."""
     found = torch.zeros_like(closest.labels, dtype=torch.bool)
     w = ((2 * closest.images[rows] - 1) * _INSIDE).atanh()
     first, second = torch.zeros_like(w), torch.zeros_like(w)  # Adam's moments

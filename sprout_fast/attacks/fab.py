@@ -9,13 +9,7 @@ from torch import Tensor, nn
 
 from sprout_fast.attacks.active import ActiveSet, is_misclassified
 from sprout_fast.attacks.balls import BALLS, Norm
-from sprout_fast.attacks.base import (
-    ATTACKS,
-    borrowed,
-    check_count,
-    check_number,
-    value_and_gradient,
-)
+from sprout_fast.attacks.base import ATTACKS, borrowed, check_floats, check_ints, value_and_gradient
 from sprout_fast.attacks.losses import likeliest_wrong, margin
 
 # Steps of the final search, as in the paper.
@@ -51,11 +45,6 @@ def fab_t(
     search is added to it.
 
     Args:
-        model: maps images in [0, 1] to logits [B, K]. It is evaluated in eval mode; its modes,
-            ``requires_grad`` flags and ``.grad`` are left unchanged.
-        images: float32 or float64 [B, C, H, W] in [0, 1]. The attack runs in this dtype.
-        labels: int64 [B].
-        norm: ``"linf"`` or ``"l2"``, the norm of the distance.
         eps: largest distance that counts, >= 0, on images in [0, 1]. None: every distance counts,
             no image leaves the batch, and the result is an upper bound on the distance to the
             decision boundary.
@@ -68,40 +57,30 @@ def fab_t(
         eta: factor by which steps overshoot the linearized boundary, >= 1.
         beta: factor on a misclassified point's difference from the image before the next step, in
             (0, 1].
-        generator: random numbers for restarts, drawn for all B images in each. Default: a new
-            generator on the images' device.
-        seed: seed of that new generator.
+
+    Other arguments and errors are those of :func:`~sprout_fast.attacks.pgd.pgd`.
 
     Returns:
         Images of the same shape and dtype in [0, 1]: the closest misclassified point found, or the
         image itself if there is none within ``eps``.
 
-    Raises:
-        TypeError, ValueError: images that :func:`~sprout_fast.attacks.base.check_images` rejects,
-            or an option outside its range.
-        UserError: unknown norm.
-
-    >>> import torch
     >>> model = torch.nn.Flatten()  # the two channels are the logits
     >>> images, labels = torch.tensor([[[[0.75]], [[0.25]]]]), torch.tensor([0])
     >>> fab_t(model, images, labels, eps=0.375).flatten()
     tensor([0.4875, 0.5125])
     """
-    name = "fab_t"
     BALLS.look_up(norm)
-    if eps is not None:
-        check_number(name, "eps", eps)
-    check_count(name, "steps", steps)
-    check_count(name, "restarts", restarts, low=1)
-    check_count(name, "target_classes", target_classes, low=1)
+    check_floats("fab_t", eps=eps or 0)
+    check_ints("fab_t", 0, steps=steps)
+    check_ints("fab_t", 1, restarts=restarts, target_classes=target_classes)
     for option, value, expected, fits in (
         ("alpha_max", alpha_max, "a number >= 0 and <= 1", 0 <= alpha_max <= 1),
         ("eta", eta, "a finite number >= 1", 1 <= eta < math.inf),
         ("beta", beta, "a number > 0 and <= 1", 0 < beta <= 1),
     ):
         if not fits:
-            raise ValueError(f"{name}: {option}: got {value}, expected {expected}")
-    with borrowed(name, model, images, labels, generator, seed) as (images, labels, generator):
+            raise ValueError(f"fab_t: {option}: got {value}, expected {expected}")
+    with borrowed("fab_t", model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
             return images
         search = _Search(model, images, labels, norm, eps)
@@ -139,13 +118,7 @@ class _Search:
         return self.images + radius.to(away.dtype)[:, None, None, None] * away
 
     def run(
-        self,
-        start: Tensor,
-        targets: Tensor,
-        steps: int,
-        alpha_max: float,
-        eta: float,
-        beta: float,
+        self, start: Tensor, targets: Tensor, steps: int, alpha_max: float, eta: float, beta: float
     ) -> None:
         """Run Algorithm 1 on the active images; ``start`` [B,C,H,W], ``targets`` int64 [B]."""
         active = self.active
@@ -196,9 +169,7 @@ class _Search:
     def record(self, points: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Store misclassified points that are closer, and remove images with one within eps.
 
-        Returns:
-            Whether each point is misclassified, bool [A], and the rows that are still active, see
-            :meth:`ActiveSet.drop`.
+        Returns which points are misclassified, and the rows to keep.
         """
         active = self.active
         misclassified = is_misclassified(logits, active.labels)
@@ -218,8 +189,8 @@ class _Search:
     def found(self) -> Tensor:
         """Return the closest points that are within eps, else the images: [B,C,H,W]."""
         eps = torch.inf if self.eps is None else self.eps
-        within = self.distance <= eps
-        return torch.where(within[:, None, None, None], self.active.adversarial, self.images)
+        within = (self.distance <= eps)[:, None, None, None]
+        return torch.where(within, self.active.adversarial, self.images)
 
 
 def _step(

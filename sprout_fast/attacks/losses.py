@@ -92,18 +92,6 @@ def dlr(logits: Tensor, labels: Tensor, targets: Tensor | None = None) -> Tensor
 
 
 def likeliest_wrong(logits: Tensor, labels: Tensor, count: int) -> Tensor:
-    """Return the wrong classes with the largest logits, largest first.
-
-    Args:
-        logits: [B, K].
-        labels: int64 [B].
-        count: number of classes, >= 1; at most K - 1 are returned.
-
-    Returns:
-        int64 [B, min(count, K - 1)].
-
-    >>> likeliest_wrong(torch.tensor([[3.0, 1.0, 2.0]]), torch.tensor([0]), 2)
-    tensor([[2, 1]])
-    """
+    """Return the wrong classes with the largest logits, largest first: [B, min(count, K - 1)]."""
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return others.topk(min(count, logits.shape[1] - 1), dim=1).indices

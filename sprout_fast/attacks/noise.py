@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from sprout_fast.attacks.active import ActiveSet
 from sprout_fast.attacks.balls import BALLS, Norm
-from sprout_fast.attacks.base import ATTACKS, borrowed, check_count, check_number
+from sprout_fast.attacks.base import ATTACKS, borrowed, check_floats, check_ints
 
 
 @ATTACKS.register("noise")
@@ -29,33 +29,22 @@ def noise(
     2018, section 3.1).
 
     Args:
-        model: maps images in [0, 1] to logits [B, K]. Its state is left unchanged.
-        images: float32 or float64 [B, C, H, W] in [0, 1].
-        labels: int64 [B].
-        norm: ``"linf"`` or ``"l2"``.
-        eps: radius of the ball, >= 0, on images in [0, 1].
         draws: points per image, >= 0.
-        generator: random numbers. Default: a new generator on the images' device.
-        seed: seed of that new generator.
+
+    Other arguments and errors are those of :func:`~sprout_fast.attacks.pgd.pgd`.
 
     Returns:
         Images of the same shape and dtype in the ball and in [0, 1]: the first point that is
         misclassified, or the last one drawn.
 
-    Raises:
-        TypeError, ValueError: images that :func:`~sprout_fast.attacks.base.check_images` rejects,
-            or an option outside its range.
-        UserError: unknown norm.
-
-    >>> import torch
     >>> images = torch.full((1, 2, 1, 1), 0.5)
     >>> got = noise(torch.nn.Flatten(), images, torch.tensor([0]), eps=0.1)
     >>> bool(got[0, 1] > got[0, 0])
     True
     """
     ball = BALLS.look_up(norm)
-    check_number("noise", "eps", eps)
-    check_count("noise", "draws", draws)
+    check_floats("noise", eps=eps)
+    check_ints("noise", 0, draws=draws)
     with borrowed("noise", model, images, labels, generator, seed) as (images, labels, generator):
         active = ActiveSet(images, labels)
         for _ in range(draws):

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from sprout_fast.attacks.active import ActiveSet
 from sprout_fast.attacks.balls import BALLS, Norm
-from sprout_fast.attacks.base import ATTACKS, borrowed, check_count, check_number
+from sprout_fast.attacks.base import ATTACKS, borrowed, check_floats, check_ints, value_and_gradient
 from sprout_fast.attacks.losses import LOSSES, Loss
-from sprout_fast.attacks.targets import Target, choose_targets
+from sprout_fast.errors import UserError
 
-# Factor on the objective. Only the gradient's direction matters, and a network that computes in
-# float16 would round small gradients to 0. A power of 2, so that nothing else changes.
-_SCALE = 1024.0
+Target = Literal["random", "least_likely"]
 
 
 @ATTACKS.register("pgd")
@@ -36,7 +34,7 @@ def pgd(
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Tensor:
-    """Projected gradient descent on a loss of the label.
+    """Maximize a loss of the label by projected gradient ascent.
 
     x <- project(x + step_size * direction of the loss's gradient), ``steps`` times (eq. 1 of Madry
     et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018). The
@@ -77,10 +75,10 @@ def pgd(
     Raises:
         TypeError: images that are not float32 or float64 (divide uint8 images by 255 first).
         ValueError: images outside [0, 1] or not finite, shapes that do not match, an option outside
-            its range, a target that is the label, or restarts that would all be the same.
+            its range, a target that is the label, restarts that would all be the same, or a loss
+            that needs more classes than there are.
         UserError: unknown norm, loss or target.
 
-    >>> import torch
     >>> model = torch.nn.Flatten()  # the two channels are the logits
     >>> images, labels = torch.full((2, 2, 1, 1), 0.5), torch.tensor([0, 1])
     >>> pgd(model, images, labels, eps=0.25, early_stop=False).squeeze()
@@ -88,11 +86,10 @@ def pgd(
             [0.7500, 0.2500]])
     """
     ball, loss_function = BALLS.look_up(norm), LOSSES.look_up(loss)
-    check_number("pgd", "eps", eps)
     step_size = eps / 4 if step_size is None else step_size
-    check_number("pgd", "step_size", step_size)
-    check_count("pgd", "steps", steps)
-    check_count("pgd", "restarts", restarts, low=1)
+    check_floats("pgd", eps=eps, step_size=step_size)
+    check_ints("pgd", 0, steps=steps)
+    check_ints("pgd", 1, restarts=restarts)
     if restarts > 1 and not random_start and not (isinstance(target, str) and target == "random"):
         raise ValueError(
             f"pgd: restarts: got {restarts}, expected 1 without random_start or target='random': "
@@ -104,22 +101,21 @@ def pgd(
             if len(active) == 0:
                 break
             start = ball.uniform(images, eps, generator) if random_start else images
-            chosen = choose_targets("pgd", model, images, labels, target, generator)
+            targets = _choose_targets(model, images, labels, target, generator)
             points, center = start[active.rows], images[active.rows]
-            targets = None if chosen is None else chosen[active.rows]
+
+            def value(logits: Tensor, targets: Tensor | None = targets) -> Tensor:
+                of_active = None if targets is None else targets[active.rows]
+                return loss_function(logits, active.labels, of_active)
+
             for _ in range(steps):
                 if len(active) == 0:
                     break
-
-                def objective(logits: Tensor, targets: Tensor | None = targets) -> Tensor:
-                    return loss_function(logits, active.labels, targets).sum()
-
-                gradient, logits = input_gradient(model, points, objective)
+                logits, _, gradient = value_and_gradient(model, points, value, scaled=True)
                 if early_stop:
                     kept = active.drop(points, logits)
                     if len(kept) < len(points):
                         points, gradient, center = points[kept], gradient[kept], center[kept]
-                        targets = None if targets is None else targets[kept]
                 points = ball.step(points, gradient, center, step_size=step_size, eps=eps)
             active.update(points)
             if restart + 1 < restarts and len(active) > 0:
@@ -128,25 +124,41 @@ def pgd(
         return active.adversarial
 
 
-def input_gradient(
-    network: Callable[[Tensor], Tensor], points: Tensor, objective: Callable[[Tensor], Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Return a positive multiple of an objective's gradient with respect to the images.
-
-    Args:
-        network: maps images to logits.
-        points: images [B, C, H, W].
-        objective: maps logits to a scalar, a sum over images: an image's gradient must not depend
-            on the batch size.
-
-    Returns:
-        The gradient [B, C, H, W] and the logits [B, K], without a graph. The gradient is 0 where
-        the logits do not depend on the points through autograd.
-    """
-    points = points.detach().requires_grad_()
-    logits = network(points)
-    raised = _SCALE * objective(logits)
-    if not raised.requires_grad:
-        return torch.zeros_like(points), logits.detach()
-    (gradient,) = torch.autograd.grad(raised, points, materialize_grads=True)
-    return gradient, logits.detach()
+def _choose_targets(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    target: Target | Tensor | None,
+    generator: torch.Generator,
+) -> Tensor | None:
+    """Return the classes that :func:`pgd`'s option ``target`` describes, int64 [B], or None."""
+    if target is None:
+        return None
+    if isinstance(target, Tensor):
+        if target.dtype != torch.int64:
+            raise TypeError(f"pgd: target: got {target.dtype}, expected int64")
+        if target.shape != labels.shape:
+            raise ValueError(
+                f"pgd: target: got {list(target.shape)}, expected {list(labels.shape)}"
+            )
+        same = (target == labels).nonzero().flatten()
+        if len(same) > 0:
+            raise ValueError(
+                f"pgd: target: got the label itself for {len(same)} images "
+                f"(image {same[0]}: class {labels[same[0]]}), expected other classes"
+            )
+        return target.clone()
+    if target not in get_args(Target):
+        raise UserError(
+            f"pgd: target: got {target!r}, expected one of {', '.join(get_args(Target))}, "
+            "classes or None"
+        )
+    with torch.no_grad():
+        if target == "least_likely":
+            return model(images).scatter(1, labels[:, None], torch.inf).argmin(1)
+        classes = model(images[:1]).shape[1]
+    if classes < 2:
+        raise ValueError(f"pgd: target: got a model of {classes} class, expected at least 2")
+    device = generator.device
+    drawn = torch.randint(1, classes, labels.shape, generator=generator, device=device)
+    return (labels + drawn.to(labels.device)) % classes

@@ -5,7 +5,6 @@ from __future__ import annotations
 import bisect
 import math
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 
 from sprout_fast.attacks.active import ActiveSet
 from sprout_fast.attacks.balls import BALLS, Norm
-from sprout_fast.attacks.base import ATTACKS, borrowed, check_count, check_number
+from sprout_fast.attacks.base import ATTACKS, borrowed, check_floats, check_ints
 from sprout_fast.attacks.losses import margin
 
 # Queries, of 10,000, after which the share of the image that a square covers is halved.
@@ -43,45 +42,32 @@ def square(
     misclassified. The defaults are AutoAttack's.
 
     Args:
-        model: maps images in [0, 1] to logits [B, K]; no gradient is computed. It is evaluated in
-            eval mode; its modes are left unchanged.
-        images: float32 or float64 [B, C, H, W] in [0, 1]. The attack runs in this dtype.
-        labels: int64 [B].
-        norm: ``"linf"`` or ``"l2"``.
-        eps: radius of the ball, >= 0, on images in [0, 1].
         queries: number of forward passes per image, >= 0, after one on the image itself. The first
             is on stripes (linf) or a grid of 5 x 5 tiles (l2).
         p_init: share of the image that the first squares cover, in (0, 1]. It is halved nine times,
             by the schedule of the paper's section 4.1, scaled from 10,000 queries to ``queries``.
         generator: random numbers, drawn for all B images in each query, so that an image's squares
-            do not depend on which others are misclassified. Default: a new generator on the
-            images' device.
-        seed: seed of that new generator.
+            do not depend on which others are misclassified.
+
+    Other arguments and errors are those of :func:`~sprout_fast.attacks.pgd.pgd`.
 
     Returns:
         Images of the same shape and dtype in the ball and in [0, 1]: the first point that is
         misclassified, else the one of the largest margin. Images that are misclassified to begin
         with are returned unchanged.
 
-    Raises:
-        TypeError, ValueError: images that :func:`~sprout_fast.attacks.base.check_images` rejects,
-            or an option outside its range.
-        UserError: unknown norm.
-
-    >>> import torch
     >>> model = torch.nn.Flatten()  # the two channels are the logits
     >>> images = torch.tensor([[0.6, 0.4], [0.9, 0.1]])[:, :, None, None]
     >>> found = square(model, images, torch.tensor([0, 0]), eps=0.25, queries=50)
     >>> model(found).argmax(1)  # the second image is too far from the boundary
     tensor([1, 0])
     """
-    name = "square"
     BALLS.look_up(norm)
-    check_number(name, "eps", eps)
-    check_count(name, "queries", queries)
+    check_floats("square", eps=eps)
+    check_ints("square", 0, queries=queries)
     if not 0 < p_init <= 1:
-        raise ValueError(f"{name}: p_init: got {p_init}, expected a number > 0 and <= 1")
-    with borrowed(name, model, images, labels, generator, seed) as (images, labels, generator):
+        raise ValueError(f"square: p_init: got {p_init}, expected a number > 0 and <= 1")
+    with borrowed("square", model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
             return images
         with torch.no_grad():
@@ -90,9 +76,8 @@ def square(
 
             def draw(*shape: int) -> Tensor:
                 """Draw uniform float32 [A,*shape] in [0,1), the active rows of a draw for all."""
-                drawn = torch.rand(
-                    len(images), *shape, generator=generator, device=generator.device
-                )
+                size = len(images), *shape
+                drawn = torch.rand(size, generator=generator, device=generator.device)
                 return drawn.to(images.device)[active.rows]
 
             # Contiguous: proposals index into flattened images.
@@ -101,57 +86,37 @@ def square(
             return active.adversarial
 
 
-class _Proposals(Protocol):
-    """Perturbations of one norm to try on the active images [A,C,H,W]."""
-
-    def __init__(self, images: Tensor, eps: float, draw: Callable[..., Tensor]) -> None: ...
-
-    def first(self) -> Tensor:
-        """Return initial points [A,C,H,W]."""
-        ...
-
-    def side(self, area: float) -> int:
-        """Return the side of a square of about ``area`` pixels that this norm uses."""
-        ...
-
-    def propose(self, points: Tensor, side: int) -> Tensor:
-        """Change each of the points [A,C,H,W] in a random square."""
-        ...
-
-    def select(self, rows: Tensor) -> None:
-        """Keep the state of these rows only."""
-        ...
-
-
 def _search(
-    model: nn.Module, active: ActiveSet, proposals: _Proposals, queries: int, p_init: float
+    model: nn.Module,
+    active: ActiveSet,
+    proposals: _LinfProposals | _L2Proposals,
+    queries: int,
+    p_init: float,
 ) -> None:
     """Run Algorithm 1 on the active images."""
+    if queries == 0 or len(active) == 0:
+        return
     height, width = active.adversarial.shape[2:]
-    best = best_margin = None
+    best = proposals.first()
+    best_margin = best.new_full((len(active),), -torch.inf)
     for query in range(queries):
         if len(active) == 0:
             return
-        if best is None:
-            proposed = proposals.first()
-        else:
+        proposed = best
+        if query > 0:
             halvings = bisect.bisect_left(_HALVINGS, (query - 1) * 10_000 / queries)
             side = proposals.side(p_init / 2**halvings * height * width)
             proposed = proposals.propose(best, side)
         logits = model(proposed)
         value = margin(logits, active.labels)
-        if best is None or best_margin is None:
-            best, best_margin = proposed, value
-        else:
-            better = value > best_margin
-            best = torch.where(better[:, None, None, None], proposed, best)
-            best_margin = torch.where(better, value, best_margin)
+        better = value > best_margin
+        best = torch.where(better[:, None, None, None], proposed, best)
+        best_margin = torch.where(better, value, best_margin)
         kept = active.drop(proposed, logits)
         if len(kept) < len(proposed):
             best, best_margin = best[kept], best_margin[kept]
             proposals.select(kept)
-    if best is not None:
-        active.update(best)
+    active.update(best)
 
 
 class _LinfProposals:
@@ -245,7 +210,7 @@ class _L2Proposals:
         return self.bumps
 
 
-_PROPOSALS: dict[str, type[_Proposals]] = {"linf": _LinfProposals, "l2": _L2Proposals}
+_PROPOSALS = {"linf": _LinfProposals, "l2": _L2Proposals}
 
 
 def _signs(drawn: Tensor) -> Tensor:

@@ -32,22 +32,17 @@ def transfer(
 
     Args:
         model: the model under attack; not used.
-        images: float32 or float64 [B, C, H, W] in [0, 1].
-        labels: int64 [B].
+        images, labels, generator, seed: as in :func:`~sprout_fast.attacks.pgd.pgd`.
         surrogate: maps images in [0, 1] to logits [B, K], on the images' device.
         attack: a key of :data:`ATTACKS`.
-        generator: random numbers of the attack.
-        seed: seed of a new generator if there is none.
         **options: keyword arguments of the attack.
 
     Returns:
         The attack's result on the surrogate, [B, C, H, W] in [0, 1].
 
     Raises:
-        TypeError, ValueError: as the attack.
-        UserError: unknown attack or option.
+        TypeError, ValueError, UserError: as the attack; an unknown attack or option.
 
-    >>> import torch
     >>> images, labels = torch.full((1, 2, 1, 1), 0.5), torch.tensor([0])
     >>> surrogate = torch.nn.Flatten()  # the two channels are the logits
     >>> transfer(torch.nn.Identity(), images, labels, surrogate=surrogate, eps=0.25).squeeze()

@@ -78,15 +78,13 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class MeasuredAccuracy:
-    """Result of :func:`measure_accuracy`.
+    """Result of :func:`measure_accuracy`: top-1 accuracy and mean cross entropy, in nats.
 
     Attributes:
-        clean: top-1 accuracy on the clean images.
+        clean, loss: on the clean images.
         top5: accuracy of the five largest logits on the clean images (of all logits if there are
             fewer than five).
-        loss: mean cross entropy on the clean images, in nats.
-        attacked: top-1 accuracy on the attacked images, or None without an attack.
-        attacked_loss: mean cross entropy on the attacked images, in nats, or None.
+        attacked, attacked_loss: on the attacked images, or None without an attack.
     """
 
     clean: Accuracy
@@ -97,26 +95,6 @@ class MeasuredAccuracy:
 
     def __str__(self) -> str:
         return "; ".join(str(part) for part in (self.clean, self.attacked) if part is not None)
-
-
-class _Counts:
-    """Running sums on the device, which are not read back before the end."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.correct = torch.zeros((), dtype=torch.int64, device=device)
-        self.correct5 = torch.zeros((), dtype=torch.int64, device=device)
-        self.loss = torch.zeros((), dtype=torch.float64, device=device)
-
-    def add(self, logits: Tensor, labels: Tensor) -> None:
-        logits = logits.float()
-        # A row with NaN is misclassified: argmax returns the NaN's index, which could be the label.
-        valid = ~logits.isnan().any(dim=1)
-        ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        # argmax and topk may break ties differently. Top-1 uses argmax, and implies top-5.
-        top1 = logits.argmax(dim=1) == labels
-        self.correct += (top1 & valid).sum()
-        self.correct5 += ((ranked.any(dim=1) | top1) & valid).sum()
-        self.loss += F.cross_entropy(logits, labels, reduction="sum")
 
 
 def measure_accuracy(
@@ -155,42 +133,46 @@ def measure_accuracy(
     6
     """
     device = torch.device(device)
-    clean, attacked = _Counts(device), _Counts(device)
+    # Sums on the device, which are not read back before the end. float64 counts exactly.
+    clean, attacked = torch.zeros(2, 3, dtype=torch.float64, device=device)
     seen = 0
     with evaluation_mode(model), torch.no_grad():
         for images, labels in loader:
             images = images.to(device, non_blocking=True)
             labels = labels.to(device, non_blocking=True)
             images = images.float() / 255 if images.dtype == torch.uint8 else images
-            with _autocast(device, amp_dtype):
-                logits = model(images)
-            clean.add(logits, labels)
+            clean += _sums(model, images, labels, amp_dtype)
             if attack is not None:
-                adversarial = attack(images, labels)
-                with _autocast(device, amp_dtype):
-                    logits = model(adversarial)
-                attacked.add(logits, labels)
+                attacked += _sums(model, attack(images, labels), labels, amp_dtype)
             seen += len(labels)
 
-    counts = torch.stack(
-        [clean.correct, clean.correct5, attacked.correct, torch.full_like(clean.correct, seen)]
-    )
-    losses = torch.stack([clean.loss, attacked.loss])
+    sums = torch.stack([clean, attacked, torch.full_like(clean, seen)])
     if dist.is_available() and dist.is_initialized():
-        dist.all_reduce(counts)
-        dist.all_reduce(losses)
-    correct, correct5, attacked_correct, total = counts.tolist()
-    loss, attacked_loss = losses.tolist()
+        dist.all_reduce(sums)
+    (correct, correct5, loss), (attacked_correct, _, attacked_loss), (total, *_) = sums.tolist()
     if total == 0:
         raise UserError("the loader yields no images")
+    under_attack = Accuracy(int(attacked_correct), int(total), "under attack")
     return MeasuredAccuracy(
-        clean=Accuracy(correct, total, "clean"),
-        top5=Accuracy(correct5, total, "top-5"),
+        clean=Accuracy(int(correct), int(total), "clean"),
+        top5=Accuracy(int(correct5), int(total), "top-5"),
         loss=loss / total,
-        attacked=None if attack is None else Accuracy(attacked_correct, total, "under attack"),
+        attacked=None if attack is None else under_attack,
         attacked_loss=None if attack is None else attacked_loss / total,
     )
 
 
-def _autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+def _sums(
+    model: nn.Module, images: Tensor, labels: Tensor, amp_dtype: torch.dtype | None
+) -> Tensor:
+    """Return the number of top-1 and top-5 correct images and the sum of their losses [3]."""
+    with torch.autocast(images.device.type, dtype=amp_dtype, enabled=amp_dtype is not None):
+        logits = model(images).float()
+    # A row with NaN is misclassified: argmax returns the NaN's index, which could be the label.
+    valid = ~logits.isnan().any(dim=1)
+    ranked = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+    # argmax and topk may break ties differently. Top-1 uses argmax, and implies top-5.
+    top1 = logits.argmax(dim=1) == labels
+    top5 = ranked.any(dim=1) | top1
+    loss = F.cross_entropy(logits, labels, reduction="sum")
+    return torch.stack([(top1 & valid).sum(), (top5 & valid).sum(), loss])

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from sprout_fast.evaluation.accuracy import Accuracy
 from sprout_fast.evaluation.protocols import EPS_FACTORS
@@ -44,9 +45,7 @@ class Check:
     """Outcome of one check.
 
     Attributes:
-        name: short name.
-        question: the question, which a model without gradient masking answers with yes.
-        status: ``"pass"``, ``"fail"`` or ``"not run"``.
+        question: which a model without gradient masking answers with yes.
         numbers: what the status is based on, by name. Fractions of images are in [0,1].
         reason: one sentence that explains the status.
         source: where the check is from.
@@ -105,13 +104,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Records of an evaluation, as the checks use them.
-
-    Args:
-        subject: the model under evaluation.
-        records: records by name, with ``clean`` among them.
-        protocol: name of the protocol that made them.
-    """
+    """The subject and the records by name of a protocol's evaluation, as the checks use them."""
 
     subject: Subject
     records: Mapping[str, Record]
@@ -120,31 +113,19 @@ class Evidence:
     @property
     def clean(self) -> Accuracy:
         """Accuracy without an attack."""
-        return self.accuracy_record("clean").accuracy
+        return self._accuracy_record("clean").accuracy
 
-    def record(self, name: str) -> Record:
-        """Return the record called ``name``.
+    def columns(self, name: str) -> dict[str, Tensor]:
+        """Return the columns of the record called ``name``, in float64.
 
         Raises:
             NotMeasured: there is none.
         """
-        record = self.records.get(name)
-        if record is None:
-            raise NotMeasured(f"protocol {self.protocol} does not measure {name!r}")
-        if record.unavailable is not None:
-            raise NotMeasured(record.unavailable)
-        return record
-
-    def accuracy_record(self, name: str) -> AccuracyRecord:
-        """Return the record called ``name``, if it has an accuracy."""
-        record = self.record(name)
-        if not isinstance(record, AccuracyRecord):
-            raise NotMeasured(f"{name!r} does not classify images")
-        return record
+        return {key: column.double() for key, column in self._record(name).columns.items()}
 
     def attack(self, name: str) -> AccuracyRecord:
         """Return the record of one of the audit's own attacks."""
-        return self.accuracy_record(f"audit: {name}")
+        return self._accuracy_record(f"audit: {name}")
 
     def top1(self, name: str) -> float:
         """Return the accuracy under one of the audit's own attacks."""
@@ -154,56 +135,54 @@ class Evidence:
         """Return whether a fraction of the images is at most ``allowed``, or a single image."""
         return share <= max(allowed, 1 / self.clean.total) + 1e-9
 
+    def _record(self, name: str) -> Record:
+        record = self.records.get(name)
+        if record is None:
+            raise NotMeasured(f"protocol {self.protocol} does not measure {name!r}")
+        if record.unavailable is not None:
+            raise NotMeasured(record.unavailable)
+        return record
+
+    def _accuracy_record(self, name: str) -> AccuracyRecord:
+        record = self._record(name)
+        if not isinstance(record, AccuracyRecord):
+            raise NotMeasured(f"{name!r} does not classify images")
+        return record
+
 
 Outcome = tuple[bool, dict[str, float], str]
+Function = Callable[[Evidence], Outcome]
+CHECKS: Registry[tuple[str, str, Function]] = Registry("audit check")
 
 
-@dataclass(frozen=True)
-class _Entry:
-    question: str
-    source: str
-    function: Callable[[Evidence], Outcome]
-
-
-CHECKS: Registry[_Entry] = Registry("audit check")
-
-
-def check(
-    question: str, source: str
-) -> Callable[[Callable[[Evidence], Outcome]], Callable[[Evidence], Outcome]]:
+def check(question: str, source: str) -> Callable[[Function], Function]:
     """Enter a function ``evidence -> (passes, numbers, reason)`` into the audit, by its name."""
 
-    def enter(function: Callable[[Evidence], Outcome]) -> Callable[[Evidence], Outcome]:
-        name = function.__name__.replace("_", " ")
-        CHECKS.register(name)(_Entry(question, source, function))
+    def enter(function: Function) -> Function:
+        CHECKS.register(function.__name__.replace("_", " "))((question, source, function))
         return function
 
     return enter
 
 
 def run_audit(subject: Subject, records: Mapping[str, Record], protocol: str) -> Audit:
-    """Run all checks on the records of an evaluation.
+    """Run all checks on the records of a protocol's evaluation, with ``clean`` among them.
 
     Checks whose measurements are missing have the status ``"not run"``; so do all checks if the
     model classifies no image correctly.
-
-    Args:
-        subject: the model under evaluation.
-        records: records by name, with ``clean`` among them.
-        protocol: name of the protocol that made them.
     """
     evidence = Evidence(subject, records, protocol)
     checks = []
-    for name, entry in CHECKS.items():
+    for name, (question, source, function) in CHECKS.items():
         status: Literal["pass", "fail", "not run"]
         try:
             if evidence.clean.correct == 0:
                 raise NotMeasured("the model classifies no image correctly")
-            good, numbers, reason = entry.function(evidence)
+            good, numbers, reason = function(evidence)
             status = "pass" if good else "fail"
         except NotMeasured as missing:
             status, numbers, reason = "not run", {}, str(missing)
-        checks.append(Check(name, entry.question, status, numbers, reason, entry.source))
+        checks.append(Check(name, question, status, numbers, reason, source))
     return Audit(checks)
 
 
@@ -214,6 +193,10 @@ CROCE = "Croce & Hein 2020"
 
 def _points(share: float) -> str:
     return f"{100 * share:.1f} points"
+
+
+def _share(images: Tensor) -> float:
+    return images.double().mean().item()
 
 
 @check("Does an iterative attack find all errors that a single step finds?", ATHALYE)
@@ -267,15 +250,8 @@ def accuracy_reaches_zero(evidence: Evidence) -> Outcome:
     return left <= CHANCE, {"eps": eps, "accuracy": left}, reason
 
 
-WHITE_BOX = (
-    "PGD-20",
-    "PGD-200",
-    "10x PGD-20",
-    "PGD-20 margin",
-    "PGD-20 rescaled",
-    "APGD-CE",
-    "APGD-T",
-)
+PGD = ("PGD-20", "PGD-200", "10x PGD-20", "PGD-20 margin", "PGD-20 rescaled")
+WHITE_BOX = (*PGD, "APGD-CE", "APGD-T")
 
 
 def _only_without_gradients(evidence: Evidence, name: str) -> Outcome:
@@ -328,15 +304,13 @@ def rescaling_changes_nothing(evidence: Evidence) -> Outcome:
 
 @check("Are the input gradients nonzero and finite?", ATHALYE)
 def gradients_are_nonzero(evidence: Evidence) -> Outcome:
-    record = evidence.record("gradients")
-    zero = {loss: record.columns[f"{loss}_zero"].double() for loss in ("ce", "margin")}
-    dead = torch.maximum(zero["ce"], zero["margin"]) > 0.5
-    share = dead.double().mean().item()
+    columns = evidence.columns("gradients")
+    share = _share(torch.maximum(columns["ce_zero"], columns["margin_zero"]) > 0.5)
     numbers = {
-        "mean norm, cross entropy": record.columns["ce_norm"].double().mean().item(),
-        "mean norm, margin": record.columns["margin_norm"].double().mean().item(),
-        "zero elements, cross entropy": zero["ce"].mean().item(),
-        "zero elements, margin": zero["margin"].mean().item(),
+        "mean norm, cross entropy": columns["ce_norm"].mean().item(),
+        "mean norm, margin": columns["margin_norm"].mean().item(),
+        "zero elements, cross entropy": columns["ce_zero"].mean().item(),
+        "zero elements, margin": columns["margin_zero"].mean().item(),
         "images with mostly zero elements": share,
     }
     reason = f"the gradient is mostly zero or not finite on {100 * share:.1f} % of the images"
@@ -345,10 +319,9 @@ def gradients_are_nonzero(evidence: Evidence) -> Outcome:
 
 @check("Are the outputs deterministic?", f"{ATHALYE}; {CROCE}")
 def outputs_are_deterministic(evidence: Evidence) -> Outcome:
-    columns = evidence.record("clean").columns
-    change, margin = columns["change"].double(), columns["margin"].double()
-    moved = (change > 1e-3 * margin.clamp_min(1e-12)) & (change > 0)
-    share = moved.double().mean().item()
+    columns = evidence.columns("clean")
+    change, margin = columns["change"], columns["margin"]
+    share = _share((change > 1e-3 * margin.clamp_min(1e-12)) & (change > 0))
     numbers = {"largest change of a logit": change.max().item(), "images that change": share}
     reason = f"{100 * share:.1f} % of the outputs differ between two forward passes"
     return share <= CHANCE, numbers, reason
@@ -356,20 +329,19 @@ def outputs_are_deterministic(evidence: Evidence) -> Outcome:
 
 @check("Are the outputs logits rather than probabilities?", CROCE)
 def outputs_are_logits(evidence: Evidence) -> Outcome:
-    columns = evidence.record("clean").columns
-    total, smallest = columns["sum"].double(), columns["smallest"].double()
-    like_softmax = ((total - 1).abs() < 1e-3) & (smallest >= 0)
-    share = like_softmax.double().mean().item()
-    numbers = {"mean sum of the outputs": total.mean().item(), "probability-like outputs": share}
+    columns = evidence.columns("clean")
+    share = _share(((columns["sum"] - 1).abs() < 1e-3) & (columns["smallest"] >= 0))
+    mean = columns["sum"].mean().item()
+    numbers = {"mean sum of the outputs": mean, "probability-like outputs": share}
     reason = f"the outputs are nonnegative and sum to 1 on {100 * share:.1f} % of the images"
     return share <= CHANCE, numbers, reason
 
 
 @check("Is the model about as confident as it is accurate?", "flat logits: Croce & Hein 2020")
 def logits_are_not_flat(evidence: Evidence) -> Outcome:
-    columns = evidence.record("clean").columns
+    columns = evidence.columns("clean")
     chance = 1 / evidence.subject.num_classes
-    confidence, accuracy = columns["confidence"].double().mean().item(), evidence.clean.top1
+    confidence, accuracy = columns["confidence"].mean().item(), evidence.clean.top1
     if accuracy - chance < SMALL_CHANGE:
         raise NotMeasured("clean accuracy is close to chance")
     ratio = (confidence - chance) / (accuracy - chance)
@@ -377,7 +349,7 @@ def logits_are_not_flat(evidence: Evidence) -> Outcome:
         "mean confidence": confidence,
         "clean accuracy": accuracy,
         "chance": chance,
-        "median margin": columns["margin"].double().median().item(),
+        "median margin": columns["margin"].median().item(),
         "confidence / accuracy, above chance": ratio,
     }
     reason = (
@@ -389,9 +361,8 @@ def logits_are_not_flat(evidence: Evidence) -> Outcome:
 
 @check("Are differences of logits within the resolution of a float32 softmax?", CARLINI)
 def logits_are_not_saturated(evidence: Evidence) -> Outcome:
-    margin = evidence.record("clean").columns["margin"].double()
-    saturated = margin > 16.6  # nats: 1 - p is then below float32's rounding error of 1
-    share = saturated.double().mean().item()
+    margin = evidence.columns("clean")["margin"]
+    share = _share(margin > 16.6)  # nats: 1 - p is then below float32's rounding error of 1
     numbers = {"median margin": margin.median().item(), "images with margin over 16.6": share}
     # MAJORITY, since naturally trained networks become this confident on many images.
     reason = f"{100 * share:.1f} % of the images have a margin over 16.6 nats"
@@ -400,13 +371,10 @@ def logits_are_not_saturated(evidence: Evidence) -> Outcome:
 
 @check("Do targeted and untargeted attacks agree?", CROCE)
 def targeted_and_untargeted_agree(evidence: Evidence) -> Outcome:
-    untargeted = {
-        name: evidence.top1(name) for name in ("APGD-CE", "PGD-20 margin", "PGD-20 rescaled")
-    }
-    targeted = evidence.top1("APGD-T")
-    numbers = {f"accuracy, {name}": value for name, value in untargeted.items()}
-    numbers["accuracy, APGD-T"] = targeted
-    apart = abs(min(untargeted.values()) - targeted)
+    names = ("APGD-CE", "PGD-20 margin", "PGD-20 rescaled", "APGD-T")
+    *untargeted, targeted = accuracies = [evidence.top1(name) for name in names]
+    numbers = {f"accuracy, {name}": value for name, value in zip(names, accuracies, strict=True)}
+    apart = abs(min(untargeted) - targeted)
     reason = f"APGD-T and the best untargeted attack differ by {_points(apart)}"
     return evidence.tolerates(apart, LOSS_CHANGE), numbers, reason
 
@@ -420,10 +388,7 @@ def labels_keep_the_true_class(evidence: Evidence) -> Outcome:
     if beta is None:
         raise NotMeasured("the model is not a SPROUT checkpoint")
     mass = float(true_class_mass(beta, evidence.subject.alpha))
-    numbers = {
-        "expected true-class mass": mass,
-        "smallest beta": float(beta.min()),
-        "largest beta": float(beta.max()),
-    }
+    low, high = float(beta.min()), float(beta.max())
+    numbers = {"expected true-class mass": mass, "smallest beta": low, "largest beta": high}
     reason = f"the expected mass on the true class is {100 * mass:.0f} %"
     return mass >= LOW_MASS, numbers, reason

@@ -14,20 +14,14 @@ from sprout_fast.evaluation.names import NormName, ProtocolName
 
 
 @dataclass
-class RequiredOptions:
-    """What to evaluate."""
-
-    checkpoint: Path
-    """sprout_fast checkpoint (best.pt or last.pt of a run), or file with the weights of a
-    torchvision model, together with --arch."""
-
-
-@dataclass
 class ModelOptions:
-    """The model, if --checkpoint does not describe it, and a model to attack it from."""
+    """The model, and another one to attack it from."""
 
     group = "model"
 
+    checkpoint: Auto[Path] = None
+    """Required: sprout_fast checkpoint (best.pt or last.pt of a run), or file with the weights of a
+    torchvision model, together with --arch."""
     arch: Auto[str] = None
     """Architecture, if --checkpoint is not a sprout_fast checkpoint, e.g. resnet50,
     cifar_resnet18."""
@@ -93,7 +87,7 @@ class OutputOptions:
 
 # Base classes are in reverse order of --help.
 @dataclass
-class EvaluateConfig(OutputOptions, EvaluationOptions, DataOptions, ModelOptions, RequiredOptions):
+class EvaluateConfig(OutputOptions, EvaluationOptions, DataOptions, ModelOptions):
     """The options of an evaluation. None means that the tool chooses.
 
     >>> EvaluateConfig(Path("best.pt"), eps=8).check()
@@ -102,11 +96,9 @@ class EvaluateConfig(OutputOptions, EvaluationOptions, DataOptions, ModelOptions
     """
 
     def check(self) -> None:
-        """Check that numbers are in range.
-
-        Raises:
-            UserError: a number out of range.
-        """
+        """Raise a UserError if there is no checkpoint or a number is out of range."""
+        if self.checkpoint is None:
+            raise UserError("required: a checkpoint, or a file with weights", option="checkpoint")
         for name in ("limit", "image_size", "batch_size", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sprout_fast.data import default_loader
 from sprout_fast.data.validation import Images, read_images
 from sprout_fast.distributed import pick_device
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation.config import EvaluateConfig
-from sprout_fast.evaluation.progress import PrintProgress
 from sprout_fast.evaluation.protocols import SMALL_IMAGE
+from sprout_fast.evaluation.recorder import PrintProgress
 from sprout_fast.evaluation.report.html import write_report
 from sprout_fast.evaluation.results import Results
 from sprout_fast.evaluation.run import evaluate
@@ -53,11 +53,12 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Results:
     data = config.data or (Path(training["data"]) if training.get("data") else None)
     if data is None:
         raise UserError("required: a folder or tar of images", option="data")
+    in_memory = training.get("loader") == "memory" or arch.startswith("cifar_")
     # Before the images, which can take minutes to read.
     surrogate = None if config.surrogate is None else load_model(config.surrogate, device)
     found = read_images(
         data,
-        loader=config.loader or _loader(arch, training),
+        loader=config.loader or ("memory" if in_memory else default_loader()),
         image_size=config.image_size or training.get("image_size") or 224,
         limit=config.limit,
         workers=config.workers,
@@ -71,8 +72,7 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Results:
     subject.class_names = found.classes
     if surrogate is not None:
         subject.surrogate, subject.surrogate_name = surrogate, str(config.surrogate)
-    side = found.images.shape[-1]
-    eps = config.eps or DEFAULT_EPS[config.norm][side > SMALL_IMAGE]
+    eps = config.eps or DEFAULT_EPS[config.norm][found.images.shape[-1] > SMALL_IMAGE]
     out = config.out or config.checkpoint.parent / "evaluation"
     print(
         f"{subject.name} on {device}: protocol {config.protocol}, {config.norm} eps {eps:.4g}; "
@@ -102,11 +102,6 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Results:
     return results
 
 
-def _loader(arch: str, training: Mapping[str, Any]) -> Literal["memory", "dali", "torch"]:
-    small = training.get("loader") == "memory" or arch.startswith("cifar_")
-    return "memory" if small else default_loader()
-
-
 def _checkpoint_subject(path: Path, content: Mapping[str, Any], found: Images) -> Subject:
     config = content["config"]
     classes = config.get("classes")
@@ -130,7 +125,5 @@ def _weights_subject(path: Path, content: Any, arch: str, found: Images) -> Subj
     state_dict, kind, _ = find_state_dict(path, content)
     model = create_model(arch, len(found.classes), image_size=found.images.shape[-1])
     print(apply_state_dict(model, state_dict, name=f"{path}{kind}"))
-    mean, std = default_normalization(arch)
-    return Subject(
-        model=Normalized(model, mean, std), name=f"{arch} ({path})", num_classes=len(found.classes)
-    )
+    model = Normalized(model, *default_normalization(arch))
+    return Subject(model, f"{arch} ({path})", len(found.classes))

@@ -1,9 +1,4 @@
-"""Evaluation protocols: lists of measurements that answer one question. A new one is a function.
-
-::
-
-    PROTOCOLS["strong"](Setting(norm="linf", eps=8 / 255))  # list of Measurement
-"""
+"""Evaluation protocols: lists of measurements that answer one question. A new one is a function."""
 
 from __future__ import annotations
 
@@ -59,39 +54,29 @@ class Setting:
 PROTOCOLS: Registry[Callable[[Setting], list[Measurement]]] = Registry("protocol")
 
 
-STRONG = ("APGD-CE", "APGD-T", "FAB-T", "Square")
-
-
 @PROTOCOLS.register("strong")
 def strong(setting: Setting) -> list[Measurement]:
     """AutoAttack's standard version (Croce & Hein, ICML 2020), as a cascade.
 
     Each attack runs on samples that are still correctly classified.
     """
-    budgets = {
-        "APGD-CE": ("apgd_ce", {"steps": setting.scaled(100, 5)}),
-        "APGD-T": ("apgd_t", {"steps": setting.scaled(100, 5), "target_classes": 9}),
-        "FAB-T": ("fab_t", {"steps": setting.scaled(100, 5), "target_classes": 9}),
+    steps, nine = {"steps": setting.scaled(100, 5)}, {"target_classes": 9}
+    attacks = {
+        "APGD-CE": ("apgd_ce", steps),
+        "APGD-T": ("apgd_t", steps | nine),
+        "FAB-T": ("fab_t", steps | nine),
         "Square": ("square", {"queries": setting.scaled(5000, 50)}),
     }
-    return [
-        Clean(),
-        *(
-            AttackMeasurement(
-                name=name,
-                attack=budgets[name][0],
-                norm=setting.norm,
-                eps=setting.eps,
-                options=budgets[name][1],
-                cascade=STRONG[:place],
-            )
-            for place, name in enumerate(STRONG)
-        ),
-    ]
+    measurements: list[Measurement] = [Clean()]
+    for place, (name, (attack, options)) in enumerate(attacks.items()):
+        earlier = tuple(attacks)[:place]
+        measurements.append(
+            AttackMeasurement(name, attack, setting.norm, setting.eps, options, earlier)
+        )
+    return measurements
 
 
 PAPER_EPS = 0.03
-PAPER_STEP_DIVISOR = 5  # the step size is eps / 5
 PAPER_STEPS = (10, 20, 50, 100, 200, 500)
 PAPER_RESTARTS = (1, 3, 5, 8, 10)
 PAPER_EPS_CURVE = (0.01, 0.02, 0.04, 0.05, 0.06, 0.08)
@@ -100,8 +85,8 @@ IMAGENET_EPS = (0.005, 0.01, 0.015, 0.02)
 
 def paper_pgd(setting: Setting, name: str, eps: float, steps: int, **options) -> AttackMeasurement:
     """Return PGD as in the paper: l-inf, step size eps/5, random start."""
-    options = {"steps": setting.scaled(steps, 3), "step_size": eps / PAPER_STEP_DIVISOR} | options
-    return AttackMeasurement(name=name, attack="pgd", norm="linf", eps=eps, options=options)
+    options = {"steps": setting.scaled(steps, 3), "step_size": eps / 5} | options
+    return AttackMeasurement(name, "pgd", "linf", eps, options)
 
 
 @PROTOCOLS.register("paper")
@@ -110,50 +95,27 @@ def paper(setting: Setting) -> list[Measurement]:
 
     Images larger than 64 pixels also get its attack on ImageNet.
     """
-    at = f" at {PAPER_EPS:g}"
-    measurements: list[Measurement] = [Clean()]
-    measurements += [
-        paper_pgd(setting, f"PGD-{steps}{at}", PAPER_EPS, steps) for steps in PAPER_STEPS
+
+    def pgd(name: str, steps: int, eps: float = PAPER_EPS, /, **options) -> AttackMeasurement:
+        return paper_pgd(setting, f"{name} at {eps:g}", eps, steps, **options)
+
+    searches = {"binary_searches": setting.scaled(10, 2), "steps": setting.scaled(1000, 10)}
+    transferred = {"attack": "pgd", **pgd("PGD-100", 100).options}
+    measurements: list[Measurement] = [
+        Clean(),
+        *(pgd(f"PGD-{steps}", steps) for steps in PAPER_STEPS),
+        *(pgd(f"{n}x PGD-20", 20, restarts=setting.scaled(n)) for n in PAPER_RESTARTS[1:]),
+        pgd("10x PGD-100", 100, restarts=setting.scaled(10)),
+        *(pgd("PGD-20", 20, eps) for eps in PAPER_EPS_CURVE),
+        pgd("C&W-linf", 100, loss="margin"),
+        AttackMeasurement("C&W-l2 at 0.05", "cw_l2", "l2", 0.05, searches),
+        AttackMeasurement(f"transfer at {PAPER_EPS:g}", "transfer", "linf", PAPER_EPS, transferred),
     ]
-    measurements += [
-        paper_pgd(setting, f"{count}x PGD-20{at}", PAPER_EPS, 20, restarts=setting.scaled(count))
-        for count in PAPER_RESTARTS[1:]
-    ]
-    measurements.append(
-        paper_pgd(setting, f"10x PGD-100{at}", PAPER_EPS, 100, restarts=setting.scaled(10))
-    )
-    measurements += [paper_pgd(setting, f"PGD-20 at {eps:g}", eps, 20) for eps in PAPER_EPS_CURVE]
-    measurements.append(paper_pgd(setting, f"C&W-linf{at}", PAPER_EPS, 100, loss="margin"))
-    measurements.append(
-        AttackMeasurement(
-            name="C&W-l2 at 0.05",
-            attack="cw_l2",
-            norm="l2",
-            eps=0.05,
-            options={
-                "binary_searches": setting.scaled(10, 2),
-                "steps": setting.scaled(1000, 10),
-            },
-        )
-    )
-    measurements.append(
-        AttackMeasurement(
-            name=f"transfer{at}",
-            attack="transfer",
-            eps=PAPER_EPS,
-            options={
-                "attack": "pgd",
-                "steps": setting.scaled(100, 3),
-                "step_size": PAPER_EPS / PAPER_STEP_DIVISOR,
-            },
-        )
-    )
     if setting.image_size > SMALL_IMAGE:
-        measurements += [
-            paper_pgd(setting, f"random-target PGD-20 at {eps:g}", eps, 20, target="random")
-            for eps in IMAGENET_EPS
-        ]
-    measurements += [
+        name = "random-target PGD-20"
+        measurements += [pgd(name, 20, eps, target="random") for eps in IMAGENET_EPS]
+    return [
+        *measurements,
         Invariance("rotation 10°", "rotation", 10),
         Invariance("brightness x 1.5", "brightness", 1.5),
         Invariance("contrast x 2", "contrast", 2),
@@ -161,7 +123,6 @@ def paper(setting: Setting) -> list[Measurement]:
         Landscape(),
         Diversity(),
     ]
-    return measurements
 
 
 # Multiples of the evaluation's eps.
@@ -176,13 +137,8 @@ def audit(setting: Setting) -> list[Measurement]:
     """
 
     def attacked(name: str, attack: str, factor: float = 1.0, /, **options) -> AttackMeasurement:
-        return AttackMeasurement(
-            name=f"audit: {name}",
-            attack=attack,
-            norm=setting.norm,
-            eps=setting.eps * factor,
-            options=options,
-        )
+        eps = setting.eps * factor
+        return AttackMeasurement(f"audit: {name}", attack, setting.norm, eps, options)
 
     def pgd(name: str, steps: int, factor: float = 1.0, /, **options) -> AttackMeasurement:
         # With fewer than 20 steps the attack is weak, which would look like gradient masking.
@@ -192,6 +148,8 @@ def audit(setting: Setting) -> list[Measurement]:
 
     elements = 3 * setting.image_size**2
     largest = 0.5 if setting.norm == "linf" else 0.5 * elements**0.5
+    auto_steps = setting.scaled(100, 20)
+    transferred = {"attack": "pgd", "steps": auto_steps, "step_size": setting.eps / 4}
     return [
         Clean(),
         Gradients(),
@@ -204,16 +162,10 @@ def audit(setting: Setting) -> list[Measurement]:
         pgd("PGD-20 rescaled", 20, loss="rescaled_ce"),
         *(pgd(f"PGD-20 at {factor:g} eps", 20, factor) for factor in EPS_FACTORS),
         pgd("PGD-200 at the largest eps", 200, largest / setting.eps if setting.eps > 0 else 0),
-        attacked("APGD-CE", "apgd_ce", steps=setting.scaled(100, 20)),
-        attacked("APGD-T", "apgd_t", steps=setting.scaled(100, 20), target_classes=9),
+        attacked("APGD-CE", "apgd_ce", steps=auto_steps),
+        attacked("APGD-T", "apgd_t", steps=auto_steps, target_classes=9),
         attacked("Square", "square", queries=setting.scaled(5000, 50)),
-        attacked(
-            "transfer",
-            "transfer",
-            attack="pgd",
-            steps=setting.scaled(100, 20),
-            step_size=setting.eps / 4,
-        ),
+        attacked("transfer", "transfer", **transferred),
     ]
 
 
@@ -228,10 +180,7 @@ def autoattack(setting: Setting) -> list[Measurement]:
         raise UserError(f"autoattack: {package.MISSING}", option="protocol")
     if setting.scale != 1:
         raise UserError(f"{setting.scale}: protocol autoattack supports only 1", option="scale")
-    return [
-        Clean(),
-        AttackMeasurement("AutoAttack", "autoattack", setting.norm, setting.eps),
-    ]
+    return [Clean(), AttackMeasurement("AutoAttack", "autoattack", setting.norm, setting.eps)]
 
 
 @PROTOCOLS.register("all")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 import zlib
 from collections.abc import Callable, Iterable
@@ -29,14 +30,12 @@ class Record:
     """Results of one measurement.
 
     Attributes:
-        name: name of the measurement.
-        parameters: its parameters, as plain values.
+        parameters: the measurement's parameters, as plain values.
         total: N, the number of images in the evaluation.
         rows: int64 [R], indices of the images that were measured.
         columns: tensors of R rows, by name.
         gallery: int64 [G], indices of the measured images whose attacked versions are kept.
         adversarial: [G,C,H,W], those versions; None if the measurement is not an attack.
-        seconds: duration of the measurement.
         unavailable: why the measurement was not made, or None. If set, there are no rows.
     """
 
@@ -78,6 +77,31 @@ class AccuracyRecord(Record):
 ProgressCallback = Callable[[Record, int, int], None]
 
 
+class PrintProgress:
+    """A progress callback that prints one line per measurement.
+
+    On a terminal, the line of the running measurement counts its images.
+    """
+
+    def __init__(self) -> None:
+        self._shown = time.monotonic()
+
+    def __call__(self, record: Record, done: int, total: int) -> None:
+        terminal = sys.stdout.isatty()
+        if done < total:
+            if terminal and time.monotonic() - self._shown > 0.2:
+                self._shown = time.monotonic()
+                print(f"\r\x1b[K{record.name}: {done} of {total}", end="", flush=True)
+            return
+        if record.unavailable is not None:
+            text = f"not measured: {record.unavailable}"
+        else:
+            result = record.accuracy.range if isinstance(record, AccuracyRecord) else "done"
+            text = f"{result}  {record.seconds:.1f} s"
+        start = "\r\x1b[K" if terminal else ""
+        print(f"{start}{record.name:<28} {text}", flush=True)
+
+
 class Recorder:
     """Runs measurements of one subject on one set of images, and keeps their records.
 
@@ -110,8 +134,7 @@ class Recorder:
     ) -> None:
         self.subject, self.images, self.labels = subject, images, labels
         self._batch_size, self._seed, self._gallery = batch_size, seed, gallery
-        self._progress = progress
-        self._cache_dir = cache_dir
+        self._cache_dir, self._progress = cache_dir, progress or (lambda record, done, total: None)
         self.records: dict[str, Record] = {}
         self._identity = {
             "fingerprint": fingerprint(subject, images, labels),
@@ -134,7 +157,7 @@ class Recorder:
             known = self.records.get(measurement.name)
             if known is None:
                 record = self.records[measurement.name] = self._measure(measurement)
-                self._report(record, len(record.rows), len(record.rows))
+                self._progress(record, len(record.rows), len(record.rows))
             elif known.parameters != measurement.parameters():
                 raise ValueError(f"two different measurements are called {measurement.name!r}")
 
@@ -152,10 +175,9 @@ class Recorder:
         if measurement.limit is not None:
             rows = rows[: measurement.limit]
         columns = self._measure_rows(measurement, rows, record)
-        record.rows = rows
+        record.rows, record.columns = rows, columns
         record.seconds = columns.pop("seconds").sum().item() if columns else 0.0
         columns.pop("rows", None)
-        record.columns = columns
         if "adversarial" in columns:
             record.adversarial = columns.pop("adversarial")
             record.gallery = rows[self._in_gallery(rows)]
@@ -176,17 +198,20 @@ class Recorder:
             part_rows = rows[first : first + self._batch_size]
             start = time.perf_counter()
             part = self._measure_batch(measurement, part_rows, first)
-            part |= {"rows": part_rows, "seconds": _seconds_since(start)}
+            seconds = torch.tensor([time.perf_counter() - start], dtype=torch.float64)
+            part |= {"rows": part_rows, "seconds": seconds}
             # One tensor per column: writing many small ones after each batch is slow.
             columns = {
                 name: torch.cat([columns[name], new]) if columns else new
                 for name, new in part.items()
             }
             if path is not None:
-                self._write(path, measurement, columns)
+                content = {"key": self._key(measurement), "probe": self._probe, "columns": columns}
+                with atomic_write(path) as temporary:
+                    torch.save(content, temporary)
             done = first + len(part_rows)
             if done < len(rows):
-                self._report(record, done, len(rows))
+                self._progress(record, done, len(rows))
         return columns
 
     def _accuracy_record(self, name: str) -> AccuracyRecord:
@@ -207,10 +232,6 @@ class Recorder:
             torch.manual_seed(0)  # for models that draw random numbers
             with full_float32():
                 return self.subject.logits(self.subject.prepared(self.images[:4])).cpu()
-
-    def _report(self, record: Record, done: int, total: int) -> None:
-        if self._progress is not None:
-            self._progress(record, done, total)
 
     def _measure_batch(
         self, measurement: Measurement, rows: Tensor, first: int
@@ -245,22 +266,11 @@ class Recorder:
         if path is None or not path.exists():
             return {}
         content = read_torch_file(path)
-        if content["key"] != self._key(measurement):
-            return {}
-        if not _close(content["probe"], self._probe):
+        if content["key"] != self._key(measurement) or not _close(content["probe"], self._probe):
             return {}
         # A cascade's rows depend on other measurements, which may have changed.
         known = content["columns"]["rows"]
         return content["columns"] if torch.equal(known, rows[: len(known)]) else {}
-
-    def _write(self, path: Path, measurement: Measurement, columns: dict[str, Tensor]) -> None:
-        content = {"key": self._key(measurement), "probe": self._probe, "columns": columns}
-        with atomic_write(path) as temporary:
-            torch.save(content, temporary)
-
-
-def _seconds_since(start: float) -> Tensor:
-    return torch.tensor([time.perf_counter() - start], dtype=torch.float64)
 
 
 def _close(logits: Tensor, others: Tensor) -> bool:

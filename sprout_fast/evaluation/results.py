@@ -28,16 +28,10 @@ from sprout_fast.files import atomic_write
 class Results:
     """Results of :func:`sprout_fast.evaluate`. ``print(results)`` summarizes them.
 
+    Attributes that are not listed are arguments of that function, images and labels on the CPU.
+
     Attributes:
         subject: the model under evaluation.
-        images: [N,C,H,W], uint8 or floating point in [0,1], on the CPU.
-        labels: int64 [N], on the CPU.
-        protocol: name of the protocol.
-        norm: norm of the ball in which robust accuracy is measured.
-        eps: radius of that ball, for images in [0,1].
-        seed: seed of all random numbers.
-        batch_size: images per batch.
-        scale: factor on the attacks' budgets.
         records: all measurements by name, in the order in which they were made.
         audit: checks for gradient masking.
         images_available: number of images from which the N were selected, if known.
@@ -128,6 +122,8 @@ class Results:
 
     def to_dict(self) -> dict[str, Any]:
         """Return parameters, seeds, versions, measurements and each image's outcome, for JSON."""
+        device = self.subject.device
+        gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
         content = {
             "model": self.subject.name,
             "verdict": {
@@ -145,7 +141,7 @@ class Results:
                 "seed": self.seed,
                 "batch_size": self.batch_size,
                 "scale": self.scale,
-                "device": _device_name(self.subject.device),
+                "device": gpu or str(device),
                 "fingerprint": fingerprint(self.subject, self.images, self.labels),
                 "training": dict(self.subject.config),
                 "surrogate": self.subject.surrogate_name or None,
@@ -165,12 +161,9 @@ class Results:
         return _plain(content)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``results.json`` into ``folder``, which is created if necessary.
+        """Write ``results.json`` into ``folder``, created if necessary, and return its path.
 
         :func:`sprout_fast.evaluation.write_report` writes the HTML report.
-
-        Returns:
-            The path of results.json.
         """
         path = Path(folder) / "results.json"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -182,16 +175,8 @@ class Results:
         trial = f", a trial run at {self.scale:g} of their budgets" if self.scale < 1 else ""
         count = len(self.attacks)
         attacks = f"over {count} attack{'s' * (count != 1)}{trial}"
-        lines = [
-            str(self.clean),
-            f"{self.robust}, {self.norm} eps {self.eps:.4g}, {attacks}",
-            str(self.audit),
-        ]
-        return "\n".join(lines)
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+        robust = f"{self.robust}, {self.norm} eps {self.eps:.4g}, {attacks}"
+        return f"{self.clean}\n{robust}\n{self.audit}"
 
 
 def versions() -> dict[str, str]:
@@ -216,13 +201,10 @@ def _record_dict(record: Record) -> dict[str, Any]:
     if isinstance(record, AccuracyRecord):
         values["accuracy"] = record.accuracy.top1
         values["interval_95"] = list(record.accuracy.interval)
-    means = {
-        name: column.double().mean().item()
-        for name, column in record.columns.items()
-        if name not in ("misclassified", "predicted") and len(column) > 0
-    }
-    if means:
-        values["means"] = means
+    columns = {name: column for name, column in record.columns.items() if len(column) > 0}
+    names = [name for name in columns if name not in ("misclassified", "predicted")]
+    if names:
+        values["means"] = {name: columns[name].double().mean().item() for name in names}
     return values
 
 

@@ -81,7 +81,13 @@ def evaluate(
             subject, surrogate=surrogate, surrogate_name=type(surrogate).__name__
         )
     if not subject.num_classes:
-        subject = dataclasses.replace(subject, num_classes=_num_classes(subject, images))
+        with evaluation_mode(subject.model):
+            shape = subject.logits(subject.prepared(images[:1])).shape
+        if len(shape) != 2 or shape[1] < 2:
+            raise UserError(
+                f"model: got outputs {list(shape)} for one image, expected [1,K] with K >= 2"
+            )
+        subject = dataclasses.replace(subject, num_classes=shape[1])
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= subject.num_classes:
         raise UserError(
@@ -112,16 +118,6 @@ def evaluate(
         records=recorder.records,
         audit=run_audit(subject, recorder.records, protocol),
     )
-
-
-def _num_classes(subject: Subject, images: Tensor) -> int:
-    with evaluation_mode(subject.model):
-        shape = subject.logits(subject.prepared(images[:1])).shape
-    if len(shape) != 2 or shape[1] < 2:
-        raise UserError(
-            f"model: got outputs {list(shape)} for one image, expected [1,K] with K >= 2"
-        )
-    return shape[1]
 
 
 def _check(images: Tensor, labels: Tensor, eps: float, scale: float, batch_size: int) -> None:

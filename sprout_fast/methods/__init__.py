@@ -3,31 +3,13 @@
 Vicinal risk minimization has four parts here: x̃ and ỹ, the pair drawn near an image and its label,
 and g and h, which the generalized cross entropy H = -sum_k log g(f(x̃)_k) h(ỹ_k) applies to the
 network's probabilities and to the label. A method's docstring says what its four parts are; its
-mixer and attack make x̃ and ỹ, its loss contains g and h. The training loop only calls
-``training_step``.
+mixer and attack make x̃ and ỹ, its loss contains g and h.
 
 A new method is a new file in this folder with a class ``class Mine(Method, name="mine")``. The
 keyword-only arguments of its ``__init__``, with their descriptions in the class docstring, become
 options of the command line.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from sprout_fast._lazy import attach as _attach
 
-if TYPE_CHECKING:
-    from sprout_fast.methods.base import METHODS as METHODS
-    from sprout_fast.methods.base import Method as Method
-    from sprout_fast.methods.base import MethodSetting as MethodSetting
-    from sprout_fast.methods.base import Optimize as Optimize
-    from sprout_fast.methods.build import build_method as build_method
-else:
-    __getattr__, __dir__, __all__ = _attach(
-        __name__,
-        {
-            "base": ["METHODS", "Method", "MethodSetting", "Optimize"],
-            "build": ["build_method"],
-        },
-    )
+__getattr__, __dir__, __all__ = _attach(__name__, __file__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol
@@ -9,8 +10,9 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor, nn
 
+from sprout_fast.errors import UserError
 from sprout_fast.nn.mixup import SproutMixup
-from sprout_fast.registry import Registry
+from sprout_fast.registry import Registry, nearest
 
 #: Training methods by name.
 METHODS: Registry[Callable[..., Method]] = Registry("method", "sprout_fast.methods")
@@ -22,8 +24,7 @@ class MethodSetting:
 
     Args:
         num_classes: number of classes K.
-        mean: normalization per channel, in [0, 1] units, which the mixer applies.
-        std: likewise.
+        mean, std: normalization per channel, in [0, 1] units, which the mixer applies.
         dtype: dtype of the mixed batch, the autocast dtype or float32.
         accumulation_steps: batches per optimizer step.
         seed: seed of the method's own random states (:class:`~sprout_fast.PhiloxState`).
@@ -47,9 +48,7 @@ class MethodSetting:
     def mixer(self, sigma: float = 0.0, mixup_alpha: float = 0.0) -> SproutMixup:
         """Return a mixer with the run's normalization, and with noise and Mixup unless 0.
 
-        Args:
-            sigma: standard deviation of the noise, >= 0, on images in [0, 1].
-            mixup_alpha: parameter of Mixup's Beta distribution, >= 0.
+        ``sigma`` and ``mixup_alpha`` are those of :class:`~sprout_fast.SproutMixup`.
 
         Raises:
             ValueError: a number outside its range.
@@ -157,3 +156,40 @@ class Method(nn.Module):
     def warning(self) -> str | None:
         """Return one line about the method's own state that the user should see, or None."""
         return None
+
+
+def build_method(name: str, setting: MethodSetting, **options: Any) -> Method:
+    """Build the method called ``name``, a key of :data:`METHODS`, with its own options.
+
+    Raises:
+        UserError: an unknown method, an option that the method does not have, a value outside its
+            range, or gradient accumulation with a method that takes several optimizer steps on a
+            batch.
+
+    >>> setting = MethodSetting(num_classes=10, mean=(0.5,) * 3, std=(0.25,) * 3)
+    >>> build_method("ga", setting, sigma=0.05).mixer
+    SproutMixup(
+      sigma=0.05, mixup_alpha=0.0, noise='marginal'
+      (rng): PhiloxState(seed, offset, first_row = [0, 0, 0])
+    )
+    """
+    method = METHODS.look_up(name)
+    accepted = list(inspect.signature(method).parameters)[1:]
+    for option, value in options.items():
+        if option not in accepted:
+            raise UserError(
+                f"{value}: method {name} has no such option, expected one of "
+                f"{', '.join(sorted(accepted)) or 'none'}{nearest(option, accepted)}",
+                option=option,
+            )
+    try:
+        built = method(setting, **options)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}", option="method") from error
+    if setting.accumulation_steps > 1 and built.passes > 1:
+        raise UserError(
+            f"{setting.accumulation_steps}: not supported by method {name}, which takes "
+            f"{built.passes} optimizer steps per batch",
+            option="accumulation_steps",
+        )
+    return built

@@ -28,7 +28,6 @@ class BilateralAdversarialTraining(Method, name="bilateral"):
     and attack, and the first two are computed on the clean image.
 
     Args:
-        setting: properties of the run.
         eps: radius of the l-inf ball, on images in [0, 1].
         step_size: length of the attack's steps, on images in [0, 1].
         attack_steps: number of attack steps; the paper uses 1 or 2.
@@ -56,25 +55,17 @@ class BilateralAdversarialTraining(Method, name="bilateral"):
             logits = optimize.network(images).float()
         own = F.one_hot(labels, logits.shape[1]).bool()
         confusing = logits.masked_fill(own, -torch.inf).argmax(1)
-        loss_of_confusing = cross_entropy_of(confusing)
-        adversarial = self.attack(
-            optimize.network, images, lambda attacked: -loss_of_confusing(attacked)
-        )
+        targeted = cross_entropy_of(confusing)
+        adversarial = self.attack(optimize.network, images, lambda attacked: -targeted(attacked))
         label = adversarial_label(logits, labels, self.label_margin)
         inputs, target = self.mixer(adversarial, labels)
         optimize(inputs, target, lambda logits, _: generalized_cross_entropy(logits, label))
 
 
 def adversarial_label(logits: Tensor, labels: Tensor, margin: float) -> Tensor:
-    """Perturb the labels along the loss's gradient -log f.
+    """Perturb the labels along the loss's gradient -log f: float32 [B, K], whose rows sum to 1.
 
-    Args:
-        logits: float32 [B, K], K >= 2.
-        labels: int64 [B].
-        margin: ratio of the true class's probability to the largest wrong one's, >= 1.
-
-    Returns:
-        float32 [B, K], whose rows sum to 1.
+    ``margin`` is the ratio of the true class's probability to the largest wrong one's, >= 1.
 
     >>> adversarial_label(torch.zeros(1, 10), torch.tensor([0]), 9.0)[0, :2]
     tensor([0.5000, 0.0556])

@@ -18,7 +18,6 @@ class FreeAdversarialTraining(Method, name="free_at"):
     delta, which is kept from batch to batch: delta <- clip(delta + eps sign(gradient), ±eps).
 
     Args:
-        setting: properties of the run.
         eps: radius of the l-inf ball, on images in [0, 1].
         replays: optimizer steps per batch; the paper uses 8 on CIFAR-10 and divides the number of
             epochs by it, while epochs here are passes over the data.
@@ -53,12 +52,5 @@ class FreeAdversarialTraining(Method, name="free_at"):
             optimize(inputs, target, self.loss)
             assert delta.grad is not None  # from optimize's backward pass
             self.delta = delta.detach()
-            pgd_step_(
-                self.delta,
-                delta.grad,
-                center,
-                step=self.eps,
-                eps=self.eps,
-                lower=-self.eps,
-                upper=self.eps,
-            )
+            eps = self.eps
+            pgd_step_(self.delta, delta.grad, center, step=eps, eps=eps, lower=-eps, upper=eps)

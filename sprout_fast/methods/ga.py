@@ -10,7 +10,6 @@ class GaussianAugmentation(Method, name="ga"):
     """Gaussian augmentation: x̃ ~ N(x, sigma²), ỹ = y, g = h = I.
 
     Args:
-        setting: properties of the run.
         sigma: standard deviation of the Gaussian noise, on images in [0, 1].
     """
 

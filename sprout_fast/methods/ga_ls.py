@@ -12,7 +12,6 @@ class GaussianLabelSmoothing(Method, name="ga_ls"):
     x̃ ~ N(x, sigma²), ỹ = y, g = I, h(y) = (1 - alpha) y + alpha u.
 
     Args:
-        setting: properties of the run.
         sigma: standard deviation of the Gaussian noise, on images in [0, 1].
         alpha: weight of the uniform label u = 1/K, in [0, 1].
     """

@@ -1,4 +1,4 @@
-"""What attack-based methods share: images in [0, 1] and sign-gradient ascent in the l-inf ball."""
+"""Images in [0, 1] and sign-gradient ascent in the l-inf ball, for attack-based methods."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sprout_fast.attacks.balls import BALLS
-from sprout_fast.attacks.pgd import input_gradient
+from sprout_fast.attacks.base import value_and_gradient
 from sprout_fast.models.mode import evaluation_mode, frozen_parameters
 
 
@@ -25,7 +25,7 @@ def unit_images(images: Tensor) -> Tensor:
 
 
 def check_unit(name: str, value: float) -> None:
-    """Raise ``ValueError`` unless a length is in [0, 1]."""
+    """Raise ``ValueError`` unless 0 <= value <= 1."""
     if not 0 <= value <= 1:
         raise ValueError(
             f"{name}: got {value}, expected a number in [0, 1], the range of images "
@@ -37,15 +37,7 @@ def check_unit(name: str, value: float) -> None:
 class LinfAttack:
     """An attack within a training step: sign-gradient ascent in the l-inf ball and [0, 1].
 
-    Args:
-        eps: radius of the ball, in [0, 1].
-        step_size: length of a step, in [0, 1].
-        steps: number of steps, >= 1.
-        training_mode: attack the network in training mode, which uses batch statistics and also
-            updates the running ones, instead of eval mode.
-
-    Raises:
-        ValueError: a number outside its range.
+    In training mode the network uses batch statistics and also updates the running ones.
     """
 
     eps: float
@@ -66,17 +58,16 @@ class LinfAttack:
         objective: Callable[[Tensor], Tensor],
         start: Tensor | None = None,
     ) -> Tensor:
-        """Return images in the ball around ``images`` that increase ``objective(logits)``.
+        """Return images in the ball around ``images`` that increase ``objective(logits)``, [B].
 
-        The objective is a sum over images. ``start`` is by default uniform in the ball, from
-        torch's own generator.
+        ``start`` is by default uniform in the ball, from torch's own generator.
         """
         ball = BALLS["linf"]
         adversarial = ball.uniform(images, self.eps, None) if start is None else start
         mode = contextlib.nullcontext() if self.training_mode else evaluation_mode(network)
         with mode, frozen_parameters(network):
             for _ in range(self.steps):
-                gradient, _ = input_gradient(network, adversarial, objective)
+                gradient = value_and_gradient(network, adversarial, objective, scaled=True)[2]
                 adversarial = ball.step(
                     adversarial, gradient, images, step_size=self.step_size, eps=self.eps
                 )
@@ -84,8 +75,5 @@ class LinfAttack:
 
 
 def cross_entropy_of(labels: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return the untargeted objective: the cross entropy of ``labels``, summed over images.
-
-    A sum, because an image's gradient must not depend on the batch size.
-    """
-    return lambda logits: F.cross_entropy(logits.float(), labels, reduction="sum")
+    """Return the untargeted objective: the cross entropy of ``labels`` for each image."""
+    return lambda logits: F.cross_entropy(logits.float(), labels, reduction="none")

@@ -13,8 +13,7 @@ from sprout_fast.ops.sprout_loss import sprout_loss
 class CrossEntropy(nn.Module):
     """Eq. (4) on the batch's own labels: h = I, or h(y) = (1 - smoothing) y + smoothing u.
 
-    Args:
-        smoothing: weight of the uniform label u = 1/K, in [0, 1].
+    ``smoothing``, in [0, 1], is the weight of the uniform label u = 1/K.
     """
 
     def __init__(self, smoothing: float = 0.0) -> None:
@@ -30,21 +29,13 @@ class MixedCrossEntropy(nn.Module):
     """Eq. (4) on labels mixed by Mixup, smoothed or not, without a label matrix.
 
     The label (1 - smoothing) y + smoothing u is the mean of SPROUT's Dirichlet at beta = u.
-
-    Args:
-        num_classes: number of classes K.
-        smoothing: weight of the uniform label u = 1/K, in [0, 1].
-        device: device of the buffers.
     """
 
     uniform: Tensor
     rng_state: Tensor
 
     def __init__(
-        self,
-        num_classes: int,
-        smoothing: float = 0.0,
-        device: torch.device | str | None = None,
+        self, num_classes: int, smoothing: float = 0.0, device: torch.device | str | None = None
     ) -> None:
         super().__init__()
         _check(smoothing)

@@ -10,7 +10,6 @@ class LabelSmoothing(Method, name="ls"):
     """Label smoothing (Szegedy et al. 2016): x̃ = x, ỹ = y, g = I, h(y) = (1 - alpha) y + alpha u.
 
     Args:
-        setting: properties of the run.
         alpha: weight of the uniform label u = 1/K, in [0, 1].
     """
 

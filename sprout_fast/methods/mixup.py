@@ -10,7 +10,6 @@ class Mixup(Method, name="mixup"):
     """Mixup (Zhang et al. 2018): x̃ = λ x_i + (1-λ) x_j, ỹ = λ y_i + (1-λ) y_j, g = h = I.
 
     Args:
-        setting: properties of the run.
         mixup_alpha: parameter of λ ~ Beta(mixup_alpha, mixup_alpha); 0 turns Mixup off.
     """
 

@@ -10,9 +10,6 @@ class Natural(Method, name="natural"):
     """Natural training: x̃ = x, ỹ = y, g = h = I.
 
     It uses the same mixer as the other methods, with noise and Mixup off.
-
-    Args:
-        setting: properties of the run.
     """
 
     def __init__(self, setting: MethodSetting) -> None:

@@ -1,7 +1,6 @@
-"""The methods' options, read from their source files without importing them.
+"""The methods' options, read from their source files with :mod:`ast`.
 
-A method's module imports torch, which takes seconds. The command line reads names, types, defaults
-and help texts with :mod:`ast` instead, so ``--help`` and a mistyped option are answered at once.
+Importing a method imports torch, and ``--help`` and a mistyped option must not wait seconds for it.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,7 @@ PACKAGE = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class MethodOption:
-    """A keyword-only argument of a method's ``__init__``.
-
-    Attributes:
-        name: the argument's name.
-        type: its annotation, evaluated.
-        default: its default value.
-        help: its text in the class's docstring.
-    """
+    """A keyword-only argument of a method's ``__init__``; its help is in the class's docstring."""
 
     name: str
     type: Any
@@ -52,37 +45,22 @@ def method_options() -> dict[str, tuple[MethodOption, ...]]:
 
 
 def _registered_name(node: ast.ClassDef) -> str | None:
-    """Return "x" of ``class X(Method, name="x")`` or ``@METHODS.register("x")``, else None."""
-    keywords = [keyword.value for keyword in node.keywords if keyword.arg == "name"]
-    decorators = [
-        decorator.args[0]
-        for decorator in node.decorator_list
-        if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "METHODS.register"
-    ]
-    for value in keywords + decorators:
-        return ast.literal_eval(value)
-    return None
+    """Return "x" of ``class X(Method, name="x")``, else None."""
+    values = [keyword.value for keyword in node.keywords if keyword.arg == "name"]
+    return ast.literal_eval(values[0]) if values else None
 
 
-def _options_of(node: ast.ClassDef, names: _ModuleNames) -> list[MethodOption]:
+def _options_of(node: ast.ClassDef, names: _ModuleNames) -> Iterator[MethodOption]:
     documented = {
         parameter.arg_name: " ".join((parameter.description or "").split()).rstrip(".")
         for parameter in docstring_parser.parse(ast.get_docstring(node) or "").params
     }
     for function in node.body:
         if isinstance(function, ast.FunctionDef) and function.name == "__init__":
-            return [
-                MethodOption(
-                    argument.arg,
-                    names.evaluate(argument.annotation),
-                    names.evaluate(default),
-                    documented[argument.arg],
-                )
-                for argument, default in zip(
-                    function.args.kwonlyargs, function.args.kw_defaults, strict=True
-                )
-            ]
-    return []
+            pairs = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+            for argument, default in pairs:
+                kind, value = names.evaluate(argument.annotation), names.evaluate(default)
+                yield MethodOption(argument.arg, kind, value, documented[argument.arg])
 
 
 class _ModuleNames(dict):

@@ -16,7 +16,6 @@ class AdversarialTraining(Method, name="pgd_at"):
     training mode during the attack.
 
     Args:
-        setting: properties of the run.
         eps: radius of the l-inf ball, on images in [0, 1].
         step_size: length of the attack's steps, on images in [0, 1].
         attack_steps: number of PGD steps, each a forward and a backward pass.

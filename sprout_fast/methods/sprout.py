@@ -11,7 +11,7 @@ from sprout_fast.methods.losses import MixedCrossEntropy
 from sprout_fast.nn.loss import SproutLoss
 
 # Below this expected mass on the true class, labels and logits flatten, and flat logits look robust
-# under PGD without being robust (METHOD.md, "beta's drift").
+# under PGD without being robust (docs/method.md, item 5 of "What sprout_fast adds").
 LOW_MASS = 0.5
 
 MODULES = ("ga", "mixup", "dirichlet", "ls")
@@ -25,7 +25,6 @@ class Sprout(Method, name="sprout"):
     same loss.
 
     Args:
-        setting: properties of the run.
         modules: parts that are on, for ablations, separated by commas: any of ga, mixup, dirichlet
             and ls (label smoothing by alpha, which with dirichlet keeps beta at 1/K); options of a
             part that is off have no effect.

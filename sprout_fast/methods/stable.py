@@ -21,7 +21,6 @@ class StableTraining(Method, name="stable"):
     network's own prediction for the clean image.
 
     Args:
-        setting: properties of the run.
         sigma: standard deviation of the Gaussian noise, on images in [0, 1].
         stability: weight of the stability term; Zheng et al. use 0.01 for classification.
     """
@@ -42,6 +41,5 @@ class StableTraining(Method, name="stable"):
 
     def _objective(self, logits: Sequence[Tensor], target: MixupTarget) -> Tensor:
         clean, noisy = logits
-        prediction = clean.float().softmax(1)
-        stability = generalized_cross_entropy(noisy, prediction)
+        stability = generalized_cross_entropy(noisy, clean.float().softmax(1))
         return self.loss(clean, target) + self.stability * stability

@@ -25,7 +25,6 @@ class Trades(Method, name="trades"):
     attack.
 
     Args:
-        setting: properties of the run.
         eps: radius of the l-inf ball, on images in [0, 1].
         step_size: length of the attack's steps, on images in [0, 1].
         attack_steps: number of PGD steps, each a forward and a backward pass.
@@ -62,10 +61,10 @@ class Trades(Method, name="trades"):
 
     def _objective(self, logits: Sequence[Tensor], target: MixupTarget) -> Tensor:
         clean, attacked = logits
-        divergence = _divergence(clean.float().softmax(1), attacked) / len(clean)
+        divergence = _divergence(clean.float().softmax(1), attacked).mean()
         return self.loss(clean, target) + self.kl_weight * divergence
 
 
 def _divergence(prediction: Tensor, logits: Tensor) -> Tensor:
-    """Return the sum over rows of KL(prediction || softmax(logits)), in nats."""
-    return F.kl_div(logits.float().log_softmax(1), prediction, reduction="sum")
+    """Return KL(prediction || softmax(logits)) for each row, in nats."""
+    return F.kl_div(logits.float().log_softmax(1), prediction, reduction="none").sum(1)

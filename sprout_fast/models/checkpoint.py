@@ -18,12 +18,9 @@ CHECKPOINT_FORMAT = "sprout_fast.checkpoint.v1"
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return the content of a sprout_fast checkpoint, with tensors on the CPU.
+    """Return the content of a checkpoint, ``last.pt`` or ``best.pt``, with tensors on the CPU.
 
     It is read with ``weights_only=True``, so nothing in the file is run.
-
-    Args:
-        path: ``last.pt`` or ``best.pt`` of a training run.
 
     Returns:
         A dict with the keys ``format``, ``model``, ``ema``, ``config``, ``epoch`` and the state of
@@ -40,8 +37,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     content = read_torch_file(path)
     found = content.get("format") if isinstance(content, dict) else None
-    if not isinstance(content, dict) or found != CHECKPOINT_FORMAT:
-        got = f"format {found!r}" if found is not None else "a file without a format"
+    if found != CHECKPOINT_FORMAT:
+        got = "a file without a format" if found is None else f"format {found!r}"
         raise UserError(
             f"{path}: got {got}, expected a sprout_fast checkpoint ({CHECKPOINT_FORMAT})"
         )
@@ -77,9 +74,9 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Normaliz
     """
     content = read_checkpoint(path)
     config = content.get("config")
-    required = ("arch", "num_classes", "mean", "std")
-    missing = [key for key in required if not isinstance(config, Mapping) or key not in config]
-    if missing or not isinstance(config, Mapping):
+    config = config if isinstance(config, Mapping) else {}
+    missing = [key for key in ("arch", "num_classes", "mean", "std") if key not in config]
+    if missing:
         raise UserError(f"{path}: its config lacks {', '.join(missing)}")
     state_dict, kind, arch = find_state_dict(path, content)
     try:

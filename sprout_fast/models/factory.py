@@ -1,12 +1,63 @@
-"""Create models by the name of their architecture."""
+"""Create models by the name of their architecture, which belongs to one of several families."""
 
 from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
 
 from torch import nn
 
 from sprout_fast.errors import UserError
-from sprout_fast.models.architecture import FAMILIES, Architecture, Channels
-from sprout_fast.registry import nearest
+from sprout_fast.registry import Registry, nearest
+
+Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One architecture, with the normalization of its images per channel, in [0, 1] units.
+
+    ``build(num_classes, image_size)`` returns it with new weights. ``smallest`` is the smallest
+    image size in pixels; None if ``build`` checks that itself and raises ``ValueError`` or
+    ``AssertionError``.
+    """
+
+    build: Callable[[int, int | None], nn.Module]
+    mean: Channels
+    std: Channels
+    smallest: int | None
+
+
+@dataclass(frozen=True)
+class Family:
+    """A family of architectures, which imports no more than torch before one is asked for.
+
+    ``names`` are the names in words, for error messages. ``listed`` returns all names, or the
+    published ones if there is no end of them; ``find`` returns the architecture of a name, or None.
+    """
+
+    names: str
+    listed: Callable[[], tuple[str, ...]]
+    find: Callable[[str], Architecture | None]
+
+
+#: Families by name, in the order in which they are asked for an architecture.
+FAMILIES: Registry[Family] = Registry("family", "sprout_fast.models.families")
+
+
+@functools.cache
+def torchvision_models() -> ModuleType:
+    """Import ``torchvision.models``, for the families that build on it."""
+    try:
+        from torchvision import models
+    except ImportError as error:
+        raise UserError(
+            f"this model requires torchvision, which cannot be imported ({error}): "
+            "pip install torchvision"
+        ) from error
+    return models
 
 
 def list_archs() -> tuple[str, ...]:
@@ -14,10 +65,8 @@ def list_archs() -> tuple[str, ...]:
 
     Of the endlessly many ``cifar_resnetD`` and ``cifar_wrnD_K``, the published ones.
 
-    >>> "resnet152" in list_archs(), "cifar_wrn34_10" in list_archs()
-    (True, True)
-    >>> "fasterrcnn_resnet50_fpn" in list_archs()
-    False
+    >>> "resnet152" in list_archs(), "fasterrcnn_resnet50_fpn" in list_archs()
+    (True, False)
     """
     return tuple(name for family in FAMILIES.values() for name in family.listed())
 

@@ -1,11 +1,23 @@
-"""Context managers that change a model's state and restore it."""
+"""Context managers that restore a model's state."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
+
+
+@contextmanager
+def restored(objects: Iterable[Any], flag: str) -> Iterator[None]:
+    """Give each object's attribute ``flag`` its present value again afterwards."""
+    before = [(each, getattr(each, flag)) for each in objects]
+    try:
+        yield
+    finally:
+        for each, value in before:
+            setattr(each, flag, value)
 
 
 @contextmanager
@@ -15,21 +27,16 @@ def evaluation_mode(model: nn.Module) -> Iterator[None]:
     Each module's own mode, because a model in training may contain modules that stay in eval mode
     (frozen BatchNorm), which ``model.train()`` would change.
 
-    >>> from torch import nn
     >>> model = nn.Sequential(nn.Dropout(), nn.BatchNorm1d(2).eval())
     >>> with evaluation_mode(model):
-    ...     print(model.training, model[0].training, model[1].training)
-    False False False
-    >>> print(model.training, model[0].training, model[1].training)
-    True True False
+    ...     print(model[0].training, model[1].training)
+    False False
+    >>> print(model[0].training, model[1].training)
+    True False
     """
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
+    with restored(model.modules(), "training"):
+        model.eval()
         yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 @contextmanager
@@ -39,7 +46,6 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
     A gradient with respect to the input alone then stores no activations for the parameters'
     gradients.
 
-    >>> from torch import nn
     >>> model = nn.Linear(2, 2)
     >>> with frozen_parameters(model):
     ...     print(model.weight.requires_grad)
@@ -47,11 +53,6 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
     >>> model.weight.requires_grad
     True
     """
-    flags = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
-    for parameter, _ in flags:
-        parameter.requires_grad_(False)
-    try:
+    with restored(model.parameters(), "requires_grad"):
+        model.requires_grad_(False)
         yield
-    finally:
-        for parameter, requires_grad in flags:
-            parameter.requires_grad_(requires_grad)

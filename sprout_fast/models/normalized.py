@@ -11,23 +11,19 @@ from torch import Tensor, nn
 class Normalized(nn.Module):
     """Compute ``model((images - mean) / std)``, so that attacks and evaluation see [0, 1].
 
+    It maps floating images [B, C, H, W] in [0, 1] to logits [B, K], and normalizes in their dtype.
     ``mean`` and ``std`` are buffers of shape [1, C, 1, 1] that are not in the state dict: they
     belong to a checkpoint's config, and the state dict stays that of ``model``, prefixed.
 
     Args:
         model: maps normalized images [B, C, H, W] to logits [B, K].
-        mean: one number per channel, in [0, 1] units.
-        std: one number per channel, in [0, 1] units, > 0.
-
-    Call it with floating images [B, C, H, W] in [0, 1]; it returns logits [B, K]. Normalization is
-    computed in the images' dtype.
+        mean, std: one number per channel, in [0, 1] units; ``std`` > 0.
 
     Raises:
         TypeError: integer images (divide uint8 images by 255 first).
-        ValueError: images that are not [B, C, H, W]; ``mean`` and ``std`` of different lengths, a
-            mean that is not finite, or a ``std`` that is not > 0.
+        ValueError: images that are not [B, C, H, W]; ``mean`` and ``std`` of different lengths or
+            outside their range.
 
-    >>> import torch
     >>> model = Normalized(torch.nn.Flatten(), mean=[0.5], std=[0.25])
     >>> model(torch.tensor([0.5, 1.0]).view(1, 1, 1, 2))
     tensor([[0., 2.]])

@@ -16,9 +16,8 @@ def read_torch_file(path: str | Path) -> Any:
     """Return ``torch.load(path, map_location="cpu", weights_only=True)``.
 
     Raises:
-        UserError: in one line, no such file, a folder, an unreadable or truncated file, one that
-            ``torch.save`` did not write, or one with objects other than tensors and plain Python
-            types.
+        UserError: the reason in one line, if the file cannot be read, was not written by
+            ``torch.save``, or has objects other than tensors and plain Python types.
     """
     path = Path(path)
     try:
@@ -41,17 +40,12 @@ def read_torch_file(path: str | Path) -> Any:
 
 
 def _reason(head: bytes, error: Exception) -> str:
-    message = str(error)
+    message, wanted = str(error), "expected a state dict: torch.save(model.state_dict(), file)"
     unsafe = re.search(r"GLOBAL (\S+) was not an allowed global", message)
     if unsafe:
-        return (
-            f"contains a Python object ({unsafe[1]}), which could run code when loaded; "
-            "expected a state dict: torch.save(model.state_dict(), file)"
-        )
+        return f"contains a Python object ({unsafe[1]}), which could run code when loaded; {wanted}"
     if "TorchScript" in message:
-        return (
-            "is a TorchScript program; expected a state dict: torch.save(model.state_dict(), file)"
-        )
+        return f"is a TorchScript program; {wanted}"
     if not head:
         return "is empty, expected a file written by torch.save"
     if head.startswith(b"PK") and "central directory" in message or "unexpected EOF" in message:

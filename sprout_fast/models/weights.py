@@ -20,11 +20,11 @@ _SHOWN = 3  # keys listed in an error; the rest are counted
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
 # torchvision's densenet files predate the rule that a module's name contains no dot, its ViT files
 # predate its MLP class. On loading, torchvision renames the keys of these two, and no others.
-_OLD_NAMES = (
-    (re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)"), r"\1\2"),
-    (re.compile(r"(encoder_layer_\d+\.mlp\.)linear_1\."), r"\g<1>0."),
-    (re.compile(r"(encoder_layer_\d+\.mlp\.)linear_2\."), r"\g<1>3."),
-)
+_OLD_NAMES = {
+    r"(denselayer\d+\.(?:norm|conv))\.([12]\.)": r"\1\2",
+    r"(encoder_layer_\d+\.mlp\.)linear_1\.": r"\g<1>0.",
+    r"(encoder_layer_\d+\.mlp\.)linear_2\.": r"\g<1>3.",
+}
 
 
 def load_weights(model: nn.Module, path: str | Path, *, reset_head: bool = False) -> str:
@@ -61,10 +61,8 @@ def load_weights(model: nn.Module, path: str | Path, *, reset_head: bool = False
 def find_state_dict(path: str | Path, content: Any) -> tuple[Mapping[str, Tensor], str, str | None]:
     """Return the state dict in a file's content, which one it is, and the file's architecture.
 
-    For example ``" (ema)"`` and ``"resnet50"``, or ``""`` and None if the file does not say.
-
-    Raises:
-        UserError: there is no state dict of tensors.
+    For example ``" (ema)"`` and ``"resnet50"``, or ``""`` and None if the file does not say. Raises
+    ``UserError`` if there is no state dict of tensors.
     """
     kind, arch = "", None
     if isinstance(content, Mapping):
@@ -82,12 +80,11 @@ def find_state_dict(path: str | Path, content: Any) -> tuple[Mapping[str, Tensor
         raise UserError(
             f"{path}{kind}: contains {_describe(content)}, expected a state dict of tensors"
         )
-    wrong = [key for key, value in content.items() if not isinstance(value, Tensor)]
-    if wrong:
-        raise UserError(
-            f"{path}{kind}: is not a state dict of tensors: {wrong[0]!r} is "
-            f"{_describe(content[wrong[0]])}"
-        )
+    for key, value in content.items():
+        if not isinstance(value, Tensor):
+            raise UserError(
+                f"{path}{kind}: is not a state dict of tensors: {key!r} is {_describe(value)}"
+            )
     return content, kind, arch
 
 
@@ -120,6 +117,10 @@ def apply_state_dict(
     missing = [key for key in own if key not in state_dict]
     unexpected = [key for key in state_dict if key not in own]
     reshaped = [key for key in own if key in state_dict and own[key].shape != state_dict[key].shape]
+    shapes = [
+        f"{key}: file {list(state_dict[key].shape)}, model {list(own[key].shape)}"
+        for key in reshaped
+    ]
     head = _head(reshaped, state_dict, own)
 
     if missing or unexpected or (reshaped and head is None):
@@ -128,7 +129,7 @@ def apply_state_dict(
             for what, keys in (
                 ("missing", missing),
                 ("unexpected", unexpected),
-                ("of another shape", [_shapes(key, state_dict, own) for key in reshaped]),
+                ("of another shape", shapes),
             )
             if keys
         ]
@@ -160,7 +161,8 @@ def _plain_names(state_dict: Mapping[str, Tensor], model: nn.Module) -> OrderedD
     """Return a copy of a state dict with the keys of a plain model in current torchvision."""
     # torch.optim.swa_utils.AveragedModel has a counter next to keys with "module.".
     counters = {"n_averaged"} & set(state_dict)
-    wrapped = all(key.startswith("module.") for key in _without_compile(state_dict) - counters)
+    names = {key.replace("_orig_mod.", "") for key in state_dict} - counters
+    wrapped = all(key.startswith("module.") for key in names)
     has_auxiliary = any(key.startswith(_AUXILIARY) for key in model.state_dict())
 
     def plain(key: str) -> str | None:
@@ -171,8 +173,8 @@ def _plain_names(state_dict: Mapping[str, Tensor], model: nn.Module) -> OrderedD
             key = key.removeprefix("module.")
         if key.startswith(_AUXILIARY) and not has_auxiliary:
             return None
-        for pattern, new_name in _OLD_NAMES:
-            key = pattern.sub(new_name, key)
+        for pattern, new_name in _OLD_NAMES.items():
+            key = re.sub(pattern, new_name, key)
         return key
 
     renamed = OrderedDict(
@@ -184,10 +186,6 @@ def _plain_names(state_dict: Mapping[str, Tensor], model: nn.Module) -> OrderedD
     return renamed
 
 
-def _without_compile(keys: Mapping[str, Tensor]) -> set[str]:
-    return {key.replace("_orig_mod.", "") for key in keys}
-
-
 def _head(
     reshaped: list[str], in_file: Mapping[str, Tensor], own: Mapping[str, Tensor]
 ) -> str | None:
@@ -197,15 +195,10 @@ def _head(
     anywhere else would change the next layer's input as well.
     """
     modules = {key.rpartition(".")[0] for key in reshaped}
-    counts = {(in_file[key].shape[:1], own[key].shape[:1]) for key in reshaped}
-    same_inputs = all(
-        in_file[key].ndim > 0 and in_file[key].shape[1:] == own[key].shape[1:] for key in reshaped
-    )
+    shapes = [(in_file[key].shape, own[key].shape) for key in reshaped]
+    counts = {(file[:1], model[:1]) for file, model in shapes}
+    same_inputs = all(file and file[1:] == model[1:] for file, model in shapes)
     return modules.pop() if len(modules) == len(counts) == 1 and same_inputs else None
-
-
-def _shapes(key: str, in_file: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    return f"{key}: file {list(in_file[key].shape)}, model {list(own[key].shape)}"
 
 
 def _some(keys: list[str]) -> str:

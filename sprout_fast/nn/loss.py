@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Literal, get_args
 
 import torch
@@ -39,14 +40,13 @@ class SproutLoss(nn.Module):
 
     Args:
         num_classes: number of classes K.
-        alpha, scale, label_mode: see :func:`sprout_fast.sprout_loss`.
+        alpha, scale, label_mode, beta_grad: see :func:`sprout_fast.sprout_loss`. ``beta_grad`` None
+            means ``"implicit"`` for fewer than 100 classes and ``"expected"`` otherwise, since the
+            noise of the implicit gradient then exceeds its mean.
         labels_per_pair: 1 draws one label for the mixed pair. 2 draws one for each of the two
             images and mixes their losses by ``lam``, of which there must be one per batch, as the
             authors' code does.
         beta_init: initial value of beta in every class, in [0, 1e6]; None draws it as above.
-        beta_grad: see :func:`sprout_fast.sprout_loss`. None means ``"implicit"`` for fewer than 100
-            classes and ``"expected"`` otherwise, since the noise of the implicit gradient then
-            exceeds its mean.
         beta_lr: step size gamma_beta of the ascent; None means 0.5/K, in proportion to beta_0.
         beta_momentum, beta_weight_decay: as in ``torch.optim.SGD(maximize=True)``. 0 in the paper,
             0.9 and 5e-4 in the authors' code.
@@ -93,35 +93,30 @@ class SproutLoss(nn.Module):
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        if num_classes < 1:
-            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must be in [0, 1], got {alpha}")
         check_option("label_mode", label_mode, get_args(LabelMode))
         check_option("labels_per_pair", labels_per_pair, get_args(LabelsPerPair))
         check_option("beta_grad", beta_grad, (*get_args(BetaGrad), None))
-        if not 1e-30 <= scale <= 1e30:
-            raise ValueError(f"scale must be in [1e-30, 1e30], got {scale}")
-        if beta_init is not None and not 0 <= beta_init <= 1e6:
-            raise ValueError(f"beta_init must be in [0, 1e6] or None, got {beta_init}")
-        for name, value in (
-            ("beta_lr", 0 if beta_lr is None else beta_lr),
-            ("beta_momentum", beta_momentum),
-            ("beta_weight_decay", beta_weight_decay),
+        rate = 0, sys.float_info.max, "nonnegative and finite"
+        for name, value, lowest, highest, expected in (
+            ("num_classes", num_classes, 1, math.inf, "at least 1"),
+            ("accumulation_steps", accumulation_steps, 1, math.inf, "at least 1"),
+            ("alpha", alpha, 0, 1, "in [0, 1]"),
+            ("scale", scale, 1e-30, 1e30, "in [1e-30, 1e30]"),
+            ("beta_init", beta_init or 0, 0, 1e6, "in [0, 1e6] or None"),
+            ("beta_lr", beta_lr or 0, *rate),
+            ("beta_momentum", beta_momentum, *rate),
+            ("beta_weight_decay", beta_weight_decay, *rate),
         ):
-            if not 0 <= value < math.inf:
-                raise ValueError(f"{name} must be nonnegative and finite, got {value}")
-        if accumulation_steps < 1:
-            raise ValueError(f"accumulation_steps must be at least 1, got {accumulation_steps}")
+            if not lowest <= value <= highest:
+                raise ValueError(f"{name} must be {expected}, got {value}")
         if mass_floor is not None and not 1 / num_classes < mass_floor < 1:
             raise ValueError(
                 f"mass_floor must be in (1/{num_classes}, 1) or None, got {mass_floor}: uniform "
                 "labels leave each class a mass of 1/K"
             )
         self.num_classes, self.alpha, self.scale = num_classes, alpha, scale
+        self.labels_per_pair, self.self_progressing = labels_per_pair, self_progressing
         self.label_mode: LabelMode = label_mode
-        self.labels_per_pair: LabelsPerPair = labels_per_pair
-        self.self_progressing = self_progressing
         default: BetaGrad = "implicit" if num_classes < 100 else "expected"
         self.beta_grad: BetaGrad = beta_grad or default
         self.beta_lr = 0.5 / num_classes if beta_lr is None else beta_lr
@@ -168,9 +163,7 @@ class SproutLoss(nn.Module):
     def ascend(self, logits: Tensor, target: MixupTarget | Tensor) -> None:
         """Take an ascent step of beta on a batch of its own, for ``self_progressing=False``.
 
-        Args:
-            logits: [B, K], any floating dtype; no gradient reaches them.
-            target: as in :meth:`forward`.
+        Arguments as in :meth:`forward`; no gradient reaches ``logits``.
         """
         if self.beta_grad != "none":
             self._ascend(self._loss_and_grad_beta(logits, target, True)[1])
@@ -181,35 +174,27 @@ class SproutLoss(nn.Module):
         if isinstance(target, Tensor):
             target = MixupTarget(target)
         beta = self.beta.clone()  # the step changes it, and the backward pass needs this value
+        beta_grad: BetaGrad = self.beta_grad if wants_grad else "none"
 
         def drawn(target: MixupTarget) -> tuple[Tensor, Tensor]:
-            return sprout_loss_and_grad_beta(
-                SproutLossArguments(
-                    logits,
-                    *target,
-                    beta,
-                    self.rng.next() if self.training else self.rng.state,
-                    alpha=self.alpha,
-                    scale=self.scale,
-                    label_mode=self.label_mode,
-                    beta_grad=self.beta_grad if wants_grad else "none",
-                )
+            state = self.rng.next() if self.training else self.rng.state
+            arguments = SproutLossArguments(
+                logits, *target, beta, state, self.alpha, self.scale, self.label_mode, beta_grad
             )
+            return sprout_loss_and_grad_beta(arguments)
 
         if self.labels_per_pair == 1 or target.lam is None or target.partner_labels is None:
             return drawn(target)
         if target.lam.numel() != 1:
+            got = target.lam.numel()
             raise ValueError(
-                "lam must have one value per batch if labels_per_pair is 2, got "
-                f"{target.lam.numel()}"
+                f"lam must have one value per batch if labels_per_pair is 2, got {got}"
             )
         lam = target.lam.squeeze()
         own_loss, own_grad = drawn(MixupTarget(target.labels))
         partner_loss, partner_grad = drawn(MixupTarget(target.partner_labels))
-        return (
-            lam * own_loss + (1 - lam) * partner_loss,
-            lam * own_grad + (1 - lam) * partner_grad,
-        )
+        loss = lam * own_loss + (1 - lam) * partner_loss
+        return loss, lam * own_grad + (1 - lam) * partner_grad
 
     @torch.no_grad()
     def _ascend(self, grad: Tensor) -> None:
@@ -248,11 +233,8 @@ class SproutLoss(nn.Module):
         return true_class_mass(self.beta, self.alpha)
 
     def extra_repr(self) -> str:
-        return (
-            f"num_classes={self.num_classes}, alpha={self.alpha}, scale={self.scale}, "
-            f"label_mode={self.label_mode!r}, beta_grad={self.beta_grad!r}, "
-            f"beta_lr={self.beta_lr}"
-        )
+        names = ("num_classes", "alpha", "scale", "label_mode", "beta_grad", "beta_lr")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
 
 def true_class_mass(beta: Tensor, alpha: float) -> Tensor:

@@ -16,10 +16,8 @@ from sprout_fast.random import PhiloxState
 class MixupTarget(NamedTuple):
     """Labels of a mixed batch: ``lam`` weights ``labels``, ``1 - lam`` weights ``partner_labels``.
 
-    Attributes:
-        labels: int64 [B].
-        partner_labels: int64 [B]; None without Mixup.
-        lam: float32 [B] or [1]; None without Mixup.
+    The labels are int64 [B], ``lam`` is float32 [B] or [1]; without Mixup, ``partner_labels`` and
+    ``lam`` are None.
     """
 
     labels: Tensor
@@ -35,15 +33,11 @@ class SproutMixup(nn.Module):
     normalizes. ``sigma=0, mixup_alpha=0`` is the normalization of natural training.
 
     Args:
-        sigma: standard deviation of the noise on [0, 1] images; one number or one per channel. 0.1
-            in the paper.
+        sigma, mean, std, noise, dtype: see :func:`sprout_fast.gaussian_mixup`. The paper's sigma is
+            0.1, the default.
         mixup_alpha: parameter of Mixup's Beta distribution, in [0, 1e5]; 0 disables Mixup. 0.2 in
             the paper.
-        mean, std: mean and standard deviation by which the model's inputs are normalized, on [0, 1]
-            images; one number or one per channel.
         per_sample: whether to draw one ``lam`` per image instead of one per batch.
-        noise: ``"marginal"`` or ``"paired"``, see :func:`sprout_fast.gaussian_mixup`.
-        dtype: dtype of the mixed batch.
         input_normalized_by: ``(mean, std)`` if the loader already normalizes the images. The noise
             is still ``sigma`` in units of [0, 1] images. Excludes ``mean`` and ``std``.
         seed, first_row, device: see :class:`sprout_fast.PhiloxState`.
@@ -89,14 +83,14 @@ class SproutMixup(nn.Module):
                 )
             # Normalizing by s turns noise of sigma into noise of sigma / s; Mixup, whose weights
             # sum to 1, commutes with it.
-            normalized_std = list(input_normalized_by[1])
-            sigmas = [sigma] * len(normalized_std) if isinstance(sigma, (int, float)) else sigma
-            if len(sigmas) != len(normalized_std):
+            stds = input_normalized_by[1]
+            sigmas = [sigma] * len(stds) if isinstance(sigma, (int, float)) else sigma
+            if len(sigmas) != len(stds):
                 raise ValueError(
-                    f"sigma must have one value per channel of input_normalized_by "
-                    f"({len(normalized_std)}), got {len(sigmas)}"
+                    f"sigma must have one value per channel of input_normalized_by ({len(stds)}), "
+                    f"got {len(sigmas)}"
                 )
-            self.sigma = [s / d for s, d in zip(sigmas, normalized_std, strict=True)]
+            self.sigma = [s / d for s, d in zip(sigmas, stds, strict=True)]
         self.input_normalized = input_normalized_by is not None
         self.rng = PhiloxState(seed, device, first_row)
 

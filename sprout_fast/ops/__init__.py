@@ -1,6 +1,8 @@
 """Ops, one per file: the public function, its fake for ``torch.compile`` and its autograd formula.
 
 Schemas and argument checks are in ``csrc/ops/<op>_call.cpp``, kernels in ``csrc/ops/{cpu,cuda}/``.
+An argument of a wrong shape, dtype, device or value raises a RuntimeError that names it. Values
+inside tensors are checked on CPU only: on CUDA, the check would stall the stream.
 """
 
 from sprout_fast import _library

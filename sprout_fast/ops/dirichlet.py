@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sprout_fast.ops._autograd import call_op, refuse_second_derivative, register_autograd
-from sprout_fast.ops._fake import check_one_device
+from sprout_fast.ops._shared import call_op, check_one_device, register_autograd
 
 
 def dirichlet(concentration: Tensor, rng_state: Tensor) -> Tensor:
@@ -15,10 +14,9 @@ def dirichlet(concentration: Tensor, rng_state: Tensor) -> Tensor:
     Each sample is the softmax of the variates that :func:`log_gamma` draws from the same state.
 
     Args:
-        concentration: [..., K] with K >= 1, nonnegative and finite; float32 or float64, any
-            strides.
-        rng_state: int64 [3], from :meth:`sprout_fast.PhiloxState.next`; stream 1. Elements are
-            numbered as in :func:`log_gamma`, so both draw the same variates.
+        concentration: [..., K] with K >= 1, nonnegative and finite, float32 or float64.
+        rng_state: int64 [3], from :meth:`sprout_fast.PhiloxState.next`; stream 1, as in
+            :func:`log_gamma`.
 
     Returns:
         A contiguous tensor of the shape and dtype of ``concentration`` whose rows sum to 1. Entries
@@ -32,8 +30,7 @@ def dirichlet(concentration: Tensor, rng_state: Tensor) -> Tensor:
 
     Raises:
         RuntimeError: An argument has a wrong shape, dtype, device or value; the message names it.
-            Values inside tensors are checked on CPU only. On CUDA, where the check would stall the
-            stream, the row concerned is NaN.
+            Values inside tensors are checked on CPU only; on CUDA, the row concerned is NaN.
 
     Example:
         >>> a = torch.tensor([[1.0, 2.0, 0.0], [1e-4, 1e-4, 1e-4]], requires_grad=True)
@@ -64,9 +61,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, grad_z, *_):
-    op = torch.ops.sprout_fast.dirichlet_backward.default
-    return call_op(op, grad_z, *ctx.saved_tensors), None
+    return call_op("dirichlet_backward", grad_z, *ctx.saved_tensors), None
 
 
 _dirichlet = register_autograd("dirichlet", _backward, _setup_context)
-refuse_second_derivative("dirichlet_backward")

@@ -8,26 +8,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from sprout_fast.ops._autograd import call_op, refuse_second_derivative, register_autograd
-from sprout_fast.ops._fake import check_one_device
+from sprout_fast.ops._shared import call_op, check_one_device, register_autograd
 
 Noise = Literal["marginal", "paired"]
-
-
-def _channels(
-    name: str, value: float | Sequence[float] | Tensor | None, default: float
-) -> list[float]:
-    if value is None:
-        return [default]
-    if isinstance(value, Tensor):
-        return value.double().flatten().tolist()
-    try:
-        return [float(v) for v in value] if isinstance(value, Iterable) else [float(value)]
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"sprout_fast::gaussian_mixup: {name} must be one number or one per channel, got "
-            f"{value!r}"
-        ) from None
 
 
 def gaussian_mixup(
@@ -75,8 +58,7 @@ def gaussian_mixup(
 
     Raises:
         RuntimeError: An argument has a wrong shape, dtype, device or value; the message names it.
-            Values inside ``partner`` and ``lam`` are checked on CPU only. On CUDA, where the check
-            would stall the stream, the image concerned is NaN.
+            Values inside tensors are checked on CPU only; on CUDA, the image concerned is NaN.
         ValueError: ``sigma``, ``mean`` or ``std`` is neither a number nor a sequence of numbers.
 
     Example:
@@ -85,49 +67,48 @@ def gaussian_mixup(
         >>> gaussian_mixup(x, torch.tensor([1, 0]), torch.tensor([0.7]), state).shape
         torch.Size([2, 3, 4, 4])
     """
-    return _gaussian_mixup(
-        images,
-        partner,
-        lam,
-        rng_state,
-        _channels("sigma", sigma, 0.0),
-        _channels("mean", mean, 0.0),
-        _channels("std", std, 1.0),
-        noise,
-        dtype,
-    )
+    numbers = _channels("sigma", sigma), _channels("mean", mean), _channels("std", std, 1.0)
+    return _gaussian_mixup(images, partner, lam, rng_state, *numbers, noise, dtype)
+
+
+def _channels(
+    name: str, value: float | Sequence[float] | Tensor | None, default: float = 0.0
+) -> list[float]:
+    if value is None:
+        return [default]
+    if isinstance(value, Tensor):
+        return value.double().flatten().tolist()
+    try:
+        return [float(v) for v in value] if isinstance(value, Iterable) else [float(value)]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"sprout_fast::gaussian_mixup: {name} must be one number or one per channel, got "
+            f"{value!r}"
+        ) from None
 
 
 @torch.library.register_fake("sprout_fast::gaussian_mixup")
 def _(images, partner, lam, rng_state, sigma, mean, std, noise, dtype):
     check_one_device("gaussian_mixup", images=images, partner=partner, lam=lam, rng_state=rng_state)
-    return torch.empty(
-        images.shape, dtype=dtype, device=images.device, memory_format=torch.channels_last
-    )
+    return torch.empty_like(images, dtype=dtype, memory_format=torch.channels_last)
 
 
 @torch.library.register_fake("sprout_fast::gaussian_mixup_backward")
 def _(grad, partner, lam, std, dtype):
-    return torch.empty(
-        grad.shape, dtype=dtype, device=grad.device, memory_format=torch.channels_last
-    )
+    return torch.empty_like(grad, dtype=dtype, memory_format=torch.channels_last)
 
 
 def _setup_context(ctx, inputs, output):
     images, partner, lam, *_, std, _noise, _dtype = inputs
     ctx.save_for_backward(partner, lam)
-    ctx.std = std
-    ctx.image_dtype = images.dtype
+    ctx.std, ctx.image_dtype = std, images.dtype
 
 
 def _backward(ctx, grad):
-    partner, lam = ctx.saved_tensors
-    grad_images = None
-    if ctx.needs_input_grad[0]:
-        op = torch.ops.sprout_fast.gaussian_mixup_backward.default
-        grad_images = call_op(op, grad, partner, lam, ctx.std, ctx.image_dtype)
-    return grad_images, *(None,) * 8
+    if not ctx.needs_input_grad[0]:
+        return (None,) * 9
+    inputs = grad, *ctx.saved_tensors, ctx.std, ctx.image_dtype
+    return call_op("gaussian_mixup_backward", *inputs), *(None,) * 8
 
 
 _gaussian_mixup = register_autograd("gaussian_mixup", _backward, _setup_context)
-refuse_second_derivative("gaussian_mixup_backward")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sprout_fast.ops._autograd import call_op, refuse_second_derivative, register_autograd
-from sprout_fast.ops._fake import check_one_device
+from sprout_fast.ops._shared import call_op, check_one_device, register_autograd
 
 
 def log_gamma(concentration: Tensor, rng_state: Tensor) -> Tensor:
@@ -31,8 +30,7 @@ def log_gamma(concentration: Tensor, rng_state: Tensor) -> Tensor:
 
     Raises:
         RuntimeError: An argument has a wrong shape, dtype, device or value; the message names it.
-            Values inside tensors are checked on CPU only. On CUDA, where the check would stall the
-            stream, the variate concerned is NaN.
+            Values inside tensors are checked on CPU only; on CUDA, the variate concerned is NaN.
 
     Example:
         >>> a = torch.tensor([0.0, 1e-3, 1.0, 1e5], requires_grad=True)
@@ -62,9 +60,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, grad):
-    op = torch.ops.sprout_fast.log_gamma_backward.default
-    return call_op(op, grad, *ctx.saved_tensors), None
+    return call_op("log_gamma_backward", grad, *ctx.saved_tensors), None
 
 
 _log_gamma = register_autograd("log_gamma", _backward, _setup_context)
-refuse_second_derivative("log_gamma_backward")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sprout_fast.ops._fake import check_one_device
+from sprout_fast.ops._shared import check_one_device
 
 
 def pgd_step_(
@@ -50,9 +50,8 @@ def pgd_step_(
         tensor([0.6250, 0.3750, 0.5000, 1.0000])
     """
     with torch.no_grad():
-        torch.ops.sprout_fast.pgd_step_(
-            x_adv.detach(), grad.detach(), x.detach(), step, eps, lower, upper
-        )
+        tensors = x_adv.detach(), grad.detach(), x.detach()
+        torch.ops.sprout_fast.pgd_step_(*tensors, step, eps, lower, upper)
     if not torch.compiler.is_compiling():  # otherwise the traced copy does it
         torch.autograd.graph.increment_version(x_adv)
     return x_adv

@@ -37,8 +37,5 @@ def sample_mixup(
 
 @torch.library.register_fake("sprout_fast::sample_mixup")
 def _(batch_size, rng_state, mixup_alpha, per_sample):
-    lams = batch_size if per_sample else 1
-    return (
-        rng_state.new_empty([batch_size]),
-        rng_state.new_empty([lams], dtype=torch.float32),
-    )
+    lam = rng_state.new_empty([batch_size if per_sample else 1], dtype=torch.float32)
+    return rng_state.new_empty([batch_size]), lam

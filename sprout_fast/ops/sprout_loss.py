@@ -7,14 +7,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from sprout_fast.ops._autograd import (
-    call_op,
-    forward_gives_gradient,
-    refuse_second_derivative,
-    register_autograd,
-    scale_,
-)
-from sprout_fast.ops._fake import check_one_device
+from sprout_fast.ops import _shared
 from sprout_fast.ops.generalized_cross_entropy import Reduction
 
 LabelMode = Literal["sample", "mean"]
@@ -45,12 +38,10 @@ def sprout_loss(
     float64 on CPU); otherwise the backward pass does, from the same variates drawn again.
 
     Args:
-        logits: [B, K] float64, float32, bfloat16 or float16. Computation is in float32 (float64 for
-            float64 logits).
-        labels: int64 [B] in [0, K).
-        partner_labels: int64 [B] in [0, K), the labels of the Mixup partners; None without Mixup.
+        logits: [B, K] float64, float32, bfloat16 or float16.
+        labels, partner_labels: int64 [B] in [0, K), of the images and of their Mixup partners.
         lam: float32 [B] or [1] in [0, 1], the weight of ``labels``; ``partner_labels`` has weight
-            ``1 - lam``. None if and only if ``partner_labels`` is None.
+            ``1 - lam``. Both are None without Mixup.
         beta: float32 [K], nonnegative and finite, the parameter that progresses.
         rng_state: int64 [3], from :meth:`sprout_fast.PhiloxState.next`; stream 1.
         alpha: share of beta in the concentration, in [0, 1].
@@ -65,16 +56,15 @@ def sprout_loss(
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Returns:
-        The loss in float32 (float64 for float64 logits): a scalar, or [B] for
+        The loss, computed in float32 (float64 for float64 logits): a scalar, or [B] for
         ``reduction="none"``. Differentiable once with respect to ``logits`` and ``beta``.
 
     Raises:
         RuntimeError: An argument has a wrong shape, dtype, device or value; the message names it.
-            Values inside tensors are checked on CPU only. On CUDA, where the check would stall the
-            stream, the rows concerned are NaN. A row whose concentrations are all 0 is NaN, and so
-            is, in float32, one whose concentrations sum to less than 1e-33 or more than 1e36 (on
-            CUDA not always). The implicit gradient, about 1 / a^2, overflows float32 for
-            concentrations below 1e-19.
+            Values inside tensors are checked on CPU only; on CUDA, the rows concerned are NaN.
+            A row whose concentrations are all 0 is NaN, and so is, in float32, one whose
+            concentrations sum to less than 1e-33 or more than 1e36 (on CUDA not always). The
+            implicit gradient, about 1 / a^2, overflows float32 for concentrations below 1e-19.
 
     Example:
         >>> logits = torch.zeros(2, 3, requires_grad=True)
@@ -83,23 +73,12 @@ def sprout_loss(
         >>> round(loss.item(), 4)  # uniform predictions: log 3, whatever the labels
         1.0986
     """
-    arguments = SproutLossArguments(
-        logits,
-        labels,
-        partner_labels,
-        lam,
-        beta,
-        rng_state,
-        alpha,
-        scale,
-        label_mode,
-        beta_grad,
-        reduction,
-    )
-    if forward_gives_gradient(logits):
+    tensors = logits, labels, partner_labels, lam, beta, rng_state
+    arguments = SproutLossArguments(*tensors, alpha, scale, label_mode, beta_grad, reduction)
+    if _shared.forward_gives_gradient(logits):
         has_grad = beta is not None and beta.requires_grad
         wants_grad_beta = has_grad and beta_grad != "none" and reduction != "none"
-        return _GradientInForward.apply(*arguments, wants_grad_beta)[0]
+        return _GradientInForward.apply(*arguments, wants_grad_beta, True)[0]
     return _sprout_loss(*arguments, False, False)[0]
 
 
@@ -127,26 +106,19 @@ _BETA = SproutLossArguments._fields.index("beta")
 def sprout_loss_and_grad_beta(arguments: SproutLossArguments) -> tuple[Tensor, Tensor]:
     """Compute :func:`sprout_loss` and its gradient with respect to beta in one forward pass.
 
-    For training loops that step beta themselves, e.g. :class:`sprout_fast.SproutLoss`.
-
-    Args:
-        arguments: Those of :func:`sprout_loss`; ``beta`` is treated as a constant.
-
-    Returns:
-        The loss, differentiable with respect to ``logits``, and a float32 [K] tensor without a
-        graph: the gradient of the mean, or of the sum for the other reductions ([0] for
-        ``beta_grad="none"``).
+    For training loops that step beta themselves. Returns the loss, differentiable with respect to
+    ``logits`` only, and a float32 [K] tensor without a graph: the gradient of the mean, or of the
+    sum for the other reductions ([0] for ``beta_grad="none"``).
     """
     arguments = arguments._replace(beta=arguments.beta.detach())
-    if forward_gives_gradient(arguments.logits):
-        return _GradientInForward.apply(*arguments, True)
+    if _shared.forward_gives_gradient(arguments.logits):
+        return _GradientInForward.apply(*arguments, True, True)
     loss, grad_beta = _sprout_loss(*arguments, True, False)
     return loss, grad_beta.detach()
 
 
-def _gradients(grad_logits: Tensor, grad_beta: Tensor | None, own: int) -> tuple:
-    """Return one gradient per input of an op, of which ``own`` come after the shared ones."""
-    gradients: list[Tensor | None] = [None] * (_SHARED + own)
+def _gradients(grad_logits: Tensor | None, grad_beta: Tensor | None) -> tuple:
+    gradients: list[Tensor | None] = [None] * (_SHARED + 2)  # one per input of the op
     gradients[0], gradients[_BETA] = grad_logits, grad_beta
     return tuple(gradients)
 
@@ -154,34 +126,31 @@ def _gradients(grad_logits: Tensor, grad_beta: Tensor | None, own: int) -> tuple
 class _GradientInForward(torch.autograd.Function):
     """:func:`sprout_loss` with the gradients computed in the forward pass.
 
-    The backward pass only scales them: in place, without a second tensor of the logits' size, and
-    not at all if it starts from the loss itself.
+    The backward pass only scales them, in place, and not at all if it starts from the loss itself.
     """
 
     @staticmethod
     def forward(ctx, *inputs):
-        *arguments, wants_grad_beta = inputs
-        op = torch.ops.sprout_fast.sprout_loss.default
-        output = call_op(op, *arguments, wants_grad_beta, True)
+        output = _shared.call_op("sprout_loss", *inputs)
         loss, grad_beta, _, grad_logits = output
-        _setup_context(ctx, arguments, output)
+        _setup_context(ctx, inputs, output)
         ctx.mark_non_differentiable(grad_beta)
         ctx.set_materialize_grads(False)  # the gradient of grad_beta would be zeros
-        ctx.gradients = grad_logits, grad_beta if wants_grad_beta else None
+        ctx.gradients = grad_logits, grad_beta if inputs[_SHARED] else None  # return_grad_beta
         return loss, grad_beta
 
     @staticmethod
     def backward(ctx, *grad_outputs):
         grad_loss, _ = grad_outputs
         if grad_loss is None:  # the loss went into a function that passes no gradient on
-            return (None,) * (_SHARED + 1)
+            return _gradients(None, None)
         (grad_logits, grad_beta), ctx.gradients = ctx.gradients, (None, None)
         wants_beta = ctx.needs_input_grad[_BETA] and ctx.beta_grad != "none"
         # A second backward pass finds them handed out; with create_graph the op has to refuse.
         if torch.is_grad_enabled() or grad_logits is None or (wants_beta and grad_beta is None):
-            return _backward(ctx, grad_loss)[: _SHARED + 1]
-        grad_logits = scale_(grad_logits, grad_loss)
-        return _gradients(grad_logits, scale_(grad_beta, grad_loss) if wants_beta else None, 1)
+            return _backward(ctx, grad_loss)
+        grad_beta = _shared.scale_(grad_beta, grad_loss) if wants_beta else None
+        return _gradients(_shared.scale_(grad_logits, grad_loss), grad_beta)
 
 
 _ROW_STATS = 7  # RowStat in csrc/ops/sprout_loss_args.h
@@ -191,27 +160,21 @@ _ROW_STATS = 7  # RowStat in csrc/ops/sprout_loss_args.h
 def _(*inputs):
     *shared, return_grad_beta, return_grad_logits = inputs
     arguments = SproutLossArguments(*shared)
-    check_one_device("sprout_loss", **arguments._asdict())
-    logits = arguments.logits
-    batch, classes = logits.shape
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    has_grad_beta = return_grad_beta and arguments.beta_grad != "none"
-    return (
-        logits.new_empty([batch] if arguments.reduction == "none" else [], dtype=dtype),
-        arguments.beta.new_empty([classes if has_grad_beta else 0]),
-        logits.new_empty([batch, _ROW_STATS], dtype=dtype),
-        logits.new_empty([batch if return_grad_logits else 0, classes]),
-    )
+    _shared.check_one_device("sprout_loss", **arguments._asdict())
+    logits, reduction = arguments.logits, arguments.reduction
+    loss, *rest = _shared.fake_loss(logits, reduction, _ROW_STATS, return_grad_logits)
+    return loss, _fake_grad_beta(arguments, return_grad_beta), *rest
 
 
 @torch.library.register_fake("sprout_fast::sprout_loss_backward")
 def _(*inputs):
     arguments = SproutLossArguments(*inputs[:_SHARED])
-    logits = arguments.logits
-    return (
-        torch.empty(logits.shape, dtype=logits.dtype, device=logits.device),
-        arguments.beta.new_empty([logits.shape[1] if arguments.beta_grad != "none" else 0]),
-    )
+    return arguments.logits.new_empty(arguments.logits.shape), _fake_grad_beta(arguments)
+
+
+def _fake_grad_beta(arguments: SproutLossArguments, wanted: bool = True) -> Tensor:
+    wanted = wanted and arguments.beta_grad != "none"
+    return arguments.beta.new_empty([arguments.logits.shape[1] if wanted else 0])
 
 
 def _setup_context(ctx, inputs, output):
@@ -226,10 +189,9 @@ def _backward(ctx, grad_loss, *_):
     wants_beta = ctx.needs_input_grad[_BETA] and ctx.beta_grad != "none"
     if not wants_beta:
         arguments = arguments._replace(beta_grad="none")
-    op = torch.ops.sprout_fast.sprout_loss_backward.default
-    grad_logits, grad_beta = call_op(op, *arguments, row_stats, grad_loss)
-    return _gradients(grad_logits, grad_beta if wants_beta else None, 2)
+    inputs = *arguments, row_stats, grad_loss
+    grad_logits, grad_beta = _shared.call_op("sprout_loss_backward", *inputs)
+    return _gradients(grad_logits, grad_beta if wants_beta else None)
 
 
-_sprout_loss = register_autograd("sprout_loss", _backward, _setup_context, outputs=2)
-refuse_second_derivative("sprout_loss_backward")
+_sprout_loss = _shared.register_autograd("sprout_loss", _backward, _setup_context, outputs=2)

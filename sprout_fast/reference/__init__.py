@@ -5,10 +5,9 @@ are never used as a fallback.
 """
 
 from sprout_fast.reference.dirichlet import dirichlet
-from sprout_fast.reference.gamma import log_gamma_gradient
 from sprout_fast.reference.gaussian_mixup import gaussian_mixup
 from sprout_fast.reference.generalized_cross_entropy import generalized_cross_entropy
-from sprout_fast.reference.log_gamma import log_gamma
+from sprout_fast.reference.log_gamma import log_gamma, log_gamma_gradient
 from sprout_fast.reference.pgd_step import pgd_step_
 from sprout_fast.reference.philox import philox_words
 from sprout_fast.reference.sample_mixup import sample_mixup

@@ -23,9 +23,8 @@ def image_noise(rng_state: Tensor, shape: Sequence[int]) -> Tensor:
     b, c, h, w = shape
     element = int(rng_state[2]) * c * h * w + torch.arange(b * c * h * w)
     words = philox_words(rng_state, STREAM_IMAGE_NOISE, element - element % 4)
-    first, second = normal_pair(words[:, 0], words[:, 1])
-    third, fourth = normal_pair(words[:, 2], words[:, 3])
-    normals = torch.stack([first, second, third, fourth], -1)
+    pairs = *normal_pair(words[:, 0], words[:, 1]), *normal_pair(words[:, 2], words[:, 3])
+    normals = torch.stack(pairs, -1)
     chosen = normals.gather(1, (element % 4).unsqueeze(1))
     return chosen.view(b, h, w, c).permute(0, 3, 1, 2)
 
@@ -50,16 +49,13 @@ def gaussian_mixup(
 
     x = images.double() / 255 if images.dtype == torch.uint8 else images.double()
     n = channels(sigma, 0) * image_noise(rng_state, x.shape)
-    if partner is None or lam is None:
-        x = x + n
-    else:
+    if partner is not None and lam is not None:
         weight = lam.double().expand(len(x)).view(-1, 1, 1, 1)
-        own = (partner == torch.arange(len(x))).view(-1, 1, 1, 1)
+        x = weight * x + (1 - weight) * x[partner]
         if noise == "paired":
-            x = x + n
-            x = weight * x + (1 - weight) * x[partner]
+            n = weight * n + (1 - weight) * n[partner]
         else:
-            spread = torch.where(own, 1, (weight**2 + (1 - weight) ** 2).sqrt())
-            x = weight * x + (1 - weight) * x[partner] + spread * n
-    x = (x - channels(mean, 0)) / channels(std, 1)
+            own = (partner == torch.arange(len(x))).view(-1, 1, 1, 1)
+            n = torch.where(own, 1, (weight**2 + (1 - weight) ** 2).sqrt()) * n
+    x = (x + n - channels(mean, 0)) / channels(std, 1)
     return x.to(dtype, memory_format=torch.channels_last)

@@ -32,13 +32,10 @@ def philox4x32_10(counter: list[Tensor], key: tuple[int, int]) -> list[Tensor]:
 
 
 def philox_words(rng_state: Tensor, stream: int, element: Tensor, draw: int = 0) -> Tensor:
-    """Return the four 32-bit words of one draw per element, int64 [..., 4].
+    """Return the four 32-bit words of the given draw for each element, int64 [..., 4].
 
-    Args:
-        rng_state: int64 [3] = (seed, offset, first_row).
-        stream: 0 for image noise, 1 for gamma variates, 2 for Mixup.
-        element: int64, global indices of the elements, which include ``first_row``.
-        draw: index of the draw for these elements.
+    ``rng_state`` is int64 [3], (seed, offset, first_row); ``stream`` is 0 for image noise, 1 for
+    gamma variates, 2 for Mixup; ``element`` has global indices, which include ``first_row``, int64.
     """
     seed, offset, _ = rng_state.tolist()
     counter = [

@@ -48,17 +48,16 @@ def sprout_loss(
 ) -> Tensor:
     """Compute :func:`sprout_fast.sprout_loss` in float64."""
     a = concentrations(labels, partner_labels, lam, beta, alpha=alpha, scale=scale)
+    if beta_grad == "none":
+        a = a.detach()
     mean = a / a.sum(1, keepdim=True)
     cost = -F.log_softmax(logits.double(), 1)
-    expected = (mean * cost).sum(1)
     if label_mode == "mean":
-        loss = expected
+        loss = (mean * cost).sum(1)
     else:
         log_g = log_gamma(a if beta_grad == "implicit" else a.detach(), rng_state)
         loss = (torch.softmax(log_g, 1) * cost).sum(1)
         if beta_grad == "expected":  # value of the sampled loss, gradient of the expected one
             gradient_only = (mean * cost.detach()).sum(1)
             loss = loss + gradient_only - gradient_only.detach()
-    if beta_grad == "none":
-        loss = loss if label_mode != "mean" else (mean.detach() * cost).sum(1)
     return {"none": loss, "sum": loss.sum(), "mean": loss.mean()}[reduction]

@@ -15,8 +15,7 @@ from torch import nn
 from sprout_fast.attacks import ATTACKS, Attack
 from sprout_fast.attacks.balls import BALLS, Norm
 from sprout_fast.attacks.losses import LOSSES, Loss
-from sprout_fast.attacks.pgd import pgd
-from sprout_fast.attacks.targets import choose_targets
+from sprout_fast.attacks.pgd import _choose_targets, pgd
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation import measure_accuracy
 from sprout_fast.models import Normalized
@@ -552,7 +551,7 @@ def test_random_targets_are_uniform_among_the_others():
     model, images = nn.Flatten(), torch.zeros(30_000, 5, 1, 1)
     labels = torch.arange(30_000) % 5
     generator = torch.Generator().manual_seed(0)
-    chosen = choose_targets("pgd", model, images, labels, "random", generator)
+    chosen = _choose_targets(model, images, labels, "random", generator)
     for label in range(5):
         counts = chosen[labels == label].bincount(minlength=5)
         assert counts[label] == 0
@@ -563,7 +562,7 @@ def test_random_targets_are_uniform_among_the_others():
 def test_least_likely_targets():
     images = torch.tensor([[3.0, 1, 2], [1, 2, 3]]).view(2, 3, 1, 1)
     labels = torch.tensor([0, 0])  # the second image's label itself has the smallest logit
-    chosen = choose_targets("pgd", nn.Flatten(), images, labels, "least_likely", None)
+    chosen = _choose_targets(nn.Flatten(), images, labels, "least_likely", None)
     assert chosen.tolist() == [1, 1]
 
 

@@ -20,7 +20,7 @@ def color(number: int) -> tuple[int, int, int]:
 
 
 def numbers(images: Tensor) -> list[int]:
-    """Return the numbers of single-color images uint8 [B, 3, H, W], with or without black border."""
+    """Return the numbers of single-color images, uint8 [B, 3, H, W], black borders or not."""
     levels = ((images.flatten(2).median(2).values.float() - 25) / 50).round().long()
     return (levels * torch.tensor([1, _STEPS, _STEPS**2])).sum(1).tolist()
 

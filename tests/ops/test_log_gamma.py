@@ -10,7 +10,7 @@ from helpers.op_inputs import STATE
 from scipy import special, stats
 
 from sprout_fast import log_gamma, reference
-from sprout_fast.reference.gamma import gamma_variates
+from sprout_fast.reference.log_gamma import gamma_variates
 
 TABLE = Path(__file__).parent / "log_gamma_gradient.csv"
 

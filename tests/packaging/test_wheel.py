@@ -21,6 +21,8 @@ import sprout_fast
 
 # What a machine without a CUDA toolkit has on PATH.
 BARE_PATH = os.pathsep.join([sysconfig.get_path("scripts"), "/usr/bin", "/bin"])
+# With the checkout on PYTHONPATH, pip would find sprout_fast installed already.
+NO_PYTHONPATH = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 QUIET = ("--quiet", "--disable-pip-version-check")
 PROGRAMS = ["sprout-evaluate", "sprout-train-cifar", "sprout-train-imagenet", "sprout-verify-data"]
 
@@ -173,8 +175,18 @@ def other_python(wheel_from_sdist, tmp_path_factory):
     folder = tmp_path_factory.mktemp("venv")
     run(sys.executable, "-m", "venv", folder)
     python = folder / "bin" / "python"
-    run(python, "-m", "pip", "install", *QUIET, "torch==2.13.0", "numpy", "pytest")
-    run(python, "-m", "pip", "install", *QUIET, "--no-deps", wheel_from_sdist)
+    run(
+        python,
+        "-m",
+        "pip",
+        "install",
+        *QUIET,
+        "torch==2.13.0",
+        "numpy",
+        "pytest",
+        env=NO_PYTHONPATH,
+    )
+    run(python, "-m", "pip", "install", *QUIET, "--no-deps", wheel_from_sdist, env=NO_PYTHONPATH)
     return python
 
 
@@ -186,14 +198,8 @@ def test_wheel_with_another_torch(other_python, tmp_path):
 def test_op_tests_of_the_sdist_on_its_wheel(other_python, unpacked):
     pytest_program = other_python.with_name("pytest")  # which leaves sprout_fast/ here aside
     env = {"PATH": BARE_PATH}
-    out = run(
-        pytest_program,
-        "-p",
-        "no:cacheprovider",
-        "tests/ops/test_pgd_step.py",
-        cwd=unpacked,
-        env=env,
-    )
+    tests = ["-p", "no:cacheprovider", "tests/ops/test_pgd_step.py"]
+    out = run(pytest_program, *tests, cwd=unpacked, env=env)
     assert int(re.search(r"^(\d+) passed", out, re.MULTILINE)[1]) > 20
 
 
@@ -221,9 +227,9 @@ def installed(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("programs")
     run(sys.executable, "-m", "venv", folder)
     python = folder / "bin" / "python"
-    run(python, "-m", "pip", "install", *QUIET, "--no-deps", wheel)
+    run(python, "-m", "pip", "install", *QUIET, "--no-deps", wheel, env=NO_PYTHONPATH)
     code = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    packages = Path(run(python, "-c", code).strip())
+    packages = Path(run(python, "-c", code, env=NO_PYTHONPATH).strip())
     (packages / "others.pth").write_text(str(Path(torch.__file__).parents[1]))
     return folder / "bin"
 

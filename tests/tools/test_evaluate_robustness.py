@@ -152,7 +152,8 @@ def test_an_interrupted_run_resumes(checkpoint, tmp_path):
         (["--checkpoint", "{checkpoint}", "--surrogate", "{weights}"], "checkpoint"),
         (["--checkpoint", "{checkpoint}", "--data", "{other}"], "was trained on 3 (a, ...)"),
         (["--checkpoint", "{checkpoint}", "--protocl", "all"], "did you mean --protocol"),
-        ([], "--checkpoint"),
+        (["--chekpoint", "x.pt"], "unknown option --chekpoint; did you mean --checkpoint?"),
+        ([], "--checkpoint required: a checkpoint, or a file with weights"),
     ],
 )
 def test_mistakes_are_reported_in_one_line(checkpoint, tmp_path, capsys, arguments, message):

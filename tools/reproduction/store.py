@@ -20,8 +20,7 @@ from reproduction.training import Training
 from sprout_fast.data import default_loader
 from sprout_fast.data.validation import Images, read_images
 from sprout_fast.evaluation.measurements import Clean, Measurement
-from sprout_fast.evaluation.progress import PrintProgress
-from sprout_fast.evaluation.recorder import Record, Recorder
+from sprout_fast.evaluation.recorder import PrintProgress, Record, Recorder
 from sprout_fast.evaluation.subject import Subject
 from sprout_fast.files import atomic_write
 from sprout_fast.models import load_model, read_checkpoint

@@ -58,15 +58,11 @@ class AttackMeasurement(Measurement):
     def parameters(self) -> dict[str, Any]:
         """Return the fields, and as ``defaults`` the attack's options that they leave unset."""
         parameters = inspect.signature(ATTACKS[self.attack]).parameters.values()
+        free = [one for one in parameters if one.kind is one.KEYWORD_ONLY]
         chosen = {"norm", "eps", "generator", "seed", *self.options}
-        defaults = {
-            one.name: one.default
-            for one in parameters
-            if one.kind is one.KEYWORD_ONLY
-            and one.name not in chosen
-            and one.default is not one.empty
-        }
-        return super().parameters() | {"defaults": defaults}
+        defaults = {one.name: one.default for one in free if one.default is not one.empty}
+        unset = {name: value for name, value in defaults.items() if name not in chosen}
+        return super().parameters() | {"defaults": unset}
 
     @property
     def after(self) -> tuple[str, ...]:

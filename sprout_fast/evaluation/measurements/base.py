@@ -49,8 +49,7 @@ class Measurement:
 
     def parameters(self) -> dict[str, Any]:
         """Return all that the result depends on apart from model and data, as plain values."""
-        fields = dataclasses.asdict(self)
-        return {"kind": type(self).__name__} | fields
+        return {"kind": type(self).__name__} | dataclasses.asdict(self)
 
     def unavailable(self, subject: Subject) -> str | None:
         """Return why ``subject`` cannot be measured, or None if it can."""
@@ -62,9 +61,5 @@ class Measurement:
         return ()
 
     def measure(self, subject: Subject, batch: Batch) -> Mapping[str, Tensor]:
-        """Measure a batch, with the model in eval mode.
-
-        Returns:
-            One or more named columns of B rows each.
-        """
+        """Return one or more named columns of B rows each; the model is in eval mode."""
         raise NotImplementedError

@@ -44,8 +44,7 @@ class Diversity(Measurement):
     alpha: float = 0.01
 
     def measure(self, subject: Subject, batch: Batch) -> Mapping[str, Tensor]:
-        generator = batch.generator()
-        device = batch.images.device
+        generator, device = batch.generator(), batch.images.device
         one_hot = F.one_hot(batch.labels, subject.num_classes).to(batch.images.dtype)
         gradients = {}
 
@@ -68,9 +67,8 @@ class Diversity(Measurement):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(batch.seed)
             lam = beta_distribution.sample().item()
-        partner = torch.arange(len(one_hot), device=device).roll(1)
-        mixed = lam * batch.images + (1 - lam) * batch.images[partner]
-        gradients["mixup"] = gradient_of(mixed, lam * one_hot + (1 - lam) * one_hot[partner])
+        mixed = lam * batch.images + (1 - lam) * batch.images.roll(1, 0)
+        gradients["mixup"] = gradient_of(mixed, lam * one_hot + (1 - lam) * one_hot.roll(1, 0))
 
         noise = torch.randn(batch.images.shape, generator=generator, device=device)
         gradients["ga"] = gradient_of(batch.images + self.sigma * noise, one_hot)

@@ -36,11 +36,6 @@ class Gradients(Measurement):
 
 def input_gradient(subject: Subject, batch: Batch, loss: Literal["ce", "margin"]) -> Tensor:
     """Return the gradient [B,C,H,W] of ``LOSSES[loss]``, 0 for logits without an autograd graph."""
-    with borrowed("gradients", subject.model, batch.images, batch.labels, None, batch.seed) as (
-        images,
-        labels,
-        _,
-    ):
-        return value_and_gradient(
-            subject.model, images, lambda logits: LOSSES[loss](logits, labels)
-        )[2]
+    copies = borrowed("gradients", subject.model, batch.images, batch.labels, None, batch.seed)
+    with copies as (images, labels, _):
+        return value_and_gradient(subject.model, images, lambda z: LOSSES[loss](z, labels))[2]

@@ -66,6 +66,5 @@ class Invariance(Measurement):
 
     def measure(self, subject: Subject, batch: Batch) -> Mapping[str, Tensor]:
         changed = TRANSFORMATIONS[self.transformation](batch.images, self.amount)
-        return {
-            "misclassified": is_misclassified(subject.logits(changed.clamp(0, 1)), batch.labels)
-        }
+        logits = subject.logits(changed.clamp(0, 1))
+        return {"misclassified": is_misclassified(logits, batch.labels)}

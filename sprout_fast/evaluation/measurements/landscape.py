@@ -37,23 +37,10 @@ class Landscape(Measurement):
         drawn = torch.rand(batch.images.shape, generator=batch.generator(), device=subject.device)
         rademacher = torch.where(drawn < 0.5, -1.0, 1.0)
         lengths = torch.linspace(0, self.radius, self.points, device=subject.device)
-        loss = torch.stack(
-            [
-                torch.stack(
-                    [
-                        F.cross_entropy(
-                            subject.logits(
-                                (batch.images + s * gradient_sign + t * rademacher).clamp(0, 1)
-                            ),
-                            batch.labels,
-                            reduction="none",
-                        )
-                        for t in lengths
-                    ],
-                    dim=1,
-                )
-                for s in lengths
-            ],
-            dim=1,
-        )
-        return {"loss": loss}
+
+        def loss(s: Tensor, t: Tensor) -> Tensor:
+            images = (batch.images + s * gradient_sign + t * rademacher).clamp(0, 1)
+            return F.cross_entropy(subject.logits(images), batch.labels, reduction="none")
+
+        rows = [torch.stack([loss(s, t) for t in lengths], dim=1) for s in lengths]
+        return {"loss": torch.stack(rows, dim=1)}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from statistics import NormalDist
+from typing import NamedTuple
 
 from sprout_fast.evaluation.recorder import AccuracyRecord
 from sprout_fast.evaluation.results import Results
-from sprout_fast.paper import CIFAR10, IMAGENET, VGG, WRN
+from sprout_fast.paper import CIFAR10, IMAGENET, TABLES, VGG, WRN, PublishedTable
+
+# Training times, and an ablation with the attacks of Table 2.
+_LEFT_OUT = (6, 7)
 
 
 def dataset_like(results: Results) -> str:
@@ -23,8 +26,7 @@ def network_like(results: Results) -> str:
     return VGG if "vgg" in arch else WRN
 
 
-@dataclass(frozen=True)
-class Measured:
+class Measured(NamedTuple):
     """A measured accuracy in [0,1], or the mean of a column, with its 95 % interval."""
 
     value: float
@@ -32,19 +34,14 @@ class Measured:
 
 
 def measured(results: Results, source: str | None) -> Measured | None:
-    """Return the counterpart of a column of a :class:`~sprout_fast.paper.PublishedTable`.
+    """Return the counterpart of a column of the paper, or None if it was not measured.
 
     Args:
         results: the evaluation.
-        source: the name of a measurement for its accuracy, or ``"NAME: COLUMN"`` for the mean of
-            one of its columns, with the interval of the normal distribution.
-
-    Returns:
-        The number, or None if it was not measured.
+        source: see ``columns`` of :class:`~sprout_fast.paper.PublishedTable`. The interval of a
+            mean is that of the normal distribution.
     """
-    if source is None:
-        return None
-    name, _, column = source.partition(": ")
+    name, _, column = (source or "").partition(": ")
     record = results.records.get(name)
     if record is None:
         return None
@@ -60,3 +57,22 @@ def measured(results: Results, source: str | None) -> Measured | None:
     if len(values) > 1:
         half = NormalDist().inv_cdf(0.975) * (values.std() / len(values) ** 0.5).item()
     return Measured(mean, (mean - half, mean + half))
+
+
+def paper_tables(results: Results) -> list[tuple[list[PublishedTable], list[Measured | None]]]:
+    """Return the paper's tables for comparable data that go beyond the clean accuracy.
+
+    Returns:
+        For each, its parts, one per network, and the measured counterparts of its columns.
+    """
+    groups: dict[str, list[PublishedTable]] = {}
+    for table in TABLES:
+        if table.dataset == dataset_like(results) and table.table not in _LEFT_OUT:
+            groups.setdefault(f"{table.title}: {table.what}", []).append(table)
+    found = []
+    for group in groups.values():
+        sources = group[0].columns.values()
+        ours = [measured(results, source) for source in sources]
+        if any(one and source != "clean" for source, one in zip(sources, ours, strict=True)):
+            found.append((group, ours))
+    return found

@@ -3,64 +3,46 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from collections.abc import Callable
+from typing import NamedTuple
 
 import matplotlib.image
 import torch
 from torch import Tensor
 
+from sprout_fast.evaluation.recorder import AccuracyRecord
 from sprout_fast.evaluation.report.plots.base import strongest_of_each_kind
-from sprout_fast.evaluation.report.wording import describe_attack
 from sprout_fast.evaluation.results import Results
 
 _ATTACKS = 4
 
 
-@dataclass(frozen=True)
-class Attacked:
-    """An image under one attack.
-
-    Attributes:
-        image: PNG file of the attacked image.
-        difference: PNG file of the scaled difference from the clean image, around gray.
-        predicted: name of the predicted class.
-        misclassified: whether the attack succeeded.
-    """
+class Attacked(NamedTuple):
+    """An image under one attack. Images are PNG files."""
 
     image: bytes
-    difference: bytes
+    difference: bytes  # from the clean image, scaled, around gray
     predicted: str
     misclassified: bool
 
 
-@dataclass(frozen=True)
-class Column:
-    """One attack: its name, its description, and the factor on the differences."""
+class Column(NamedTuple):
+    """One attack: its name and the factor on the differences."""
 
     name: str
-    description: str
     factor: int
 
 
-@dataclass(frozen=True)
-class Row:
-    """One image.
+class Row(NamedTuple):
+    """One image."""
 
-    Attributes:
-        number: its index among the images.
-        label: name of its class.
-        image: PNG file of the clean image.
-        attacked: one result per attack, None if an earlier attack of the cascade had succeeded.
-    """
-
-    number: int
+    number: int  # its index among the images
     label: str
     image: bytes
-    attacked: list[Attacked | None]
+    attacked: list[Attacked | None]  # None if an earlier attack of the cascade had succeeded
 
 
-@dataclass(frozen=True)
-class Gallery:
+class Gallery(NamedTuple):
     """Images by attacks."""
 
     columns: list[Column]
@@ -74,40 +56,48 @@ def gallery_of(results: Results) -> Gallery | None:
     records = [one for one in strongest_of_each_kind(results) if len(one.gallery) > 0][:_ATTACKS]
     if not records:
         return None
-    shown = sorted({row for record in records for row in record.gallery.tolist()})
-    clean = {row: _unit(results.images[row]) for row in shown}
+    images = {
+        row: _unit(results.images[row])
+        for row in sorted({row for record in records for row in record.gallery.tolist()})
+    }
     names = results.subject.class_names
 
     def name_of(label: int) -> str:
         return f"class {label}" if names is None else names[label]
 
-    columns: list[Column] = []
-    cells: dict[int, list[Attacked | None]] = {row: [] for row in shown}
+    rows = {
+        row: Row(row, name_of(int(results.labels[row])), _png(image), [])
+        for row, image in images.items()
+    }
+    columns = []
     for record in records:
-        assert record.adversarial is not None  # since its gallery is not empty
-        found = dict(zip(record.gallery.tolist(), record.adversarial, strict=True))
-        predicted = dict(
-            zip(record.rows.tolist(), record.columns["predicted"].tolist(), strict=True)
+        attacked, factor = _attacked(record, images, name_of)
+        columns.append(Column(record.name, factor))
+        for number, row in rows.items():
+            row.attacked.append(attacked.get(number))
+    return Gallery(columns, list(rows.values()))
+
+
+def _attacked(
+    record: AccuracyRecord, clean: dict[int, Tensor], name_of: Callable[[int], str]
+) -> tuple[dict[int, Attacked], int]:
+    """Return a record's images by their index, and the factor on their differences."""
+    assert record.adversarial is not None  # since its gallery is not empty
+    found = dict(zip(record.gallery.tolist(), record.adversarial.float(), strict=True))
+    labels = dict(zip(record.rows.tolist(), record.columns["predicted"].tolist(), strict=True))
+    differences = {row: image - clean[row] for row, image in found.items()}
+    largest = max(one.abs().max().item() for one in differences.values())
+    factor = max(1, int(0.5 / largest)) if largest > 0 else 1
+    attacked = {
+        row: Attacked(
+            _png(image),
+            _png(0.5 + factor * differences[row]),
+            name_of(labels[row]),
+            bool(record.misclassified[row]),
         )
-        differences = {row: image.float() - clean[row] for row, image in found.items()}
-        largest = max(one.abs().max().item() for one in differences.values())
-        factor = max(1, int(0.5 / largest)) if largest > 0 else 1
-        columns.append(Column(record.name, describe_attack(record.parameters), factor))
-        for row in shown:
-            cells[row].append(
-                Attacked(
-                    image=_png(found[row].float()),
-                    difference=_png(0.5 + factor * differences[row]),
-                    predicted=name_of(predicted[row]),
-                    misclassified=bool(record.misclassified[row]),
-                )
-                if row in found
-                else None
-            )
-    rows = [
-        Row(row, name_of(int(results.labels[row])), _png(clean[row]), cells[row]) for row in shown
-    ]
-    return Gallery(columns, rows)
+        for row, image in found.items()
+    }
+    return attacked, factor
 
 
 def _unit(image: Tensor) -> Tensor:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from sprout_fast.evaluation.report.comparison import paper_tables
 from sprout_fast.evaluation.report.gallery import gallery_of
-from sprout_fast.evaluation.report.paper_tables import paper_tables
 from sprout_fast.evaluation.report.plots.base import plots, png
 from sprout_fast.evaluation.report.verdict import verdict_of
 from sprout_fast.evaluation.report.wording import describe_attack, describe_ball
 from sprout_fast.evaluation.results import Results
 from sprout_fast.files import atomic_write
+from sprout_fast.paper import METHOD_NAMES
 
 
 def write_report(results: Results, folder: str | Path) -> Path:
@@ -38,45 +39,19 @@ def write_report(results: Results, folder: str | Path) -> Path:
     >>> write_report(results, tempfile.mkdtemp()).name
     'report.html'
     """
-    folder = Path(folder)
-    figures = folder / "figures"
+    path = Path(folder) / "report.html"
+    figures = path.parent / "figures"
     figures.mkdir(parents=True, exist_ok=True)
     drawn, not_drawn = [], []
     for plot in plots():
         drawing = plot.draw(results)
-        path = figures / f"{plot.name}.png"
+        figure = figures / f"{plot.name}.png"
         if drawing is None:
-            path.unlink(missing_ok=True)  # from a previous evaluation
+            figure.unlink(missing_ok=True)  # from a previous evaluation
             not_drawn.append(plot)
-            continue
-        image = png(drawing)
-        path.write_bytes(image)
-        drawn.append((plot, drawing, data_url(image)))
-    page = (
-        _environment()
-        .get_template("report.html.jinja")
-        .render(
-            results=results,
-            plain=results.to_dict(),
-            verdict=verdict_of(results),
-            tables=paper_tables(results),
-            drawn=drawn,
-            not_drawn=not_drawn,
-            gallery=gallery_of(results),
-        )
-    )
-    path = folder / "report.html"
-    with atomic_write(path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    return path
-
-
-def data_url(image: bytes) -> str:
-    """Return a PNG file as a data URL."""
-    return f"data:image/png;base64,{base64.b64encode(image).decode()}"
-
-
-def _environment() -> Environment:
+        else:
+            figure.write_bytes(image := png(drawing))
+            drawn.append((plot, drawing, _data_url(image)))
     environment = Environment(
         loader=PackageLoader("sprout_fast.evaluation.report", "."),
         autoescape=True,
@@ -86,9 +61,25 @@ def _environment() -> Environment:
     )
     environment.filters |= {
         "ball": describe_ball,
-        "data_url": data_url,
+        "data_url": _data_url,
         "describe_attack": describe_attack,
         "number": lambda value: f"{value:.4g}",
         "json": lambda value: json.dumps(value, ensure_ascii=False),
     }
-    return environment
+    page = environment.get_template("report.html.jinja").render(
+        results=results,
+        plain=results.to_dict(),
+        verdict=verdict_of(results),
+        tables=paper_tables(results),
+        method_names=METHOD_NAMES,
+        drawn=drawn,
+        not_drawn=not_drawn,
+        gallery=gallery_of(results),
+    )
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def _data_url(image: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(image).decode()}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sprout_fast.evaluation.measurements import AttackMeasurement
 from sprout_fast.evaluation.protocols import Setting, strong
@@ -15,29 +15,18 @@ AUTOATTACK = {
 }
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """The statements at the top of the report.
+class Verdict(NamedTuple):
+    """The statements at the top of the report. The ball is that of the evaluation."""
 
-    Attributes:
-        doubtful: checks of the audit failed, and robust accuracy is above 0.
-        strongest: the attack with most errors within the evaluation's ball; None if no attack
-            found any.
-        errors: its number of errors, on images that are classified correctly without an attack.
-        cascaded: names of attacks that ran only on samples still correctly classified. Run on all
-            images, they might find more errors than the strongest.
-        missing: names of AutoAttack's attacks that were not run in the evaluation's ball.
-        weak: whether none of AutoAttack's attacks was.
-        in_ball: number of attacks that were run in the evaluation's ball.
-    """
-
-    doubtful: bool
-    strongest: Record | None
-    errors: int
+    doubtful: bool  # checks of the audit failed, and robust accuracy is above 0
+    strongest: Record | None  # the attack with most errors within the ball, if any found one
+    errors: int  # its errors, on images that are classified correctly without an attack
+    # Attacks that ran only on samples still correctly classified. Run on all images, they might
+    # find more errors than the strongest.
     cascaded: list[str]
-    missing: list[str]
-    weak: bool
-    in_ball: int
+    missing: list[str]  # AutoAttack's attacks that were not run in the ball
+    weak: bool  # whether all of them are missing
+    in_ball: int  # number of attacks that were run in the ball
 
 
 def verdict_of(results: Results) -> Verdict:

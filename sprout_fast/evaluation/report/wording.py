@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-NORMS = {"linf": "l-inf", "l2": "l2"}
-
 _ATTACKS = {
     "apgd_ce": "Auto-PGD, cross entropy",
     "apgd_t": "Auto-PGD, targeted DLR loss",
@@ -36,8 +34,8 @@ def describe_attack(parameters: Mapping[str, Any]) -> str:
     ...     "steps": 20, "step_size": 0.006, "restarts": 1, "loss": "margin"}})
     'PGD; l-inf, eps 0.03; 20 steps; step size 0.006; 1 start; loss margin'
     """
-    parts: list[str] = [_ATTACKS.get(parameters["attack"]) or parameters["attack"]]
-    parts.append(describe_ball(parameters["norm"], parameters["eps"]))
+    attack = parameters["attack"]
+    parts = [_ATTACKS.get(attack, attack), describe_ball(parameters["norm"], parameters["eps"])]
     for name, value in parameters["options"].items():
         if name in _COUNTS:
             parts.append(f"{value:,} {_COUNTS[name][value != 1]}")
@@ -57,4 +55,5 @@ def describe_ball(norm: str, eps: float) -> str:
     """
     levels = eps * 255
     whole = norm == "linf" and abs(levels - round(levels)) < 1e-9 * levels
-    return f"{NORMS[norm]}, eps {f'{round(levels)}/255' if whole else f'{eps:.4g}'}"
+    radius = f"{round(levels)}/255" if whole else f"{eps:.4g}"
+    return f"{'l-inf' if norm == 'linf' else norm}, eps {radius}"

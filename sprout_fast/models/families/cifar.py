@@ -12,14 +12,14 @@ Convolutions are initialized by their fan-out, as in He et al. 2015, "Delving De
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Callable
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sprout_fast.models.architecture import FAMILIES, Architecture, Family, torchvision_models
+from sprout_fast.models.factory import FAMILIES, Architecture, Family, torchvision_models
 
 # Statistics of the pixels of CIFAR-10's 50,000 training images, as usually given.
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
@@ -39,25 +39,22 @@ def find(arch: str) -> Architecture | None:
 
     The smallest image leaves 2 x 2 pixels for the last stage; 1 x 1 after VGG's five poolings.
     """
-    build: Callable[[int], nn.Module]
-    smallest: int
     if arch == "cifar_vgg16":
-        build, smallest = _Vgg16, 32
-    elif arch in ("cifar_resnet18", "cifar_resnet50"):
-        build, smallest = functools.partial(_torchvision_resnet, arch.removeprefix("cifar_")), 16
-    elif match := re.fullmatch(r"cifar_resnet(\d+)", arch):
+        return _architecture(_Vgg16, smallest=32)
+    if arch in ("cifar_resnet18", "cifar_resnet50"):
+        return _architecture(_torchvision_resnet, arch.removeprefix("cifar_"), smallest=16)
+    if match := re.fullmatch(r"cifar_resnet(\d+)", arch):
         blocks, rest = divmod(int(match[1]) - 2, 6)
-        if blocks < 1 or rest:
-            return None
-        build, smallest = functools.partial(_ResNet, blocks), 8
-    elif match := re.fullmatch(r"cifar_wrn(\d+)_([1-9]\d*)", arch):
+        return _architecture(_ResNet, blocks, smallest=8) if blocks > 0 and not rest else None
+    if match := re.fullmatch(r"cifar_wrn(\d+)_([1-9]\d*)", arch):
         blocks, rest = divmod(int(match[1]) - 4, 6)
-        if blocks < 1 or rest:
-            return None
-        build, smallest = functools.partial(_WideResNet, blocks, int(match[2])), 8
-    else:
-        return None
-    return Architecture(lambda num_classes, image_size: build(num_classes), MEAN, STD, smallest)
+        if blocks > 0 and not rest:
+            return _architecture(_WideResNet, blocks, int(match[2]), smallest=8)
+    return None
+
+
+def _architecture(network: Callable[..., nn.Module], *sizes: Any, smallest: int) -> Architecture:
+    return Architecture(lambda classes, _: network(*sizes, classes), MEAN, STD, smallest)
 
 
 def _initialize(model: nn.Module) -> None:

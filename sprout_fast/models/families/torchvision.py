@@ -7,10 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from sprout_fast.models.architecture import FAMILIES, Architecture, Family, torchvision_models
-
-# Architectures whose parameters depend on the image size.
-_VIT, _MAXVIT = "vit_", "maxvit_"
+from sprout_fast.models.factory import FAMILIES, Architecture, Family, torchvision_models
 
 
 @functools.cache
@@ -28,7 +25,7 @@ def find(arch: str) -> Architecture | None:
         return None
     weights = torchvision_models().get_model_weights(arch).DEFAULT
     transforms = weights.transforms()
-    sized = arch.startswith((_VIT, _MAXVIT))  # their constructors check the image size
+    sized = arch.startswith(("vit_", "maxvit_"))  # their constructors check the image size
     return Architecture(
         build=functools.partial(_build, arch),
         mean=tuple(transforms.mean),
@@ -41,9 +38,9 @@ def _build(arch: str, num_classes: int, image_size: int | None) -> nn.Module:
     options: dict[str, Any] = {}
     if arch in ("googlenet", "inception_v3"):
         options = {"aux_logits": False, "transform_input": True, "init_weights": True}
-    elif image_size is not None and arch.startswith(_VIT):
+    elif image_size is not None and arch.startswith("vit_"):
         options = {"image_size": image_size}
-    elif image_size is not None and arch.startswith(_MAXVIT):
+    elif image_size is not None and arch.startswith("maxvit_"):
         options = {"input_size": (image_size, image_size)}
     return torchvision_models().get_model(arch, weights=None, num_classes=num_classes, **options)
 

@@ -12,7 +12,7 @@ from reproduction.training import Training, with_starts
 from sprout_fast.evaluation import Accuracy
 from sprout_fast.evaluation.measurements import Measurement
 from sprout_fast.evaluation.protocols import paper
-from sprout_fast.evaluation.recorder import Record
+from sprout_fast.evaluation.recorder import AccuracyRecord, Record
 from sprout_fast.registry import Registry
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ Read = Callable[[Record], Value]
 
 def accuracy(record: Record) -> Value:
     """Return a record's accuracy in percent with Wilson's interval."""
-    assert record.accuracy is not None, record.name
+    assert isinstance(record, AccuracyRecord), record.name
     return percent(record.accuracy)
 
 

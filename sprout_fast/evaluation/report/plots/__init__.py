@@ -1,1 +1,1 @@
-"""Figures of the report. A new one is a file here, with a function under ``@register``."""
+"""Figures of the report. A new one is a function under ``@register`` in a file of this folder."""

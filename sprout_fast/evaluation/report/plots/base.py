@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import io
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -47,57 +45,36 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """A figure of one evaluation.
-
-    Args:
-        figure: the figure.
-        alt: alternative text that states what it shows, with the numbers.
-        note: remark on this evaluation, shown after the caption.
-    """
+class Drawing(NamedTuple):
+    """A figure of one evaluation."""
 
     figure: Figure
-    alt: str
-    note: str = ""
+    alt: str  # alternative text that states what it shows, with the numbers
+    note: str = ""  # remark on this evaluation, shown after the caption
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A kind of figure.
+Draw = Callable[[Results], Drawing | None]  # returns None if its measurements are missing
 
-    Args:
-        name: stem of its file.
-        place: position in the report.
-        title: short title.
-        caption: what it shows, and how to read it.
-        paper: the paper's numbers that it shows or compares with.
-        draw: function of the results; returns None if its measurements are missing.
-    """
 
-    name: str
-    place: int
+class Plot(NamedTuple):
+    """A kind of figure."""
+
+    name: str  # stem of its file
+    place: int  # position in the report
     title: str
-    caption: str
-    paper: str
-    draw: Callable[[Results], Drawing | None]
+    caption: str  # what it shows, and how to read it
+    paper: str  # the paper's numbers that it shows or compares with
+    draw: Draw
 
 
 PLOTS: Registry[Plot] = Registry("plot", "sprout_fast.evaluation.report.plots")
-
-Draw = Callable[[Results], Drawing | None]
 
 
 def register(*, place: int, title: str, caption: str, paper: str) -> Callable[[Draw], Draw]:
     """Enter a drawing function into ``PLOTS`` under its name; see :class:`Plot`."""
 
     def enter(function: Draw) -> Draw:
-        @functools.wraps(function)
-        def draw(results: Results) -> Drawing | None:
-            with matplotlib.rc_context(STYLE):
-                return function(results)
-
-        name = function.__name__
+        draw, name = matplotlib.rc_context(STYLE)(function), function.__name__
         PLOTS.register(name)(Plot(name, place, title, caption, paper, draw))
         return draw
 
@@ -109,11 +86,11 @@ def plots() -> list[Plot]:
     return sorted(PLOTS.values(), key=lambda plot: plot.place)
 
 
+@matplotlib.rc_context(STYLE)
 def png(drawing: Drawing) -> bytes:
     """Return the figure as a PNG file."""
     buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        drawing.figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+    drawing.figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
     return buffer.getvalue()
 
 
@@ -123,19 +100,13 @@ def new_axes(height: float = HEIGHT, **options) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot(**options)
 
 
-def legend_below(figure: Figure, columns: int = 2) -> None:
+def legend_below(figure: Figure) -> None:
     """Draw the legend below the axes, with the paper's entries last."""
     handles, labels = figure.axes[0].get_legend_handles_labels()
     entries = sorted(zip(labels, handles, strict=True), key=lambda one: one[0].startswith("paper"))
-    figure.legend(
-        [handle for _, handle in entries],
-        [label for label, _ in entries],
-        loc="outside lower center",
-        ncols=columns,
-        fontsize=9,
-        handlelength=1.4,
-        columnspacing=1,
-    )
+    labels, handles = zip(*entries, strict=True)
+    style = {"ncols": 2, "fontsize": 9, "handlelength": 1.4, "columnspacing": 1}
+    figure.legend(handles, labels, loc="outside lower center", **style)
 
 
 def accuracy_axis(axes: Axes) -> None:
@@ -146,13 +117,18 @@ def accuracy_axis(axes: Axes) -> None:
 
 def accuracy_line(
     axes: Axes, xs: Sequence[float], accuracies: Sequence[Accuracy], label: str, **style
-) -> None:
-    """Draw accuracies with their 95 % intervals, connected in the order of x."""
+) -> str:
+    """Draw accuracies with their 95 % intervals, connected in the order of x.
+
+    Returns:
+        The points for an alternative text, e.g. ``"31.0 % at 20, 30.5 % at 100"``.
+    """
     points = sorted(zip(xs, accuracies, strict=True), key=lambda point: point[0])
-    xs = [x for x, _ in points]
     ys = [100 * accuracy.top1 for _, accuracy in points]
     below, above = zip(*(errors(accuracy) for _, accuracy in points), strict=True)
-    axes.errorbar(xs, ys, (below, above), label=label, capsize=2, elinewidth=0.8, **style)
+    style = {"label": label, "capsize": 2, "elinewidth": 0.8, **style}
+    axes.errorbar([x for x, _ in points], ys, (below, above), **style)
+    return ", ".join(f"{100 * accuracy.top1:.1f} % at {x:.3g}" for x, accuracy in points)
 
 
 def errors(accuracy: Accuracy) -> tuple[float, float]:
@@ -161,17 +137,12 @@ def errors(accuracy: Accuracy) -> tuple[float, float]:
     return 100 * (accuracy.top1 - low), 100 * (high - accuracy.top1)
 
 
-def paper_points(axes: Axes, method: str, xs: Sequence[float], ys: Sequence[float]) -> None:
+def paper_points(
+    axes: Axes, method: str, xs: Sequence[float], ys: Sequence[float], linestyle: str = "--"
+) -> None:
     """Draw the paper's numbers for a method, hollow and dashed."""
-    axes.plot(
-        xs,
-        ys,
-        label=f"paper: {METHOD_NAMES[method]}",
-        linestyle="--",
-        linewidth=0.9,
-        markerfacecolor="white",
-        **METHODS[method],
-    )
+    style = {"linestyle": linestyle, "linewidth": 0.9, "markerfacecolor": "white"}
+    axes.plot(xs, ys, label=f"paper: {METHOD_NAMES[method]}", **style, **METHODS[method])
 
 
 def attacks_of(results: Results, kind: str, names: Iterable[str]) -> list[AccuracyRecord]:
@@ -196,11 +167,6 @@ def strongest_of_each_kind(results: Results) -> list[AccuracyRecord]:
     return [record for _, record in sorted(best.values(), key=lambda one: -one[0])]
 
 
-def option(record: AccuracyRecord, name: str, default: int = 1) -> int:
-    """Return an option of an attack as it was run, i.e. after scaling."""
-    return record.parameters["options"].get(name, default)
-
-
 def cifar10_only_note(results: Results) -> str:
     """Return a note for plots whose paper numbers are left out since they are for CIFAR-10."""
     return "" if dataset_like(results) == CIFAR10 else "The paper reports this for CIFAR-10 only."
@@ -209,9 +175,3 @@ def cifar10_only_note(results: Results) -> str:
 def eps_label(norm: str, what: str = "eps") -> str:
     """Return the label of an axis of perturbation sizes."""
     return f"{what} ({'l-inf' if norm == 'linf' else norm}, images in [0,1])"
-
-
-def series(xs: Iterable[float], accuracies: Iterable[Accuracy]) -> str:
-    """Return accuracies for an alternative text, e.g. ``31.0 % at 20, 30.5 % at 100``."""
-    points = sorted(zip(xs, accuracies, strict=True), key=lambda point: point[0])
-    return ", ".join(f"{100 * accuracy.top1:.1f} % at {x:.3g}" for x, accuracy in points)

@@ -1,14 +1,16 @@
-"""The loss surface around the images (Fig. 2)."""
+"""The loss surface around the images (Fig. 2) and pairwise products of SPROUT's beta (Fig. 4)."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from sprout_fast.evaluation.report.plots.base import Drawing, new_axes, register
+from sprout_fast.evaluation.report.plots import base
 from sprout_fast.evaluation.results import Results
 
+_NAMED = 20  # maximum number of classes whose names fit
 
-@register(
+
+@base.register(
     place=7,
     title="Loss landscape",
     caption="Mean cross entropy along the sign of the input gradient (x) and along a random "
@@ -16,7 +18,7 @@ from sprout_fast.evaluation.results import Results
     "the gradient carries little information. The dotted line is the eps of this evaluation.",
     paper="The paper's Fig. 2 shows such surfaces, without numbers.",
 )
-def loss_landscape(results: Results) -> Drawing | None:
+def loss_landscape(results: Results) -> base.Drawing | None:
     record = results.records.get("loss landscape")
     if record is None or "loss" not in record.columns:
         return None
@@ -26,7 +28,7 @@ def loss_landscape(results: Results) -> Drawing | None:
         return None
     mean = losses.mean(0).numpy()  # [along the gradient, along the random direction]
     lengths = np.linspace(0, record.parameters["radius"], len(mean))
-    figure, axes = new_axes(3.9)
+    figure, axes = base.new_axes(3.9)
     axes.grid(False)
     # A constant surface needs a nonempty range of levels.
     low, high = mean.min(), max(mean.max(), mean.min() + 1e-6)
@@ -38,10 +40,39 @@ def loss_landscape(results: Results) -> Drawing | None:
     axes.set_aspect("equal")
     axes.set_xlabel("along the gradient sign (images in [0,1])")
     axes.set_ylabel("along a random direction")
-    return Drawing(
+    return base.Drawing(
         figure,
         f"Contours of the mean loss: {mean[0, 0]:.3g} nats at the clean images, {mean[-1, 0]:.3g} "
         f"at distance {lengths[-1]:g} along the gradient sign, {mean[0, -1]:.3g} at distance "
         f"{lengths[-1]:g} along the random direction.",
         f"Mean over {len(losses)} images.",
+    )
+
+
+@base.register(
+    place=8,
+    title="Products of beta",
+    caption="beta_s times beta_t for each pair of classes at the end of training: the classes "
+    "between which SPROUT learned to smooth the labels.",
+    paper="The paper's Fig. 4 shows this matrix, without numbers.",
+)
+def beta_matrix(results: Results) -> base.Drawing | None:
+    if results.subject.beta is None:
+        return None
+    beta = results.subject.beta.double().cpu()
+    figure, axes = base.new_axes(4.2)
+    axes.grid(False)
+    shown = axes.imshow(beta.outer(beta).numpy(), cmap="cividis", interpolation="nearest")
+    figure.colorbar(shown, ax=axes, label="beta_s · beta_t", shrink=0.75)
+    names = results.subject.class_names or [str(k) for k in range(len(beta))]
+    if len(beta) <= _NAMED:
+        axes.set_xticks(range(len(beta)), names, rotation=90, fontsize=9)
+        axes.set_yticks(range(len(beta)), names, fontsize=9)
+    axes.set_xlabel("class t")
+    axes.set_ylabel("class s")
+    low, high = int(beta.argmin()), int(beta.argmax())
+    return base.Drawing(
+        figure,
+        f"Matrix of {len(beta)} by {len(beta)} products. Beta is smallest for {names[low]} "
+        f"({beta[low]:.3g}) and largest for {names[high]} ({beta[high]:.3g}).",
     )

@@ -1,0 +1,11 @@
+from .checkpoint import CHECKPOINT_FORMAT as CHECKPOINT_FORMAT
+from .checkpoint import load_model as load_model
+from .checkpoint import read_checkpoint as read_checkpoint
+from .factory import create_model as create_model
+from .factory import default_normalization as default_normalization
+from .factory import is_arch as is_arch
+from .factory import list_archs as list_archs
+from .mode import evaluation_mode as evaluation_mode
+from .mode import frozen_parameters as frozen_parameters
+from .normalized import Normalized as Normalized
+from .weights import load_weights as load_weights
