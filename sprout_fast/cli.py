@@ -52,9 +52,8 @@ def run_tool(prog: str, body: Callable[[], int]) -> int:
     try:
         return body()
     except UserError as error:
-        message, status = error.message, 2
-        if error.option is not None:
-            message = f"{flag(error.option)} {message}"
+        option = "" if error.option is None else f"{flag(error.option)} "
+        message, status = option + error.message, 2
     except FatalError as error:
         message, status = str(error), 1
     except KeyboardInterrupt:

@@ -64,9 +64,8 @@ def _run(config_type: type[TrainConfig], argv: Sequence[str] | None, description
     described = description.format(prog=prog, script=script) + _EXIT_STATUS
 
     def body() -> int:
-        config, checkpoint = parse(
-            config_type, sys.argv[1:] if argv is None else argv, prog, described
-        )
+        typed = sys.argv[1:] if argv is None else argv
+        config, checkpoint = parse(config_type, typed, prog, described)
         config.check()
         from sprout_fast.training.run import train
 
