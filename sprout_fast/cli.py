@@ -12,6 +12,7 @@ import dataclasses
 import errno
 import inspect
 import io
+import itertools
 import os
 import re
 import sys
@@ -36,32 +37,17 @@ else:
     Auto = T | None
 
 # Errors of the file system that the user can correct.
-_FOLDER_ERRORS = {
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EROFS,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EEXIST,
-    errno.ENOTDIR,
-}
+_FOLDER_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+_FOLDER_ERRORS |= {errno.EEXIST, errno.ENOTDIR}
 # tyro's names of types, as an error message says them.
 _KINDS = {"INT": "an integer", "FLOAT": "a number", "PATH": "a path", "STR": "text"}
-
-
-def program_name() -> str:
-    """Return the name of the program as the user typed it, without its folder."""
-    return os.path.basename(sys.argv[0])
 
 
 def run_tool(prog: str, body: Callable[[], int]) -> int:
     """Call ``body`` and return its exit status; print a mistake of the user in one line on stderr.
 
-    Under torchrun, one process prints it for all.
-
-    Returns:
-        the status that ``body`` returned, 2 for a mistake of the user, 1 for a
-        :class:`~sprout_fast.errors.FatalError`, 130 after Ctrl-C.
+    The status is 2 for a mistake of the user, 1 for a :class:`~sprout_fast.errors.FatalError` and
+    130 after Ctrl-C. Under torchrun, one process prints the line for all.
     """
     try:
         return body()
@@ -107,27 +93,24 @@ def parse_options(
 ) -> ConfigT:
     """Return a ``config_type`` with the options of a command line.
 
-    ``--help`` shows the options in groups. A field belongs to the group that its metadata names
-    under ``"group"``, else to the class attribute ``group`` of the base class that declares it
-    first, else to no group.
+    ``--help`` shows the options in groups. A field belongs to the group that the base class which
+    declares it first names in its class attribute ``group``, if any.
 
     Args:
         config_type: a dataclass; the docstrings under its fields are the help texts.
         argv: the command line without the program's name.
-        prog: the program's name, for ``--help``.
-        description: what the program does, for ``--help``.
+        prog, description: the program's name and what it does, for ``--help``.
 
     Raises:
         UserError: an unknown option, a missing one, or a value of the wrong type.
         SystemExit: after ``--help``, with status 0.
     """
     groups = _fields_by_group(config_type)
-    parser_type = _parser_type(config_type, groups)
     box = io.StringIO()
     try:
         with contextlib.redirect_stderr(box):
             parsed, unknown = tyro.cli(
-                parser_type,
+                _parser_type(config_type, groups),
                 args=list(argv),
                 prog=prog,
                 description=description,
@@ -164,12 +147,10 @@ def literal_choices(hint: Any) -> tuple[Any, ...]:
     >>> literal_choices(float | Literal["lr"])
     ()
     """
-    parts = [part for part in typing.get_args(hint) if part is not type(None)]
     if typing.get_origin(hint) is Literal:
         return typing.get_args(hint)
-    if len(parts) == 1 and typing.get_origin(parts[0]) is Literal:
-        return typing.get_args(parts[0])
-    return ()
+    parts = [part for part in typing.get_args(hint) if part is not type(None)]
+    return literal_choices(parts[0]) if len(parts) == 1 else ()
 
 
 def flag(name: str) -> str:
@@ -184,11 +165,8 @@ def flag(name: str) -> str:
 def _fields_by_group(config_type: type) -> dict[str, list[str]]:
     groups: dict[str, list[str]] = {"": []}
     for field in dataclasses.fields(config_type):
-        declaring = [
-            base for base in config_type.__mro__ if field.name in inspect.get_annotations(base)
-        ]
-        group = field.metadata.get("group") or vars(declaring[-1]).get("group", "")
-        groups.setdefault(group, []).append(field.name)
+        declaring = [b for b in config_type.__mro__ if field.name in inspect.get_annotations(b)]
+        groups.setdefault(vars(declaring[-1]).get("group", ""), []).append(field.name)
     return groups
 
 
@@ -208,16 +186,15 @@ def _parser_type(config_type: type, groups: dict[str, list[str]]) -> type:
     def option(name: str) -> tuple[str, Any, Any]:
         text = fields[name].metadata.get("help") or texts.get(name, "")
         default = fields[name].default
-        hint = None
-        if default is not dataclasses.MISSING:
-            hint = ""
-            if isinstance(default, bool):
-                text += f" Default: {'on' if default else 'off'}."
-            elif default is not None:
-                text += f" Default: {default}."
-        settings = tyro.conf.arg(help=text, help_behavior_hint=hint, prefix_name=False)
-        kind = Annotated[hints[name], settings]
-        return name, kind, dataclasses.field(default=default)
+        required = default is dataclasses.MISSING
+        if isinstance(default, bool):
+            text += f" Default: {'on' if default else 'off'}."
+        elif default is not None and not required:
+            words = default if isinstance(default, tuple) else (default,)
+            text += f" Default: {' '.join(map(str, words))}."
+        behavior = None if required else ""
+        settings = tyro.conf.arg(help=text, help_behavior_hint=behavior, prefix_name=False)
+        return name, Annotated[hints[name], settings], dataclasses.field(default=default)
 
     members = [option(name) for name in groups[""]]
     for group, names in groups.items():
@@ -234,35 +211,28 @@ def _attribute(group: str) -> str:
 
 def _error_in(box: str) -> UserError:
     """Return tyro's error box as an error, without its frame, colors and closing hints."""
+
+    def error(message: str, name: str) -> UserError:
+        option = name.split(",")[0].removeprefix("--").replace("-", "_")
+        return UserError(message, option=option)
+
     text = re.sub(r"\x1b\[[0-9;]*m", "", box)
     lines = [line.strip("│ ") for line in text.splitlines() if not line.startswith(("╭", "╰"))]
     if "╭" not in text:  # a terminal without Unicode: the title has a rule of its own
         lines = lines[2:]
-    message = []
-    for line in lines:
-        if line and not line.strip("─-"):
-            break
-        message.append(line)
+    message = itertools.takewhile(lambda line: not line or line.strip("─-"), lines)
     joined = " ".join(" ".join(message).split())
     if choice := re.search(r"invalid choice '(.*?)' for argument '(.*?)'.*?\((.*?)\)", joined):
         got, name, listed = choice.groups()
         choices = sorted(set(re.findall(r"'(.*?)'", listed)) - {"None"})
-        return UserError(
-            f"{got}: expected one of {', '.join(choices)}{nearest(got, choices)}",
-            option=_field_name(name),
-        )
+        return error(f"{got}: expected one of {', '.join(choices)}{nearest(got, choices)}", name)
     if kind := re.search(r"parsing (\S+): no type matching (\S+) could .*? \['(.*?)'\]", joined):
         name, metavar, got = kind.groups()
         kinds = [_KINDS.get(word, word.strip("{}")) for word in metavar.split("|")]
-        return UserError(f"{got}: expected {' or '.join(kinds)}", option=_field_name(name))
+        return error(f"{got}: expected {' or '.join(kinds)}", name)
     if missing := re.search(r"Missing value for argument '(\S+?)'", joined):
-        return UserError("needs a value", option=_field_name(missing.group(1)))
+        return error("needs a value", missing.group(1))
     if number := re.search(r"parsing (\S+): (could not|invalid literal for int).*'(.*?)'", joined):
         name, complaint, got = number.groups()
-        kind = "INT" if "int" in complaint else "FLOAT"
-        return UserError(f"{got}: expected {_KINDS[kind]}", option=_field_name(name))
+        return error(f"{got}: expected {_KINDS['INT' if 'int' in complaint else 'FLOAT']}", name)
     return UserError(re.sub(r"^Error parsing (\S+):", r"\1:", joined).rstrip("."))
-
-
-def _field_name(name: str) -> str:
-    return name.split(",")[0].removeprefix("--").replace("-", "_")

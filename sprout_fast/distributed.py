@@ -49,14 +49,8 @@ class World:
 def joined_world(device: str | None) -> Iterator[World]:
     """Join the processes that torchrun started, if any, and leave them on exit.
 
-    torchrun sets the environment variables RANK, WORLD_SIZE and LOCAL_RANK.
-
-    Args:
-        device: ``"cpu"``, ``"cuda"``, ``"cuda:1"``, or None for cuda if available. Under torchrun,
-            ``"cuda"`` means the GPU with the number LOCAL_RANK.
-
-    Raises:
-        UserError: the device is unknown or unavailable.
+    torchrun sets the environment variables RANK, WORLD_SIZE and LOCAL_RANK. Under it, ``device``
+    ``"cuda"`` means the GPU with the number LOCAL_RANK; else it is as in :func:`pick_device`.
     """
     size = int(os.environ.get("WORLD_SIZE", 1))
     chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", 0)) if size > 1 else None)

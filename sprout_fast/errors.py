@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 
 class UserError(ValueError):
     """A mistake that the user can correct: a missing folder, an unknown name, a wrong file.
@@ -11,7 +13,7 @@ class UserError(ValueError):
 
     Args:
         message: One sentence. With ``option``, it starts with the option's value.
-        option: The parameter at fault, as spelled in Python. The text then starts with it; a
+        option: The parameter at fault, as spelled in Python, with which the text then starts; a
             command line prints its flag instead (``--batch-size`` for ``batch_size``).
 
     >>> raise UserError("64: larger than the training set (50 images)", option="batch_size")
@@ -28,11 +30,7 @@ class UserError(ValueError):
 
     def __reduce__(self) -> tuple:
         # Keyword arguments would not survive a trip from a worker process.
-        return _make, (self.message, self.option)
-
-
-def _make(message: str, option: str | None) -> UserError:
-    return UserError(message, option=option)
+        return functools.partial(UserError, option=self.option), (self.message,)
 
 
 class FatalError(RuntimeError):

@@ -12,9 +12,9 @@ from pathlib import Path
 def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path whose file replaces ``path`` on success and is removed on failure.
 
-    A reader of ``path``, or a process that continues after this one was killed, finds the old file
-    or the new one, never a part of it. The temporary file is ``.NAME.tmp`` in the same folder; one
-    left behind by a killed process is overwritten. The data reaches the disk before the rename.
+    Readers find the old file or the new one, never a part of it, even if this process is killed:
+    the data reaches the disk before the rename. The temporary file is ``.NAME.tmp`` in the same
+    folder; one left behind by a killed process is overwritten.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "numbers.txt"

@@ -6,7 +6,7 @@ import difflib
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Generic, TypeVar, cast
+from typing import Generic, TypeVar, cast
 
 from sprout_fast.errors import UserError
 
@@ -15,9 +15,7 @@ EntryT = TypeVar("EntryT")  # not T, so that a decorated function keeps its own 
 
 
 def nearest(name: str, choices: Iterable[str], count: int = 1) -> str:
-    """Return ``"; did you mean X?"`` for the choice closest to ``name``, or an empty string.
-
-    With ``count``, up to that many choices: ``"; did you mean X or Y?"``.
+    """Return ``"; did you mean X or Y?"`` with up to ``count`` close choices, or an empty string.
 
     >>> nearest("sprot", ["natural", "sprout"])
     '; did you mean sprout?'
@@ -53,11 +51,7 @@ class Registry(Mapping[str, T], Generic[T]):
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[EntryT], EntryT]:
-        """Return a decorator that registers its argument under ``name``.
-
-        Raises:
-            ValueError: The name is already registered.
-        """
+        """Return a decorator that registers its argument under ``name``, which must be new."""
 
         def enter(entry: EntryT) -> EntryT:
             if name in self._entries:
@@ -68,17 +62,11 @@ class Registry(Mapping[str, T], Generic[T]):
         return enter
 
     def look_up(self, name: str) -> T:
-        """Return the entry called ``name``.
-
-        Raises:
-            UserError: No entry has this name; the message lists the names and suggests the nearest.
-        """
+        """Return the entry called ``name``, or raise a UserError that lists the names."""
         entries = self._loaded()
         if name not in entries:
-            raise UserError(
-                f"{self.kind}: got {name!r}, expected one of {', '.join(entries)}"
-                f"{nearest(str(name), entries)}"
-            )
+            expected = f"{', '.join(entries)}{nearest(str(name), entries)}"
+            raise UserError(f"{self.kind}: got {name!r}, expected one of {expected}")
         return entries[name]
 
     def __getitem__(self, name: str) -> T:
@@ -100,10 +88,6 @@ class Registry(Mapping[str, T], Generic[T]):
             except BaseException:
                 self._package = package  # the next look-up must not see a part of the table
                 raise
-            by_module = sorted(self._entries.items(), key=lambda item: _module_of(item[1]))
+            by_module = sorted(self._entries.items(), key=lambda x: getattr(x[1], "__module__", ""))
             self._entries = dict(by_module)
         return self._entries
-
-
-def _module_of(entry: Any) -> str:
-    return getattr(entry, "__module__", "")

@@ -25,10 +25,7 @@ from sprout_fast.training.step import AMP_DTYPES, OptimizeStep
 
 
 def build_trainer(
-    config: TrainConfig,
-    world: World,
-    display: Display,
-    checkpoint: Mapping[str, Any] | None = None,
+    config: TrainConfig, world: World, display: Display, checkpoint: Mapping[str, Any] | None = None
 ) -> Trainer:
     """Return the trainer for a resolved ``config``, which continues from ``checkpoint`` if given.
 

@@ -40,13 +40,10 @@ def save_checkpoint(path: Path, content: dict[str, Any]) -> None:
 
 
 def link_checkpoint(source: Path, path: Path) -> None:
-    """Make ``path`` a second name of the checkpoint ``source``, or leave it as it was.
+    """Make ``path`` a second name of the checkpoint ``source``, or raise as save_checkpoint does.
 
     A link is enough, because checkpoints are replaced and never modified; on a file system without
     links it is a copy.
-
-    Raises:
-        UserError: the folder is full or read-only.
     """
     try:
         with atomic_write(path) as temporary:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.resources
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from sprout_fast.cli import flag, parse_options, program_name, run_tool
+from sprout_fast.cli import flag, parse_options, run_tool
 from sprout_fast.errors import UserError
 from sprout_fast.registry import nearest
 from sprout_fast.training.config import INVOCATION_ONLY, CifarConfig, TrainConfig
@@ -30,10 +31,7 @@ Exit status: 0 on success, 130 after Ctrl-C, 1 for an error,
 
 def train_imagenet(argv: Sequence[str] | None = None) -> int:
     """Run ``sprout-train-imagenet``; returns the exit status."""
-    return _run(
-        TrainConfig,
-        argv,
-        """\
+    description = """\
 Train an image classifier on ImageNet or any image folder, with SPROUT or another method.
 
 Examples (without --data, a small sample set is generated and trained on in a few minutes):
@@ -41,16 +39,13 @@ Examples (without --data, a small sample set is generated and trained on in a fe
     {prog} --arch resnet50 --data /imagenet --weights resnet50.pth
     torchrun --nproc-per-node 8 {script} --data /imagenet --out run
     {prog} --resume run/last.pt
-""",
-    )
+"""
+    return _run(TrainConfig, argv, description)
 
 
 def train_cifar(argv: Sequence[str] | None = None) -> int:
     """Run ``sprout-train-cifar``; returns the exit status."""
-    return _run(
-        CifarConfig,
-        argv,
-        """\
+    description = """\
 Train an image classifier on CIFAR-10 or another set of small images, with SPROUT or another method.
 
 Examples:
@@ -58,18 +53,18 @@ Examples:
     {prog} --data /cifar --arch cifar_vgg16 --recipe paper --weights natural/best.pt
     {prog} --data /cifar --modules ga,mixup --epochs 20
     {prog} --data /cifar --resume run/last.pt
-""",
-    )
+"""
+    return _run(CifarConfig, argv, description)
 
 
 def _run(config_type: type[TrainConfig], argv: Sequence[str] | None, description: str) -> int:
-    prog = program_name()
-    typed = sys.argv[1:] if argv is None else argv
+    prog = os.path.basename(sys.argv[0])
     # torchrun runs a file: a script of tools/, or an installed program by its path.
     script = sys.argv[0] if prog.endswith(".py") else f"$(which {prog})"
     described = description.format(prog=prog, script=script) + _EXIT_STATUS
 
     def body() -> int:
+        typed = sys.argv[1:] if argv is None else argv
         config, checkpoint = parse(config_type, typed, prog, described)
         config.check()
         from sprout_fast.training.run import train
@@ -92,9 +87,7 @@ def parse(
     they had been typed, so one parser checks all four, and the last one given is used.
 
     Args:
-        config_type: the options.
-        argv: the command line without the program's name.
-        prog, description: for ``--help``.
+        config_type, argv, prog, description: as in :func:`sprout_fast.cli.parse_options`.
         read_checkpoint: reads the file of ``--resume``; by default
             :func:`sprout_fast.models.checkpoint.read_checkpoint`.
 
@@ -104,37 +97,35 @@ def parse(
     Raises:
         UserError: an unknown option, key or choice, or a value of the wrong type.
     """
-    given = parse_options(config_type, argv, prog, description)
-    from_yaml: list[str] = []
-    recipe = given.recipe
+
+    def options(arguments: Sequence[str]) -> ConfigT:
+        return parse_options(config_type, arguments, prog, description)
+
+    given = options(argv)
+    recipe, checkpoint, from_yaml = given.recipe, None, []
     if given.config is not None:
         from_yaml = _as_arguments(_read_yaml(given.config, config_type))
         try:
-            recipe = recipe or parse_options(config_type, from_yaml, prog, description).recipe
+            recipe = recipe or options(from_yaml).recipe
         except UserError as error:
             raise UserError(f"{given.config}: {error}", option="config") from None
     if given.resume is not None and recipe is not None:
-        raise UserError(
-            f"{recipe}: excluded by resume, since the checkpoint has its own options",
-            option="recipe",
-        )
-    defaults = [] if recipe is None else _as_arguments(read_recipe(recipe))
-    checkpoint = None
+        reason = "excluded by resume, since the checkpoint has its own options"
+        raise UserError(f"{recipe}: {reason}", option="recipe")
+    defaults = {} if recipe is None else read_recipe(recipe)
     if given.resume is not None:
         if read_checkpoint is None:
             from sprout_fast.models.checkpoint import read_checkpoint
         checkpoint = read_checkpoint(given.resume)
-        stored = dict(checkpoint["config"])
         # The run's folder may have been moved: continue in the checkpoint's folder. The checkpoint
         # holds the weights, so the file that the run started from is not needed.
-        stored |= {"out": str(given.resume.parent), "weights": None, "reset_head": False}
+        changed = {"out": str(given.resume.parent), "weights": None, "reset_head": False}
         known = {field.name for field in dataclasses.fields(config_type)}
-        defaults += _as_arguments({key: stored[key] for key in stored if key in known})
-    defaults += from_yaml
-    config = (
-        parse_options(config_type, [*defaults, *argv], prog, description) if defaults else given
-    )
-    if recipe is not None and config.method != (its := read_recipe(recipe)["method"]):
+        stored = checkpoint["config"] | changed
+        defaults = {key: value for key, value in stored.items() if key in known}
+    before = _as_arguments(defaults) + from_yaml
+    config = options([*before, *argv]) if before else given
+    if recipe is not None and config.method != (its := defaults["method"]):
         raise UserError(
             f"{recipe}: is a recipe for method {its}, got method {config.method}", option="recipe"
         )
@@ -152,29 +143,28 @@ def read_recipe(name: str) -> dict[str, Any]:
 
 
 def _read_yaml(path: Path, config_type: type[TrainConfig]) -> dict[str, Any]:
+    def wrong(reason: object) -> UserError:
+        return UserError(f"{path}: {reason}", option="config")
+
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path}: {reason}", option="config") from None
+        raise wrong(getattr(error, "strerror", None) or error) from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = "" if mark is None else f"line {mark.line + 1}: "
         reason = getattr(error, "problem", None) or error
-        raise UserError(f"{path}: not valid YAML: {line}{reason}", option="config") from None
+        raise wrong(f"not valid YAML: {line}{reason}") from None
     values = {} if values is None else values
     if not isinstance(values, dict):
-        raise UserError(
-            f"{path}: expected lines of the form 'option: value', got {type(values).__name__}",
-            option="config",
-        )
+        raise wrong(f"expected lines of the form 'option: value', got {type(values).__name__}")
     known = [f.name for f in dataclasses.fields(config_type) if f.name not in INVOCATION_ONLY]
     named = {str(key).replace("-", "_"): value for key, value in values.items()}
     for key in named:
         if key in INVOCATION_ONLY:
-            raise UserError(f"{path}: {key} belongs on the command line", option="config")
+            raise wrong(f"{key} belongs on the command line")
         if key not in known:
-            raise UserError(f"{path}: unknown option {key}{nearest(key, known)}", option="config")
+            raise wrong(f"unknown option {key}{nearest(key, known)}")
     return named
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -75,20 +76,19 @@ class Meter:
         self._totals = [total + part for total, part in zip(self._totals, since, strict=True)]
         self._window.zero_()
         self._images, self._wait, self._start = 0, 0.0, time.perf_counter()
-        return self._reading(*since)
+        return self._reading(since)
 
     def mean(self) -> Reading:
         """Return the averages of the epoch up to the last ``read``."""
-        return self._reading(*self._totals)
+        return self._reading(self._totals)
 
     def sums(self) -> Tensor:
         """Return loss, hits and images of the epoch up to the last ``read``, float64 [3]."""
         return torch.tensor(self._totals[:3], dtype=torch.float64)
 
-    def _reading(
-        self, loss: float, hits: float, images: int, wait: float, seconds: float
-    ) -> Reading:
+    def _reading(self, sums: Sequence[float]) -> Reading:
+        loss, hits, images, wait, seconds = sums
         if images == 0:
             return Reading(math.nan, math.nan, 0, 0.0, 0.0)
         speed = self._speed * images / seconds
-        return Reading(loss / images, hits / images, images, speed, wait / seconds)
+        return Reading(loss / images, hits / images, int(images), speed, wait / seconds)

@@ -64,7 +64,7 @@ def test_every_method_trains(
     short = {"pgd_at": ["--attack-steps", "2"], "trades": ["--attack-steps", "2"]}
     assert train_cifar([*argv, *short.get(method, []), "--limit-train", "33"]) == 0
     shown = capsys.readouterr().out
-    assert "33 of 36 training and 12 validation images of 3 classes" in shown
+    assert "33 of 48 training and 12 validation images of 3 classes" in shown
     assert f"training cifar_resnet8 with {method}" in shown
     rows = metrics(out)
     replays = 8 if method == "free_at" else 1
@@ -160,14 +160,17 @@ def test_averaged_weights_are_evaluated_and_resumed(squares: Path, tmp_path: Pat
         (["--data", "DATA", "--limit-train", "1"], ["--limit-train 1"]),
         (["--data", "DATA", "--arch", "resnet21"], ["resnet21"]),
         (["--data", "DATA", "--recipe", "papr"], ["did you mean paper?"]),
-        (["--data", "DATA", "--modules", "ga,mixip"], ["modules takes any of", "mixip"]),
+        (["--data", "DATA", "--modules", "ga,mixip"], ["modules: got mixip, expected any of ga"]),
         (["--data", "DATA", "--method", "ls", "--modules", "ga"], ["--modules", "ls"]),
         (["--data", "DATA", "--ema", "1.5"], ["--ema 1.5"]),
         (
             ["--data", "DATA", "--recipe", "paper", "--method", "trades"],
             ["--recipe paper: is a recipe for method sprout"],
         ),
-        (["--data", "DATA", "--method", "pgd_at", "--eps", "8"], ["eps must be in [0, 1]"]),
+        (
+            ["--data", "DATA", "--method", "pgd_at", "--eps", "8"],
+            ["eps: got 8.0, expected a number in [0, 1]"],
+        ),
         (["--data", "DATA", "--beta-lr", "fast"], ["--beta-lr fast"]),
         (["--data", "DATA", "--batch-size", "500"], ["--batch-size 500", "48 images"]),
     ],
@@ -190,6 +193,18 @@ def test_bad_input_is_one_line_and_status_2(
     for part in parts:
         assert part in shown
     assert not out.exists()
+
+
+def test_a_method_option_out_of_range_is_reported_before_the_images_are_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    data = write_squares(tmp_path / "data", ["a", "b"], train=16, test=4)
+    (data / "train" / "a" / "0.png").write_bytes(b"no image")
+    argv = [*SMALL, "--data", str(data), "--out", str(tmp_path / "run")]
+    assert train_cifar(argv) == 2
+    assert "0.png" in capsys.readouterr().err
+    assert train_cifar([*argv, "--sigma", "-1"]) == 2
+    assert "sigma" in capsys.readouterr().err
 
 
 def test_the_range_of_mass_floor_depends_on_the_number_of_classes(

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from helpers.paths import ROOT, TOOLS
 
-from sprout_fast.cli import run_tool
+from sprout_fast.cli import parse_options, run_tool
 from sprout_fast.errors import FatalError, UserError
 from sprout_fast.methods import METHODS
 from sprout_fast.methods.options import _ModuleNames, method_options
@@ -209,6 +209,19 @@ def test_a_help_text_is_a_sentence_with_the_default(capsys: pytest.CaptureFixtur
     assert "Batches whose gradients are averaged for one optimizer step. Default: 1." in words
     assert "Default: 0.1 at 128 images per step, scaled linearly with batch size" in words
     assert "Default: 0.03137 (bilateral, fast_at, free_at, pgd_at), 0.031 (trades)." in words
+
+
+def test_help_shows_a_default_of_several_words_as_it_is_typed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    @dataclasses.dataclass
+    class Options:
+        arch: tuple[str, ...] = ("sm_80", "sm_90")
+        """Architectures."""
+
+    with pytest.raises(SystemExit):
+        parse_options(Options, ["--help"], "tool.py", "A tool.")
+    assert "Architectures. Default: sm_80 sm_90." in capsys.readouterr().out
 
 
 def test_method_options_equal_those_of_the_classes() -> None:
