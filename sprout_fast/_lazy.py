@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import importlib
-import importlib.abc
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from importlib.machinery import ModuleSpec
 from itertools import dropwhile
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 
 def attach(
@@ -58,7 +57,8 @@ def import_after_torch(module: str) -> None:
         sys.meta_path.insert(0, _ImportAfterTorch(module))
 
 
-class _ImportAfterTorch(importlib.abc.MetaPathFinder):
+# Neither class derives from importlib.abc's: importing that module costs several milliseconds.
+class _ImportAfterTorch:
     """Leaves finding torch to the other finders and imports ``module`` after torch.
 
     Stays in place until that has happened: torch may be looked for without being imported
@@ -78,7 +78,7 @@ class _ImportAfterTorch(importlib.abc.MetaPathFinder):
         specs = (finder.find_spec(name, path, target) for finder in others)
         spec = next((spec for spec in specs if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = _Loader(spec.loader, self._after_torch)
+            spec.loader = cast(Any, _Loader(spec.loader, self._after_torch))
         return spec
 
     def _after_torch(self) -> None:
@@ -94,10 +94,10 @@ class _ImportAfterTorch(importlib.abc.MetaPathFinder):
             warnings.warn(str(error), RuntimeWarning, stacklevel=3)
 
 
-class _Loader(importlib.abc.Loader):
+class _Loader:
     """Another loader, with something to do after the module has been executed."""
 
-    def __init__(self, loader: importlib.abc.Loader, then: Callable[[], None]) -> None:
+    def __init__(self, loader: Any, then: Callable[[], None]) -> None:
         self._loader, self._then = loader, then
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

@@ -152,13 +152,12 @@ LOADERS: Registry[type[EpochLoader]] = Registry("loader", "sprout_fast.data.load
 
 @dataclass(frozen=True)
 class Loaders:
-    """The training and the validation loader of a data set, the names of its K classes in the
-    order of the labels, and one line for the log."""
+    """The training and the validation loader of a data set."""
 
     train: Loader
     val: Loader
-    classes: list[str]
-    description: str
+    classes: list[str]  #: Names of the K classes, in the order of the labels.
+    description: str  #: One line for the log.
 
 
 def default_loader() -> Literal["dali", "torch"]:
