@@ -21,8 +21,13 @@ from collections.abc import Callable, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
-import docstring_parser
-import tyro
+try:
+    import docstring_parser
+    import tyro
+except ModuleNotFoundError as error:
+    raise SystemExit(
+        f"{error.name} is not installed; the command lines need: pip install 'sprout_fast[train]'"
+    ) from None
 
 from sprout_fast.errors import FatalError, UserError
 from sprout_fast.registry import nearest

@@ -310,3 +310,12 @@ def test_run_tool_shows_tracebacks_of_bugs() -> None:
 
 def test_nearest_is_empty_if_nothing_is_close() -> None:
     assert nearest("resnet", ["natural", "sprout"]) == ""
+
+
+def test_without_the_train_extra_one_line_says_how_to_get_it() -> None:
+    code = "import sys; sys.modules['tyro'] = None; import sprout_fast.training.command"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "tyro is not installed; the command lines need: pip install 'sprout_fast[train]'"
+    ]
