@@ -6,14 +6,13 @@ import os
 from pathlib import Path
 
 import numpy as np
-from torchvision.datasets import CIFAR10, CIFAR100
 
 from sprout_fast.data.listing import READERS, ArraySplit, Listing
 from sprout_fast.data.names import printable
 from sprout_fast.data.readers.tar import unpacked
 from sprout_fast.errors import UserError
 
-_KINDS = (CIFAR10, CIFAR100)
+_FOLDERS = {"CIFAR10": "cifar-10-batches-py", "CIFAR100": "cifar-100-python"}
 
 
 @READERS.register("cifar")
@@ -27,27 +26,29 @@ def scan_cifar(data: Path) -> Listing | None:
         UserError: both are there, or a file is missing or fails its checksum.
     """
     if os.path.isfile(data):  # False, where Path.is_file() raises, for names that are too long
-        data = unpacked(data, [kind.base_folder for kind in _KINDS]) or data
-    found = [(kind, root) for kind in _KINDS for root in _roots(kind, data)]
+        data = unpacked(data, [*_FOLDERS.values()]) or data
+    found = [(name, root) for name, folder in _FOLDERS.items() for root in _roots(folder, data)]
     if not found:
         return None
     if len(found) > 1:
-        names = " and ".join(kind.base_folder for kind, _ in found)
+        names = " and ".join(_FOLDERS.values())
         raise UserError(f"{printable(data)}: holds both {names}; pass one of the two folders")
-    kind, root = found[0]
-    folder = printable(root / kind.base_folder)
+    from torchvision import datasets  # needed for this format alone
+
+    name, root = found[0]
+    kind, folder = getattr(datasets, name), printable(root / _FOLDERS[name])
     try:
         train, val = (kind(root, train=train, download=False) for train in (True, False))
     except (RuntimeError, OSError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{folder}: cannot be read as {kind.__name__} ({reason})") from error
+        raise UserError(f"{folder}: cannot be read as {name} ({reason})") from error
     train_split, val_split = (
         ArraySplit(np.array(split.targets), split.data, folder) for split in (train, val)
     )
-    return Listing(train.classes, train_split, val_split, f"{kind.__name__} {folder}")
+    return Listing(train.classes, train_split, val_split, f"{name} {folder}")
 
 
-def _roots(kind: type[CIFAR10], data: Path) -> list[Path]:
-    if data.name == kind.base_folder and os.path.isdir(data):
+def _roots(folder: str, data: Path) -> list[Path]:
+    if data.name == folder and os.path.isdir(data):
         return [data.parent]
-    return [data] if os.path.isdir(data / kind.base_folder) else []
+    return [data] if os.path.isdir(data / folder) else []
