@@ -44,8 +44,8 @@ class DataOptions:
     image_size: Auto[int] = None
     """Side of the images in pixels. Default: the checkpoint's, else 224."""
     loader: Auto[Literal["memory", "dali", "torch"]] = None
-    """Image loader. Default: memory for small images (cifar_* architectures), else dali if
-    installed, else torch."""
+    """Image loader. Default: memory if the checkpoint was trained with it, or for cifar_* networks
+    without a checkpoint; else dali if installed, else torch."""
     workers: int = 2
     """Threads (dali) or processes (torch) that decode images."""
 

@@ -53,7 +53,8 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Results:
     data = config.data or (Path(training["data"]) if training.get("data") else None)
     if data is None:
         raise UserError("required: a folder or tar of images", option="data")
-    in_memory = training.get("loader") == "memory" or arch.startswith("cifar_")
+    # A cifar_* network that was trained on files of several sizes is evaluated on them too.
+    in_memory = training.get("loader", "memory" if arch.startswith("cifar_") else "") == "memory"
     # Before the images, which can take minutes to read.
     surrogate = None if config.surrogate is None else load_model(config.surrogate, device)
     found = read_images(

@@ -76,6 +76,19 @@ def test_a_checkpoint_is_the_only_required_option(checkpoint, capsys):
     assert any((out / "figures").glob("*.png"))
 
 
+def test_a_cifar_network_trained_on_files_of_several_sizes(checkpoint, tmp_path):
+    """It is evaluated through a loader that resizes, as it was trained."""
+    counts = {"train": {"a": 1, "b": 1, "c": 1}, "val": {"a": 1, "b": 1, "c": 1}}
+    photos = write_folder(
+        tmp_path / "photos", counts, lambda number: noise_image(number, (40 + number, 35))
+    )
+    content = torch.load(checkpoint, weights_only=True)
+    content["config"]["loader"] = "torch"
+    torch.save(content, tmp_path / "last.pt")
+    arguments = ["--checkpoint", str(tmp_path / "last.pt"), "--data", str(photos)]
+    assert main([*arguments, "--scale", "0.01", "--out", str(tmp_path / "out")]) == 0
+
+
 @pytest.mark.parametrize("loader", ["dali", "torch"])
 def test_a_torchvision_weights_file(data, tmp_path, capsys, loader):
     weights = tmp_path / "resnet18.pth"

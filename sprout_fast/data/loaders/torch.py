@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
-from torchvision.transforms.v2 import functional
 
 from sprout_fast.data.decode import decode
 from sprout_fast.data.listing import Split
@@ -28,6 +28,8 @@ class _Images(Dataset):
         self._split, self._side, self._view = split, side, view
 
     def __getitem__(self, key: _Key) -> tuple[Tensor, int] | UserError:
+        from torchvision.transforms.v2 import functional  # the package works without torchvision
+
         epoch, index = key
         try:
             pixels = decode(self._split.read(index), self._split.name(index)).pixels
@@ -57,12 +59,18 @@ def _collate(samples: list[tuple[Tensor, int] | UserError]) -> list[Tensor] | Us
 
 @LOADERS.register("torch")
 class TorchLoader(SquareLoader):
-    """Batches of square images, made by worker processes; see :class:`EpochLoader`."""
+    """Batches of square images, made by worker processes; see :class:`EpochLoader`.
+
+    Raises:
+        UserError: torchvision is not installed.
+    """
 
     name = "torch"
 
     def __init__(self, split: Split, **options: Any) -> None:
         super().__init__(split, **options)
+        if find_spec("torchvision") is None:
+            raise UserError("torch: requires torchvision, which is not installed", option="loader")
         self._keys: list[list[_Key]] = []  # of the batches of the present epoch
         self._started = False
         self._data_loader = DataLoader(
