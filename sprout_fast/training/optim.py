@@ -7,6 +7,7 @@ import math
 import typing
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -44,7 +45,12 @@ def build_optimizer(
     if name == "apex-fused-sgd":
         return _apex_fused_sgd(groups, **options)
     # Fused: one kernel per group instead of several passes over the weights, on CPU and CUDA.
-    return SGD(groups, fused=True, **options)
+    optimizer = SGD(groups, fused=True, **options)
+    # Momentum from zeros takes the same first step. Without it, torch allocates the buffers in that
+    # step and leaves them unwritten if GradScaler skips it; the next step would read them.
+    for parameter in (p for group in groups for p in group["params"] if momentum):
+        optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def _apex_fused_sgd(groups: list[dict[str, Any]], **options: Any) -> Optimizer:

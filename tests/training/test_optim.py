@@ -126,3 +126,23 @@ def test_apex_without_its_cuda_extensions_is_a_user_error(
     stand_in_apex(monkeypatch, works=False)
     with pytest.raises(UserError, match="requires cuda extensions"):
         build_optimizer("apex-fused-sgd", model, lr=0.1, momentum=0.9, weight_decay=0.0)
+
+
+def test_a_step_that_the_scaler_skips_leaves_no_unwritten_momentum() -> None:
+    """The first fp16 step often overflows; deterministic mode fills fresh memory with NaN."""
+    linear = nn.Linear(3, 2, bias=False)
+    before = linear.weight.detach().clone()
+    optimizer = build_optimizer("sgd", linear, lr=0.1, momentum=0.9, weight_decay=0.0)
+    scaler = torch.amp.GradScaler("cpu")
+    torch.use_deterministic_algorithms(True)
+    try:
+        for gradient in (torch.inf, scaler.get_scale() * 2.0):  # skipped, then taken
+            linear.weight.grad = torch.full_like(linear.weight, gradient)
+            scaler.scale(torch.ones(1))
+            scaler.step(optimizer)
+            scaler.update()
+    finally:
+        torch.use_deterministic_algorithms(False)
+    taken = 2.0 * 2  # the scale was halved in between
+    assert torch.equal(linear.weight, before - 0.1 * taken)
+    assert torch.equal(optimizer.state[linear.weight]["momentum_buffer"], torch.full((2, 3), taken))
