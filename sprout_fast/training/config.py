@@ -122,7 +122,7 @@ class OptimizationOptions:
 
 @dataclass
 class DeviceOptions:
-    """Where and in which precision to compute."""
+    """Device and precision."""
 
     group = "device"
 

@@ -200,7 +200,7 @@ def test_an_interrupted_epoch_restarts(noise, loader):
 
 @every
 def test_two_iterators_at_a_time_do_not_mix(noise, loader):
-    """As when the traceback of an interrupted epoch keeps its iterator alive."""
+    """The traceback of an interrupted epoch, for example, keeps its iterator alive."""
     train = build(noise, loader, batch_size=2).train
     whole = list(build(noise, loader, batch_size=2).train)
     iterator = iter(train)
@@ -316,7 +316,7 @@ def test_images_depend_on_neither_batch_size_nor_ranks(noise, loader):
 
 
 def test_views_are_torchvisions():
-    """Of images of all shapes; a training crop that never fits is the center, as torchvision's."""
+    """Images of all shapes; a training crop that never fits is the center, as in torchvision."""
     from torchvision.transforms import v2
 
     random = np.random.default_rng(0)

@@ -96,7 +96,7 @@ def test_the_data_set_itself_may_be_hidden(tmp_path):
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize("name", ODD.values(), ids=ODD)
 def test_any_path_works_in_every_loader(tmp_path, loader, name):
-    """As the data set's folder, as a class and as a file, all at once."""
+    """Use the name for the data set's folder, a class and a file at once."""
     files = {
         f"{split}/{folder}/{file}.JPEG": encode(plain_image(number))
         for split in ("train", "val")

@@ -59,7 +59,7 @@ def test_a_compressed_tar_is_recognized_by_its_content(tmp_path, folder, kind, n
 
 
 def test_hard_links_and_files_that_come_twice(tmp_path, folder):
-    """As unpacking would leave them."""
+    """The result is the same as after unpacking."""
     content = members(folder)
     tar = tmp_path / "set.tar"
     with tarfile.open(tar, "w") as archive:

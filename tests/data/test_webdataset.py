@@ -243,7 +243,7 @@ def test_json_of_texts_and_beside_cls(tmp_path):
 
 
 def test_members_that_are_not_grouped(tmp_path):
-    """As in a tar that was made without ``--sort=name``."""
+    """Members in the order of a tar that was made without ``--sort=name``."""
     samples = [pair(number) for number in range(3)]
     images = [{k: v for k, v in one.items() if k.endswith("jpg")} for one in samples]
     labels = [{k: v for k, v in one.items() if k.endswith("cls")} for one in reversed(samples)]

@@ -7,8 +7,6 @@ import pytest
 import torch
 from helpers.paths import ROOT
 
-import sprout_fast.evaluation
-
 EXAMPLES = ROOT / "docs" / "examples"
 
 
@@ -62,9 +60,6 @@ def test_lightning_module():
     assert saved["mixer.rng.state"].tolist() == [0, steps, 0]
 
 
-@pytest.mark.skipif(
-    not hasattr(sprout_fast.evaluation, "write_report"), reason="the report is not a function yet"
-)
 def test_evaluate_torchvision_model(capsys):
     pytest.importorskip("torchvision")
     pytest.importorskip("matplotlib")

@@ -1,4 +1,4 @@
-"""Where things lie in the checkout, and where CIFAR-10's images may lie outside of it."""
+"""Paths in the checkout, and the path of CIFAR-10's images outside of it."""
 
 from __future__ import annotations
 

@@ -175,7 +175,7 @@ def test_smallest_image_size(arch, smallest):
 
 
 def test_normalization_is_cifar10s():
-    """As usually given to four digits, e.g. in recipes based on kuangliu/pytorch-cifar."""
+    """The four digits of the usual recipes, e.g. those based on kuangliu/pytorch-cifar."""
     for arch in ("cifar_vgg16", "cifar_resnet50", "cifar_wrn34_10"):
         assert default_normalization(arch) == ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
 

@@ -60,7 +60,7 @@ class DataOptions:
 
 @dataclass
 class RunOptions:
-    """Where and how to run."""
+    """Device, seed and output."""
 
     group = "run"
 

@@ -1,4 +1,4 @@
-"""Where glibc's malloc gets memory for large tensors, which decides who pays for page faults."""
+"""Settings of glibc's malloc for large tensors, which decide who pays for page faults."""
 
 from __future__ import annotations
 

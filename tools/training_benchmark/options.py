@@ -65,7 +65,7 @@ class TimingOptions:
 
 @dataclass
 class DeviceOptions:
-    """Where and in which precision to compute."""
+    """Device and precision."""
 
     group = "device"
 
