@@ -293,7 +293,7 @@ def test_tables_7_and_2_run_and_finished_work_is_reused(
     # The training resumes with the sixth step; then Ctrl-C in the fourth attack.
     stop_at.update(step=None, measure=4)
     assert run(images, tmp_path, "--table", "7") == 130
-    assert f"going on from {folders[2] / 'last.pt'}: 0 epochs and 5 steps done" in (
+    assert f"resuming from {folders[2] / 'last.pt'} after epoch 0, step 5" in (
         capsys.readouterr().out
     )
     resumed = read_checkpoint(folders[2] / "last.pt")
