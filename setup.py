@@ -150,7 +150,7 @@ class CMakeBuild(build_ext):
         self.install_into(Path(self.get_ext_fullpath(ext.name)).parent)
 
     def copy_extensions_to_source(self) -> None:
-        """For --inplace and editable installs: the libraries next to _C as well."""
+        """Install the libraries next to _C for --inplace and editable installs."""
         self.install_into(ROOT / "sprout_fast")
 
     def install_into(self, package: Path) -> None:

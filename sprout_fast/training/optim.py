@@ -46,7 +46,7 @@ def build_optimizer(
         return _apex_fused_sgd(groups, **options)
     # Fused: one kernel per group instead of several passes over the weights, on CPU and CUDA.
     optimizer = SGD(groups, fused=True, **options)
-    # Momentum from zeros takes the same first step. Without it, torch allocates the buffers in that
+    # Starting from zeros gives the same first step. Otherwise torch allocates the buffers in that
     # step and leaves them unwritten if GradScaler skips it; the next step would read them.
     for parameter in (p for group in groups for p in group["params"] if momentum):
         optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
