@@ -2,7 +2,6 @@ from .decode import has_dali as has_dali
 from .listing import READERS as READERS
 from .listing import Listing as Listing
 from .listing import Split as Split
-from .listing import scan as scan
 from .loaders.base import LOADERS as LOADERS
 from .loaders.base import EpochLoader as EpochLoader
 from .loaders.base import Loader as Loader
@@ -11,6 +10,7 @@ from .loaders.base import Loaders as Loaders
 from .loaders.base import build_loaders as build_loaders
 from .loaders.base import default_loader as default_loader
 from .sample_set import make_sample_set as make_sample_set
+from .scanning import scan as scan
 from .subsets import SpacedBatches as SpacedBatches
 from .subsets import balanced_subset as balanced_subset
 from .subsets import spaced_subset as spaced_subset

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
 
 from sprout_fast.data.decode import as_ppm, decode_images
-from sprout_fast.data.names import printable
+from sprout_fast.data.names import Names, printable
+from sprout_fast.data.regular import open_regular
 from sprout_fast.errors import UserError
 from sprout_fast.registry import Registry
 
@@ -66,18 +68,20 @@ class Split(ABC):
 class FileSplit(Split):
     """Image files."""
 
-    paths: np.ndarray  # bytes [N], as encode_names packs them
+    root: str  # the folder that the names are relative to
+    names: Names
+    row: np.ndarray  # int64 [N], which of the names is the image's
 
     def path(self, index: int) -> str:
         """Return the path of an image file."""
-        return decode_name(self.paths[index])
+        return os.path.join(self.root, self.names[self.row[index]])
 
     def name(self, index: int) -> str:
         return printable(self.path(index))
 
     def read(self, index: int) -> bytes:
         try:
-            with open(self.path(index), "rb") as file:
+            with open_regular(self.path(index)) as file:
                 return file.read()
         except OSError as error:
             raise UserError(f"{self.name(index)}: cannot be read ({error.strerror})") from error
@@ -104,6 +108,15 @@ class ArraySplit(Split):
         return self.images
 
 
+Stamp = tuple[int, int]  # time of the last change in nanoseconds, and size in bytes
+
+
+def stamp(path: str | Path) -> Stamp:
+    """Return what changes when an entry of a folder or the content of a file does."""
+    status = os.stat(path)
+    return status.st_mtime_ns, status.st_size
+
+
 @dataclass(frozen=True)
 class Listing:
     """A whole data set.
@@ -113,48 +126,19 @@ class Listing:
         train: training images.
         val: validation images; the same object as ``train`` if one set serves as both.
         layout: a few words on how the data set was found, for the log.
+        sources: the folders and files that determine the listing, each with its :func:`stamp`
+            before it was read; None if that is not all that does.
     """
 
     classes: list[str]
     train: Split
     val: Split
     layout: str
+    sources: Mapping[str, Stamp] | None = None
 
 
 #: Readers by name. A reader returns the listing of a path, or None if the path is not of its kind.
 READERS: Registry[Callable[[Path], Listing | None]] = Registry("reader", "sprout_fast.data.readers")
-
-
-def scan(data: str | Path) -> Listing:
-    """List a data set of any kind that a reader recognizes.
-
-    Args:
-        data: CIFAR-10 or CIFAR-100 as torchvision downloads it, WebDataset tars, a tar of an image
-            folder, or an image folder.
-
-    Raises:
-        UserError: the data set is missing, empty, unreadable or inconsistent.
-    """
-    data = Path(data)
-    try:
-        # Every tar and every folder is a tar or a folder of classes if it is nothing else.
-        for name in sorted(READERS, key=lambda name: (name in ("tar", "folder"), name)):
-            if (listing := READERS[name](data)) is not None:
-                return listing
-    except OSError as error:  # no permission, a broken mount
-        where = printable(error.filename or data)
-        raise UserError(f"{where}: cannot be read ({error.strerror or error})") from error
-    raise UserError(f"{printable(data)}: no such folder or file")
-
-
-def encode_names(names: Iterable[str]) -> np.ndarray:
-    """Pack names of any characters, undecodable bytes included, into an array of bytes [N]."""
-    return np.array([name.encode("utf-8", "surrogateescape") for name in names], np.bytes_)
-
-
-def decode_name(name: bytes) -> str:
-    """Undo :func:`encode_names` for one name."""
-    return name.decode("utf-8", "surrogateescape")
 
 
 def check_val_classes(val: Collection[str], train: Collection[str], data: Path) -> None:

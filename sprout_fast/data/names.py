@@ -1,6 +1,10 @@
-"""File names: which are skipped, which are images, and how to show any of them."""
+"""File names: which are skipped, which are images, how to hold many, and how to show any."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
 
 #: Extensions of image files, lower case; the same list as torchvision's.
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -50,3 +54,42 @@ def printable(name: object) -> str:
     """
     text = str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class Names:
+    """Many names in two arrays, a tenth of the memory of Python strings.
+
+    Any characters, undecodable bytes included. The arrays may be memory-mapped, so that processes
+    share them.
+
+    >>> list(Names.pack(["a", "bc"]))
+    ['a', 'bc']
+    """
+
+    def __init__(self, text: np.ndarray, ends: np.ndarray) -> None:
+        self.text = text  # uint8, all names one after the other, in UTF-8
+        self.ends = ends  # int64 [N], where each ends
+
+    @classmethod
+    def pack(cls, names: Iterable[str]) -> Names:
+        """Return ``names`` packed."""
+        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
+        text = np.frombuffer(b"".join(encoded), np.uint8)
+        return cls(text, np.cumsum([len(one) for one in encoded], dtype=np.int64))
+
+    @classmethod
+    def join(cls, parts: Sequence[Names]) -> Names:
+        """Return the names of all ``parts``, of which there is at least one."""
+        starts = np.cumsum([0] + [len(part.text) for part in parts[:-1]])
+        ends = [part.ends + start for part, start in zip(parts, starts, strict=True)]
+        return cls(np.concatenate([part.text for part in parts]), np.concatenate(ends))
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: int) -> str:
+        start = self.ends[index - 1] if index else 0
+        return self.text[start : self.ends[index]].tobytes().decode("utf-8", "surrogateescape")
+
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))

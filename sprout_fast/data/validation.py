@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sprout_fast.data.listing import scan
 from sprout_fast.data.loaders.base import LOADERS, LoaderName
+from sprout_fast.data.scanning import scan
 from sprout_fast.data.subsets import spaced_subset
 
 
@@ -36,7 +36,7 @@ def read_images(
     """Read validation images; training images are listed, not decoded.
 
     Args:
-        data: what :func:`~sprout_fast.data.listing.scan` accepts.
+        data: what :func:`~sprout_fast.data.scan` accepts.
         loader: ``"memory"`` for small images of one size, used as they are; ``"dali"`` or
             ``"torch"`` to resize and crop files to ``image_size``.
         image_size: side of the square images in pixels; ignored by loaders that do not resize.

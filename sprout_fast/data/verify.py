@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from sprout_fast.data.decode import decode
-from sprout_fast.data.listing import Split, scan
+from sprout_fast.data.listing import Split
+from sprout_fast.data.scanning import scan
 from sprout_fast.errors import UserError
 
 _CHUNK = 256  # images per round of the threads
@@ -37,7 +38,7 @@ def verify(data: str | Path, *, workers: int = 2) -> Iterator[SplitReport]:
     Raises:
         UserError: the data set is missing, empty or inconsistent.
     """
-    listing = scan(data)
+    listing = scan(data, cached=False)
     splits = {"train": listing.train, "val": listing.val}
     if listing.train is listing.val:
         splits = {"train and val": listing.train}

@@ -34,6 +34,49 @@ def test_folder_without_splits_serves_as_both(tmp_path):
     assert "both" in listing.layout
 
 
+def test_linked_folders_are_followed(tmp_path):
+    """People link a data set together; only a folder that comes twice in a class is refused."""
+    real = write_folder(tmp_path / "real", {".": {"a": 3, "b": 2, "more": 2}})
+    linked = tmp_path / "set"
+    (linked / "train").mkdir(parents=True)
+    for name in "ab":
+        (linked / "train" / name).symlink_to(real / name)
+    (real / "a" / "deeper").symlink_to(real / "more")
+    (linked / "train" / "c").symlink_to(real / "b")  # two classes of one folder are no loop
+    (linked / "val").symlink_to(linked / "train")
+    listing = scan(linked)
+    assert (len(listing.train), len(listing.val)) == (9, 9)
+    assert len(listing.train.decode()) == 9
+
+
+@pytest.mark.parametrize("to", ["train/a", "train", ".", "train/b", "train/a/x"])
+def test_a_link_that_leads_back_up_is_refused(tmp_path, to):
+    write_folder(tmp_path, {"train": {"a": 2, "b": 1}, "val": {"a": 1}})
+    (tmp_path / "train" / "a" / "x").mkdir()
+    (tmp_path / "train" / "a" / "x" / "loop").symlink_to(tmp_path / to)
+    if to == "train/b":  # a loop of two links
+        (tmp_path / "train" / "b" / "back").symlink_to(tmp_path / "train" / "a")
+    with pytest.raises(UserError) as caught:
+        scan(tmp_path)
+    said = str(caught.value)
+    assert "once more; expected each folder once within a class" in said
+    assert said.startswith(f"{tmp_path}/train/a/x/loop") and "\n" not in said
+
+
+def test_folders_that_double_at_each_level_are_refused(tmp_path):
+    """Without a loop, and with a million paths to the last folder."""
+    write_folder(tmp_path, {".": {"a": 1}})
+    below = tmp_path / "a"
+    for level in range(20):
+        inner = tmp_path / f".level{level}"
+        inner.mkdir()
+        for name in ("left", "right"):
+            (below / name).symlink_to(inner)
+        below = inner
+    with pytest.raises(UserError, match=r"a/\S*: is the folder \S* once more; expected"):
+        scan(tmp_path)
+
+
 def test_missing_folder(tmp_path):
     with pytest.raises(UserError, match="nowhere: no such folder or file"):
         scan(tmp_path / "nowhere")

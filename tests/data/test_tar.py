@@ -6,7 +6,9 @@ import hashlib
 import io
 import lzma
 import os
+import subprocess
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -170,6 +172,46 @@ def test_damaged_shard(tmp_path, damage):
     damage(write_tar(tmp_path / "train-0.tar", samples))
     with pytest.raises(UserError, match=r"train-0\.tar: not a readable tar file"):
         scan(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [gzip, bz2, lzma])
+def test_a_tar_that_uncompresses_without_end_is_refused(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr("sprout_fast.data.readers.tar._ALWAYS_ALLOWED", 1 << 20)
+    for name in ("set.tar", "train-0.tar", "val-0.tar"):
+        (tmp_path / name).write_bytes(kind.compress(bytes(8 << 20)))
+    for data, name in ((tmp_path / "set.tar", "set.tar"), (tmp_path, "train-0.tar")):
+        with pytest.raises(UserError) as caught:
+            scan(data)
+        said = str(caught.value)
+        assert f"{name}: not a readable tar file (" in said and "\n" not in said
+        assert "bytes uncompress to more than 1,048,576" in said
+        if os.path.isfile(data):
+            held = (file.stat().st_size for file in _temporary_files())
+            assert max(held) < 1 << 20
+
+
+def _temporary_files():
+    from sprout_fast.data.readers.tar import _temporary_folder
+
+    return [path for path in Path(_temporary_folder().name).iterdir() if path.is_file()]
+
+
+def test_a_bomb_of_hundreds_of_megabytes_ends_at_a_hundredfold(tmp_path):
+    with gzip.open(tmp_path / "set.tgz", "wb", compresslevel=1) as file:
+        for _ in range(300):
+            file.write(bytes(1 << 20))
+    with pytest.raises(UserError, match=r"set\.tgz: .* uncompress to more than [0-9,]+, so it"):
+        scan(tmp_path / "set.tgz")
+
+
+def test_sparse_files_are_refused(tmp_path, folder):
+    """One of a terabyte would be read into memory."""
+    (tmp_path / "train" / "a").mkdir(parents=True)
+    with open(tmp_path / "train" / "a" / "0.jpg", "wb") as file:
+        file.truncate(1 << 40)
+    subprocess.run(["tar", "-S", "-cf", "set.tar", "train"], cwd=tmp_path, check=True)
+    with pytest.raises(UserError, match=r"set\.tar: .*train/a/0\.jpg is a sparse file"):
+        scan(tmp_path / "set.tar")
 
 
 @pytest.mark.parametrize(

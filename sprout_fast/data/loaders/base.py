@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from sprout_fast.data.decode import has_dali
-from sprout_fast.data.listing import Listing, Split, scan
+from sprout_fast.data.listing import Listing, Split
 from sprout_fast.data.loaders.augmentation import View, training_view, validation_view
 from sprout_fast.data.names import printable
+from sprout_fast.data.scanning import scan
 from sprout_fast.data.subsets import balanced_subset
 from sprout_fast.errors import UserError
 from sprout_fast.registry import Registry
@@ -202,7 +203,7 @@ def build_loaders(
     """Build the training and the validation loader of a data set.
 
     Args:
-        data: what :func:`~sprout_fast.data.listing.scan` accepts.
+        data: what :func:`~sprout_fast.data.scan` accepts.
         listing: the result of ``scan(data)``, if at hand.
         loader: ``"dali"`` or ``"torch"`` to read files batch by batch; ``"memory"`` to hold small
             images of one size on ``device``.

@@ -82,7 +82,7 @@ class MemoryLoader(EpochLoader):
             )
         self.image_size = (height, width)
         self._images = images.to(self._device)
-        self._labels = torch.from_numpy(split.labels).to(self._device)
+        self._labels = torch.tensor(split.labels, device=self._device)
 
     def _batches(self, epoch: int, indices: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
         order, crops = np.concatenate([*indices, np.empty(0, np.int64)]), ()

@@ -10,6 +10,7 @@ import numpy as np
 from sprout_fast.data.listing import READERS, ArraySplit, Listing
 from sprout_fast.data.names import printable
 from sprout_fast.data.readers.tar import unpacked
+from sprout_fast.data.regular import check_regular
 from sprout_fast.errors import UserError
 
 _FOLDERS = {"CIFAR10": "cifar-10-batches-py", "CIFAR100": "cifar-100-python"}
@@ -36,6 +37,8 @@ def scan_cifar(data: Path) -> Listing | None:
     from torchvision import datasets  # needed for this format alone
 
     name, root = found[0]
+    for file in (root / _FOLDERS[name]).iterdir():
+        check_regular(file)  # torchvision would wait for a FIFO
     kind, folder = getattr(datasets, name), printable(root / _FOLDERS[name])
     try:
         train, val = (kind(root, train=train, download=False) for train in (True, False))

@@ -6,25 +6,28 @@ import bz2
 import gzip
 import lzma
 import os
-import shutil
 import tarfile
 import tempfile
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from sprout_fast.data.listing import READERS, Listing, Split, decode_name, encode_names
-from sprout_fast.data.names import is_hidden, is_image, printable
+from sprout_fast.data.listing import READERS, Listing, Split, stamp
+from sprout_fast.data.names import Names, is_hidden, is_image, printable
 from sprout_fast.data.readers.folder import SPLITS, Files, arrange
+from sprout_fast.data.regular import open_regular
 from sprout_fast.errors import UserError
 
 _SHUFFLE_WINDOW = 4096  # images
 _ERRORS = (OSError, EOFError, lzma.LZMAError, tarfile.TarError)  # of damaged tars
 _OPENERS = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}
-
+# A tar of image files is hardly larger than its compressed form, and one of bitmaps a few times.
+# What grows a hundredfold, beyond the padding in a small tar, was made to fill the disk.
+_MOST_GROWTH = 100
+_ALWAYS_ALLOWED = 64 << 20  # bytes
 
 Place = tuple[int, int]  # of a file in a tar: where its content begins, and its size in bytes
 
@@ -37,14 +40,15 @@ class TarSplit(Split):
     files: tuple[str, ...]  # the same, uncompressed
     tar: np.ndarray  # int64 [N], which of them holds the image
     places: np.ndarray  # int64 [N, 2], offset and size in it
-    members: np.ndarray  # bytes [N], names in the tar as encode_names packs them
+    names: Names  # of files in the tars
+    row: np.ndarray  # int64 [N], which of the names is the image's
 
     def name(self, index: int) -> str:
-        return printable(f"{self.tars[self.tar[index]]}/{decode_name(self.members[index])}")
+        return printable(f"{self.tars[self.tar[index]]}/{self.names[self.row[index]]}")
 
     def read(self, index: int) -> bytes:
         try:
-            with open(self.files[self.tar[index]], "rb") as file:
+            with open_regular(self.files[self.tar[index]]) as file:
                 offset, size = self.places[index]
                 file.seek(offset)
                 return file.read(size)
@@ -61,19 +65,26 @@ class TarSplit(Split):
         return order[np.argsort(place)]
 
 
-def tar_split(
-    tars: Sequence[tuple[Path, Path, Sequence[tuple[str, Place]]]], labels: np.ndarray
-) -> TarSplit:
-    """Make a split of tars: of each its path, its uncompressed file, and its images in turn."""
-    images = [image for _, _, held in tars for image in held]
+Shard = tuple[Path, Path, Names, np.ndarray]  # a tar, its uncompressed file, images, int64 [n, 2]
+
+
+def tar_split(shards: Sequence[Shard], labels: np.ndarray) -> TarSplit:
+    """Make a split of the images of tars, in turn."""
+    tars, files, names, places = zip(*shards, strict=True)
     return TarSplit(
         labels,
-        tars=tuple(str(tar) for tar, _, _ in tars),
-        files=tuple(str(file) for _, file, _ in tars),
-        tar=np.repeat(np.arange(len(tars)), [len(held) for _, _, held in tars]),
-        places=np.array([place for _, place in images], np.int64).reshape(-1, 2),
-        members=encode_names(name for name, _ in images),
+        tars=tuple(map(str, tars)),
+        files=tuple(map(str, files)),
+        tar=np.repeat(np.arange(len(tars)), list(map(len, names))),
+        places=np.concatenate(places),
+        names=Names.join(names),
+        row=np.arange(len(labels)),
     )
+
+
+def as_places(places: Iterable[Place]) -> np.ndarray:
+    """Return ``places`` as int64 [n, 2]."""
+    return np.array(list(places), np.int64).reshape(-1, 2)
 
 
 def list_members(tar: Path) -> tuple[Path, dict[str, Place]]:
@@ -88,9 +99,12 @@ def list_members(tar: Path) -> tuple[Path, dict[str, Place]]:
     try:
         file = _uncompressed(tar)
         members: dict[str, Place] = {}
-        with tarfile.open(file, "r:") as archive:
-            for info in archive:
+        with open_regular(file) as content, tarfile.open(fileobj=content, mode="r:") as archive:
+            while (info := archive.next()) is not None:
+                archive.members.clear()  # pyright: ignore  # it keeps a kilobyte for each file
                 parts, place = PurePosixPath(info.name).parts, None
+                if info.issparse():
+                    raise tarfile.ReadError(f"{printable(info.name)} is a sparse file")
                 if info.isfile():
                     place = info.offset_data, info.size
                 elif info.islnk():  # a second name of a file that came before
@@ -101,14 +115,16 @@ def list_members(tar: Path) -> tuple[Path, dict[str, Place]]:
             if archive.offset + tarfile.BLOCKSIZE > file.stat().st_size:
                 raise tarfile.ReadError("it is cut off")
     except (*_ERRORS, ValueError) as error:
-        raise UserError(f"{printable(tar)}: not a readable tar file ({error})") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{printable(tar)}: not a readable tar file ({reason})") from error
     return file, members
 
 
 def unpacked(tar: Path, folders: Collection[str]) -> Path | None:
     """Unpack one of ``folders``, if ``tar`` begins with it, for the life of the process."""
     try:
-        with tarfile.open(_uncompressed(tar), "r:") as archive:
+        file = _uncompressed(tar)
+        with open_regular(file) as content, tarfile.open(fileobj=content, mode="r:") as archive:
             first = archive.next()
     except _ERRORS:
         return None  # the reader of image folders will say what is wrong
@@ -117,7 +133,7 @@ def unpacked(tar: Path, folders: Collection[str]) -> Path | None:
         return None
     file, members = list_members(tar)
     root = Path(tempfile.mkdtemp(dir=_temporary_folder().name))
-    with file.open("rb") as content:
+    with open_regular(file) as content:
         for name, (offset, size) in members.items():
             if name.startswith(f"{folder}/"):  # an absolute path would be written where it says
                 content.seek(offset)
@@ -137,6 +153,7 @@ def scan_image_tar(tar: Path) -> Listing | None:
     """
     if not tar.is_file():
         return None
+    seen = stamp(tar)
     file, members = list_members(tar)
     parts = {name: PurePosixPath(name).parts for name in members if is_image(name)}
     if not parts:
@@ -153,31 +170,39 @@ def scan_image_tar(tar: Path) -> Listing | None:
             *folders, _ = parts[name]
             if len(folders) > len(root) and tuple(folders[: len(root)]) == root:
                 files.setdefault(folders[len(root)], []).append(name)
-        return files
+        return {name: Names.pack(held) for name, held in files.items()}
 
-    def split(names: list[str], labels: np.ndarray) -> TarSplit:
-        return tar_split([(tar, file, [(name, members[name]) for name in names])], labels)
+    def split(names: Names, labels: np.ndarray) -> TarSplit:
+        return tar_split([(tar, file, names, as_places(members[name] for name in names))], labels)
 
     folders = {path[0] for path in parts.values() if len(path) > 1}
-    return arrange(tar, folders, files_in, split, f"tar {printable(tar)}")
+    listing = arrange(tar, folders, files_in, split, f"tar {printable(tar)}")
+    # What is uncompressed lives as long as this process.
+    return replace(listing, sources={str(tar): seen} if file == tar else None)
 
 
 def _uncompressed(tar: Path) -> Path:
-    with tar.open("rb") as file:
+    with open_regular(tar) as file:
         start = file.read(8)
     for magic, opener in _OPENERS.items():
         if start.startswith(magic):
-            stat = tar.stat()
-            return _decompress(tar.resolve(), stat.st_mtime_ns, stat.st_size, opener)
+            return _decompress(tar.resolve(), *stamp(tar), opener)
     return tar
 
 
 @cache
 def _decompress(tar: Path, mtime: int, size: int, opener) -> Path:
     """Uncompress a version of ``tar`` into a folder that lives as long as the process."""
+    limit = max(_MOST_GROWTH * size, _ALWAYS_ALLOWED)
     handle, name = tempfile.mkstemp(dir=_temporary_folder().name, suffix=".tar")
     with opener(tar, "rb") as packed, os.fdopen(handle, "wb") as plain:
-        shutil.copyfileobj(packed, plain, 1 << 20)
+        while block := packed.read(1 << 20):
+            if plain.tell() + len(block) > limit:
+                plain.truncate(0)
+                raise tarfile.ReadError(
+                    f"{size:,} bytes uncompress to more than {limit:,}, so it holds no images"
+                )
+            plain.write(block)
     return Path(name)
 
 

@@ -23,9 +23,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sprout_fast.data.listing import READERS, Listing, check_val_classes
-from sprout_fast.data.names import is_hidden, is_image, printable
-from sprout_fast.data.readers.tar import Place, TarSplit, list_members, tar_split
+from sprout_fast.data.listing import READERS, Listing, check_val_classes, stamp
+from sprout_fast.data.names import Names, is_hidden, is_image, printable
+from sprout_fast.data.readers.tar import Shard, TarSplit, as_places, list_members, tar_split
+from sprout_fast.data.regular import check_regular, open_regular
 from sprout_fast.errors import UserError
 
 # In order of preference: the first name that has tars is the split.
@@ -34,7 +35,6 @@ _SUFFIXES = (".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz")
 _JSON_KEYS = ("label", "cls", "class", "class_id")
 _MOST_TARS = 100_000
 _NUMBER = re.compile(r"-?[0-9]{1,18}")
-_Shard = tuple[Path, Path, list[tuple[str, Place]]]  # a tar, its uncompressed file, its images
 
 
 @READERS.register("webdataset")
@@ -53,6 +53,9 @@ def scan_tars(data: Path) -> Listing | None:
         if not found:
             expected = f"expected {split}-*.tar or {split}/*.tar"
             raise UserError(f"{printable(data)}: no {split} tars; {expected}")
+    folders = {tar.parent for found in tars.values() for tar in found} | {data}
+    sources = {str(folder): stamp(folder) for folder in folders if os.path.isdir(folder)}
+    sources |= {str(tar): stamp(tar) for found in tars.values() for tar in found}
     shards = {split: [_read_shard(tar) for tar in found] for split, found in tars.items()}
     named = {
         split: [name for _, names in found for name in names] for split, found in shards.items()
@@ -66,7 +69,10 @@ def scan_tars(data: Path) -> Listing | None:
         return tar_split([shard for shard, _ in shards[split]], labels)
 
     layout = f"WebDataset tars {printable(data)} ({len(tars['train'])} + {len(tars['val'])})"
-    return Listing(classes, make_split("train"), make_split("val"), layout)
+    train, val = make_split("train"), make_split("val")
+    # What is uncompressed lives as long as this process.
+    plain = all(split.files == split.tars for split in (train, val))
+    return Listing(classes, train, val, layout, sources if plain else None)
 
 
 def find_tars(data: Path) -> dict[str, list[Path]]:
@@ -92,7 +98,10 @@ def find_tars(data: Path) -> dict[str, list[Path]]:
 def _tars_in(folder: Path) -> list[Path]:
     paths = folder.iterdir() if os.path.isdir(folder) else ()
     paths = [path for path in paths if path.name.lower().endswith(_SUFFIXES)]
-    return [path for path in paths if not is_hidden(path.name) and path.is_file()]
+    paths = [path for path in paths if not is_hidden(path.name) and not path.is_dir()]
+    for path in paths:
+        check_regular(path)
+    return paths
 
 
 def expand_braces(pattern: str) -> list[str]:
@@ -135,13 +144,14 @@ def _check_index(tar: Path) -> None:
     try:
         if index.stat().st_mtime < tar.stat().st_mtime:
             return  # left behind by an earlier version of the tar
-        version, *lines = index.read_text().splitlines()
+        with open_regular(index) as file:
+            version, *lines = file.read().decode().splitlines()
         width = 4 if version.startswith("v1.2") else 3  # extension offset size [name]
         places = [line.split()[at + 1 : at + 3] for line in lines for at in (0, width)]
         offsets = [(int(place[0]), int(place[1])) for place in places if place]
     except (OSError, ValueError, IndexError):  # none, or not an index
         return
-    with tar.open("rb") as file:
+    with open_regular(tar) as file:
         for offset, size in offsets[:2] + offsets[-2:]:
             file.seek(max(offset - tarfile.BLOCKSIZE, 0))
             try:
@@ -156,7 +166,7 @@ def _check_index(tar: Path) -> None:
             )
 
 
-def _read_shard(tar: Path) -> tuple[_Shard, list[str]]:
+def _read_shard(tar: Path) -> tuple[Shard, list[str]]:
     """Return the shard and, for each image, the class as written."""
     file, members = list_members(tar)
     if file == tar:
@@ -169,14 +179,15 @@ def _read_shard(tar: Path) -> tuple[_Shard, list[str]]:
     if not keys:
         raise UserError(f"{printable(tar)}: holds no samples")
     images, classes = [], []
-    with file.open("rb") as content:
+    with open_regular(file) as content:
         for key, parts in keys.items():
             for image, label in _samples(tar, key, parts):
                 offset, size = members[label]
                 content.seek(offset)
                 classes.append(_class_name(content.read(size), printable(f"{tar}/{label}")))
-                images.append((image, members[image]))
-    return (tar, file, images), classes
+                images.append(image)
+    places = as_places(members[image] for image in images)
+    return (tar, file, Names.pack(images), places), classes
 
 
 def _samples(tar: Path, key: str, parts: dict[str, str]) -> Iterator[tuple[str, str]]:
