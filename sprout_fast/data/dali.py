@@ -14,6 +14,8 @@ from nvidia.dali import fn
 from nvidia.dali.pipeline import Pipeline
 from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
 
+from sprout_fast.data.loaders.options import LoadingOptions
+
 _DECODER: dict[str, Any] = {"output_type": DALIImageType.RGB, "adjust_orientation": False}
 
 
@@ -49,14 +51,19 @@ class WholeImages:
         return [np.asarray(image) for image in output]
 
 
-def views(source: Callable[[], tuple[Any, ...]], image_size: int, **settings: Any) -> Pipeline:
+def views(
+    source: Callable[[], tuple[Any, ...]],
+    image_size: int,
+    loading: LoadingOptions,
+    **settings: Any,
+) -> Pipeline:
     """Return a pipeline of views of images: uint8 [B, image_size, image_size, 3].
 
     ``source`` returns, for a batch, the encoded images and the fields of their ``View``s, and
     raises StopIteration at the end; ``settings`` are arguments of the pipeline.
     """
     # The dynamic executor gives every output memory of its own.
-    pipeline = Pipeline(**settings, exec_dynamic=True, prefetch_queue_depth=2)
+    pipeline = Pipeline(**settings, exec_dynamic=True, prefetch_queue_depth=loading.prefetch)
     pair = DALIDataType.INT32
     with pipeline:
         inputs: Any = fn.external_source(
@@ -65,15 +72,23 @@ def views(source: Callable[[], tuple[Any, ...]], image_size: int, **settings: An
             dtype=[DALIDataType.UINT8, pair, pair, DALIDataType.FLOAT, pair, pair],
             ndim=[1, 1, 1, 1, 1, 0],
         )
-        device = "cpu" if pipeline.device_id is None else "mixed"
-        pipeline.set_outputs(view(*inputs, image_size=image_size, device=device))
+        on_gpu = pipeline.device_id is not None
+        decoder = gpu_decoder(loading) if on_gpu and loading.decode != "cpu" else {"device": "cpu"}
+        images = view(*inputs, image_size=image_size, decoder=decoder)
+        pipeline.set_outputs(images.gpu() if on_gpu else images)
     return pipeline
 
 
-def view(encoded, start, shape, size, crop, flip, *, image_size: int, device: str) -> Any:
+def gpu_decoder(loading: LoadingOptions) -> dict[str, Any]:
+    """Return the arguments of a decoder that starts on the CPU and ends on the GPU."""
+    names = ("hw_decoder_load", "device_memory_padding", "host_memory_padding")
+    return {"device": "mixed"} | {name: getattr(loading, name) for name in names}
+
+
+def view(encoded, start, shape, size, crop, flip, *, image_size: int, decoder: Any) -> Any:
     """Decode a part of each image, resize it, crop it and mirror some, within a pipeline."""
     images: Any = fn.decoders.image_slice(
-        encoded, start=start, shape=shape, axes=[0, 1], device=device, **_DECODER
+        encoded, start=start, shape=shape, axes=[0, 1], **decoder, **_DECODER
     )
     linear = DALIInterpType.INTERP_LINEAR
     images = fn.resize(images, size=size, subpixel_scale=False, interp_type=linear, antialias=True)

@@ -1,4 +1,4 @@
-"""Listings that took long, kept in files which all processes map.
+"""Listings that took long, kept in files from which all processes read them.
 
 A listing is read from its file if every folder and tar that it came from has the time of change
 and the size that it had then: adding, removing or renaming an image changes its folder's time. A
@@ -13,6 +13,7 @@ import dataclasses
 import fcntl
 import hashlib
 import json
+import math
 import os
 import time
 import zlib
@@ -58,8 +59,7 @@ def keep(data: Path, read: Callable[[], Listing], least_seconds: float = 1.0) ->
         except OSError as error:
             reason = f"listing not cached, {path.parent} cannot be written: {error.strerror}"
             return dataclasses.replace(listing, layout=f"{listing.layout} ({reason})")
-        # The arrays of the file instead, whose memory processes share.
-        return _load(path) or listing
+        return listing
 
 
 def folder() -> Path:
@@ -120,25 +120,23 @@ def _dump(listing: Listing, file: BinaryIO) -> None:
 def _load(path: Path) -> Listing | None:
     """Return the listing in a file, or None if there is none, or it is damaged or out of date."""
     try:
-        content = np.asarray(np.memmap(path, np.uint8, "r"))
+        # Not mapped: on a network file system, a file that another machine replaces is gone.
+        content = path.read_bytes()
         start = len(_MAGIC) + 9
-        if content[:start].tobytes() != _MAGIC + b"%08x\n" % zlib.crc32(content[start:].data):
+        if content[:start] != _MAGIC + b"%08x\n" % zlib.crc32(memoryview(content)[start:]):
             return None
-        with open(path, "rb") as file:
-            file.seek(start)
-            line = file.readline()
-        header = json.loads(line)
+        at = content.index(b"\n", start) + 1
+        header = json.loads(content[start:at])
         for name, *seen in header["sources"]:
             if stamp(name) != tuple(seen):
                 return None
-    except (OSError, ValueError):  # NumPy raises ValueError for an empty file
+    except (OSError, ValueError):
         return None
-    arrays, at = [], start + len(line)
+    arrays = []
     for dtype, shape in header["arrays"]:
         at += -at % _ALIGNMENT
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        arrays.append(content[at : at + size].view(dtype).reshape(shape))
-        at += size
+        arrays.append(np.frombuffer(content, dtype, math.prod(shape), at).reshape(shape))
+        at += arrays[-1].nbytes
     splits = [_split(values, arrays) for values in header["splits"]]
     layout = f"{header['layout']} (as listed {header['listed']}, unchanged since)"
     return Listing(header["classes"], splits[0], splits[-1], layout)

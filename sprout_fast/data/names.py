@@ -59,8 +59,8 @@ def printable(name: object) -> str:
 class Names:
     """Many names in two arrays, a tenth of the memory of Python strings.
 
-    Any characters, undecodable bytes included. The arrays may be memory-mapped, so that processes
-    share them.
+    Any characters, undecodable bytes included. Forked processes share the arrays, since nothing
+    counts references within them.
 
     >>> list(Names.pack(["a", "bc"]))
     ['a', 'bc']

@@ -19,7 +19,7 @@ def scan(data: str | Path, *, cached: bool = True) -> Listing:
         cached: whether to use the listing of an earlier call, if no folder or tar has changed
             since, and to keep one that took a second or more in ``$XDG_CACHE_HOME/sprout_fast``,
             by default ``~/.cache/sprout_fast``. Of the processes that torchrun started, the first
-            one lists a large data set; the others wait for it and map the file that it kept.
+            one lists a large data set; the others wait for it and read the file that it kept.
 
     Raises:
         UserError: the data set is missing, empty, unreadable or inconsistent.

@@ -64,6 +64,7 @@ def build_trainer(
         device=world.device,
         seed=config.seed,
         workers=config.workers,
+        loading=config,
         limit_train=config.limit_train,
         shard_id=world.rank,
         num_shards=world.size,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from sprout_fast.cli import Auto, literal_choices
+from sprout_fast.data.loaders.options import LoadingOptions
 from sprout_fast.errors import UserError
 from sprout_fast.methods.options import MethodOption, method_options
 from sprout_fast.registry import nearest
@@ -82,8 +83,8 @@ class DataOptions:
     limit_train: Auto[int] = None
     """Train on this many images, drawn evenly from all classes. Default: all."""
     workers: Auto[int] = None
-    """Threads (dali) or processes (torch) that decode images, per process. Default: the number of
-    CPU cores, at most 8."""
+    """Threads (dali) or processes (torch) that decode images, per process. Default: an equal share
+    of the CPU cores, at most 16."""
 
 
 @dataclass
@@ -207,6 +208,7 @@ class TrainConfig(
     OutputOptions,
     DeviceOptions,
     OptimizationOptions,
+    LoadingOptions,
     DataOptions,
     ModelOptions,
     RunOptions,
@@ -269,6 +271,7 @@ class TrainConfig(
             value = getattr(self, name)
             if value is not None and not low <= value < math.inf:  # written so that NaN fails too
                 raise UserError(f"{value}: expected a number of at least {low}", option=name)
+        self.check_loading()
         if self.seed >= 2**63:
             raise UserError(f"{self.seed}: expected a number below 2**63", option="seed")
         if self.lr is not None and not 0 < self.lr < math.inf:

@@ -13,7 +13,7 @@ import sprout_fast.data.decode
 from sprout_fast.data import build_loaders, has_dali, read_images, scan
 from sprout_fast.data.decode import as_ppm, decode, jpeg_size
 from sprout_fast.data.verify import verify
-from sprout_fast.errors import UserError
+from sprout_fast.errors import FatalError, UserError
 
 needs_dali = pytest.mark.skipif(not has_dali(), reason="DALI is not installed")
 LOADERS = [pytest.param("dali", marks=needs_dali), "torch", "memory"]
@@ -319,6 +319,31 @@ def test_what_dali_cannot_decode_in_later_batches(tmp_path, monkeypatch, failing
     images = read_images(tmp_path, loader="dali", image_size=32, workers=1, batch_size=2).images
     assert (images.int() - expected.int()).abs().max() <= 1
     assert decoded_by_pillow == list(whole)
+
+
+@needs_dali
+def test_a_failure_of_dali_that_is_not_an_image_points_to_verify_data(tmp_path, monkeypatch):
+    """After one batch has been decoded by Pillow, and without reading any file again."""
+    from nvidia.dali.pipeline import Pipeline
+
+    write_folder(tmp_path, {"train": {"a": 8}, "val": {"a": 8}}, noise_image)
+    split, read = scan(tmp_path).val, []
+    real_read, real_run = type(split).read, Pipeline.run
+
+    def run(self, *arguments):
+        real_run(self, *arguments)
+        raise RuntimeError("Error in operator:\n  nvImageCodec failure: '#4'\nStacktrace (9):\n x")
+
+    monkeypatch.setattr(Pipeline, "run", run)
+    monkeypatch.setattr(
+        type(split), "read", lambda self, i: read.append(self.name(i)) or real_read(self, i)
+    )
+    with pytest.raises(FatalError) as caught:
+        read_images(tmp_path, loader="dali", image_size=32, workers=1, batch_size=2)
+    said = str(caught.value)
+    assert said.startswith(f"DALI failed on 2 images, the first {split.name(0)} and the last")
+    assert "Error in operator: nvImageCodec failure: '#4' (tools/verify_data.py checks" in said
+    assert "Stacktrace" not in said and len(read) == len(set(read))
 
 
 @pytest.mark.parametrize("at", ["train/a/002.jpg", "val/a/001.jpg"])

@@ -4,6 +4,8 @@ The memory loader's own: test_memory_loader.py. Pixels of all kinds of files: te
 """
 
 import io
+import threading
+import time
 from collections import Counter
 
 import numpy as np
@@ -12,7 +14,8 @@ import torch
 from helpers.image_files import noise_image, numbers, write_folder
 from PIL import Image
 
-from sprout_fast.data import build_loaders, default_loader
+from sprout_fast.data import LoadingOptions, build_loaders, default_loader
+from sprout_fast.data.listing import FileSplit
 from sprout_fast.data.loaders.augmentation import training_view, validation_view
 from sprout_fast.errors import UserError
 
@@ -303,6 +306,79 @@ def test_earlier_batches_keep_their_memory(noise, loader):
     assert_same(held, copies)
 
 
+@both
+def test_loading_options_do_not_change_the_images(noise, loader):
+    expected = list(build(noise, loader, workers=1).train)
+    for change in (
+        {"prefetch": 1, "read_threads": 1, "read_ahead": 0},
+        {"prefetch": 5, "read_threads": 7, "read_ahead": 9, "decode": "cpu"},
+    ):
+        train = build(noise, loader, workers=1, loading=LoadingOptions(**change)).train
+        assert_same(list(train), expected)
+        assert_same([next(iter(train))], [next(iter(train))])
+
+
+@needs_dali
+def test_loading_options_reach_dali(noise, monkeypatch):
+    """In the graph of a machine with a GPU, which this one cannot run."""
+    from nvidia.dali import fn
+
+    from sprout_fast.data.dali import views
+
+    given = {}
+    monkeypatch.setattr(
+        fn.decoders,
+        "image_slice",
+        lambda encoded, decode=fn.decoders.image_slice, **options: (
+            given.update(options) or decode(encoded, **options)
+        ),
+    )
+    numbers = {"hw_decoder_load": 0.8, "device_memory_padding": 7, "host_memory_padding": 9}
+    settings = {"batch_size": 2, "num_threads": 3, "device_id": 0}
+    pipeline = views(lambda: (), 24, LoadingOptions(prefetch=6, **numbers), **settings)
+    assert pipeline.prefetch_queue_depth == 6 and pipeline.num_threads == 3
+    assert given.items() >= (numbers | {"device": "mixed"}).items()
+    given.clear()
+    views(lambda: (), 24, LoadingOptions(decode="cpu", **numbers), **settings)
+    assert given["device"] == "cpu" and not given.keys() & numbers.keys()
+
+
+@needs_dali
+def test_as_many_threads_read_as_asked_for(noise, monkeypatch):
+    seen, real = set(), FileSplit.read
+
+    def read(self, index):
+        seen.add(threading.current_thread())
+        time.sleep(0.05)
+        return real(self, index)
+
+    monkeypatch.setattr(FileSplit, "read", read)
+    loading = LoadingOptions(read_threads=5, read_ahead=4)
+    list(build(noise, "dali", batch_size=2, workers=1, loading=loading).train)
+    assert len(seen) == 5
+
+
+@pytest.mark.parametrize(
+    ("loader", "options", "says"),
+    [
+        (
+            "torch",
+            {"decode": "gpu"},
+            "decode gpu: loader dali decodes on a GPU, .*got torch on cpu",
+        ),
+        ("dali", {"decode": "gpu"}, "decode gpu: .*got dali on cpu"),
+        ("torch", {"decode": "cuda"}, "decode cuda: expected one of auto, cpu, gpu"),
+        ("torch", {"prefetch": 0}, "prefetch 0: expected a number of at least 1"),
+        ("torch", {"read_threads": 0}, "read_threads 0: expected"),
+        ("torch", {"read_ahead": -1}, "read_ahead -1: expected"),
+        ("torch", {"hw_decoder_load": 1.5}, "hw_decoder_load 1.5: expected a number from 0 to 1"),
+    ],
+)
+def test_loading_options_out_of_range(plain, loader, options, says):
+    with pytest.raises(UserError, match=says):
+        build(plain, loader, loading=LoadingOptions(**options))
+
+
 def test_torch_workers_do_not_change_the_images(noise):
     torch.manual_seed(3)
     random_state = torch.get_rng_state()
@@ -336,20 +412,21 @@ def test_validation_images_agree(tmp_path):
 
 
 @needs_dali
-@pytest.mark.parametrize(
-    ("device_id", "decoder", "device"), [(None, "cpu", "cpu"), (0, "mixed", "gpu")]
-)
-def test_one_definition_serves_cpu_and_gpu(device_id, decoder, device):
+@pytest.mark.parametrize(("device_id", "mixed", "device"), [(None, 0, "cpu"), (0, 1, "gpu")])
+def test_one_definition_serves_cpu_and_gpu(device_id, mixed, device):
     """A graph with a GPU can be defined, but not run, on any machine."""
     from nvidia.dali import Pipeline, fn, types
 
-    from sprout_fast.data.dali import view
+    from sprout_fast.data.dali import gpu_decoder, view
+
+    decoder = gpu_decoder(LoadingOptions(hw_decoder_load=0.9)) if mixed else {"device": "cpu"}
 
     with Pipeline(batch_size=1, num_threads=1, device_id=device_id):
         inputs = [fn.external_source(dtype=types.UINT8, ndim=1)]
         inputs += [fn.external_source(dtype=types.INT32, ndim=1) for _ in range(4)]
         flip = fn.external_source(dtype=types.INT32, ndim=0)
-        assert view(*inputs, flip, image_size=64, device=decoder).device == device
+        images = view(*inputs, flip, image_size=64, decoder=decoder)
+        assert (images.device, images.gpu().device) == (device, "gpu")
 
 
 @needs_dali

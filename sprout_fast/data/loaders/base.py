@@ -16,6 +16,7 @@ from torch import Tensor
 from sprout_fast.data.decode import has_dali
 from sprout_fast.data.listing import Listing, Split
 from sprout_fast.data.loaders.augmentation import View, training_view, validation_view
+from sprout_fast.data.loaders.options import LoadingOptions
 from sprout_fast.data.names import printable
 from sprout_fast.data.scanning import scan
 from sprout_fast.data.subsets import balanced_subset
@@ -82,12 +83,13 @@ class EpochLoader(ABC):
         device: torch.device,
         seed: int,
         workers: int = 2,
+        loading: LoadingOptions | None = None,
         shard_id: int = 0,
         num_shards: int = 1,
     ) -> None:
         self.batch_size, self.num_images = batch_size, len(split)
         self._split, self._train, self._device = split, train, device
-        self._seed, self._workers = seed, workers
+        self._seed, self._workers, self._loading = seed, workers, loading or LoadingOptions()
         self._shard_id, self._num_shards = shard_id, num_shards
         self._epoch = 0
         self.images_done = 0
@@ -196,6 +198,7 @@ def build_loaders(
     device: torch.device | str = "cpu",
     seed: int = 0,
     workers: int = 2,
+    loading: LoadingOptions | None = None,
     limit_train: int | None = None,
     shard_id: int = 0,
     num_shards: int = 1,
@@ -213,6 +216,7 @@ def build_loaders(
         device: where the batches are wanted.
         seed: seed of the order, the crops and the flips, and of ``limit_train``'s choice.
         workers: decoding threads (DALI) or processes (torch).
+        loading: the other options of reading and decoding.
         limit_train: training images to use, a :func:`~sprout_fast.data.subsets.balanced_subset`;
             all by default.
         shard_id: this rank, in [0, ``num_shards``).
@@ -238,7 +242,13 @@ def build_loaders(
     if val_size < num_shards:
         raise UserError(f"{shown}: {val_size} validation images, fewer than {num_shards} ranks")
     common: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size, "seed": seed}
-    common |= {"device": torch.device(device), "workers": workers}
+    loading = loading or LoadingOptions()
+    loading.check_loading()
+    device = torch.device(device)
+    if loading.decode == "gpu" and (loader != "dali" or device.type == "cpu"):
+        reason = f"loader dali decodes on a GPU, on device cuda; got {loader} on {device.type}"
+        raise UserError(f"gpu: {reason}", option="decode")
+    common |= {"device": device, "workers": workers, "loading": loading}
     common |= {"shard_id": shard_id, "num_shards": num_shards}
     train, val = kind(train_split, train=True, **common), kind(listing.val, train=False, **common)
     if val.image_size != train.image_size:

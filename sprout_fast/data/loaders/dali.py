@@ -20,9 +20,9 @@ from sprout_fast.data.decode import as_ppm, decode, has_dali, jpeg_size
 from sprout_fast.data.listing import Split
 from sprout_fast.data.loaders.augmentation import View
 from sprout_fast.data.loaders.base import LOADERS, SquareLoader
-from sprout_fast.errors import UserError
+from sprout_fast.data.names import printable
+from sprout_fast.errors import FatalError, UserError
 
-_READ_AHEAD = 3  # batches that are being read, beyond those in the pipeline
 _DTYPES = (np.int32, np.int32, np.float32, np.int32, np.int32)  # of the fields of a View
 
 
@@ -74,7 +74,9 @@ class DaliLoader(SquareLoader):
         self._threads: ThreadPoolExecutor | None = None
 
     def _batches(self, epoch: int, indices: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-        self._threads = self._threads or ThreadPoolExecutor(self._workers)
+        self._threads = self._threads or ThreadPoolExecutor(
+            self._loading.read_threads or self._workers, "sprout_fast read"
+        )
         # An iterator has its pipeline to itself, and returns it empty: if the epoch is broken off,
         # batches are left in it, which would be taken for the first ones of the next epoch.
         (feed, pipeline), self._idle = self._idle, (_Feed(), None)
@@ -87,10 +89,10 @@ class DaliLoader(SquareLoader):
                         pipeline = self._build(feed)
                     (images,) = pipeline.run()
                     break
-                except RuntimeError:
+                except RuntimeError as error:
                     pipeline = None  # a failure leaves a pipeline unusable
                     if repaired or not feed.fed:
-                        raise
+                        raise self._failure(error, batch) from error
                 self._repair(feed)
                 repaired = True
             feed.fed.popleft()
@@ -109,7 +111,8 @@ class DaliLoader(SquareLoader):
         remaining = iter(indices)
         try:
             while True:
-                for batch in itertools.islice(remaining, _READ_AHEAD + 1 - len(waiting)):
+                wanted = 1 + self._loading.read_ahead - len(waiting)
+                for batch in itertools.islice(remaining, wanted):
                     futures = [threads.submit(self._read, epoch, i) for i in batch.tolist()]
                     waiting.append((batch, futures))
                 if not waiting:
@@ -137,10 +140,21 @@ class DaliLoader(SquareLoader):
             index = self._device.index
             gpu = torch.cuda.current_device() if index is None else index
         settings = {"batch_size": self.batch_size, "num_threads": self._workers, "device_id": gpu}
-        return views(feed, self.image_size[0], **settings)
+        return views(feed, self.image_size[0], self._loading, **settings)
+
+    def _failure(self, error: RuntimeError, batch: np.ndarray) -> FatalError:
+        first, last = (self._split.name(int(index)) for index in (batch[0], batch[-1]))
+        reason = " ".join(str(error).split("Stacktrace")[0].split())[:500]
+        return FatalError(
+            f"DALI failed on {len(batch)} images, the first {first} and the last {last}, which "
+            f"Pillow decodes: {printable(reason)} (tools/verify_data.py checks every image)"
+        )
 
     def _repair(self, feed: _Feed) -> None:
-        """Decode by Pillow what DALI cannot decode of the oldest batch, and feed all again."""
+        """Decode by Pillow what DALI cannot decode of the oldest batch, and feed all again.
+
+        DALI does not say which image it was. The batch is in memory: no file is read again.
+        """
         from sprout_fast.data.dali import WholeImages
 
         first = feed.fed[0]

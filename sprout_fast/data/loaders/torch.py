@@ -78,6 +78,7 @@ class TorchLoader(SquareLoader):
             batch_sampler=self._keys,
             num_workers=self._workers,
             persistent_workers=self._workers > 0,
+            prefetch_factor=self._loading.prefetch if self._workers else None,
             pin_memory=self._device.type == "cuda",
             collate_fn=_collate,
             worker_init_fn=_freeze,
