@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -32,6 +32,15 @@ class _Batch(NamedTuple):
     views: list[View]
 
 
+def pipeline_inputs(encoded: Sequence[bytes], views: Sequence[View]) -> tuple[Any, ...]:
+    """Return what the source of :func:`sprout_fast.data.dali.views` returns for a batch."""
+    fields = zip(zip(*views, strict=True), _DTYPES, strict=True)
+    return (
+        [np.frombuffer(content, np.uint8) for content in encoded],
+        *(list(np.array(field, dtype)) for field, dtype in fields),
+    )
+
+
 class _Feed:
     """What a pipeline calls for its input; it keeps a batch until its images are returned.
 
@@ -45,11 +54,7 @@ class _Feed:
     def __call__(self) -> tuple[Any, ...]:
         batch = next(self.ahead)
         self.fed.append(batch)
-        fields = zip(zip(*batch.views, strict=True), _DTYPES, strict=True)
-        return (
-            [np.frombuffer(content, np.uint8) for content in batch.encoded],
-            *(list(np.array(field, dtype)) for field, dtype in fields),
-        )
+        return pipeline_inputs(batch.encoded, batch.views)
 
 
 @LOADERS.register("dali")

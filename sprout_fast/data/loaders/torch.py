@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -71,6 +72,7 @@ class TorchLoader(SquareLoader):
         super().__init__(split, **options)
         if find_spec("torchvision") is None:
             raise UserError("torch: requires torchvision, which is not installed", option="loader")
+        import_module("torchvision.transforms.v2")  # else each worker would, for seconds
         self._keys: list[list[_Key]] = []  # of the batches of the present epoch
         self._started = False
         self._data_loader = DataLoader(
