@@ -28,7 +28,7 @@ from sprout_fast.data.names import Names
 from sprout_fast.data.readers.tar import TarSplit
 from sprout_fast.files import atomic_write
 
-_MAGIC = b"sprout_fast listing 1\n"
+_MAGIC = b"sprout_fast listing 1\n"  # another number whenever the fields of a split change
 _KINDS: dict[str, type[Split]] = {kind.__name__: kind for kind in (FileSplit, TarSplit)}
 _ALIGNMENT = 64
 _MARGIN = 2.0  # seconds

@@ -24,7 +24,7 @@ class LoadingOptions:
     prefetch: int = 2
     """Batches to decode ahead, in DALI's pipeline or in each process of torch."""
     read_threads: int | None = None
-    """Threads that read files for dali. Default: as many as --workers."""
+    """Threads that read files for dali. Default: as many as decode."""
     read_ahead: int = 3
     """Batches of files to read ahead of DALI's pipeline."""
     hw_decoder_load: float = 0.65
