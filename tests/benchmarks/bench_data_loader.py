@@ -4,13 +4,16 @@
 python tests/benchmarks/bench_data_loader.py --data /imagenet_sample
 
 The contestants take turns, each with new threads or processes and a warm-up in every round, and
-their medians are compared, so that machine load affects all of them alike. The training files are
-linked several times, so that the start of an epoch does not dominate on small data sets.
+their medians are compared, so that machine load affects all of them alike. CPU time per image, of
+the process and its workers, hardly depends on that load. The training files are linked several
+times, so that the start of an epoch does not dominate on small data sets.
 """
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import os
 import statistics
 import tempfile
 import time
@@ -80,14 +83,25 @@ CONTESTANTS = {
 }
 
 
-def rate(batches: Iterator[tuple[Tensor, Tensor]], options: Options) -> float:
-    """Return images per second after a warm-up."""
+def rate(batches: Iterator[tuple[Tensor, Tensor]], options: Options) -> tuple[float, float]:
+    """Return images per second after a warm-up, and milliseconds of CPU time per image."""
     count = options.images // options.batch_size
     for _ in islice(batches, 6):
         pass
-    start = time.perf_counter()
+    start, used = time.perf_counter(), cpu_seconds()
     seen = sum(len(labels) for _, labels in islice(batches, count))
-    return seen / (time.perf_counter() - start)
+    return seen / (time.perf_counter() - start), 1e3 * (cpu_seconds() - used) / seen
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time of this process, with all its threads, and of its child processes."""
+    ticks = 0
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it ended
+            fields = path.read_text().rpartition(")")[2].split()
+            if os.getpid() in (int(path.parent.name), int(fields[1])):
+                ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def linked(data: Path, images: int, root: Path) -> Path:
@@ -106,12 +120,15 @@ def main() -> None:
     """Print images per second of each round, and median ratios."""
     options = tyro.cli(Options, description=__doc__)
     rates: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
+    costs: dict[str, list[float]] = {name: [] for name in CONTESTANTS}
     with tempfile.TemporaryDirectory() as folder:
         data = linked(options.data, options.images + 8 * options.batch_size, Path(folder))
         for number in range(options.rounds):
             for name, make in CONTESTANTS.items():
                 loader = make(data, options)
-                rates[name].append(rate(iter(loader), options))
+                images_per_second, cost = rate(iter(loader), options)
+                rates[name].append(images_per_second)
+                costs[name].append(cost)
                 del loader
                 gc.collect()
             print(f"round {number}: " + ", ".join(f"{n} {r[-1]:.0f}" for n, r in rates.items()))
@@ -120,7 +137,12 @@ def main() -> None:
         ratio = statistics.median(
             [dali / other for dali, other in zip(rates["dali"], rates[name], strict=True)]
         )
-        print(f"{name}: median {median:.0f} images/s; dali is {ratio:.2f} times as fast")
+        cost = statistics.median(costs[name])
+        share = statistics.median(costs["dali"]) / cost
+        print(
+            f"{name}: median {median:.0f} images/s, {cost:.2f} ms of CPU per image; "
+            f"dali is {ratio:.2f} times as fast, with {share:.2f} of its CPU time"
+        )
 
 
 if __name__ == "__main__":
