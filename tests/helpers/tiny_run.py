@@ -30,7 +30,7 @@ class FakeLoader:
         self.batch_size, self.num_images = BATCH, BATCH * batches
         self._batches, self._seed, self._epoch = batches, seed, 0
         self._train, self._rows = train, rows
-        self.read = 0
+        self.read, self.images_done = 0, 0
 
     def __len__(self) -> int:
         return self._batches
@@ -43,16 +43,19 @@ class FakeLoader:
         return nhwc.permute(0, 3, 1, 2)[self._rows], labels[self._rows]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for index in range(self._batches):
+        for index in range(self.images_done // BATCH, self._batches):
             self.read += 1
             yield self.batch(self._epoch, index)
-        self._epoch += self._train
+        self._epoch, self.images_done = self._epoch + self._train, 0
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self._epoch}
+    def batches_left(self) -> int:
+        return self._batches - self.images_done // BATCH
+
+    def state_dict(self, batches: int = 0) -> dict[str, Any]:
+        return {"epoch": self._epoch, "images_done": self.images_done + batches * BATCH}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._epoch = state["epoch"]
+        self._epoch, self.images_done = state["epoch"], state["images_done"]
 
 
 def tiny_network() -> nn.Module:
