@@ -17,83 +17,24 @@ from helpers.tiny_run import (
     STD,
     FakeLoader,
     assert_same,
+    make_trainer,
     method_setting,
     tiny_network,
 )
 from torch import Tensor, nn
-from torch.amp import GradScaler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sprout_fast import reference
-from sprout_fast.data import Loaders
-from sprout_fast.distributed import World
 from sprout_fast.errors import FatalError
-from sprout_fast.methods import Method, build_method
-from sprout_fast.models import Normalized, read_checkpoint
-from sprout_fast.training.loop import Outcome, Trainer, steps_per_epoch
+from sprout_fast.methods import build_method
+from sprout_fast.models import read_checkpoint
+from sprout_fast.training.loop import Outcome, Trainer
 from sprout_fast.training.metrics import COLUMNS
 from sprout_fast.training.optim import (
-    averaged,
-    build_optimizer,
-    build_scheduler,
     learning_rate_factor,
 )
-from sprout_fast.training.progress import Display
-from sprout_fast.training.step import OptimizeStep
 
 SPROUT_COLUMNS = ("true_class_mass", "beta_min", "beta_mean", "beta_max")
-WORLD = World(0, 1, torch.device("cpu"))
-
-
-def make_trainer(
-    out: Path | None = None,
-    *,
-    method: str | Method = "sprout",
-    model: nn.Module | None = None,
-    epochs: int = 2,
-    batches: int = 4,
-    accumulation_steps: int = 1,
-    lr: float = 0.2,
-    amp_dtype: torch.dtype | None = None,
-    fp16: bool = False,
-    ema: float | None = None,
-    keep_every: int | None = None,
-    **options: Any,
-) -> Trainer:
-    model = model or tiny_network()
-    averages = None if ema is None else averaged(model, ema)
-    if isinstance(method, str):
-        dtype = amp_dtype or torch.float32
-        method = build_method(
-            method, method_setting(accumulation_steps=accumulation_steps, dtype=dtype), **options
-        )
-    steps = steps_per_epoch(batches, accumulation_steps, method.passes)
-    optimizer = build_optimizer("sgd", model, lr=lr, momentum=0.9, weight_decay=0.01)
-
-    return Trainer(
-        model=model,
-        evaluated=Normalized(model if averages is None else averages.module, MEAN, STD),
-        method=method,
-        optimize=OptimizeStep(
-            model,
-            Normalized(model, MEAN, STD),
-            optimizer,
-            build_scheduler(optimizer, warmup_steps=2, total_steps=epochs * steps),
-            GradScaler("cpu", enabled=fp16),
-            accumulation_steps=accumulation_steps,
-            amp_dtype=amp_dtype,
-            ema=averages,
-        ),
-        loaders=Loaders(
-            FakeLoader(batches), FakeLoader(1, seed=9, train=False), list("abcde"), "fake"
-        ),
-        epochs=epochs,
-        world=WORLD,
-        out=out,
-        record={"arch": "tiny"},
-        display=Display(live=False),
-        keep_every=keep_every,
-    )
 
 
 class CountOps(TorchDispatchMode):
