@@ -95,6 +95,12 @@ class OptimizeStep:
         return self.optimizer.param_groups[0]["lr"]
 
     @property
+    def lr_factor(self) -> float:
+        """Learning rate of the next optimizer step as a fraction of the schedule's peak."""
+        self._settle()
+        return self.scheduler.lr_lambdas[0](self.scheduler.last_epoch)
+
+    @property
     def skipped(self) -> int:
         """Number of ``steps`` that the scaler skipped, since a gradient was not finite."""
         self._settle()
