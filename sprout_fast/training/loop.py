@@ -128,6 +128,8 @@ class Trainer:
         self._any_signal = LateMaximum(self.world)
         if self._writer is not None:
             self._match_names(self._writer.folder)
+            if self.save_every is not None:
+                self._writer.reserve(self._content())
             at = self.position
             log = MetricsLog(self._writer.folder, self.method.statistics(), at.epoch, at.step)
         try:
