@@ -76,6 +76,18 @@ def test_outside_of_training_a_signal_stops_at_once_with_its_status() -> None:
     assert stop.value.args == (75,)
 
 
+def test_a_run_whose_launcher_died_saves_and_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    trainer = make_trainer(tmp_path)
+    assert trainer.fit(max_steps=1) is Outcome.MAX_STEPS
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert trainer.fit() is Outcome.INTERRUPTED
+    assert trainer.interrupt.status == 75
+    assert read_run_checkpoint(tmp_path / "last.pt")["step"] == 2
+
+
 @pytest.mark.parametrize("save_every", ["1", "2", "3", "1s"])
 def test_a_killed_run_resumes_from_a_checkpoint_within_an_epoch(
     save_every: str, whole: Trainer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
