@@ -51,8 +51,9 @@ _KINDS = {"INT": "an integer", "FLOAT": "a number", "PATH": "a path", "STR": "te
 def run_tool(prog: str, body: Callable[[], int]) -> int:
     """Call ``body`` and return its exit status; print a mistake of the user in one line on stderr.
 
-    The status is 2 for a mistake of the user, 1 for a :class:`~sprout_fast.errors.FatalError` and
-    130 after Ctrl-C. Under torchrun, one process prints the line for all.
+    The status is 2 for a mistake of the user, 1 for a :class:`~sprout_fast.errors.FatalError`, and
+    130 after Ctrl-C or the argument of the KeyboardInterrupt, if it has one. Under torchrun, one
+    process prints the line for all.
     """
     try:
         return body()
@@ -61,9 +62,9 @@ def run_tool(prog: str, body: Callable[[], int]) -> int:
         message, status = option + error.message, 2
     except FatalError as error:
         message, status = str(error), 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"{prog}: interrupted", file=sys.stderr)
-        return 130
+        return stop.args[0] if stop.args else 130
     except OSError as error:
         if error.errno not in _FOLDER_ERRORS:
             raise

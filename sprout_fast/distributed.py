@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -43,6 +44,45 @@ class World:
         if self.size > 1:
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
+
+
+class LateMaximum:
+    """The largest of the processes' numbers, learned without waiting for them.
+
+    All processes call the same methods in the same order. The numbers are exchanged on the CPU,
+    beside what the device and the training exchange.
+
+    >>> LateMaximum(World(0, 1, torch.device("cpu"))).late(15)
+    15
+    """
+
+    def __init__(self, world: World) -> None:
+        self._group: Any = dist.new_group(backend="gloo") if world.size > 1 else None
+        self._pending: tuple[Any, Tensor] | None = None
+
+    def late(self, value: int) -> int:
+        """Return the maximum over the processes' values of the last call, and pass on this one's.
+
+        A single process gets its ``value`` at once.
+        """
+        if self._group is None:
+            return value
+        before, flag = self._received(), torch.tensor(value)
+        work = dist.all_reduce(flag, dist.ReduceOp.MAX, self._group, async_op=True)
+        self._pending = work, flag
+        return before
+
+    def now(self, value: int) -> int:
+        """Wait for all processes, and return the maximum of this call's and the last values."""
+        late = self.late(value)
+        return late if self._group is None else max(late, self._received())
+
+    def _received(self) -> int:
+        if self._pending is None:
+            return 0
+        (work, flag), self._pending = self._pending, None
+        work.wait()
+        return int(flag)
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from sprout_fast.data import build_loaders, make_sample_set, scan
 from sprout_fast.distributed import World
 from sprout_fast.errors import UserError
 from sprout_fast.methods import MethodSetting, build_method
-from sprout_fast.training.config import TrainConfig
+from sprout_fast.training.config import TrainConfig, parse_interval
+from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.loop import Trainer, steps_per_epoch
 from sprout_fast.training.optim import averaged, build_optimizer, build_scheduler
 from sprout_fast.training.progress import Display
@@ -25,7 +26,11 @@ from sprout_fast.training.step import AMP_DTYPES, OptimizeStep
 
 
 def build_trainer(
-    config: TrainConfig, world: World, display: Display, checkpoint: Mapping[str, Any] | None = None
+    config: TrainConfig,
+    world: World,
+    display: Display,
+    checkpoint: Mapping[str, Any] | None = None,
+    interrupt: Interrupt | None = None,
 ) -> Trainer:
     """Return the trainer for a resolved ``config``, which continues from ``checkpoint`` if given.
 
@@ -39,7 +44,7 @@ def build_trainer(
     data = _data_path(config, world, display)
     listing = scan(data)
     num_classes = len(listing.classes)
-    if checkpoint is not None and checkpoint["config"]["classes"] != listing.classes:
+    if checkpoint is not None and checkpoint["config"].get("classes") != listing.classes:
         raise UserError(
             f"{config.resume}: its classes differ from those of {config.data}", option="resume"
         )
@@ -103,6 +108,7 @@ def build_trainer(
         amp_dtype=AMP_DTYPES[config.amp],
         memory_format=memory_format,
         ema=ema,
+        detect_anomaly=config.detect_anomaly,
     )
     record = {"num_classes": num_classes, "classes": list(listing.classes)}
     trainer = Trainer(
@@ -113,13 +119,15 @@ def build_trainer(
         loaders=loaders,
         epochs=config.epochs,
         world=world,
-        out=config.out if world.is_main else None,
+        out=config.out,
+        save_every=None if config.save_every is None else parse_interval(config.save_every),
         keep_every=config.keep_every,
         record=config.stored() | record | {"mean": list(mean), "std": list(std)},
         display=display,
+        interrupt=interrupt or Interrupt(),
     )
     if checkpoint is not None:
-        trainer.restore(checkpoint)
+        trainer.restore(checkpoint, config.resume)
     return trainer
 
 
