@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -21,7 +21,7 @@ from sprout_fast.methods import Method
 from sprout_fast.training import checkpoint
 from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.meter import Meter, Reading
-from sprout_fast.training.metrics import MetricsLog
+from sprout_fast.training.metrics import RAW_COLUMNS, MetricsLog
 from sprout_fast.training.progress import Display, describe
 from sprout_fast.training.step import OptimizeStep
 
@@ -61,7 +61,9 @@ class Trainer:
 
     Args:
         model: the plain model, for checkpoints; ``optimize.model`` may wrap it.
-        evaluated: maps images in [0,1] to logits, with the weights to validate.
+        evaluated: maps images in [0,1] to logits, with the weights to validate: the averaged ones,
+            if there are any.
+        raw: the same with the raw weights, which are validated too; None if ``evaluated`` has them.
         method: the training method.
         optimize: the training step that is passed to the method.
         loaders: training and validation images.
@@ -70,11 +72,13 @@ class Trainer:
         out: folder for checkpoints and metrics, or None in a process that writes none.
         keep_every: epochs between the checkpoints that are kept as ``epoch-NNN.pt``, or None.
         record: plain values for the checkpoint's ``config``.
+        dist_bn: how batch norm's statistics are shared between processes before validation.
         display: where log lines go.
     """
 
     model: nn.Module
     evaluated: nn.Module
+    raw: nn.Module | None = None
     method: Method
     optimize: OptimizeStep
     loaders: Loaders
@@ -82,6 +86,7 @@ class Trainer:
     world: World
     out: Path | None
     keep_every: int | None = None
+    dist_bn: Literal["none", "reduce", "broadcast"] = "broadcast"
     record: dict[str, Any]
     display: Display
     position: Position = field(default_factory=Position, init=False)
@@ -102,7 +107,8 @@ class Trainer:
         log = None
         if self.out is not None:
             at = self.position
-            log = MetricsLog(self.out, self.method.statistics(), at.epoch, at.step)
+            names = [*(() if self.raw is None else RAW_COLUMNS), *self.method.statistics()]
+            log = MetricsLog(self.out, names, at.epoch, at.step)
         try:
             with self.display, Interrupt() as interrupt:
                 while self.position.epoch < self.epochs:
@@ -128,7 +134,8 @@ class Trainer:
         train = self._summed(meter)
         interrupt.held = False
         try:
-            validation = self._validate()
+            validation = self._validate(self.evaluated)
+            raw = None if self.raw is None else self._validate(self.raw)
         except KeyboardInterrupt:
             self._save(loader_state)
             return Outcome.INTERRUPTED
@@ -139,13 +146,16 @@ class Trainer:
         at.epoch += 1
         is_best = clean.top1 > at.best_top1
         at.best_top1 = max(at.best_top1, clean.top1)
+        raw_numbers = {}
+        if raw is not None:
+            numbers = (raw.clean.top1, raw.top5.top1, raw.loss)
+            raw_numbers = dict(zip(RAW_COLUMNS, numbers, strict=True))
         statistics = self.method.statistics()
         mass = statistics.get("true_class_mass")
         seconds = time.perf_counter() - start
         kept = ["best.pt"] if is_best else []
         if self.keep_every is not None and at.epoch % self.keep_every == 0:
             kept.append(f"epoch-{at.epoch:03d}.pt")
-        self._save(self.loaders.train.state_dict(), kept)
         if log is not None:
             log.epoch(
                 {
@@ -156,6 +166,7 @@ class Trainer:
                     "val_top1": clean.top1,
                     "val_top5": validation.top5.top1,
                     "val_loss": validation.loss,
+                    **raw_numbers,
                     "lr": self.optimize.last_lr,
                     "images_per_s": train.images_per_second,
                     "data_wait": train.data_wait,
@@ -165,11 +176,13 @@ class Trainer:
             )
             if self.method.beta is not None:
                 log.histogram(at.step, "epoch/beta", self.method.beta)
+        self._save(self.loaders.train.state_dict(), kept)  # after the row: see MetricsLog.epoch
         self.display.line(
             f"epoch {at.epoch}/{self.epochs} in {seconds:.1f} s: train loss {train.loss:.3f},"
             f" acc {100 * train.accuracy:.1f} %, {train.images_per_second:.1f} img/s;"
             f" validation loss {validation.loss:.3f}, top-1 {100 * clean.top1:.2f} %"
             f" ({clean.correct} of {clean.total}), top-5 {100 * validation.top5.top1:.2f} %"
+            + ("" if raw is None else f", raw weights top-1 {100 * raw.clean.top1:.2f} %")
             + (" (best so far)" if is_best else "")
             + ("" if mass is None else f"; expected true-class mass {mass:.2f}")
         )
@@ -244,11 +257,12 @@ class Trainer:
         averages = {"loss": loss / images, "accuracy": hits / images, "images": int(images)}
         return dataclasses.replace(mean, **averages)
 
-    def _validate(self) -> MeasuredAccuracy:
+    def _validate(self, model: nn.Module) -> MeasuredAccuracy:
         # Each process has batch norm statistics of its own; the checkpoint holds the first one's.
-        self.world.share_buffers(self.evaluated)
+        if self.dist_bn != "none":
+            self.world.share_buffers(model, self.dist_bn)
         validation = measure_accuracy(
-            self.evaluated,
+            model,
             self.display.watched("validation", self.loaders.val),
             device=self.world.device,
             amp_dtype=self.optimize.amp_dtype,

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import yaml
 from sprout_fast.data import default_loader
 from sprout_fast.distributed import World, joined_world
 from sprout_fast.errors import UserError
-from sprout_fast.files import atomic_write
+from sprout_fast.files import atomic_write, folder_lock
 from sprout_fast.training import final_check
 from sprout_fast.training.build import build_trainer
 from sprout_fast.training.config import TrainConfig
@@ -43,7 +43,7 @@ def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> i
         FatalError: the loss became NaN or infinite.
     """
     config.check()
-    with joined_world(config.device) as world:
+    with joined_world(config.device, config.timeout) as world, contextlib.ExitStack() as held:
         display = Display(enabled=world.is_main)
         config = resolve(config, world)
         if checkpoint is not None:
@@ -56,7 +56,7 @@ def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> i
                 return 0
         trainer = build_trainer(config, world, display, checkpoint)
         if world.is_main:  # nothing is written before all else succeeded
-            _prepare_folder(config, display)
+            _prepare_folder(config, display, held)
         world.barrier()
         _announce(config, trainer)
         last = config.out / "last.pt"
@@ -123,13 +123,13 @@ def _unused_folder(folder: Path) -> Path:
     return unused
 
 
-def _prepare_folder(config: TrainConfig, display: Display) -> None:
-    """Create the folder ``config.out``, move a previous run aside, and write config.yaml."""
+def _prepare_folder(config: TrainConfig, display: Display, held: contextlib.ExitStack) -> None:
+    """Create and lock the folder ``config.out``, move a previous run aside, write config.yaml."""
     out = config.out
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
+        if not held.enter_context(folder_lock(out)):
+            display.warn(f"{out}: its file system has no locks: start no other run there meanwhile")
         resumes_here = config.resume is not None and config.resume.parent.samefile(out)
         if (out / "last.pt").exists() and not resumes_here:
             previous = _unused_folder(out / "previous")

@@ -13,9 +13,9 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 
 from sprout_fast.training.meter import Meter
+from sprout_fast.training.optim import MovingAverage
 
 AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -59,7 +59,7 @@ class OptimizeStep:
     accumulation_steps: int = 1
     amp_dtype: torch.dtype | None = None
     memory_format: torch.memory_format = torch.channels_last
-    ema: AveragedModel | None = None
+    ema: MovingAverage | None = None
 
     def __post_init__(self) -> None:
         self._trained = Autocast(self.model, self.amp_dtype)
@@ -102,7 +102,7 @@ class OptimizeStep:
             self.scheduler.step()
             self.steps += 1
             if self.ema is not None:
-                self.ema.update_parameters(self.model)
+                self.ema.update()
         value = value.detach()
         if self.meter is not None:
             # The last argument is the number of this batch's step, from 1.
@@ -130,7 +130,7 @@ class OptimizeStep:
         if self.ema is not None and step:
             # A run that had no averages before starts them at its weights.
             self.ema.module.load_state_dict(content["ema"] or content["model"])
-            self.ema.n_averaged.fill_(step)
+            self.ema.updates = step
         self.steps = step
 
     def _gradient_exchange(self, now: bool) -> contextlib.AbstractContextManager[None]:

@@ -33,7 +33,7 @@ from sprout_fast.models import Normalized, read_checkpoint
 from sprout_fast.training.loop import Outcome, Trainer, steps_per_epoch
 from sprout_fast.training.metrics import COLUMNS
 from sprout_fast.training.optim import (
-    averaged,
+    MovingAverage,
     build_optimizer,
     build_scheduler,
     learning_rate_factor,
@@ -61,7 +61,7 @@ def make_trainer(
     **options: Any,
 ) -> Trainer:
     model = model or tiny_network()
-    averages = None if ema is None else averaged(model, ema)
+    averages = None if ema is None else MovingAverage(model, ema)
     if isinstance(method, str):
         dtype = amp_dtype or torch.float32
         method = build_method(
