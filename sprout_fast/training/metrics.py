@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import os
-from collections.abc import Iterable, Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
@@ -61,11 +63,13 @@ class MetricsLog:
             self._events = SummaryWriter(str(out), purge_step=step + 1 if step else None)
         except OSError as error:
             raise _cannot_write(self._path, error) from error
+        threading.excepthook = _without_event_writer
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """Write the numbers of optimizer step ``step`` to TensorBoard."""
-        for name, value in values.items():
-            self._events.add_scalar(f"train/{name}", value, step)
+        with self._writing_events() as events:
+            for name, value in values.items():
+                events.add_scalar(f"train/{name}", value, step)
 
     def epoch(self, values: Mapping[str, float]) -> None:
         """Append a row, a value for each column, to metrics.csv and write it to TensorBoard.
@@ -82,18 +86,34 @@ class MetricsLog:
                 os.fsync(file.fileno())
         except OSError as error:
             raise _cannot_write(self._path, error) from error
-        for name, value in values.items():
-            if name not in ("epoch", "step"):
-                self._events.add_scalar(f"epoch/{name}", value, int(values["step"]))
-        self._events.flush()
+        with self._writing_events() as events:
+            for name, value in values.items():
+                if name not in ("epoch", "step"):
+                    events.add_scalar(f"epoch/{name}", value, int(values["step"]))
+            events.flush()
 
     def histogram(self, step: int, name: str, values: Tensor) -> None:
         """Write the distribution of ``values`` to TensorBoard."""
-        self._events.add_histogram(name, values, step)
+        with self._writing_events() as events:
+            events.add_histogram(name, values, step)
 
     def close(self) -> None:
         """Close the event file."""
-        self._events.close()
+        with contextlib.suppress(OSError):  # which has ended the run already
+            self._events.close()
+
+    @contextlib.contextmanager
+    def _writing_events(self) -> Iterator[SummaryWriter]:
+        try:
+            yield self._events
+        except OSError as error:  # of an earlier write, since a thread writes
+            raise _cannot_write(self._path.with_name("events.out.tfevents"), error) from error
+
+
+def _without_event_writer(args: threading.ExceptHookArgs) -> None:
+    """Print the exception that ended a thread, except TensorBoard's, which the next call raises."""
+    if type(args.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(args)
 
 
 def _read(path: Path) -> list[dict[str, str]]:

@@ -78,3 +78,17 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     path.symlink_to("/dev/full")
     with pytest.raises(UserError, match=r"metrics.csv: cannot be written: No space left on device"):
         log.epoch(dict.fromkeys(COLUMNS, 1))
+
+
+def test_events_on_a_full_disk_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    log = MetricsLog(tmp_path)
+    log.step(1, {"loss": 1.0})
+    log._events.flush()
+    (events,) = tmp_path.glob("events.*")
+    events.unlink()
+    events.symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"events.*: cannot be written: No space left on device"):
+        for step in range(200):
+            log.epoch(dict.fromkeys(COLUMNS, 1) | {"step": step})
+    log.close()
+    assert "Traceback" not in capsys.readouterr().err
