@@ -5,7 +5,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc cmake -type f)
 CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train test asan fuzz bench learn gpu-check build lint docs format wheel wheel-check clean
+.PHONY: train test asan fuzz bench label-mass learn gpu-check build lint docs format wheel wheel-check clean
 
 train: build
 	$(BIN)/python tools/train_imagenet.py --arch resnet152
@@ -18,6 +18,10 @@ bench: build
 	$(BIN)/python -m pytest $(filter-out $(wildcard tests/benchmarks/bench_data_*.py),$(wildcard tests/benchmarks/bench_*.py)) \
 		--benchmark-quiet --benchmark-json=build/bench.json
 	$(BIN)/python tests/benchmarks/summary.py build/bench.json --page docs/benchmarks.md
+
+# Simulates beta over a run, and updates the table in docs/method.md.
+label-mass: build
+	$(BIN)/python tests/benchmarks/label_mass.py --page docs/method.md
 
 # Trains every method on 10,000 images of CIFAR-10: make learn DATA=cifar10_images.tar
 learn: build

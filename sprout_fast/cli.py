@@ -51,8 +51,9 @@ _KINDS = {"INT": "an integer", "FLOAT": "a number", "PATH": "a path", "STR": "te
 def run_tool(prog: str, body: Callable[[], int]) -> int:
     """Call ``body`` and return its exit status; print a mistake of the user in one line on stderr.
 
-    The status is 2 for a mistake of the user, 1 for a :class:`~sprout_fast.errors.FatalError` and
-    130 after Ctrl-C. Among the processes of a job, the first one to fail prints, and all exit.
+    The status is 2 for a mistake of the user, 1 for a :class:`~sprout_fast.errors.FatalError`, and
+    130 after Ctrl-C or the argument of the KeyboardInterrupt, if it has one. Among the processes of
+    a job, the first one to fail prints, and all exit.
     """
     try:
         return body()
@@ -61,8 +62,8 @@ def run_tool(prog: str, body: Callable[[], int]) -> int:
         message, status = option + error.message, 2
     except FatalError as error:
         message, status = str(error), 1
-    except KeyboardInterrupt:
-        return _end(f"{prog}: interrupted", 130)
+    except KeyboardInterrupt as stop:
+        return _end(f"{prog}: interrupted", stop.args[0] if stop.args else 130)
     except OSError as error:
         if error.errno not in _FOLDER_ERRORS:
             return _unforeseen(prog, error)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -21,11 +21,15 @@ TIMEOUT = 600.0  # seconds
 
 @dataclass(frozen=True)
 class World:
-    """This process: number ``rank`` of ``size``, computing on ``device``."""
+    """This process: number ``rank`` of ``size``, computing on ``device``.
+
+    It may keep the others waiting for ``timeout`` seconds before they end the job.
+    """
 
     rank: int
     size: int
     device: torch.device
+    timeout: float = TIMEOUT
 
     @property
     def is_main(self) -> bool:
@@ -65,6 +69,47 @@ class World:
                 buffer.copy_(part.view_as(buffer))
 
 
+class LateMaximum:
+    """The largest of the processes' numbers, learned without waiting for them.
+
+    All processes call the same methods in the same order. The numbers are exchanged on the CPU,
+    beside what the device and the training exchange.
+
+    >>> LateMaximum(World(0, 1, torch.device("cpu"))).late(15)
+    15
+    """
+
+    def __init__(self, world: World) -> None:
+        limit = timedelta(seconds=world.timeout)
+        several = world.size > 1
+        self._group: Any = dist.new_group(backend="gloo", timeout=limit) if several else None
+        self._pending: tuple[Any, Tensor] | None = None
+
+    def late(self, value: int) -> int:
+        """Return the maximum over the processes' values of the last call, and pass on this one's.
+
+        A single process gets its ``value`` at once.
+        """
+        if self._group is None:
+            return value
+        before, flag = self._received(), torch.tensor(value)
+        work = dist.all_reduce(flag, dist.ReduceOp.MAX, self._group, async_op=True)
+        self._pending = work, flag
+        return before
+
+    def now(self, value: int) -> int:
+        """Wait for all processes, and return the maximum of this call's and the last values."""
+        late = self.late(value)
+        return late if self._group is None else max(late, self._received())
+
+    def _received(self) -> int:
+        if self._pending is None:
+            return 0
+        (work, flag), self._pending = self._pending, None
+        work.wait()
+        return int(flag)
+
+
 @contextmanager
 def joined_world(device: str | None, timeout: float = TIMEOUT) -> Iterator[World]:
     """Join the other processes of the job, if any, and leave them at the end.
@@ -95,7 +140,7 @@ def joined_world(device: str | None, timeout: float = TIMEOUT) -> Iterator[World
     )
     watch = Watch(rank, size, timeout)
     watch.start()
-    yield World(rank, size, chosen)
+    yield World(rank, size, chosen, timeout)
     dist.barrier()  # nobody leaves while another one still watches it or needs the store
     watch.stop()
     dist.destroy_process_group()

@@ -14,12 +14,13 @@ from sprout_fast.errors import UserError
 
 
 @contextlib.contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, tag: str = "") -> Iterator[Path]:
     """Yield a temporary path whose file replaces ``path`` on success and is removed on failure.
 
     Readers find the old file or the new one, never a part of it, even if this process is killed:
     the data reaches the disk before the rename. The temporary file is ``.NAME.tmp`` in the same
-    folder; one left behind by a killed process is overwritten.
+    folder, or ``.NAME{tag}.tmp`` in a process that writes beside another; one left behind by a
+    killed process is overwritten.
 
     >>> import tempfile
     >>> path = Path(tempfile.mkdtemp()) / "numbers.txt"
@@ -29,7 +30,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     '1 2 3'
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}{tag}.tmp")
     try:
         temporary.unlink(missing_ok=True)
         yield temporary

@@ -1,15 +1,75 @@
-"""Read files written by ``torch.save`` without running code in them."""
+"""Files of ``torch.save``: written with a checksum, read without running code in them."""
 
 from __future__ import annotations
 
+import hashlib
+import os
 import re
+import struct
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
 from sprout_fast.errors import UserError
+
+# A ZIP file, as torch.save writes it, ends with the length of its comment, 0, and the comment. The
+# comment that is added here is the SHA-256 of the file without it.
+_NO_COMMENT, _LABEL = b"\0\0", b"sha256:"
+_SIZE = len(_LABEL) + 64
+
+
+def write_torch_file(content: Any, path: str | Path) -> None:
+    """Write ``torch.save(content, path)`` with a checksum, which ``read_torch_file`` verifies.
+
+    torch does not verify the CRCs of a ZIP file, so it loads most files with a flipped bit. The
+    checksum is the ZIP comment ``sha256:HEX``: the SHA-256 of the file as torch wrote it. Any
+    program that reads ``torch.save``'s files or ZIP files reads the file as before.
+    """
+    with open(path, "wb") as file:
+        digest = hashlib.sha256()
+
+        class Hashed:
+            def write(self, data: bytes) -> int:
+                digest.update(data)
+                return file.write(data)
+
+            def flush(self) -> None:
+                file.flush()
+
+        torch.save(content, Hashed())  # pyright: ignore[reportArgumentType]  (needs no more)
+        file.seek(-len(_NO_COMMENT), os.SEEK_END)
+        file.write(struct.pack("<H", _SIZE) + _LABEL + digest.hexdigest().encode())
+
+
+def has_checksum(path: str | Path) -> bool:
+    """Return whether the file was written by ``write_torch_file``."""
+    with open(path, "rb") as file:
+        return _stored_checksum(file) is not None
+
+
+def _stored_checksum(file: IO[bytes]) -> bytes | None:
+    size = _SIZE + len(_NO_COMMENT)
+    if file.seek(0, os.SEEK_END) < size:
+        return None
+    file.seek(-size, os.SEEK_END)
+    tail = file.read()
+    return tail[-64:] if tail.startswith(struct.pack("<H", _SIZE) + _LABEL) else None
+
+
+def _has_damage(file: IO[bytes]) -> bool:
+    """Return whether the file has a checksum that does not match."""
+    stored = _stored_checksum(file)
+    if stored is None:
+        return False
+    remaining, digest = file.tell() - _SIZE - len(_NO_COMMENT), hashlib.sha256()
+    file.seek(0)
+    while remaining and (block := file.read(min(remaining, 2**20))):
+        digest.update(block)
+        remaining -= len(block)
+    digest.update(_NO_COMMENT)
+    return digest.hexdigest().encode() != stored
 
 
 def read_torch_file(path: str | Path) -> Any:
@@ -17,18 +77,22 @@ def read_torch_file(path: str | Path) -> Any:
 
     Raises:
         UserError: the reason in one line, if the file cannot be read, was not written by
-            ``torch.save``, or has objects other than tensors and plain Python types.
+            ``torch.save``, has objects other than tensors and plain Python types, or differs from
+            its checksum.
     """
     path = Path(path)
     try:
         with path.open("rb") as file:
             head = file.read(24)
+            damaged = _has_damage(file)
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
     except IsADirectoryError:
         raise UserError(f"{path}: is a folder, expected a file written by torch.save") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if damaged:
+        raise UserError(f"{path}: is damaged: its content does not match its checksum")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # hints about unsafe pickles, which the error covers

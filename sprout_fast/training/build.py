@@ -18,7 +18,8 @@ from sprout_fast.data import build_loaders, make_sample_set, scan
 from sprout_fast.distributed import World
 from sprout_fast.errors import UserError
 from sprout_fast.methods import MethodSetting, build_method
-from sprout_fast.training.config import TrainConfig
+from sprout_fast.training.config import TrainConfig, parse_interval
+from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.loop import Trainer, steps_per_epoch
 from sprout_fast.training.optim import MovingAverage, build_optimizer, build_scheduler
 from sprout_fast.training.progress import Display
@@ -26,7 +27,11 @@ from sprout_fast.training.step import AMP_DTYPES, OptimizeStep
 
 
 def build_trainer(
-    config: TrainConfig, world: World, display: Display, checkpoint: Mapping[str, Any] | None = None
+    config: TrainConfig,
+    world: World,
+    display: Display,
+    checkpoint: Mapping[str, Any] | None = None,
+    interrupt: Interrupt | None = None,
 ) -> Trainer:
     """Return the trainer for a resolved ``config``, which continues from ``checkpoint`` if given.
 
@@ -40,7 +45,7 @@ def build_trainer(
     data = _data_path(config, world, display)
     listing = scan(data)
     num_classes = len(listing.classes)
-    if checkpoint is not None and checkpoint["config"]["classes"] != listing.classes:
+    if checkpoint is not None and checkpoint["config"].get("classes") != listing.classes:
         raise UserError(
             f"{config.resume}: its classes differ from those of {config.data}", option="resume"
         )
@@ -103,6 +108,7 @@ def build_trainer(
         amp_dtype=AMP_DTYPES[config.amp],
         memory_format=memory_format,
         ema=ema,
+        detect_anomaly=config.detect_anomaly,
     )
     record = {"num_classes": num_classes, "classes": list(listing.classes)}
     trainer = Trainer(
@@ -114,14 +120,16 @@ def build_trainer(
         loaders=loaders,
         epochs=config.epochs,
         world=world,
-        out=config.out if world.is_main else None,
+        out=config.out,
+        save_every=None if config.save_every is None else parse_interval(config.save_every),
         keep_every=config.keep_every,
         dist_bn=config.dist_bn,
         record=config.stored() | record | {"mean": list(mean), "std": list(std)},
         display=display,
+        interrupt=interrupt or Interrupt(),
     )
     if checkpoint is not None:
-        trainer.restore(checkpoint)
+        trainer.restore(checkpoint, config.resume)
     return trainer
 
 
@@ -201,5 +209,8 @@ def _wrapped(model: nn.Module, config: TrainConfig, world: World) -> tuple[nn.Mo
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     options: dict[str, Any] = {name: False, "gradient_as_bucket_view": True}
+    # Each step uses the same parameters, in every method. A static graph has no no_sync(), with
+    # which gradients are accumulated, and torch.compile splits the graph itself.
+    options["static_graph"] = config.accumulation_steps == 1 and not config.compile
     parallel = DistributedDataParallel(model, device_ids=ids, **options)
     return compiled(parallel), network

@@ -18,14 +18,17 @@ import yaml
 from sprout_fast.cli import flag, parse_options, run_tool
 from sprout_fast.errors import UserError
 from sprout_fast.registry import nearest
-from sprout_fast.training.config import INVOCATION_ONLY, CifarConfig, TrainConfig
+from sprout_fast.training.config import AUTO_RESUME, INVOCATION_ONLY, CifarConfig, TrainConfig
+
+# What a checkpoint's config has besides options.
+MODEL_RECORD = {"num_classes", "classes", "mean", "std"}
 
 ConfigT = TypeVar("ConfigT", bound=TrainConfig)
 
 # tyro joins a line that begins with a letter to the one before.
 _EXIT_STATUS = """
-Exit status: 0 on success, 130 after Ctrl-C, 1 for an error,
-2 for a mistake in the options or the data, which is reported in one line.
+Exit status: 0 on success, 1 for an error, 2 for a mistake in the options or the data,
+130 after Ctrl-C, 75 after SIGTERM or SIGUSR1; after a signal, the run is saved first.
 """
 
 
@@ -39,6 +42,7 @@ Examples (without --data, a small sample set is generated and trained on in a fe
     {prog} --arch resnet50 --data /imagenet --weights resnet50.pth
     torchrun --nproc-per-node 8 {script} --data /imagenet --out run
     {prog} --resume run/last.pt
+    {prog} --data /imagenet --out run --save-every 10m --resume auto
 """
     return _run(TrainConfig, argv, description)
 
@@ -89,10 +93,10 @@ def parse(
     Args:
         config_type, argv, prog, description: as in :func:`sprout_fast.cli.parse_options`.
         read_checkpoint: reads the file of ``--resume``; by default
-            :func:`sprout_fast.models.checkpoint.read_checkpoint`.
+            :func:`sprout_fast.training.checkpoint.read_run_checkpoint`.
 
     Returns:
-        the options, and the content of the checkpoint that ``--resume`` names, or None.
+        the options, with the file that ``--resume`` names or found, and its content, or None.
 
     Raises:
         UserError: an unknown option, key or choice, or a value of the wrong type.
@@ -102,34 +106,55 @@ def parse(
         return parse_options(config_type, arguments, prog, description)
 
     given = options(argv)
-    recipe, checkpoint, from_yaml = given.recipe, None, []
+    recipe, resume, checkpoint, from_yaml = given.recipe, given.resume, None, []
     if given.config is not None:
         from_yaml = _as_arguments(_read_yaml(given.config, config_type))
         try:
             recipe = recipe or options(from_yaml).recipe
         except UserError as error:
             raise UserError(f"{given.config}: {error}", option="config") from None
-    if given.resume is not None and recipe is not None:
+    if resume == AUTO_RESUME:
+        resume, checkpoint = _newest_checkpoint(options([*from_yaml, *argv]).out)
+    elif resume is not None and recipe is not None:
         reason = "excluded by resume, since the checkpoint has its own options"
         raise UserError(f"{recipe}: {reason}", option="recipe")
-    defaults = {} if recipe is None else read_recipe(recipe)
-    if given.resume is not None:
+    elif resume is not None:
         if read_checkpoint is None:
-            from sprout_fast.models.checkpoint import read_checkpoint
-        checkpoint = read_checkpoint(given.resume)
+            from sprout_fast.training.checkpoint import read_run_checkpoint as read_checkpoint
+        checkpoint = read_checkpoint(resume)
+    defaults = {} if recipe is None else read_recipe(recipe)
+    if resume is not None and checkpoint is not None:
         # The run's folder may have been moved: continue in the checkpoint's folder. The checkpoint
         # holds the weights, so the file that the run started from is not needed.
-        changed = {"out": str(given.resume.parent), "weights": None, "reset_head": False}
+        changed = {"out": str(resume.parent), "weights": None, "reset_head": False}
         known = {field.name for field in dataclasses.fields(config_type)}
         stored = checkpoint["config"] | changed
+        if foreign := sorted(set(stored) - known - MODEL_RECORD):
+            raise UserError(f"{resume}: config: has {', '.join(foreign)}, unknown to this version")
         defaults = {key: value for key, value in stored.items() if key in known}
     before = _as_arguments(defaults) + from_yaml
     config = options([*before, *argv]) if before else given
+    config.resume = resume
+    if given.resume == AUTO_RESUME and resume is not None:
+        # A job repeats the command line that it was started with; the checkpoint has its weights.
+        config.weights, config.reset_head = None, False
     if recipe is not None and config.method != (its := defaults["method"]):
         raise UserError(
             f"{recipe}: is a recipe for method {its}, got method {config.method}", option="recipe"
         )
     return config, checkpoint
+
+
+def _newest_checkpoint(out: Path | None) -> tuple[Path | None, dict[str, Any] | None]:
+    if out is None:
+        raise UserError(f"{AUTO_RESUME}: needs out, the folder of the run", option="resume")
+    from sprout_fast.training.checkpoint import newest_checkpoint
+
+    path, content, problems = newest_checkpoint(out)
+    if os.environ.get("RANK", "0") == "0":
+        for problem in problems:
+            print(f"warning: {problem}", flush=True)
+    return path, content
 
 
 def read_recipe(name: str) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -24,7 +25,34 @@ else:
     MethodName = Annotated[Literal[METHOD_NAMES], tyro.conf.arg(metavar="METHOD")]
 
 # Options of one invocation, not of a run: config.yaml and checkpoints leave them out.
-INVOCATION_ONLY = ("config", "resume", "max_steps")
+INVOCATION_ONLY = ("config", "resume", "max_steps", "detect_anomaly")
+
+# ``resume`` with this value looks for a checkpoint in the folder ``out``.
+AUTO_RESUME = Path("auto")
+
+
+class Interval(NamedTuple):
+    """A number of optimizer steps or of seconds; the other one is None."""
+
+    steps: int | None = None
+    seconds: int | None = None
+
+
+def parse_interval(text: str) -> Interval:
+    """Return the interval that ``text`` says: steps, or a time in s, m or h.
+
+    Raises:
+        UserError: it says something else.
+
+    >>> parse_interval("500"), parse_interval("10m")
+    (Interval(steps=500, seconds=None), Interval(steps=None, seconds=600))
+    """
+    match = re.fullmatch(r"(\d+)([smh]?)", text)
+    if not match or not int(match[1]):
+        raise UserError(f"{text}: expected steps or a time, e.g. 500, 90s, 10m or 2h")
+    count, unit = int(match[1]), match[2]
+    return Interval(seconds=count * {"s": 1, "m": 60, "h": 3600}[unit]) if unit else Interval(count)
+
 
 # Each class below is a group of --help, and the docstrings are its help texts.
 
@@ -43,7 +71,8 @@ class RunOptions:
     """YAML file with defaults for all options; the command line overrides it."""
     resume: Auto[Path] = None
     """Resume from this checkpoint (last.pt of a run) with the options stored in it; options given
-    here override them."""
+    here override them. auto: from the newest good checkpoint in --out, or start anew if it has
+    none."""
 
 
 @dataclass
@@ -142,6 +171,9 @@ class DeviceOptions:
     process: average them, copy the first process's to all, or leave each its own."""
     timeout: float = 600.0
     """Seconds that one process may keep the others waiting before all end."""
+    detect_anomaly: bool = False
+    """Check the loss, gradients, weights and beta of every step and name the first that is not
+    finite, with PyTorch's traceback of its forward pass. Slow."""
 
 
 @dataclass
@@ -153,6 +185,9 @@ class OutputOptions:
     out: Auto[Path] = None
     """Folder for last.pt, best.pt, config.yaml, metrics.csv and TensorBoard events. Default:
     runs/ARCH-METHOD, followed by a number if that exists."""
+    save_every: Auto[str] = None
+    """Also write last.pt within an epoch, after this many steps (500) or this time (90s, 10m, 2h),
+    while training continues. Default: never."""
     keep_every: Auto[int] = None
     """Also keep a copy of last.pt as epoch-NNN.pt every this many epochs. Default: never."""
     max_steps: Auto[int] = None
@@ -284,6 +319,11 @@ class TrainConfig(
             raise UserError(f"{self.lr}: expected a positive number", option="lr")
         if self.ema is not None and not 0 < self.ema < 1:
             raise UserError(f"{self.ema}: expected a number between 0 and 1", option="ema")
+        if self.save_every is not None:
+            try:
+                parse_interval(self.save_every)
+            except UserError as error:
+                raise UserError(error.message, option="save_every") from None
         if self.reset_head and self.weights is None:
             raise UserError("needs weights, whose last layer it replaces", option="reset_head")
         if self.weights is not None and not self.weights.exists():

@@ -1,4 +1,4 @@
-"""Ctrl-C, deferred until the run is in a state that a checkpoint can hold."""
+"""Signals that end a run, deferred until it is in a state that a checkpoint can hold."""
 
 from __future__ import annotations
 
@@ -6,32 +6,65 @@ import os
 import signal
 import sys
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+
+# Exit status after Ctrl-C, as shells have it; and of a run that its host stopped, sysexits.h's
+# EX_TEMPFAIL: rerun it later.
+CTRL_C, PREEMPTED = 130, 75
+# torchrun passes on the Ctrl-C that its terminal has sent to all processes.
+_SAME_PRESS = 1.0  # seconds
 
 
 class Interrupt:
-    """Context manager in which a first Ctrl-C only sets ``requested`` and a second one stops.
+    """SIGINT (Ctrl-C), SIGTERM and SIGUSR1, which schedulers send before they stop a job.
 
-    While ``held`` is false (during validation, when nothing would be lost) the first one stops too.
-    Outside the main thread, where Python delivers no signals, it has no effect.
+    While ``held``, a signal is only noted in ``signal``, and a later Ctrl-C stops at once.
+    Otherwise, when nothing would be lost, each stops at once, by a KeyboardInterrupt with the exit
+    status. Outside the
+    main thread, where Python delivers no signals, nothing is noted.
+
+    Attributes:
+        signal: number of the signal that was noted, or 0.
+        held: whether signals are only noted.
     """
 
     def __init__(self) -> None:
-        self.requested, self.held, self._before = False, True, None
+        self.signal, self.held = 0, False
+        self._installed, self._noted_at = False, 0.0
 
-    def __enter__(self) -> Interrupt:
-        if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._on_signal)
-        return self
+    @property
+    def status(self) -> int:
+        """The exit status after the signal: 130 after Ctrl-C, else 75."""
+        return CTRL_C if self.signal in (0, signal.SIGINT) else PREEMPTED
 
-    def __exit__(self, *error: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+    @contextmanager
+    def installed(self, held: bool = False) -> Iterator[Interrupt]:
+        """Handle signals inside, with ``held``; may be nested."""
+        before, self.held = self.held, held
+        handlers = {}
+        if not self._installed and threading.current_thread() is threading.main_thread():
+            names = ("SIGINT", "SIGTERM", "SIGUSR1")
+            numbers = [getattr(signal, name) for name in names if hasattr(signal, name)]
+            handlers = {number: signal.signal(number, self._on_signal) for number in numbers}
+            self._installed = True
+        try:
+            yield self
+        finally:
+            self.held = before
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+                self._installed = False
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        stop = self.requested or not self.held
-        self.requested = True
-        if stop:
-            raise KeyboardInterrupt
-        if sys.stderr.isatty():  # os.write, since a handler may have interrupted a print
+        first, now = not self.signal, time.monotonic()
+        again = not first and number == signal.SIGINT and now - self._noted_at >= _SAME_PRESS
+        if first:
+            self.signal, self._noted_at = number, now
+        if again or not self.held:
+            raise KeyboardInterrupt(self.status)
+        if first and number == signal.SIGINT and sys.stderr.isatty():
+            # os.write, since a handler may have interrupted a print
             os.write(2, b"\nfinishing this step and saving; press Ctrl-C again to stop now\n")

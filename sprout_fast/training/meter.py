@@ -29,14 +29,15 @@ class Meter:
     """Sums over one epoch. ``add`` does not synchronize with the device; ``read`` does.
 
     A prediction counts with weight lam if it is the image's own class, and 1 - lam if it is that of
-    its Mixup partner. Images per second are those of all ``processes``, and count a batch once,
+    its Mixup partner. ``bad_step``, an integer on the device, is the first step with a loss that is
+    not finite, or -1. Images per second are those of all ``processes``, and count a batch once,
     however many ``passes`` (optimizer steps) the method makes on it.
     """
 
     def __init__(self, device: torch.device, processes: int = 1, passes: int = 1) -> None:
         self._speed = processes / passes
         self._window = torch.zeros(2, device=device)  # loss and hits since the last reading
-        self._bad_step = torch.full((), -1, dtype=torch.int64, device=device)
+        self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self._images, self._wait, self._start = 0, 0.0, time.perf_counter()
         self._totals = [0.0, 0.0, 0, 0.0, 0.0]  # loss, hits, images, wait, seconds
 
@@ -52,8 +53,8 @@ class Meter:
             hits = partner_hits + target.lam * (hits - partner_hits)
         loss = loss.float()
         self._window += torch.stack([loss * len(logits), hits.sum()])
-        first_bad = (self._bad_step < 0) & ~loss.isfinite()
-        self._bad_step = torch.where(first_bad, step, self._bad_step)
+        first_bad = (self.bad_step < 0) & ~loss.isfinite()
+        self.bad_step = torch.where(first_bad, step, self.bad_step)
         self._images += len(logits)
 
     def waited(self, seconds: float) -> None:
@@ -67,10 +68,10 @@ class Meter:
             FatalError: a loss was NaN or infinite; the message has the number of the first step.
         """
         loss, hits = self._window.tolist()
-        if (step := int(self._bad_step)) >= 0:
+        if (step := int(self.bad_step)) >= 0:
             raise FatalError(
                 f"training loss is not finite at step {step}: lower lr or raise warmup_epochs (and"
-                " with amp fp16, try bf16 or none); the previous checkpoint is kept"
+                " with amp fp16, try bf16 or none)"
             )
         since = [loss, hits, self._images, self._wait, time.perf_counter() - self._start]
         self._totals = [total + part for total, part in zip(self._totals, since, strict=True)]

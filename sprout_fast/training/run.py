@@ -9,15 +9,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from sprout_fast.data import default_loader
 from sprout_fast.distributed import World, joined_world
 from sprout_fast.errors import UserError
 from sprout_fast.files import atomic_write, folder_lock
+from sprout_fast.job import end_job
 from sprout_fast.training import final_check
 from sprout_fast.training.build import build_trainer
 from sprout_fast.training.config import TrainConfig
+from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.loop import Outcome, Trainer
 from sprout_fast.training.metrics import plot_beta
 from sprout_fast.training.progress import Display
@@ -28,24 +31,29 @@ _FIXED = ("arch", "method", "image_size", "normalization", "modules", "beta_batc
 _FILES = ("*.pt", "config.yaml", "metrics.csv", "*.png", "events.out.tfevents.*")
 
 
-def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> int:
+def train(config: TrainConfig, checkpoint: dict[str, Any] | None = None) -> int:
     """Train as ``config`` says.
 
     Args:
         config: the options; those that are None are chosen here.
-        checkpoint: content of ``config.resume``.
+        checkpoint: content of ``config.resume``, which is emptied once it is restored.
 
     Returns:
-        the exit status: 0, or 130 after Ctrl-C.
+        the exit status: 0, or that of :attr:`~sprout_fast.training.interrupt.Interrupt.status`.
 
     Raises:
         UserError: an option, the data or a file that does not fit.
-        FatalError: the loss became NaN or infinite.
+        FatalError: the loss or a weight is not finite, or no step succeeds.
     """
     config.check()
-    with joined_world(config.device, config.timeout) as world, contextlib.ExitStack() as held:
+    with (
+        Interrupt().installed() as interrupt,
+        joined_world(config.device, config.timeout) as world,
+        contextlib.ExitStack() as held,
+    ):
         display = Display(enabled=world.is_main)
         config = resolve(config, world)
+        _check_agreement(config, checkpoint, world)
         if checkpoint is not None:
             _check_same_run(config, checkpoint["config"])
             if checkpoint["epoch"] >= config.epochs:
@@ -54,7 +62,12 @@ def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> i
                     " train longer"
                 )
                 return 0
-        trainer = build_trainer(config, world, display, checkpoint)
+        # The algorithms of convolutions that are fastest for these shapes. They may differ from run
+        # to run, so on a GPU the bits may too.
+        torch.backends.cudnn.benchmark = True
+        trainer = build_trainer(config, world, display, checkpoint, interrupt)
+        if checkpoint is not None:
+            checkpoint.clear()  # the callers keep it, and it is as large as the model's state
         if world.is_main:  # nothing is written before all else succeeded
             _prepare_folder(config, display, held)
         world.barrier()
@@ -64,12 +77,11 @@ def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> i
             outcome = trainer.fit(config.max_steps)
         except KeyboardInterrupt:  # the second Ctrl-C, or one where nothing could be saved
             saved = f"resume from {last}, saved earlier" if last.exists() else "nothing was saved"
-            display.line(f"stopped without saving; {saved}")
-            return 130
+            return _stop(world, display, f"stopped without saving; {saved}", interrupt.status)
         step = trainer.position.step
         if outcome is Outcome.INTERRUPTED:
             display.line(f"interrupted after step {step}; resume from {last}")
-            return 130
+            return interrupt.status
         if outcome is Outcome.MAX_STEPS:
             display.line(f"stopped at step {step}, as max_steps says; resume from {last}")
         try:
@@ -77,9 +89,32 @@ def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> i
                 plot_beta(config.out / "metrics.csv", config.out / "beta.png")
             _report(config, trainer)
         except KeyboardInterrupt:
-            display.line(f"interrupted before the final accuracy; the run is saved in {last}")
-            return 130
+            text = f"interrupted before the final accuracy; the run is saved in {last}"
+            return _stop(world, display, text, interrupt.status)
         return 0
+
+
+def _stop(world: World, display: Display, text: str, status: int) -> int:
+    """Print ``text`` and return ``status``; in a job, exit, since other processes may wait."""
+    if world.size > 1:
+        end_job(text, status)
+    display.line(text)
+    return status
+
+
+def _check_agreement(
+    config: TrainConfig, checkpoint: Mapping[str, Any] | None, world: World
+) -> None:
+    """Check that all processes resume at the same step, which need not see the same files."""
+    step = -1 if checkpoint is None else checkpoint["step"]
+    total = world.sum(torch.tensor(step, dtype=torch.int64, device=world.device))
+    if int(total) != step * world.size:
+        found = "found none" if checkpoint is None else f"found {config.resume}, of step {step}"
+        raise UserError(
+            f"process {world.rank} {found}, and another one a different checkpoint: all need the"
+            " same folder",
+            option="resume",
+        )
 
 
 def resolve(config: TrainConfig, world: World) -> TrainConfig:

@@ -14,9 +14,13 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from sprout_fast.errors import FatalError
+from sprout_fast.training.checkpoint import listed, nonfinite
 from sprout_fast.training.meter import Meter
 from sprout_fast.training.optim import MovingAverage
 
+# A loss scale of 2**16 is then 6e-5, below which float16 gradients have no use for it.
+MOST_SKIPPED_STEPS = 30
 AMP_DTYPES = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -48,6 +52,12 @@ class OptimizeStep:
             it accepts logits of any type and computes in float32.
         memory_format: memory format of the model's inputs.
         ema: moving average of the weights, updated after each optimizer step.
+        detect_anomaly: check loss and gradients of each step, which waits for the device.
+
+    Attributes:
+        steps: optimizer steps of the whole run, with those that the scaler skipped.
+        last_lr: learning rate of the last step.
+        meter: sums of the current epoch, or None.
     """
 
     model: nn.Module
@@ -60,14 +70,18 @@ class OptimizeStep:
     amp_dtype: torch.dtype | None = None
     memory_format: torch.memory_format = torch.channels_last
     ema: MovingAverage | None = None
+    detect_anomaly: bool = False
 
     def __post_init__(self) -> None:
         self._trained = Autocast(self.model, self.amp_dtype)
         self.network = Autocast(self.network, self.amp_dtype)
-        self.steps = 0  # optimizer steps of the whole run
-        self.last_lr = 0.0  # of the last step
-        self.meter: Meter | None = None  # of the current epoch
-        self._calls = 0
+        self.steps, self.last_lr = 0, 0.0
+        self.meter: Meter | None = None
+        self._calls, self._skipped, self._skipped_in_a_row = 0, 0, 0
+        # Whether the scaler skipped the last step: on the host, and when it is there on CUDA.
+        self._verdict: tuple[Tensor, torch.cuda.Event | None] | None = None
+        self._overflow: Tensor | bool = False
+        self.optimizer.register_step_pre_hook(self._before_step)
 
     @property
     def between_steps(self) -> bool:
@@ -77,7 +91,20 @@ class OptimizeStep:
     @property
     def lr(self) -> float:
         """Learning rate of the next optimizer step."""
+        self._settle()
         return self.optimizer.param_groups[0]["lr"]
+
+    @property
+    def lr_factor(self) -> float:
+        """Learning rate of the next optimizer step as a fraction of the schedule's peak."""
+        self._settle()
+        return self.scheduler.lr_lambdas[0](self.scheduler.last_epoch)
+
+    @property
+    def skipped(self) -> int:
+        """Number of ``steps`` that the scaler skipped, since a gradient was not finite."""
+        self._settle()
+        return self._skipped
 
     @torch.no_grad()
     def logits(self, inputs: Tensor) -> Tensor:
@@ -94,44 +121,110 @@ class OptimizeStep:
             logits = [self._forward(batch) for batch in ([inputs] if single else inputs)]
             value = loss(logits[0] if single else tuple(logits), target)
             self.scaler.scale(value / self.accumulation_steps).backward()
+        if self.detect_anomaly:
+            self._check_step(value)
         if complete:
+            self.last_lr = self.lr
+            self._overflow = True  # a scaler that skips the step may not call the optimizer
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad()
-            self.last_lr = self.lr
-            self.scheduler.step()
             self.steps += 1
-            if self.ema is not None:
-                self.ema.update()
+            if self.scaler.is_enabled():
+                self._await_verdict()
+            else:
+                self._applied()
         value = value.detach()
         if self.meter is not None:
             # The last argument is the number of this batch's step, from 1.
             self.meter.add(value, logits[0].detach(), target, self.steps + (not complete))
         return value
 
+    def _check_step(self, loss: Tensor) -> None:
+        step = self.steps + 1
+        if not loss.isfinite():
+            raise FatalError(f"training loss is not finite at step {step}")
+        model = getattr(self.model, "_orig_mod", self.model)
+        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        # The scaler expects some that are not, and skips the step.
+        if not self.scaler.is_enabled() and (bad := nonfinite(gradients)):
+            raise FatalError(f"gradients not finite at step {step}: {listed(bad)}")
+
+    def _before_step(self, optimizer: Optimizer, *arguments: Any) -> None:
+        # The scaler tells a fused optimizer by this attribute; others it calls if all is finite.
+        self._overflow = getattr(optimizer, "found_inf", False)
+
+    def _await_verdict(self) -> None:
+        overflow = torch.as_tensor(self._overflow)
+        event = torch.cuda.Event() if overflow.is_cuda else None
+        self._verdict = overflow.to("cpu", non_blocking=True), event
+        if event is not None:
+            event.record()
+        # The averages need it before the next forward pass, which changes batch norm statistics.
+        # Otherwise it is read when the next step is complete, and the device has arrived there.
+        if self.ema is not None:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Count the last step as skipped or applied, if that is still open."""
+        if self._verdict is None:
+            return
+        (overflow, event), self._verdict = self._verdict, None
+        if event is not None:
+            event.synchronize()
+        if not overflow:
+            self._skipped_in_a_row = 0
+            self._applied()
+            return
+        self._skipped, self._skipped_in_a_row = self._skipped + 1, self._skipped_in_a_row + 1
+        if self._skipped_in_a_row >= MOST_SKIPPED_STEPS:
+            raise FatalError(
+                f"the loss scaler skipped each of the {MOST_SKIPPED_STEPS} optimizer steps up to"
+                f" step {self.steps}: the gradients are not finite at a loss scale of"
+                f" {self.scaler.get_scale():.2g} either; use amp bf16 or none"
+            )
+
+    def _applied(self) -> None:
+        self.scheduler.step()
+        if self.ema is not None:
+            self.ema.update()
+
     def _forward(self, inputs: Tensor) -> Tensor:
         return self._trained(inputs.contiguous(memory_format=self.memory_format))
 
-    def restore(self, content: Mapping[str, Any], step: int) -> None:
+    def momenta(self) -> dict[int, Tensor]:
+        """Return the parameters that have a momentum, by their numbers in the optimizer's state.
+
+        A momentum has the shape and dtype of its parameter.
+        """
+        groups = self.optimizer.param_groups
+        ordered = [(p, group["momentum"]) for group in groups for p in group["params"]]
+        return {i: p for i, (p, momentum) in enumerate(ordered) if momentum}
+
+    def restore(self, content: Mapping[str, Any], step: int, skipped: int = 0) -> None:
         """Restore momentum buffers and loss scale from a checkpoint, to resume at ``step``.
 
-        Learning rate, momentum factor and weight decay remain those of this run.
+        Learning rate, momentum factor and weight decay remain those of this run, as does the memory
+        format of the buffers, which the fused kernels require to be that of the weights.
         """
-        own = [{k: v for k, v in g.items() if k != "params"} for g in self.optimizer.param_groups]
-        self.optimizer.load_state_dict(content["optimizer"])
-        base = {"base_lrs": self.scheduler.base_lrs, "last_epoch": step, "_step_count": step + 1}
-        self.scheduler.load_state_dict(content["scheduler"] | base)
-        groups = zip(self.optimizer.param_groups, own, self.scheduler.lr_lambdas, strict=True)
-        for group, options, factor in groups:
-            group.update(options)
-            group["lr"] = group["initial_lr"] * factor(step)
+        stored = content["optimizer"]["state"]
+        for number, parameter in self.momenta().items():
+            if number in stored:
+                momentum = torch.empty_like(parameter).copy_(stored[number]["momentum_buffer"])
+                self.optimizer.state[parameter]["momentum_buffer"] = momentum.detach()
+        applied = step - skipped
+        own = self.scheduler.state_dict() | {"last_epoch": applied, "_step_count": applied + 1}
+        self.scheduler.load_state_dict(own)
+        groups = zip(self.optimizer.param_groups, self.scheduler.lr_lambdas, strict=True)
+        for group, factor in groups:
+            group["lr"] = group["initial_lr"] * factor(applied)
         if self.scaler.is_enabled() and content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
-        if self.ema is not None and step:
+        if self.ema is not None and applied:
             # A run that had no averages before starts them at its weights.
             self.ema.module.load_state_dict(content["ema"] or content["model"])
-            self.ema.updates = step
-        self.steps = step
+            self.ema.updates = applied
+        self.steps, self._skipped = step, skipped
 
     def _gradient_exchange(self, now: bool) -> contextlib.AbstractContextManager[None]:
         """Return a context in which processes exchange gradients only if ``now``."""

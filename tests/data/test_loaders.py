@@ -211,20 +211,85 @@ def test_two_iterators_at_a_time_do_not_mix(noise, loader):
 
 
 @every
-@pytest.mark.parametrize("change", [{"batch_size": 3}, {"seed": 1}, {"num_shards": 2}])
-def test_state_of_another_setting_is_refused(noise, loader, change):
-    state = build(noise, loader).train.state_dict()
-    (name,) = change
-    with pytest.raises(UserError, match=name):
-        build(noise, loader, **change).train.load_state_dict(state)
+@pytest.mark.parametrize("done", [0, 1, 2])
+def test_resuming_within_an_epoch_gives_its_other_batches(noise, loader, done):
+    whole = build(noise, loader, batch_size=3).train
+    epochs = [list(whole) for _ in range(3)]
+
+    before = build(noise, loader, batch_size=3).train
+    list(before)
+    iterator = iter(before)
+    for _ in range(done + 1):
+        next(iterator)  # one more than was trained on
+    state = saved_and_loaded(before.state_dict(batches=done))
+    after = build(noise, loader, batch_size=3).train
+    after.load_state_dict(state)
+    assert (after.images_done, after.batches_left(), len(after)) == (3 * done, 3 - done, 3)
+    assert after.state_dict() == state
+    assert_same(list(after), epochs[1][done:])
+    assert (after.images_done, after.batches_left()) == (0, 3)
+    assert_same(list(after), epochs[2])
 
 
 @every
-def test_state_of_another_loader_is_refused(noise, loader):
-    other = "memory" if loader == "torch" else "torch"
-    state = build(noise, other).train.state_dict()
-    with pytest.raises(UserError, match=f"loader was '{other}' .* now it is '{loader}'"):
-        build(noise, loader).train.load_state_dict(state)
+@pytest.mark.parametrize("ranks", [(1, 4, 2, 3), (2, 3, 1, 4), (2, 2, 3, 1)])
+def test_another_number_of_ranks_gets_the_images_that_the_epoch_has_not_seen(plain, loader, ranks):
+    ranks, size, new_ranks, new_size = ranks
+
+    def shards(count, batch_size):
+        options = {"batch_size": batch_size, "num_shards": count}
+        return [build(plain, loader, shard_id=i, **options).train for i in range(count)]
+
+    old = shards(ranks, size)
+    seen = []
+    for shard in old:
+        iterator = iter(shard)
+        seen += [number for _ in range(2) for number in numbers(next(iterator)[0])]
+    (state,) = {tuple(shard.state_dict(batches=2).items()) for shard in old}
+    new = shards(new_ranks, new_size)
+    for shard in new:
+        shard.load_state_dict(dict(state))
+    left = (22 - 2 * ranks * size) // new_ranks // new_size
+    assert [shard.batches_left() for shard in new] == [left] * new_ranks
+    rest = [order(shard) for shard in new]
+    assert [len(part) for part in rest] == [left * new_size] * new_ranks
+    seen += sum(rest, [])
+    assert len(set(seen)) == len(seen)
+    # The next epoch has all images again, in the order of an uninterrupted run.
+    whole = build(plain, loader, batch_size=22).train
+    list(whole)
+    expected = order(whole)
+    for rank, shard in enumerate(new):
+        mine = expected[rank::new_ranks]
+        assert order(shard) == mine[: 22 // new_ranks // new_size * new_size]
+
+
+@every
+@pytest.mark.parametrize("change", [{"seed": 1}, {"limit_train": 10}])
+def test_an_epoch_of_another_order_starts_again(noise, loader, change):
+    before = build(noise, loader).train
+    list(before)
+    state = before.state_dict(batches=1)
+    after = build(noise, loader, **change).train
+    after.load_state_dict(state)
+    assert after.state_dict()["epoch"] == 1
+    assert after.images_done == 0 and after.batches_left() == len(after)
+
+
+@every
+def test_an_epoch_of_which_nothing_is_left_gives_way_to_the_next(noise, loader):
+    train = build(noise, loader).train
+    train.load_state_dict(train.state_dict(batches=len(train)))
+    assert train.batches_left() == 0 and list(train) == []
+    assert train.state_dict()["epoch"] == 1 and train.batches_left() == len(train)
+
+
+def test_another_loader_resumes_in_the_same_order(plain):
+    state = build(plain, "memory").train.state_dict(batches=2)
+    train = build(plain, "torch").train
+    whole = order(train)
+    train.load_state_dict(state)
+    assert order(train) == whole[8:]
 
 
 @every

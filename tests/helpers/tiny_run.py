@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
-from sprout_fast.methods import MethodSetting
+from sprout_fast.data import Loaders
+from sprout_fast.distributed import World
+from sprout_fast.methods import Method, MethodSetting, build_method
+from sprout_fast.models import Normalized
+from sprout_fast.training.config import parse_interval
+from sprout_fast.training.loop import Trainer, steps_per_epoch
+from sprout_fast.training.optim import MovingAverage, build_optimizer, build_scheduler
+from sprout_fast.training.progress import Display
+from sprout_fast.training.step import OptimizeStep
 
 CLASSES, SIZE, BATCH = 5, 8, 6
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+WORLD = World(0, 1, torch.device("cpu"))
 
 
 class FakeLoader:
@@ -30,7 +41,7 @@ class FakeLoader:
         self.batch_size, self.num_images = BATCH, BATCH * batches
         self._batches, self._seed, self._epoch = batches, seed, 0
         self._train, self._rows = train, rows
-        self.read = 0
+        self.read, self.images_done = 0, 0
 
     def __len__(self) -> int:
         return self._batches
@@ -43,16 +54,19 @@ class FakeLoader:
         return nhwc.permute(0, 3, 1, 2)[self._rows], labels[self._rows]
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for index in range(self._batches):
+        for index in range(self.images_done // BATCH, self._batches):
             self.read += 1
             yield self.batch(self._epoch, index)
-        self._epoch += self._train
+        self._epoch, self.images_done = self._epoch + self._train, 0
 
-    def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self._epoch}
+    def batches_left(self) -> int:
+        return self._batches - self.images_done // BATCH
+
+    def state_dict(self, batches: int = 0) -> dict[str, Any]:
+        return {"epoch": self._epoch, "images_done": self.images_done + batches * BATCH}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._epoch = state["epoch"]
+        self._epoch, self.images_done = state["epoch"], state["images_done"]
 
 
 def tiny_network() -> nn.Module:
@@ -88,3 +102,60 @@ def assert_same(one: Any, two: Any, where: str = "") -> None:
             assert_same(a, b, f"{where}/{index}")
     else:
         assert one == two, where
+
+
+def make_trainer(
+    out: Path | None = None,
+    *,
+    method: str | Method = "sprout",
+    model: nn.Module | None = None,
+    epochs: int = 2,
+    batches: int = 4,
+    accumulation_steps: int = 1,
+    lr: float = 0.2,
+    amp_dtype: torch.dtype | None = None,
+    fp16: bool = False,
+    ema: float | None = None,
+    keep_every: int | None = None,
+    save_every: str | None = None,
+    detect_anomaly: bool = False,
+    world: World = WORLD,
+    **options: Any,
+) -> Trainer:
+    """Return a trainer of :func:`tiny_network` on a ``FakeLoader``."""
+    model = model or tiny_network()
+    averages = None if ema is None else MovingAverage(model, ema)
+    if isinstance(method, str):
+        dtype = amp_dtype or torch.float32
+        method = build_method(
+            method, method_setting(accumulation_steps=accumulation_steps, dtype=dtype), **options
+        )
+    steps = steps_per_epoch(batches, accumulation_steps, method.passes)
+    optimizer = build_optimizer("sgd", model, lr=lr, momentum=0.9, weight_decay=0.01)
+
+    return Trainer(
+        model=model,
+        evaluated=Normalized(model if averages is None else averages.module, MEAN, STD),
+        method=method,
+        optimize=OptimizeStep(
+            model,
+            Normalized(model, MEAN, STD),
+            optimizer,
+            build_scheduler(optimizer, warmup_steps=2, total_steps=epochs * steps),
+            GradScaler("cpu", enabled=fp16),
+            accumulation_steps=accumulation_steps,
+            amp_dtype=amp_dtype,
+            ema=averages,
+            detect_anomaly=detect_anomaly,
+        ),
+        loaders=Loaders(
+            FakeLoader(batches), FakeLoader(1, seed=9, train=False), list("abcde"), "fake"
+        ),
+        epochs=epochs,
+        world=world,
+        out=out,
+        record={"arch": "tiny"},
+        display=Display(live=False),
+        keep_every=keep_every,
+        save_every=None if save_every is None else parse_interval(save_every),
+    )

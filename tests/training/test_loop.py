@@ -17,83 +17,24 @@ from helpers.tiny_run import (
     STD,
     FakeLoader,
     assert_same,
+    make_trainer,
     method_setting,
     tiny_network,
 )
 from torch import Tensor, nn
-from torch.amp import GradScaler
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sprout_fast import reference
-from sprout_fast.data import Loaders
-from sprout_fast.distributed import World
-from sprout_fast.errors import FatalError, UserError
-from sprout_fast.methods import Method, build_method
-from sprout_fast.models import Normalized, read_checkpoint
-from sprout_fast.training.loop import Outcome, Trainer, steps_per_epoch
+from sprout_fast.errors import FatalError
+from sprout_fast.methods import build_method
+from sprout_fast.models import read_checkpoint
+from sprout_fast.training.loop import Outcome, Trainer
 from sprout_fast.training.metrics import COLUMNS
 from sprout_fast.training.optim import (
-    MovingAverage,
-    build_optimizer,
-    build_scheduler,
     learning_rate_factor,
 )
-from sprout_fast.training.progress import Display
-from sprout_fast.training.step import OptimizeStep
 
 SPROUT_COLUMNS = ("true_class_mass", "beta_min", "beta_mean", "beta_max")
-WORLD = World(0, 1, torch.device("cpu"))
-
-
-def make_trainer(
-    out: Path | None = None,
-    *,
-    method: str | Method = "sprout",
-    model: nn.Module | None = None,
-    epochs: int = 2,
-    batches: int = 4,
-    accumulation_steps: int = 1,
-    lr: float = 0.2,
-    amp_dtype: torch.dtype | None = None,
-    fp16: bool = False,
-    ema: float | None = None,
-    keep_every: int | None = None,
-    **options: Any,
-) -> Trainer:
-    model = model or tiny_network()
-    averages = None if ema is None else MovingAverage(model, ema)
-    if isinstance(method, str):
-        dtype = amp_dtype or torch.float32
-        method = build_method(
-            method, method_setting(accumulation_steps=accumulation_steps, dtype=dtype), **options
-        )
-    steps = steps_per_epoch(batches, accumulation_steps, method.passes)
-    optimizer = build_optimizer("sgd", model, lr=lr, momentum=0.9, weight_decay=0.01)
-
-    return Trainer(
-        model=model,
-        evaluated=Normalized(model if averages is None else averages.module, MEAN, STD),
-        method=method,
-        optimize=OptimizeStep(
-            model,
-            Normalized(model, MEAN, STD),
-            optimizer,
-            build_scheduler(optimizer, warmup_steps=2, total_steps=epochs * steps),
-            GradScaler("cpu", enabled=fp16),
-            accumulation_steps=accumulation_steps,
-            amp_dtype=amp_dtype,
-            ema=averages,
-        ),
-        loaders=Loaders(
-            FakeLoader(batches), FakeLoader(1, seed=9, train=False), list("abcde"), "fake"
-        ),
-        epochs=epochs,
-        world=WORLD,
-        out=out,
-        record={"arch": "tiny"},
-        display=Display(live=False),
-        keep_every=keep_every,
-    )
 
 
 class CountOps(TorchDispatchMode):
@@ -138,14 +79,16 @@ def replay(model: nn.Module, loss_options: dict[str, Any], beta_lr: float, **run
         accumulated += 1
         if accumulated < every:
             continue
-        lr = 0.2 * learning_rate_factor(step, warmup_steps=2, total_steps=run["total_steps"])
+        factor = learning_rate_factor(step, warmup_steps=2, total_steps=run["total_steps"])
+        lr = 0.2 * factor
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 gradient = parameter.grad + (0.01 * parameter if name in decayed else 0)
                 velocity[name].mul_(0.9).add_(gradient)
                 parameter.sub_(lr * velocity[name])
                 parameter.grad = None
-            beta = (beta + beta_lr * grad_beta).clamp(min=1e-3 / CLASSES)
+            size = beta_lr * BATCH * every * factor  # beta_lr is per image
+            beta = (beta + size * grad_beta).clamp(min=1e-3 / CLASSES)
         accumulated, step = 0, step + 1
         grad_beta = torch.zeros(CLASSES)
     return beta
@@ -154,13 +97,13 @@ def replay(model: nn.Module, loss_options: dict[str, Any], beta_lr: float, **run
 @pytest.mark.parametrize(
     ("options", "loss_options", "accumulation_steps"),
     [
-        ({"beta_lr": 50.0}, {"beta_grad": "implicit"}, 1),
+        ({"beta_lr": 5.0}, {"beta_grad": "implicit"}, 1),
         (
-            {"beta_lr": 0.5, "scale": 11.0, "alpha": 1 / 11, "beta_grad": "expected"},
+            {"beta_lr": 0.05, "scale": 11.0, "alpha": 1 / 11, "beta_grad": "expected"},
             {"beta_grad": "expected", "scale": 11.0, "alpha": 1 / 11},
             1,
         ),
-        ({"beta_lr": 50.0}, {"beta_grad": "implicit"}, 2),
+        ({"beta_lr": 5.0}, {"beta_grad": "implicit"}, 2),
     ],
     ids=["paper", "authors-scale", "accumulation"],
 )
@@ -278,7 +221,7 @@ def read_rows(folder: Path) -> list[dict[str, str]]:
 def test_checkpoint_keys_and_best_has_the_best_accuracy(tmp_path: Path) -> None:
     make_trainer(tmp_path, epochs=4).fit()
     content = read_checkpoint(tmp_path / "last.pt")
-    wanted = "format model ema beta optimizer scheduler scaler rng_state loader epoch step config"
+    wanted = "format model ema beta optimizer scaler rng_state loader epoch step config"
     assert set(wanted.split()) <= set(content)
     assert (content["epoch"], content["step"]) == (4, 16)
     assert torch.equal(content["beta"], content["rng_state"]["method"]["loss.beta"])
@@ -450,12 +393,20 @@ def test_a_second_ctrl_c_stops_without_saving(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, epochs=2)
 
     def stuck_step(optimize, images, labels):
-        for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(3):  # torchrun repeats the one of the terminal, at once
             os.kill(os.getpid(), signal.SIGINT)
+        trainer.interrupt._noted_at -= 2  # two seconds later
+        os.kill(os.getpid(), signal.SIGTERM)  # a scheduler may repeat it: no reason to hurry
+        stopped.append(False)
+        os.kill(os.getpid(), signal.SIGINT)
+        stopped.append(True)
 
+    stopped: list[bool] = []
     trainer.method.training_step = stuck_step
     with pytest.raises(KeyboardInterrupt):
         trainer.fit()
+    assert stopped == [False]
     assert not (tmp_path / "last.pt").exists() and not list(tmp_path.glob(".*"))
 
 
@@ -485,11 +436,18 @@ def test_restore_keeps_new_options_and_old_momentum_buffers(tmp_path: Path) -> N
     assert torch.equal(momentum, content["optimizer"]["state"][0]["momentum_buffer"])
 
 
-def test_a_partial_epoch_with_another_number_of_steps_cannot_be_resumed(tmp_path: Path) -> None:
-    make_trainer(tmp_path, epochs=2).fit(max_steps=3)
+def test_another_number_of_steps_per_epoch_continues_with_the_rest_of_the_epoch(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_trainer(tmp_path, epochs=2).fit(max_steps=2)
     trainer = make_trainer(epochs=2, accumulation_steps=2)
-    with pytest.raises(UserError, match="step 3 of 4"):
-        trainer.restore(read_checkpoint(tmp_path / "last.pt"))
+    trainer.restore(read_checkpoint(tmp_path / "last.pt"))
+    assert trainer.position.step == 1  # two of four batches are one of two steps
+    capsys.readouterr()
+    assert trainer.fit(max_steps=1) is Outcome.MAX_STEPS
+    assert "continues after 12 of its 24 images" in capsys.readouterr().out
+    assert trainer.loaders.train.read == 2 and trainer.position.step == 2
     make_trainer(tmp_path, epochs=2).fit(max_steps=4)
     trainer.restore(read_checkpoint(tmp_path / "last.pt"))
     assert trainer.position.step == 2  # in steps of the new schedule
+    assert trainer.fit() is Outcome.FINISHED and trainer.position.step == 4

@@ -29,10 +29,12 @@ class Loader(Protocol):
 
     batch_size: int
     num_images: int
+    images_done: int
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
     def __len__(self) -> int: ...
-    def state_dict(self) -> dict[str, Any]: ...
+    def batches_left(self) -> int: ...
+    def state_dict(self, batches: int = 0) -> dict[str, Any]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
@@ -44,9 +46,22 @@ class EpochLoader(ABC):
     of an earlier one. An epoch that was broken off is restarted by the next iteration.
 
     Order, crops and flips depend on the seed, the epoch and the image's index alone, not on batch
-    size, workers or ranks, so the state to resume from is the number of the epoch. In training all
-    ranks share one fresh permutation per epoch and see the same number of full batches. In
-    validation each image comes exactly once over all ranks, in turn; the last batch may be smaller.
+    size, workers or ranks. In training all ranks share one fresh permutation per epoch and see the
+    same number of full batches. In validation each image comes exactly once over all ranks, in
+    turn; the last batch may be smaller.
+
+    The state to resume from is the same on every rank: the number of the epoch, and how many
+    images at the start of its permutation the ranks have had together. So another number of ranks,
+    another batch size or another kind of loader resumes within an epoch too, with the images that
+    the epoch has not seen yet::
+
+        state = loader.state_dict(batches=k)  # after k batches of the iteration under way
+        other.load_state_dict(state)          # never raises for another setting
+        other.images_done                     # images that the next iteration leaves out
+        other.batches_left()                  # its number of batches; len(other) is a whole epoch
+
+    ``images_done`` is 0 after :meth:`load_state_dict` if the epoch has to start again, because the
+    order is another one: the seed or the number of images differs.
 
     ``split`` holds the images and ``train`` asks for random crops, flips and order; the other
     arguments are those of :func:`build_loaders`.
@@ -74,6 +89,7 @@ class EpochLoader(ABC):
         self._seed, self._workers = seed, workers
         self._shard_id, self._num_shards = shard_id, num_shards
         self._epoch = 0
+        self.images_done = 0
 
     @abstractmethod
     def _batches(self, epoch: int, indices: list[np.ndarray]) -> Iterable[tuple[Tensor, Tensor]]:
@@ -81,13 +97,19 @@ class EpochLoader(ABC):
 
     def __len__(self) -> int:
         """Return the number of batches per epoch, on this rank."""
-        n, shards = self.num_images, self._num_shards
+        return self._num_batches(self.num_images)
+
+    def batches_left(self) -> int:
+        """Return the number of batches of the next iteration, on this rank."""
+        return self._num_batches(self.num_images - self.images_done)
+
+    def _num_batches(self, images: int) -> int:
         if self._train:
-            return n // shards // self.batch_size
-        return -(-len(range(self._shard_id, n, shards)) // self.batch_size)
+            return images // self._num_shards // self.batch_size
+        return -(-len(range(self._shard_id, images, self._num_shards)) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches of one epoch.
+        """Yield the batches of one epoch, or what is left of it after ``load_state_dict``.
 
         Raises:
             UserError: an image cannot be read or decoded; it is named.
@@ -95,33 +117,31 @@ class EpochLoader(ABC):
         order, size, epoch = np.arange(self.num_images), self.batch_size, self._epoch
         if self._train:
             order = self._split.shuffled(np.random.default_rng([self._seed, epoch]))
-        order = order[self._shard_id :: self._num_shards]
-        indices = [order[size * i : size * (i + 1)] for i in range(len(self))]
+        order = order[self.images_done :][self._shard_id :: self._num_shards]
+        indices = [order[size * i : size * (i + 1)] for i in range(self.batches_left())]
         for images, labels in self._batches(epoch, indices):
             yield images.permute(0, 3, 1, 2), labels
-        self._epoch = epoch + 1
+        self._epoch, self.images_done = epoch + 1, 0
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the place in the order of images, after the last complete epoch."""
-        return {**self._settings(), "epoch": self._epoch}
+    def state_dict(self, batches: int = 0) -> dict[str, Any]:
+        """Return the place in the order of images, of plain numbers.
+
+        Args:
+            batches: batches of the iteration under way that count as done, on each rank. The
+                caller knows how many it has trained on; the loader is ahead of that.
+        """
+        done = self.images_done + batches * self.batch_size * self._num_shards
+        settings = {"seed": self._seed, "num_images": self.num_images}
+        return {**settings, "epoch": self._epoch, "images_done": done}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume with the epoch that follows those of ``state``.
+        """Continue from the place of ``state``, saved with any number of ranks and batch size.
 
-        Raises:
-            UserError: ``state`` is of another loader, data set, seed, batch size or rank count.
+        With another seed or number of images, the epoch starts again: ``images_done`` is 0.
         """
-        for name, value in self._settings().items():
-            if state.get(name) != value:
-                raise UserError(
-                    f"data loader: {name} was {state.get(name)!r} when the checkpoint was written, "
-                    f"now it is {value!r}; the order of the images resumes only if they agree"
-                )
         self._epoch = state["epoch"]
-
-    def _settings(self) -> dict[str, Any]:
-        settings = {"loader": self.name, "seed": self._seed, "batch_size": self.batch_size}
-        return settings | {"num_images": self.num_images, "num_shards": self._num_shards}
+        same_order = (state["seed"], state["num_images"]) == (self._seed, self.num_images)
+        self.images_done = state["images_done"] if same_order else 0
 
 
 class SquareLoader(EpochLoader):
