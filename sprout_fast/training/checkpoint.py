@@ -143,6 +143,10 @@ class CheckpointWriter:
         for name in names:
             link_checkpoint(self.folder / LAST, self.folder / name)
 
+    def reserve(self, content: dict[str, Any]) -> None:
+        """Allocate the memory of ``save_in_background``, which is most of its first pause."""
+        _copied({"content": content}, self._copies)
+
     def save_in_background(self, content: dict[str, Any], bad_step: Tensor) -> None:
         """Copy ``content`` to the host, and write it to ``last.pt`` while training continues.
 

@@ -133,6 +133,8 @@ class Trainer:
         self._any_signal = LateMaximum(self.world)
         if self._writer is not None:
             self._match_names(self._writer.folder)
+            if self.save_every is not None:
+                self._writer.reserve(self._content())
             at = self.position
             names = [*(() if self.raw is None else RAW_COLUMNS), *self.method.statistics()]
             log = MetricsLog(self._writer.folder, names, at.epoch, at.step)
@@ -502,20 +504,25 @@ class Trainer:
 
     def _check(self, content: Mapping[str, Any], where: str) -> None:
         own, random = self._content(), content["rng_state"]
-        if not (random.get("cuda") and own["rng_state"]["cuda"]):  # saved on another device
-            own["rng_state"]["cuda"] = random.get("cuda")
-        method = random.get("method")
-        for key in own["rng_state"]["method"] if isinstance(method, Mapping) else ():
-            if key.endswith("_extra_state") and key in method:  # has a shape of its own
-                own["rng_state"]["method"][key] = method[key]
+        cuda = random.get("cuda")
+        if isinstance(cuda, list) and not (cuda and own["rng_state"]["cuda"]):
+            own["rng_state"]["cuda"] = cuda  # saved on another device
+        method, own_method = random.get("method"), own["rng_state"]["method"]
+        for key, wanted in own_method.items() if isinstance(method, Mapping) else ():
+            # Empty until the first batch, whose shape it then has.
+            found = method.get(key)
+            if isinstance(found, Tensor) and not wanted.numel() and found.dtype == wanted.dtype:
+                own_method[key] = found
         # A run may have averages, a momentum or a loss scale that the checkpoint lacks.
         for name in ("model", "beta", "rng_state", "loader"):
             checkpoint.check_like(content[name], own[name], f"{where}: {name}")
         for name in ("ema", "scaler"):
             if content[name] and own[name]:
                 checkpoint.check_like(content[name], own[name], f"{where}: {name}")
-        if not isinstance(state := content["optimizer"].get("state"), Mapping):
-            raise UserError(f"{where}: optimizer: lacks state")
+        checkpoint.check_keys(content["optimizer"], own["optimizer"], f"{where}: optimizer")
+        if not isinstance(state := content["optimizer"]["state"], Mapping):
+            got = type(state).__name__
+            raise UserError(f"{where}: optimizer.state: got {got}, expected a dict")
         if state:
             total = sum(len(group["params"]) for group in self.optimize.optimizer.param_groups)
             checkpoint.check_keys(state, range(total), f"{where}: optimizer.state")

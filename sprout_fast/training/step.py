@@ -144,8 +144,8 @@ class OptimizeStep:
         step = self.steps + 1
         if not loss.isfinite():
             raise FatalError(f"training loss is not finite at step {step}")
-        model = getattr(self.model, "_orig_mod", self.model)
-        gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        named = dict(self.network.named_parameters())  # without the prefix of the processes' model
+        gradients = {name: p.grad for name, p in named.items() if p.grad is not None}
         # The scaler expects some that are not, and skips the step.
         if not self.scaler.is_enabled() and (bad := nonfinite(gradients)):
             raise FatalError(f"gradients not finite at step {step}: {listed(bad)}")

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ import yaml
 from helpers.paths import TOOLS
 from PIL import Image
 
+from sprout_fast.methods.sprout import Sprout
 from sprout_fast.models import create_model, load_model, read_checkpoint
 from sprout_fast.training.command import train_imagenet
 
@@ -266,6 +268,8 @@ def option(*argv: str) -> Callable[[Path, Path], list[str]]:
         (no_weights_file, ["notes.txt"]),
         (out_under_a_file, ["notes.txt"]),
         (option("--resume", "nowhere.pt"), ["nowhere.pt: no such file"]),
+        (option("--save-every", "soon"), ["--save-every soon: expected steps or a time, e.g. 500"]),
+        (option("--save-every", "0m"), ["--save-every 0m"]),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(
@@ -369,6 +373,70 @@ def test_ctrl_c_saves_and_the_run_can_be_resumed(photos: Path, tmp_path: Path) -
     done = run_tool("--resume", str(out / "last.pt"), "--max-steps", "2")
     assert done.returncode == 0, done.stderr
     assert read_checkpoint(out / "last.pt")["step"] == content["step"] + 2
+
+
+def test_a_preempted_job_repeats_its_command_line(
+    finished: Path,
+    photos: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+) -> None:
+    out = tmp_path / "run"
+    last, previous = out / "last.pt", out / "last.previous.pt"
+    argv = [*SMALL, "--data", str(photos), "--out", str(out), "--final-attack-images", "0"]
+    # From the weights of another run, which a repeated command line names again.
+    argv += ["--resume", "auto", "--weights", str(finished / "best.pt"), "--recipe", "paper"]
+    step = Sprout.training_step
+
+    def preempted(self: Sprout, optimize: Any, images: torch.Tensor, labels: torch.Tensor) -> None:
+        step(self, optimize, images, labels)
+        if optimize.steps == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Sprout, "training_step", preempted)
+        assert train_imagenet(argv) == 75
+    shown = capsys.readouterr().out
+    assert shown.splitlines()[-1] == f"interrupted after step 2; resume from {last}"
+    assert train_imagenet([*argv, "--max-steps", "2"]) == 0
+    assert f"resuming from {last} after epoch 0, step 2" in capsys.readouterr().out
+    damaged = bytearray(last.read_bytes())
+    damaged[len(damaged) // 2] ^= 4
+    last.write_bytes(damaged)
+    assert train_imagenet(["--resume", str(last)]) == 2
+    line = error_line(capsys)
+    assert f"{last}: is damaged: its content does not match its checksum" in line
+    assert f"the checkpoint before it is {previous}" in line
+    assert train_imagenet(argv) == 0
+    shown = capsys.readouterr().out
+    assert f"warning: {last}: is damaged" in shown and f"resuming from {previous} after" in shown
+    assert not (out / "previous").exists()
+    assert train_imagenet(argv) == 0
+    assert "already trained for 2 epochs" in capsys.readouterr().out
+    assert read_checkpoint(last)["step"] == 6
+    for path in out.glob("*.pt"):
+        path.write_bytes(b"")
+    assert train_imagenet(argv) == 2
+    assert f"--resume {out}: no checkpoint is good" in error_line(capsys)
+    assert train_imagenet([*SMALL, "--data", str(photos), "--resume", "auto"]) == 2
+    assert "--resume auto: needs out" in error_line(capsys)
+
+
+def test_another_batch_size_continues_with_the_rest_of_the_epoch(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    out = tmp_path / "run"
+    last = str(out / "last.pt")
+    argv = [*SMALL, "--data", str(photos), "--out", str(out), "--final-attack-images", "0"]
+    assert train_imagenet([*argv, "--max-steps", "2"]) == 0
+    assert train_imagenet(["--resume", last, "--batch-size", "2", "--max-steps", "2"]) == 0
+    shown = capsys.readouterr().out
+    assert "epoch 1: continues after 8 of its 12 images" in shown and "epoch 1/2 in" in shown
+    assert read_checkpoint(last)["step"] == 6  # two batches of two: the end of epoch 1
+    assert train_imagenet(["--resume", last, "--batch-size", "4"]) == 0
+    assert "epoch 2/2 in" in capsys.readouterr().out
+    assert read_checkpoint(last)["step"] == 6  # of two epochs of three
 
 
 def test_sprout_learns_the_sample_set(
