@@ -216,7 +216,7 @@ class Soak:
             if name and statuses != {0}:
                 result["kills" if name == "SIGKILL" else "signals"] += 1
                 result["slowest"] = max(result["slowest"], time.monotonic() - sent)
-            if name in STOPPED and not statuses <= {0, STOPPED[name]}:
+            if name in STOPPED and not self._expected(name, statuses):
                 self._fault(f"exit statuses {sorted(statuses)}", name)
             if not name and statuses != {0}:
                 self._fault(f"exit statuses {sorted(statuses)} undisturbed", "")
@@ -224,8 +224,16 @@ class Soak:
             if statuses == {0}:
                 break
         result["runs"] += 1
+        if "Traceback" in out.with_suffix(".log").read_text():
+            self._fault("a traceback", "")
         if digest(out) != result["digest"]:
             self._fault("other bits or rows", "")
+
+    def _expected(self, name: str, statuses: set[int]) -> bool:
+        # A signal that comes before the run has begun kills the process, or stops it alone, and
+        # the other one has to follow.
+        own = {STOPPED[name], -getattr(signal, name)} & statuses
+        return statuses <= own | {0} or (self.processes > 1 and bool(own) and statuses <= own | {1})
 
     def _fault(self, what: str, name: str) -> None:
         text = self.folder / f"fault{len(self.result['faults']) + 1}.log"
