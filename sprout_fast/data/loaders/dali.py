@@ -96,6 +96,8 @@ class DaliLoader(SquareLoader):
             feed.fed.popleft()
             # Every output has memory of its own in DALI's dynamic executor: no copy.
             labels = torch.from_numpy(self._split.labels[batch])
+            if self._device.type == "cuda":
+                labels = labels.pin_memory()  # else the copy below waits for the device
             yield torch.from_dlpack(images.as_tensor()), labels.to(self._device, non_blocking=True)
         if pipeline is not None:
             pipeline.reset()
