@@ -105,13 +105,14 @@ def start(log: Path, processes: int, *arguments: object) -> list[int]:
         status = 1
         try:
             output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(output, 1), os.dup2(output, 2)
+            for descriptor in (1, 2):
+                os.dup2(output, descriptor)
             place = {"RANK": rank, "LOCAL_RANK": rank} | variables if variables else {}
             os.environ |= {name: str(value) for name, value in place.items()}
             sys.argv = ["train_cifar.py"]
-            status = train_cifar(list(map(str, arguments)))
+            status = train_cifar([str(argument) for argument in arguments])
             log.with_suffix(".modules").write_text(" ".join(sorted(sys.modules)))
-            sys.stdout.flush(), sys.stderr.flush()
+            sys.stdout.flush()
         except SystemExit as stop:
             status = int(stop.code or 0)
         except BaseException:
@@ -168,6 +169,8 @@ class Soak:
         self.arguments = ["--data", data, "--loader", loader, "--arch", "cifar_resnet8"]
         self.arguments += ["--epochs", EPOCHS, "--batch-size", BATCH, "--workers", 1, "--ema", 0.9]
         self.arguments += ["--device", "cpu", "--final-attack-images", 0, "--save-every", 4]
+        # A process killed before the two have met is waited for that long.
+        self.arguments += ["--timeout", 45]
         self.result: dict[str, Any] = {"loader": loader, "processes": processes, "runs": 0}
         self.result |= {"kills": 0, "signals": 0, "slowest": 0.0, "faults": []}
 
@@ -198,8 +201,15 @@ class Soak:
         shutil.rmtree(out, ignore_errors=True)
         out.with_suffix(".log").unlink(missing_ok=True)
         while True:
-            pids = self.start(out)
-            ended = wait_for(pids, rng.uniform(0, 1.1) * result["seconds"])
+            log, early = out.with_suffix(".log"), rng.random() < 0.1
+            size = log.stat().st_size if log.exists() else 0
+            pids, ended, began = self.start(out), {}, time.monotonic()
+            # Most signals come after the first line of the run, some before it.
+            while not early and len(ended) < len(pids) and time.monotonic() < began + TOO_LONG:
+                ended |= wait_for([pid for pid in pids if pid not in ended], 0.1)
+                early = log.exists() and log.stat().st_size > size
+            left = [pid for pid in pids if pid not in ended]
+            ended |= wait_for(left, rng.uniform(0, 1) * result["seconds"])
             name, sent = "", time.monotonic()
             if not ended:
                 name = "SIGKILL" if rng.random() < kill_share else rng.choice(list(STOPPED))
