@@ -246,9 +246,11 @@ def test_a_folder_in_use_is_refused(
     squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with subprocess.Popen(
-        [sys.executable, "-c", LOCKED, tmp_path], **pipes, env=environment
+        [sys.executable, "-c", LOCKED, tmp_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
     ) as first:
         assert first.stdout is not None
         assert first.stdout.readline() == b"locked\n"
