@@ -392,7 +392,9 @@ class Trainer:
         """Return the epoch's averages over all processes."""
         self._read(meter)
         loss, hits, images = self.world.sum(meter.sums().to(self.world.device)).tolist()
-        images, mean = max(images, 1), meter.mean()
+        mean = meter.mean()
+        if not images:  # all of the epoch's steps were made before the run was resumed
+            return mean
         averages = {"loss": loss / images, "accuracy": hits / images, "images": int(images)}
         return dataclasses.replace(mean, **averages)
 

@@ -218,6 +218,8 @@ class OptimizeStep:
         groups = zip(self.optimizer.param_groups, self.scheduler.lr_lambdas, strict=True)
         for group, factor in groups:
             group["lr"] = group["initial_lr"] * factor(applied)
+        first, factor = self.optimizer.param_groups[0], self.scheduler.lr_lambdas[0]
+        self.last_lr = first["initial_lr"] * factor(max(applied - 1, 0))
         if self.scaler.is_enabled() and content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
         if self.ema is not None and applied:
