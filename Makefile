@@ -41,6 +41,14 @@ asan: build
 fuzz: build
 	SPROUT_FAST_FUZZ=long $(BIN)/python -m pytest tests/ops/test_fuzz.py
 
+# Kills and stops short training runs at random moments, and compares what they end with; updates the
+# table in docs/soak.md. It continues where it was stopped: make soak KILLS=200 SIGNALS=50 STEPS=5000
+KILLS ?= 200
+SIGNALS ?= 50
+STEPS ?= 5000
+soak: build
+	$(BIN)/python tests/benchmarks/soak.py --kills $(KILLS) --signals $(SIGNALS) --steps $(STEPS) --page docs/soak.md
+
 # The first thing to run on a machine with a GPU: builds for it, compares its ops with the CPU's, and
 # times them and a training step.
 gpu-check: .venv/.installed

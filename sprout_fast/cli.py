@@ -16,9 +16,9 @@ import itertools
 import os
 import re
 import sys
+import traceback
 import typing
 from collections.abc import Callable, Sequence
-from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 try:
@@ -52,8 +52,8 @@ def run_tool(prog: str, body: Callable[[], int]) -> int:
     """Call ``body`` and return its exit status; print a mistake of the user in one line on stderr.
 
     The status is 2 for a mistake of the user, 1 for a :class:`~sprout_fast.errors.FatalError`, and
-    130 after Ctrl-C or the argument of the KeyboardInterrupt, if it has one. Under torchrun, one
-    process prints the line for all.
+    130 after Ctrl-C or the argument of the KeyboardInterrupt, if it has one. Among the processes of
+    a job, the first one to fail prints, and all exit.
     """
     try:
         return body()
@@ -63,35 +63,36 @@ def run_tool(prog: str, body: Callable[[], int]) -> int:
     except FatalError as error:
         message, status = str(error), 1
     except KeyboardInterrupt as stop:
-        print(f"{prog}: interrupted", file=sys.stderr)
-        return stop.args[0] if stop.args else 130
+        return _end(f"{prog}: interrupted", stop.args[0] if stop.args else 130)
     except OSError as error:
         if error.errno not in _FOLDER_ERRORS:
-            raise
+            return _unforeseen(prog, error)
         message, status = f"{error.filename or 'output'}: {error.strerror}", 2
-    if _is_first_to_fail():
-        print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
+    except Exception as error:
+        return _unforeseen(prog, error)
+    return _end(f"{prog}: error: {' '.join(message.split())}", status)
+
+
+def _unforeseen(prog: str, error: Exception) -> int:
+    """Let ``error`` be reported with its traceback."""
+    if "RANK" not in os.environ:
+        raise error
+    from sprout_fast.job import lost_connection
+
+    text = "".join(traceback.format_exception(error)).rstrip()
+    if lost_connection(error):
+        reason = " ".join(str(error).split())
+        text = f"{prog}: error: another process of the job is gone or does not answer: {reason}"
+    return _end(text, 1, error)
+
+
+def _end(message: str, status: int, error: Exception | None = None) -> int:
+    if "RANK" in os.environ:  # one process of a job, as torchrun says
+        from sprout_fast.job import end_job
+
+        end_job(message, status, error)
+    print(message, file=sys.stderr)
     return status
-
-
-def _is_first_to_fail() -> bool:
-    """Return whether this is the first process of a torchrun job that asks; True without torchrun.
-
-    A mistake that all processes make is then printed once, and one that a single process makes is
-    printed too, whichever process it is. They ask the store that torchrun's agent keeps.
-    """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return True
-    import torch.distributed as dist
-
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    try:
-        store = dist.TCPStore(  # pyright: ignore[reportPrivateImportUsage]  (documented as dist's)
-            host, port, is_master=False, timeout=timedelta(seconds=5)
-        )
-        return store.add(f"sprout_fast/failed/{os.environ['TORCHELASTIC_RESTART_COUNT']}", 1) == 1
-    except dist.DistError:  # the agent has exited
-        return True
 
 
 def parse_options(

@@ -1,4 +1,4 @@
-"""The device of this process, and the other processes if torchrun started several."""
+"""The device of this process, and the other processes of its job if there are several."""
 
 from __future__ import annotations
 
@@ -6,22 +6,30 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import timedelta
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from sprout_fast.errors import UserError
+from sprout_fast.job import Watch
+
+TIMEOUT = 600.0  # seconds
 
 
 @dataclass(frozen=True)
 class World:
-    """This process: number ``rank`` of ``size``, computing on ``device``."""
+    """This process: number ``rank`` of ``size``, computing on ``device``.
+
+    It may keep the others waiting for ``timeout`` seconds before they end the job.
+    """
 
     rank: int
     size: int
     device: torch.device
+    timeout: float = TIMEOUT
 
     @property
     def is_main(self) -> bool:
@@ -39,11 +47,26 @@ class World:
             dist.all_reduce(values)
         return values
 
-    def share_buffers(self, model: nn.Module) -> None:
-        """Copy the buffers of ``model`` from the first process to all others."""
-        if self.size > 1:
-            for buffer in model.buffers():
-                dist.broadcast(buffer, 0)
+    def share_buffers(self, model: nn.Module, how: Literal["reduce", "broadcast"]) -> None:
+        """Make the buffers of ``model`` the same in all processes.
+
+        ``"broadcast"`` copies those of the first process; ``"reduce"`` averages the floating-point
+        ones, which are batch norm's means and variances.
+        """
+        if self.size == 1:
+            return
+        groups: dict[torch.dtype, list[Tensor]] = {}
+        for buffer in model.buffers():
+            groups.setdefault(buffer.dtype, []).append(buffer)
+        for dtype, buffers in groups.items():  # one message for all buffers of a type
+            flat = torch.cat([buffer.flatten() for buffer in buffers])
+            if how == "reduce" and dtype.is_floating_point:
+                self.sum(flat).div_(self.size)
+            else:
+                dist.broadcast(flat, 0)
+            parts = flat.split([buffer.numel() for buffer in buffers])
+            for buffer, part in zip(buffers, parts, strict=True):
+                buffer.copy_(part.view_as(buffer))
 
 
 class LateMaximum:
@@ -57,7 +80,9 @@ class LateMaximum:
     """
 
     def __init__(self, world: World) -> None:
-        self._group: Any = dist.new_group(backend="gloo") if world.size > 1 else None
+        limit = timedelta(seconds=world.timeout)
+        several = world.size > 1
+        self._group: Any = dist.new_group(backend="gloo", timeout=limit) if several else None
         self._pending: tuple[Any, Tensor] | None = None
 
     def late(self, value: int) -> int:
@@ -86,24 +111,78 @@ class LateMaximum:
 
 
 @contextmanager
-def joined_world(device: str | None) -> Iterator[World]:
-    """Join the processes that torchrun started, if any, and leave them on exit.
+def joined_world(device: str | None, timeout: float = TIMEOUT) -> Iterator[World]:
+    """Join the other processes of the job, if any, and leave them at the end.
 
-    torchrun sets the environment variables RANK, WORLD_SIZE and LOCAL_RANK. Under it, ``device``
-    ``"cuda"`` means the GPU with the number LOCAL_RANK; else it is as in :func:`pick_device`.
+    torchrun sets the environment variables RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and
+    MASTER_PORT. Under it, ``device`` ``"cuda"`` means the GPU with the number LOCAL_RANK; else it
+    is as in :func:`pick_device`. After an exception, the processes remain joined: end this one with
+    :func:`sprout_fast.job.end_job`.
+
+    Args:
+        device: where this process computes.
+        timeout: seconds that a process may keep the others waiting before they end the job.
+
+    Raises:
+        UserError: the environment variables are incomplete, or the device does not work.
     """
-    size = int(os.environ.get("WORLD_SIZE", 1))
-    chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", 0)) if size > 1 else None)
+    rank, size, local_rank = _place_in_job()
+    chosen = pick_device(device, local_rank if size > 1 else None)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
     if size == 1:
         yield World(0, 1, chosen)
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
-    try:
-        yield World(dist.get_rank(), size, chosen)
-    finally:
-        dist.destroy_process_group()
+    dist.init_process_group(
+        "nccl" if chosen.type == "cuda" else "gloo",
+        timeout=timedelta(seconds=timeout),
+        device_id=chosen if chosen.type == "cuda" else None,
+    )
+    watch = Watch(rank, size, timeout)
+    watch.start()
+    yield World(rank, size, chosen, timeout)
+    dist.barrier()  # nobody leaves while another one still watches it or needs the store
+    watch.stop()
+    dist.destroy_process_group()
+
+
+def _place_in_job() -> tuple[int, int, int]:
+    """Return RANK, WORLD_SIZE and LOCAL_RANK of a job, or 0, 1, 0 for a single process."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    given = {name: os.environ.get(name) for name in names}
+    tasks = os.environ.get("SLURM_NTASKS", "1")
+    if given["WORLD_SIZE"] is None and given["RANK"] is None and tasks not in ("", "1"):
+        if os.environ.get("SLURM_PROCID", "0") != "0":
+            raise SystemExit(2)  # one task says it for all
+        raise UserError(
+            f"SLURM_NTASKS is {tasks}, but RANK is not set, so each task would train alone: run"
+            " torchrun in one task per node, or set WORLD_SIZE=1 to train in one process"
+        )
+    numbers = {}
+    for name, low in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0), ("MASTER_PORT", 0)):
+        text = given[name]
+        if text is not None and not (text.isdecimal() and int(text) >= low):
+            raise UserError(
+                f"environment variable {name} is {text!r}: expected a whole number of at least"
+                f" {low}, as torchrun sets it"
+            )
+        numbers[name] = int(text or 0)
+    if given["WORLD_SIZE"] is None and given["RANK"] is not None:
+        raise UserError("environment variable RANK is set, but WORLD_SIZE is not; set both or none")
+    size = 1 if given["WORLD_SIZE"] is None else numbers["WORLD_SIZE"]
+    if size == 1:
+        return 0, 1, 0
+    if missing := [name for name in names if not given[name]]:
+        raise UserError(
+            f"environment variable WORLD_SIZE is {size}, but {', '.join(missing)}"
+            f" {'is' if len(missing) == 1 else 'are'} not set: start the processes with torchrun"
+            f" --nproc-per-node {size}, or set all of {', '.join(names)}"
+        )
+    if (rank := numbers["RANK"]) >= size:
+        raise UserError(
+            f"environment variable RANK is {rank}: expected a number below WORLD_SIZE, {size}"
+        )
+    return rank, size, numbers["LOCAL_RANK"]
 
 
 def pick_device(name: str | None, local_rank: int | None = None) -> torch.device:

@@ -1,11 +1,16 @@
-"""Files that are complete or absent: written under a temporary name, then renamed."""
+"""Files that are complete or absent, and folders that one process has to itself."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from sprout_fast.errors import UserError
 
 
 @contextlib.contextmanager
@@ -38,3 +43,39 @@ def atomic_write(path: str | Path, tag: str = "") -> Iterator[Path]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+@contextlib.contextmanager
+def folder_lock(folder: Path) -> Iterator[bool]:
+    """Keep other processes out of ``folder``, and yield whether its file system has locks.
+
+    The lock is on the file ``.lock`` in the folder, which names this process. It ends with the
+    process, however that ends, and is not inherited by child processes. On NFS it holds across
+    machines; where the server has no locks (and on some FUSE mounts) there is none.
+
+    Raises:
+        UserError: another process has the lock.
+        OSError: the file cannot be written.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield False
+        return
+    with open(folder / ".lock", "a+") as file:
+        try:
+            # A lock of POSIX, not flock(2)'s: those are inherited by forked workers, which outlive
+            # a killed process by seconds. It ends when any handle of the file is closed.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP):
+                yield False
+                return
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise UserError(f"{folder}: in use by {owner}", option="out") from None
+        file.truncate(0)
+        now = time.strftime("%Y-%m-%d %H:%M:%S")
+        file.write(f"process {os.getpid()} on {socket.gethostname()} since {now}\n")
+        file.flush()
+        yield True

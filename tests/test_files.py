@@ -1,15 +1,18 @@
-"""atomic_write: the old file or the new one, never a part."""
+"""atomic_write: the old file or the new one, never a part; folder_lock: one process at a time."""
 
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from sprout_fast import files
-from sprout_fast.files import atomic_write
+from sprout_fast.errors import UserError
+from sprout_fast.files import atomic_write, folder_lock
 
 
 def names(folder):
@@ -64,7 +67,8 @@ def test_killed_process(tmp_path):
     path.write_text("old")
     code = """
 import os, signal, sys
-from sprout_fast.files import atomic_write
+from sprout_fast.errors import UserError
+from sprout_fast.files import atomic_write, folder_lock
 with atomic_write(sys.argv[1]) as temporary:
     temporary.write_text("half of a long text")
     os.kill(os.getpid(), signal.SIGKILL)
@@ -82,3 +86,39 @@ with atomic_write(sys.argv[1]) as temporary:
 def test_missing_folder(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_write(tmp_path / "none" / "a") as temporary:
         temporary.write_text("new")
+
+
+LOCKED = """
+import os, sys, time
+from pathlib import Path
+from sprout_fast.files import folder_lock
+
+with folder_lock(Path(sys.argv[1])) as locked:
+    child = os.fork()  # a data loader's worker, which outlives its parent
+    if child:
+        print(child, locked, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_locked_folder_names_the_process_and_is_free_when_that_is_killed(tmp_path: Path) -> None:
+    first = subprocess.Popen(
+        [sys.executable, "-c", LOCKED, tmp_path],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert first.stdout is not None
+    child, locked = first.stdout.readline().split()
+    try:
+        assert locked == "True"
+        owner = rf"in use by process {first.pid} on \S+ since \d{{4}}-\d\d-\d\d \d\d:\d\d:\d\d$"
+        with pytest.raises(UserError, match=owner), folder_lock(tmp_path):
+            pass
+        first.kill()
+        first.wait()
+        with folder_lock(tmp_path) as locked:
+            assert locked
+    finally:
+        first.kill()
+        os.kill(int(child), signal.SIGKILL)

@@ -9,7 +9,17 @@ from pathlib import Path
 import pytest
 from helpers.paths import ROOT
 
-GROUND_FLOOR = {"_library", "random", "errors", "registry", "cli", "distributed", "files", "paper"}
+GROUND_FLOOR = {
+    "_library",
+    "random",
+    "errors",
+    "registry",
+    "cli",
+    "distributed",
+    "job",
+    "files",
+    "paper",
+}
 
 
 def module_name(path: Path, root: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from sprout_fast.methods import MethodSetting, build_method
 from sprout_fast.training.config import TrainConfig, parse_interval
 from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.loop import Trainer, steps_per_epoch
-from sprout_fast.training.optim import averaged, build_optimizer, build_scheduler
+from sprout_fast.training.optim import MovingAverage, build_optimizer, build_scheduler
 from sprout_fast.training.progress import Display
 from sprout_fast.training.step import AMP_DTYPES, OptimizeStep
 
@@ -84,8 +85,8 @@ def build_trainer(
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     model = _build_model(config, num_classes, world, display)
     model = model.to(world.device).to(memory_format=memory_format)
-    ema = None if config.ema is None else averaged(model, config.ema)
-    evaluated = models.Normalized(model if ema is None else ema.module, mean, std).to(world.device)
+    ema = None if config.ema is None else MovingAverage(model, config.ema)
+    raw = models.Normalized(model, mean, std).to(world.device)
     wrapped, network = _wrapped(model, config, world)
     optimizer = build_optimizer(
         config.optimizer,
@@ -113,7 +114,8 @@ def build_trainer(
     record = {"num_classes": num_classes, "classes": list(listing.classes)}
     trainer = Trainer(
         model=model,
-        evaluated=evaluated,
+        evaluated=raw if ema is None else models.Normalized(ema.module, mean, std).to(world.device),
+        raw=None if ema is None else raw,
         method=method,
         optimize=optimize,
         loaders=loaders,
@@ -122,6 +124,7 @@ def build_trainer(
         out=config.out,
         save_every=None if config.save_every is None else parse_interval(config.save_every),
         keep_every=config.keep_every,
+        dist_bn=config.dist_bn,
         record=config.stored() | record | {"mean": list(mean), "std": list(std)},
         display=display,
         interrupt=interrupt or Interrupt(),
@@ -161,7 +164,11 @@ def _build_model(
     _zero_init_residual(model)
     if config.weights is not None:
         display.line(models.load_weights(model, config.weights, reset_head=config.reset_head))
-    return model
+    if not config.sync_bn or world.size == 1:
+        return model
+    if world.device.type != "cuda":
+        raise UserError(f"needs GPUs, got {world.device}", option="sync_bn")
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 def _zero_init_residual(model: nn.Module) -> None:
@@ -200,5 +207,11 @@ def _wrapped(model: nn.Module, config: TrainConfig, world: World) -> tuple[nn.Mo
     ids = [world.device.index] if world.device.type == "cuda" else None
     # Each process keeps batch norm statistics of its own until validation: a broadcast before every
     # forward pass would write into what the first of two passes saved for backward.
-    parallel = DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+    known = inspect.signature(DistributedDataParallel).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    options: dict[str, Any] = {name: False, "gradient_as_bucket_view": True}
+    # Each step uses the same parameters, in every method. A static graph has no no_sync(), with
+    # which gradients are accumulated, and torch.compile splits the graph itself.
+    options["static_graph"] = config.accumulation_steps == 1 and not config.compile
+    parallel = DistributedDataParallel(model, device_ids=ids, **options)
     return compiled(parallel), network

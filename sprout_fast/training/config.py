@@ -164,6 +164,14 @@ class DeviceOptions:
     """Use the channels-last memory format."""
     compile: bool = False
     """Compile the model with torch.compile."""
+    sync_bn: bool = False
+    """Compute batch norm's statistics over the batches of all processes, not of each one alone; on
+    GPUs."""
+    dist_bn: Literal["none", "reduce", "broadcast"] = "broadcast"
+    """Batch norm's running statistics in validation and checkpoints, which differ from process to
+    process: average them, copy the first process's to all, or leave each its own."""
+    timeout: float = 600.0
+    """Seconds that one process may keep the others waiting before all end."""
     detect_anomaly: bool = False
     """Check the loss, gradients, weights and beta of every step and name the first that is not
     finite, with PyTorch's traceback of its forward pass. Slow."""
@@ -301,6 +309,7 @@ class TrainConfig(
             "final_attack_images": 0,
             "keep_every": 1,
             "max_steps": 1,
+            "timeout": 1,
         }
         for name, low in at_least.items():
             value = getattr(self, name)

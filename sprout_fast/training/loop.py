@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from sprout_fast.training.checkpoint import BEST, LAST, CheckpointWriter, Saved
 from sprout_fast.training.config import Interval
 from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.meter import Meter, Reading
-from sprout_fast.training.metrics import MetricsLog
+from sprout_fast.training.metrics import RAW_COLUMNS, MetricsLog
 from sprout_fast.training.progress import Display, describe
 from sprout_fast.training.step import OptimizeStep
 
@@ -72,7 +72,9 @@ class Trainer:
 
     Args:
         model: the plain model, for checkpoints; ``optimize.model`` may wrap it.
-        evaluated: maps images in [0,1] to logits, with the weights to validate.
+        evaluated: maps images in [0,1] to logits, with the weights to validate: the averaged ones,
+            if there are any.
+        raw: the same with the raw weights, which are validated too; None if ``evaluated`` has them.
         method: the training method.
         optimize: the training step that is passed to the method.
         loaders: training and validation images.
@@ -83,12 +85,14 @@ class Trainer:
         save_every: steps or seconds between checkpoints within an epoch, or None.
         keep_every: epochs between the checkpoints that are kept as ``epoch-NNN.pt``, or None.
         record: plain values for the checkpoint's ``config``.
+        dist_bn: how batch norm's statistics are shared between processes before validation.
         display: where log lines go.
         interrupt: the signals that stop the run.
     """
 
     model: nn.Module
     evaluated: nn.Module
+    raw: nn.Module | None = None
     method: Method
     optimize: OptimizeStep
     loaders: Loaders
@@ -97,6 +101,7 @@ class Trainer:
     out: Path | None
     save_every: Interval | None = None
     keep_every: int | None = None
+    dist_bn: Literal["none", "reduce", "broadcast"] = "broadcast"
     record: dict[str, Any]
     display: Display
     interrupt: Interrupt = field(default_factory=Interrupt)
@@ -131,7 +136,8 @@ class Trainer:
             if self.save_every is not None:
                 self._writer.reserve(self._content())
             at = self.position
-            log = MetricsLog(self._writer.folder, self.method.statistics(), at.epoch, at.step)
+            names = [*(() if self.raw is None else RAW_COLUMNS), *self.method.statistics()]
+            log = MetricsLog(self._writer.folder, names, at.epoch, at.step)
         try:
             with self.display, self.interrupt.installed(held=True):
                 while self.position.epoch < self.epochs:
@@ -171,7 +177,8 @@ class Trainer:
         # One process alone must not leave the others in validation.
         self.interrupt.held = self.world.size > 1
         try:
-            validation = self._validate()
+            validation = self._validate(self.evaluated)
+            raw = None if self.raw is None else self._validate(self.raw)
         except KeyboardInterrupt:
             self._save()
             return Outcome.INTERRUPTED
@@ -183,11 +190,13 @@ class Trainer:
         is_best = clean.top1 > at.best_top1
         if is_best:
             at.best_top1, at.best_epoch = clean.top1, at.epoch
+        raw_numbers = {}
+        if raw is not None:
+            numbers = (raw.clean.top1, raw.top5.top1, raw.loss)
+            raw_numbers = dict(zip(RAW_COLUMNS, numbers, strict=True))
         statistics = self.method.statistics()
         mass = statistics.get("true_class_mass")
         seconds = time.perf_counter() - start
-        self._loader_state = self.loaders.train.state_dict()
-        self._save(self._names())
         if log is not None:
             log.epoch(
                 {
@@ -198,6 +207,7 @@ class Trainer:
                     "val_top1": clean.top1,
                     "val_top5": validation.top5.top1,
                     "val_loss": validation.loss,
+                    **raw_numbers,
                     "lr": self.optimize.last_lr,
                     "images_per_s": train.images_per_second,
                     "data_wait": train.data_wait,
@@ -207,11 +217,14 @@ class Trainer:
             )
             if self.method.beta is not None:
                 log.histogram(at.step, "epoch/beta", self.method.beta)
+        self._loader_state = self.loaders.train.state_dict()
+        self._save(self._names())  # after the row: see MetricsLog.epoch
         self.display.line(
             f"epoch {at.epoch}/{self.epochs} in {seconds:.1f} s: train loss {train.loss:.3f},"
             f" acc {100 * train.accuracy:.1f} %, {train.images_per_second:.1f} img/s;"
             f" validation loss {validation.loss:.3f}, top-1 {100 * clean.top1:.2f} %"
             f" ({clean.correct} of {clean.total}), top-5 {100 * validation.top5.top1:.2f} %"
+            + ("" if raw is None else f", raw weights top-1 {100 * raw.clean.top1:.2f} %")
             + (" (best so far)" if is_best else "")
             + ("" if mass is None else f"; expected true-class mass {mass:.2f}")
             + self._skipped()
@@ -379,15 +392,18 @@ class Trainer:
         """Return the epoch's averages over all processes."""
         self._read(meter)
         loss, hits, images = self.world.sum(meter.sums().to(self.world.device)).tolist()
-        images, mean = max(images, 1), meter.mean()
+        mean = meter.mean()
+        if not images:  # all of the epoch's steps were made before the run was resumed
+            return mean
         averages = {"loss": loss / images, "accuracy": hits / images, "images": int(images)}
         return dataclasses.replace(mean, **averages)
 
-    def _validate(self) -> MeasuredAccuracy:
+    def _validate(self, model: nn.Module) -> MeasuredAccuracy:
         # Each process has batch norm statistics of its own; the checkpoint holds the first one's.
-        self.world.share_buffers(self.evaluated)
+        if self.dist_bn != "none":
+            self.world.share_buffers(model, self.dist_bn)
         validation = measure_accuracy(
-            self.evaluated,
+            model,
             self._validation_batches(),
             device=self.world.device,
             amp_dtype=self.optimize.amp_dtype,

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-from collections.abc import Iterable, Mapping
+import os
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from sprout_fast.errors import UserError
 from sprout_fast.files import atomic_write
 from sprout_fast.methods.sprout import LOW_MASS
 
@@ -25,6 +29,8 @@ COLUMNS = (
     "data_wait",
     "seconds",
 )
+# Of the raw weights, where those columns are of the averaged ones.
+RAW_COLUMNS = ("val_top1_raw", "val_top5_raw", "val_loss_raw")
 
 
 class MetricsLog:
@@ -37,6 +43,9 @@ class MetricsLog:
         statistics: names of the method's own columns, which follow the common ones.
         epoch, step: where the run resumes. Rows and events after that, written between the last
             checkpoint and an interruption, are dropped.
+
+    Raises:
+        UserError: the folder is full, read-only or gone.
     """
 
     def __init__(
@@ -45,40 +54,80 @@ class MetricsLog:
         self._path = out / "metrics.csv"
         self._columns = (*COLUMNS, *statistics)
         rows = _read(self._path) if self._path.exists() else []
-        with atomic_write(self._path) as temporary, open(temporary, "w", newline="") as file:
-            # A run resumed with other options of its method may have other columns.
-            writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(row for row in rows if int(row["epoch"]) <= epoch)
-        self._events = SummaryWriter(str(out), purge_step=step + 1 if step else None)
+        try:
+            with atomic_write(self._path) as temporary, open(temporary, "w", newline="") as file:
+                # A run resumed with other options of its method may have other columns.
+                writer = csv.DictWriter(file, self._columns, extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(row for row in rows if int(row["epoch"]) <= epoch)
+            self._events = SummaryWriter(str(out), purge_step=step + 1 if step else None)
+        except OSError as error:
+            raise _cannot_write(self._path, error) from error
+        threading.excepthook = _without_event_writer
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
         """Write the numbers of optimizer step ``step`` to TensorBoard."""
-        for name, value in values.items():
-            self._events.add_scalar(f"train/{name}", value, step)
+        with self._writing_events() as events:
+            for name, value in values.items():
+                events.add_scalar(f"train/{name}", value, step)
 
     def epoch(self, values: Mapping[str, float]) -> None:
-        """Append a row, a value for each column, to metrics.csv and write it to TensorBoard."""
-        with open(self._path, "a", newline="") as file:
-            rounded = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
-            csv.DictWriter(file, self._columns).writerow(rounded)
-        for name, value in values.items():
-            if name not in ("epoch", "step"):
-                self._events.add_scalar(f"epoch/{name}", value, int(values["step"]))
-        self._events.flush()
+        """Append a row, a value for each column, to metrics.csv and write it to TensorBoard.
+
+        Call it before the epoch's checkpoint is saved: a run killed in between repeats the epoch
+        and its row, where one killed the other way round would have no row for it.
+        """
+        rounded = {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
+        try:
+            with open(self._path, "r+", newline="") as file:  # never a new file without a header
+                file.seek(0, os.SEEK_END)
+                csv.DictWriter(file, self._columns).writerow(rounded)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _cannot_write(self._path, error) from error
+        with self._writing_events() as events:
+            for name, value in values.items():
+                if name not in ("epoch", "step"):
+                    events.add_scalar(f"epoch/{name}", value, int(values["step"]))
+            events.flush()
 
     def histogram(self, step: int, name: str, values: Tensor) -> None:
         """Write the distribution of ``values`` to TensorBoard."""
-        self._events.add_histogram(name, values, step)
+        with self._writing_events() as events:
+            events.add_histogram(name, values, step)
 
     def close(self) -> None:
         """Close the event file."""
-        self._events.close()
+        with contextlib.suppress(OSError):  # which has ended the run already
+            self._events.close()
+
+    @contextlib.contextmanager
+    def _writing_events(self) -> Iterator[SummaryWriter]:
+        try:
+            yield self._events
+        except OSError as error:  # of an earlier write, since a thread writes
+            raise _cannot_write(self._path.with_name("events.out.tfevents"), error) from error
+
+
+def _without_event_writer(args: threading.ExceptHookArgs) -> None:
+    """Print the exception that ended a thread, except TensorBoard's, which the next call raises."""
+    if type(args.thread).__name__ != "_AsyncWriterThread":
+        threading.__excepthook__(args)
 
 
 def _read(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
+    """Return the rows, the last one of each epoch, without one that a killed process left torn."""
+    with open(path, newline="", errors="replace") as file:
+        lines = [line for line in file if line.endswith("\n")]
+    table = csv.DictReader(lines)
+    rows = [row for row in table if None not in row and None not in row.values()]
+    by_epoch = {int(row["epoch"]): row for row in rows if row.get("epoch", "").isdecimal()}
+    return list(by_epoch.values())
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be written: {error.strerror}")
 
 
 def plot_beta(metrics: Path, path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import math
 import typing
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sprout_fast.errors import UserError
 
@@ -139,27 +140,45 @@ def learning_rate_factor(
     return 0.5 * (1 + math.cos(math.pi * done))
 
 
-def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """Return a moving average of ``model``'s parameters and buffers, in its ``.module``.
+class MovingAverage:
+    """Exponential moving average of a model's parameters and buffers, in ``module``.
 
-    Call ``update_parameters(model)`` after each optimizer step. The n-th update uses the decay
+    Integer buffers, batch norm's counters, are copied. The n-th update uses the decay
     min(decay, (1 + n) / (10 + n)), so that the initial weights are forgotten in a short run too
-    (Abadi et al. 2016, TensorFlow's ``num_updates``).
+    (Abadi et al. 2016, TensorFlow's ``num_updates``); the first one, n = 0, copies the model.
+    An update launches one kernel for all tensors and never waits for the device.
 
-    >>> import torch
+    Args:
+        model: the model; its tensors may change in place, but not be replaced.
+        decay: the weight of the previous average, in (0,1).
+
     >>> model = nn.Linear(1, 1, bias=False)
-    >>> ema = averaged(model, decay=0.99)
+    >>> ema = MovingAverage(model, decay=0.99)
     >>> for value in (0.0, 0.0, 1.0):
     ...     _ = nn.init.constant_(model.weight, value)
-    ...     ema.update_parameters(model)
-    >>> round(ema.module.weight.item(), 3)  # after two updates: 1 - (1 + 2) / (10 + 2)
+    ...     ema.update()
+    >>> round(ema.module.weight.item(), 3)  # n = 2: 1 - (1 + 2) / (10 + 2)
     0.75
     """
 
-    def update(averages: Any, values: Any, count: Tensor | int) -> None:
-        # The count passed in is on the weights' device, where reading it would stall the stream.
-        done = int(average.n_averaged)
-        get_ema_multi_avg_fn(min(decay, (1 + done) / (10 + done)))(averages, values, count)
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.module = copy.deepcopy(model).requires_grad_(False)
+        self.updates = 0
+        self._decay = decay
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
 
-    average = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
-    return average
+    @torch.no_grad()
+    def update(self) -> None:
+        """Move the average toward the model's present weights."""
+        decay = min(self._decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 0.0
+        averages, values = map(list, zip(*self._floats, strict=True))
+        get_ema_multi_avg_fn(decay)(averages, values, self.updates)
+        for average, value in self._counters:
+            average.copy_(value)
+        self.updates += 1
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]

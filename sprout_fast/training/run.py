@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ import yaml
 from sprout_fast.data import default_loader
 from sprout_fast.distributed import World, joined_world
 from sprout_fast.errors import UserError
-from sprout_fast.files import atomic_write
+from sprout_fast.files import atomic_write, folder_lock
+from sprout_fast.job import end_job
 from sprout_fast.training import final_check
 from sprout_fast.training.build import build_trainer
 from sprout_fast.training.config import TrainConfig
@@ -30,12 +31,12 @@ _FIXED = ("arch", "method", "image_size", "normalization", "modules", "beta_batc
 _FILES = ("*.pt", "config.yaml", "metrics.csv", "*.png", "events.out.tfevents.*")
 
 
-def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> int:
+def train(config: TrainConfig, checkpoint: dict[str, Any] | None = None) -> int:
     """Train as ``config`` says.
 
     Args:
         config: the options; those that are None are chosen here.
-        checkpoint: content of ``config.resume``.
+        checkpoint: content of ``config.resume``, which is emptied once it is restored.
 
     Returns:
         the exit status: 0, or that of :attr:`~sprout_fast.training.interrupt.Interrupt.status`.
@@ -45,7 +46,11 @@ def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> i
         FatalError: the loss or a weight is not finite, or no step succeeds.
     """
     config.check()
-    with Interrupt().installed() as interrupt, joined_world(config.device) as world:
+    with (
+        Interrupt().installed() as interrupt,
+        joined_world(config.device, config.timeout) as world,
+        contextlib.ExitStack() as held,
+    ):
         display = Display(enabled=world.is_main)
         config = resolve(config, world)
         _check_agreement(config, checkpoint, world)
@@ -57,9 +62,14 @@ def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> i
                     " train longer"
                 )
                 return 0
+        # The algorithms of convolutions that are fastest for these shapes. They may differ from run
+        # to run, so on a GPU the bits may too.
+        torch.backends.cudnn.benchmark = True
         trainer = build_trainer(config, world, display, checkpoint, interrupt)
+        if checkpoint is not None:
+            checkpoint.clear()  # the callers keep it, and it is as large as the model's state
         if world.is_main:  # nothing is written before all else succeeded
-            _prepare_folder(config, display)
+            _prepare_folder(config, display, held)
         world.barrier()
         _announce(config, trainer)
         last = config.out / "last.pt"
@@ -67,8 +77,7 @@ def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> i
             outcome = trainer.fit(config.max_steps)
         except KeyboardInterrupt:  # the second Ctrl-C, or one where nothing could be saved
             saved = f"resume from {last}, saved earlier" if last.exists() else "nothing was saved"
-            display.line(f"stopped without saving; {saved}")
-            return interrupt.status
+            return _stop(world, display, f"stopped without saving; {saved}", interrupt.status)
         step = trainer.position.step
         if outcome is Outcome.INTERRUPTED:
             display.line(f"interrupted after step {step}; resume from {last}")
@@ -80,9 +89,17 @@ def train(config: TrainConfig, checkpoint: Mapping[str, Any] | None = None) -> i
                 plot_beta(config.out / "metrics.csv", config.out / "beta.png")
             _report(config, trainer)
         except KeyboardInterrupt:
-            display.line(f"interrupted before the final accuracy; the run is saved in {last}")
-            return interrupt.status
+            text = f"interrupted before the final accuracy; the run is saved in {last}"
+            return _stop(world, display, text, interrupt.status)
         return 0
+
+
+def _stop(world: World, display: Display, text: str, status: int) -> int:
+    """Print ``text`` and return ``status``; in a job, exit, since other processes may wait."""
+    if world.size > 1:
+        end_job(text, status)
+    display.line(text)
+    return status
 
 
 def _check_agreement(
@@ -141,13 +158,13 @@ def _unused_folder(folder: Path) -> Path:
     return unused
 
 
-def _prepare_folder(config: TrainConfig, display: Display) -> None:
-    """Create the folder ``config.out``, move a previous run aside, and write config.yaml."""
+def _prepare_folder(config: TrainConfig, display: Display, held: contextlib.ExitStack) -> None:
+    """Create and lock the folder ``config.out``, move a previous run aside, write config.yaml."""
     out = config.out
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
+        if not held.enter_context(folder_lock(out)):
+            display.warn(f"{out}: its file system has no locks: start no other run there meanwhile")
         resumes_here = config.resume is not None and config.resume.parent.samefile(out)
         if (out / "last.pt").exists() and not resumes_here:
             previous = _unused_folder(out / "previous")

@@ -13,11 +13,11 @@ from torch.amp import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel
 
 from sprout_fast.errors import FatalError
 from sprout_fast.training.checkpoint import listed, nonfinite
 from sprout_fast.training.meter import Meter
+from sprout_fast.training.optim import MovingAverage
 
 # A loss scale of 2**16 is then 6e-5, below which float16 gradients have no use for it.
 MOST_SKIPPED_STEPS = 30
@@ -69,7 +69,7 @@ class OptimizeStep:
     accumulation_steps: int = 1
     amp_dtype: torch.dtype | None = None
     memory_format: torch.memory_format = torch.channels_last
-    ema: AveragedModel | None = None
+    ema: MovingAverage | None = None
     detect_anomaly: bool = False
 
     def __post_init__(self) -> None:
@@ -187,7 +187,7 @@ class OptimizeStep:
     def _applied(self) -> None:
         self.scheduler.step()
         if self.ema is not None:
-            self.ema.update_parameters(self.model)
+            self.ema.update()
 
     def _forward(self, inputs: Tensor) -> Tensor:
         return self._trained(inputs.contiguous(memory_format=self.memory_format))
@@ -218,12 +218,14 @@ class OptimizeStep:
         groups = zip(self.optimizer.param_groups, self.scheduler.lr_lambdas, strict=True)
         for group, factor in groups:
             group["lr"] = group["initial_lr"] * factor(applied)
+        first, factor = self.optimizer.param_groups[0], self.scheduler.lr_lambdas[0]
+        self.last_lr = first["initial_lr"] * factor(max(applied - 1, 0))
         if self.scaler.is_enabled() and content["scaler"]:
             self.scaler.load_state_dict(content["scaler"])
         if self.ema is not None and applied:
             # A run that had no averages before starts them at its weights.
             self.ema.module.load_state_dict(content["ema"] or content["model"])
-            self.ema.n_averaged.fill_(applied)
+            self.ema.updates = applied
         self.steps, self._skipped = step, skipped
 
     def _gradient_exchange(self, now: bool) -> contextlib.AbstractContextManager[None]:

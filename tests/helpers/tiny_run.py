@@ -16,7 +16,7 @@ from sprout_fast.methods import Method, MethodSetting, build_method
 from sprout_fast.models import Normalized
 from sprout_fast.training.config import parse_interval
 from sprout_fast.training.loop import Trainer, steps_per_epoch
-from sprout_fast.training.optim import averaged, build_optimizer, build_scheduler
+from sprout_fast.training.optim import MovingAverage, build_optimizer, build_scheduler
 from sprout_fast.training.progress import Display
 from sprout_fast.training.step import OptimizeStep
 
@@ -124,7 +124,7 @@ def make_trainer(
 ) -> Trainer:
     """Return a trainer of :func:`tiny_network` on a ``FakeLoader``."""
     model = model or tiny_network()
-    averages = None if ema is None else averaged(model, ema)
+    averages = None if ema is None else MovingAverage(model, ema)
     if isinstance(method, str):
         dtype = amp_dtype or torch.float32
         method = build_method(

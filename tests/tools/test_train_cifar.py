@@ -149,6 +149,8 @@ def test_averaged_weights_are_evaluated_and_resumed(squares: Path, tmp_path: Pat
     weight = next(name for name in one["ema"] if "conv" in name)
     assert not torch.equal(one["ema"][weight], one["model"][weight])
     assert torch.equal(load_model(whole / "last.pt").model.state_dict()[weight], one["ema"][weight])
+    both = [(row["val_loss"], row["val_loss_raw"]) for row in metrics(whole)]
+    assert both and all(averaged != raw for averaged, raw in both)
 
 
 @pytest.mark.parametrize(
@@ -227,6 +229,39 @@ def test_an_arch_for_large_images_is_a_warning(
     shown = capsys.readouterr().out
     assert "warning: resnet18 is torchvision's, made for large images" in shown
     assert "for 32 pixels use cifar_resnet18" in shown
+
+
+LOCKED = """
+import sys
+from pathlib import Path
+from sprout_fast.files import folder_lock
+
+with folder_lock(Path(sys.argv[1])):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_in_use_is_refused(
+    squares: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    with subprocess.Popen(
+        [sys.executable, "-c", LOCKED, tmp_path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+    ) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == b"locked\n"
+        argv = [*SMALL, "--data", str(squares), "--out", str(tmp_path), "--epochs", "1"]
+        assert train_cifar(argv) == 2
+        first.kill()
+    shown = capsys.readouterr().err
+    assert shown.startswith(
+        f"train_cifar.py: error: --out {tmp_path}: in use by process {first.pid} on "
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock"]
 
 
 TRADES = """

@@ -28,6 +28,7 @@ from sprout_fast import reference
 from sprout_fast.errors import FatalError
 from sprout_fast.methods import build_method
 from sprout_fast.models import read_checkpoint
+from sprout_fast.training.checkpoint import read_run_checkpoint
 from sprout_fast.training.loop import Outcome, Trainer
 from sprout_fast.training.metrics import COLUMNS
 from sprout_fast.training.optim import (
@@ -451,3 +452,11 @@ def test_another_number_of_steps_per_epoch_continues_with_the_rest_of_the_epoch(
     trainer.restore(read_checkpoint(tmp_path / "last.pt"))
     assert trainer.position.step == 2  # in steps of the new schedule
     assert trainer.fit() is Outcome.FINISHED and trainer.position.step == 4
+
+
+def test_the_last_learning_rate_is_restored(tmp_path: Path) -> None:
+    """The row of an epoch whose steps were all made before the run was resumed has it."""
+    whole, again = make_trainer(tmp_path), make_trainer(tmp_path)
+    whole.fit(max_steps=3)
+    again.restore(read_run_checkpoint(tmp_path / "last.pt"), tmp_path / "last.pt")
+    assert again.optimize.last_lr == whole.optimize.last_lr > 0

@@ -6,9 +6,15 @@ import types
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sprout_fast.errors import UserError
-from sprout_fast.training.optim import build_optimizer, build_scheduler, parameter_groups
+from sprout_fast.training.optim import (
+    MovingAverage,
+    build_optimizer,
+    build_scheduler,
+    parameter_groups,
+)
 
 
 @pytest.fixture
@@ -146,3 +152,36 @@ def test_a_step_that_the_scaler_skips_leaves_no_unwritten_momentum() -> None:
     taken = 2.0 * 2  # the scale was halved in between
     assert torch.equal(linear.weight, before - 0.1 * taken)
     assert torch.equal(optimizer.state[linear.weight]["momentum_buffer"], torch.full((2, 3), taken))
+
+
+def test_a_moving_average_equals_torchs_and_copies_counters() -> None:
+    """Bit for bit, without AveragedModel's copies to the device and its loop over counters."""
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    ema = MovingAverage(model, decay=0.5)
+
+    def update(averages, values, _):
+        done = ema.updates - 1
+        get_ema_multi_avg_fn(min(0.5, (1 + done) / (10 + done)))(averages, values, done)
+
+    theirs = AveragedModel(model, multi_avg_fn=update, use_buffers=True)
+    for _ in range(12):
+        with torch.no_grad():
+            model(torch.randn(5, 3, 4, 4))
+            for parameter in model.parameters():
+                parameter += torch.randn_like(parameter)
+        ema.update()
+        theirs.update_parameters(model)
+    mine, other = ema.module.state_dict(), theirs.module.state_dict()
+    assert mine.pop("1.num_batches_tracked") == 12
+    for name, value in mine.items():
+        assert torch.equal(value, other[name]), name
+
+
+def test_an_update_of_a_moving_average_moves_no_data_between_devices() -> None:
+    """Nor does it read a value: on a GPU each would wait for all that is queued."""
+    with torch.device("meta"):  # tensors without data, which can be neither read nor copied
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    ema = MovingAverage(model, decay=0.5)
+    for _ in range(3):
+        ema.update()
+    assert ema.updates == 3

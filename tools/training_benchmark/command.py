@@ -66,6 +66,7 @@ def benchmark(options: Options, argv: Sequence[str]) -> int:
     else:
         timed_by_part = selected("parts", options.parts, names)
     device = pick_device(options.device)
+    torch.backends.cudnn.benchmark = True  # as in training, for the baselines too
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if options.threads is not None:
