@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from sprout_fast.attacks.active import ActiveSet
-from sprout_fast.attacks.balls import BALLS, Ball, Norm
+from sprout_fast.attacks.apgd_l1 import ascend_l1
+from sprout_fast.attacks.balls import BALLS, Norm
 from sprout_fast.attacks.base import ATTACKS, borrowed, check_floats, check_ints, value_and_gradient
 from sprout_fast.attacks.losses import LOSSES, Loss, likeliest_wrong
 
@@ -61,7 +62,8 @@ def apgd_ce(
     >>> model(found).argmax(1)  # the second image is too far from the boundary
     tensor([1, 0])
     """
-    ball, objective = _check("apgd_ce", norm, eps, steps, restarts), LOSSES.look_up(loss)
+    _check("apgd_ce", norm, eps, steps, restarts)
+    objective = LOSSES.look_up(loss)
     with borrowed("apgd_ce", model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
             return images
@@ -69,8 +71,8 @@ def apgd_ce(
         with torch.no_grad():
             active.drop(images, model(images))
         for _ in range(restarts):
-            start = ball.uniform(images, eps, generator) if random_start else images
-            _ascend(model, images, start, active, objective, None, ball, eps, steps)
+            noise = generator if random_start else None
+            _ascend(model, images, active, objective, None, norm, eps, steps, noise)
         return active.adversarial
 
 
@@ -109,7 +111,7 @@ def apgd_t(
     >>> model(found).argmax(1)
     tensor([1, 0])
     """
-    ball = _check("apgd_t", norm, eps, steps, restarts)
+    _check("apgd_t", norm, eps, steps, restarts)
     check_ints("apgd_t", 1, target_classes=target_classes)
     with borrowed("apgd_t", model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
@@ -121,16 +123,16 @@ def apgd_t(
         loss = LOSSES["dlr" if logits.shape[1] >= 4 else "margin"]
         for targets in likeliest_wrong(logits, labels, target_classes).unbind(1):
             for _ in range(restarts):
-                start = ball.uniform(images, eps, generator) if random_start else images
-                _ascend(model, images, start, active, loss, targets, ball, eps, steps)
+                noise = generator if random_start else None
+                _ascend(model, images, active, loss, targets, norm, eps, steps, noise)
         return active.adversarial
 
 
-def _check(name: str, norm: str, eps: float, steps: int, restarts: int) -> Ball:
+def _check(name: str, norm: str, eps: float, steps: int, restarts: int) -> None:
+    BALLS.look_up(norm)
     check_floats(name, eps=eps)
     check_ints(name, 0, steps=steps)
     check_ints(name, 1, restarts=restarts)
-    return BALLS.look_up(norm)
 
 
 @dataclass
@@ -158,19 +160,27 @@ class _State:
 def _ascend(
     model: nn.Module,
     images: Tensor,
-    start: Tensor,
     active: ActiveSet,
     loss: Callable[..., Tensor],
     targets: Tensor | None,
-    ball: Ball,
+    norm: Norm,
     eps: float,
     steps: int,
+    generator: torch.Generator | None,
 ) -> None:
-    """Run Algorithm 1 once on the active images; ``targets`` is int64 [B] or None."""
+    """Run the attack once on the active images, from a random start if there is a ``generator``.
+
+    In the linf and l2 balls it is Algorithm 1. ``targets`` is int64 [B] or None.
+    """
 
     def objective(logits: Tensor) -> Tensor:
         return loss(logits, active.labels, None if targets is None else targets[active.rows])
 
+    if norm == "l1":
+        ascend_l1(model, images, active, objective, eps, steps, generator)
+        return
+    ball = BALLS[norm]
+    start = images if generator is None else ball.uniform(images, eps, generator)
     if len(active) == 0:
         return
     center, points = images[active.rows], start[active.rows]

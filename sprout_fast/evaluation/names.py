@@ -5,4 +5,4 @@ from __future__ import annotations
 from typing import Literal
 
 ProtocolName = Literal["strong", "paper", "audit", "autoattack", "all"]
-NormName = Literal["linf", "l2"]
+NormName = Literal["linf", "l2", "l1"]
