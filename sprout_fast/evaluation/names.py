@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-ProtocolName = Literal["strong", "paper", "audit", "autoattack", "all"]
+ProtocolName = Literal["strong", "plus", "paper", "audit", "corruptions", "autoattack", "all"]
 NormName = Literal["linf", "l2", "l1"]
+AutoAttackVersion = Literal["standard", "plus", "rand"]

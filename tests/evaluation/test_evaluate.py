@@ -446,7 +446,7 @@ def test_a_surrogate_is_added_to_a_subject():
     ("change", "message"),
     [
         ({"protocol": "strnog"}, "protocol: got 'strnog'.*did you mean strong"),
-        ({"norm": "l1"}, "norm.*l1.*linf, l2"),
+        ({"norm": "l3"}, "norm.*l3.*linf, l2, l1"),
         ({"eps": 0}, "eps 0: expected a positive number"),
         ({"eps": float("nan")}, "eps nan: expected"),
         ({"scale": 2}, "scale 2: expected a number"),
@@ -518,8 +518,8 @@ def test_unknown_names_are_errors_at_construction():
         AttackMeasurement("x", "pdg")
     with pytest.raises(UserError, match="stpes.*did you mean steps"):
         AttackMeasurement("x", "pgd", options={"stpes": 3})
-    with pytest.raises(UserError, match="norm.*l1.*linf, l2"):
-        AttackMeasurement("x", "pgd", norm="l1")
+    with pytest.raises(UserError, match="norm.*l3.*linf, l2, l1"):
+        AttackMeasurement("x", "pgd", norm="l3")
 
 
 def test_gradients_against_autograd():
