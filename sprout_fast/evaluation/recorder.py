@@ -199,7 +199,8 @@ class Recorder:
         batches = [rows[first : first + self._batch_size] for first in firsts]
         columns = self._read(path, measurement, torch.cat([rows[:0], *batches]))
         done = len(columns["rows"]) if columns else 0
-        for first, part_rows in list(zip(firsts, batches, strict=True))[done // self._batch_size :]:
+        finished = -(-done // self._batch_size)
+        for first, part_rows in zip(firsts[finished:], batches[finished:], strict=True):
             start = time.perf_counter()
             part = self._measure_batch(measurement, part_rows, first)
             seconds = torch.tensor([time.perf_counter() - start], dtype=torch.float64)
