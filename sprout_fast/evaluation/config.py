@@ -97,6 +97,9 @@ class OutputOptions:
     out: Auto[Path] = None
     """Folder for results.json, report.html, figures and the results so far; after Ctrl-C, rerun the
     command to resume. Default: a folder "evaluation" next to the checkpoint."""
+    compare: tuple[Path, ...] = ()
+    """Write comparison.html, tables and curves of these folders side by side, and measure nothing:
+    output folders of evaluations or of training runs, at least two. Default: none."""
 
 
 # Base classes are in reverse order of --help.
@@ -111,6 +114,8 @@ class EvaluateConfig(OutputOptions, EvaluationOptions, DataOptions, ModelOptions
 
     def check(self) -> None:
         """Raise a UserError if there is no checkpoint or a number is out of range."""
+        if self.compare:
+            return
         if self.checkpoint is None:
             raise UserError("required: a checkpoint, or a file with weights", option="checkpoint")
         if self.corruptions is not None and self.protocol != "corruptions":
