@@ -41,6 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             print(f"wrote {write_comparison(config.compare, config.out or '.')}")
             return 0
+        if config.robustbench is not None:
+            from sprout_fast.evaluation.leaderboard import write_robustbench_entry
+
+            print(f"wrote {write_robustbench_entry(config.robustbench)}")
+            return 0
         from sprout_fast.evaluation.from_checkpoint import evaluate_checkpoint  # imports torch
 
         evaluate_checkpoint(config)

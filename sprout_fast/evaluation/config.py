@@ -100,6 +100,9 @@ class OutputOptions:
     compare: tuple[Path, ...] = ()
     """Write comparison.html, tables and curves of these folders side by side, and measure nothing:
     output folders of evaluations or of training runs, at least two. Default: none."""
+    robustbench: Auto[Path] = None
+    """Write robustbench.json, an entry of that leaderboard, from the results in this folder, and
+    measure nothing."""
 
 
 # Base classes are in reverse order of --help.
@@ -114,7 +117,7 @@ class EvaluateConfig(OutputOptions, EvaluationOptions, DataOptions, ModelOptions
 
     def check(self) -> None:
         """Raise a UserError if there is no checkpoint or a number is out of range."""
-        if self.compare:
+        if self.compare or self.robustbench is not None:
             return
         if self.checkpoint is None:
             raise UserError("required: a checkpoint, or a file with weights", option="checkpoint")

@@ -148,6 +148,7 @@ class Results:
             "corruptions": None if self.corruptions is None else self.corruptions.to_dict(),
             "parameters": {
                 "data": self.data,
+                "num_classes": self.subject.num_classes,
                 "protocol": self.protocol,
                 "seed": self.seed,
                 "batch_size": self.batch_size,

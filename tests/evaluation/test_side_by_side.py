@@ -51,7 +51,7 @@ def test_evaluations_and_runs_stand_side_by_side(folders, tmp_path):
         for path in (folders[0] / "evaluation" / "results.json", folders[1] / "results.json")
     ]
     for folder, content in zip(folders, contents, strict=True):
-        cells = row(page, str(folder))
+        cells = row(page, folder.name)
         for cell, name in zip(cells, ("clean_accuracy", "robust_accuracy"), strict=False):
             assert cell[0] == f"{100 * content['verdict'][name]:.1f}"
     by_name = [{one["name"]: one for one in content["measurements"]} for content in contents]

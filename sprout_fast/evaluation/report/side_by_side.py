@@ -6,6 +6,7 @@ import csv
 import itertools
 import json
 import math
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,7 +89,9 @@ def write_comparison(folders: Sequence[str | Path], out: str | Path) -> Path:
     """
     if len(folders) < 2:
         raise UserError(f"{len(folders)} folder: expected at least 2", option="compare")
-    sides = [_read(Path(folder)) for folder in folders]
+    sides = [
+        _read(Path(folder), name) for folder, name in zip(folders, _short(folders), strict=True)
+    ]
     environment = Environment(
         loader=PackageLoader("sprout_fast.evaluation.report", "."),
         autoescape=True,
@@ -113,7 +116,18 @@ def write_comparison(folders: Sequence[str | Path], out: str | Path) -> Path:
     return path
 
 
-def _read(folder: Path) -> Side:
+def _short(folders: Sequence[str | Path]) -> list[str]:
+    """Return the folders' names without the folder that holds them all.
+
+    >>> _short(["runs/a/evaluation", "runs/b/evaluation"])
+    ['a/evaluation', 'b/evaluation']
+    """
+    whole = [os.path.abspath(folder) for folder in folders]
+    shared = os.path.commonpath([os.path.dirname(folder) for folder in whole])
+    return [os.path.relpath(folder, shared) for folder in whole]
+
+
+def _read(folder: Path, name: str) -> Side:
     content, rows = None, []
     results = [folder / "results.json", folder / "evaluation" / "results.json"]
     path = next((path for path in results if path.is_file()), None)
@@ -131,7 +145,7 @@ def _read(folder: Path) -> Side:
             raise UserError(f"{metrics}: has no column epoch")
     if content is None and not metrics.is_file():
         raise UserError(f"{folder}: has neither results.json nor metrics.csv", option="compare")
-    return Side(str(folder), content, rows)
+    return Side(name, content, rows)
 
 
 def _differences(sides: list[Side]) -> list[str]:
@@ -240,7 +254,10 @@ def _curves(sides: list[Side]) -> list[tuple[str, Drawing]]:
 
 
 def _by_eps(side: Side) -> list[tuple[float, float]]:
-    """Return (eps, accuracy in %) of untargeted PGD in the ball's norm, the lowest of each eps."""
+    """Return (eps, accuracy in %) of untargeted PGD in the ball's norm.
+
+    It is the lowest of each eps and of smaller ones, whose errors are in the larger balls, too.
+    """
     if side.evaluation is None:
         return []
     verdict = side.evaluation["verdict"]
@@ -248,10 +265,12 @@ def _by_eps(side: Side) -> list[tuple[float, float]]:
     for attack in side.attacks.values():
         parameters = attack["parameters"]
         plain = parameters["attack"] == "pgd" and not parameters["options"].get("target")
-        if plain and parameters["norm"] == verdict["norm"]:
+        near = parameters["eps"] <= 4.01 * verdict["eps"]  # beyond, all accuracies are 0
+        if plain and near and parameters["norm"] == verdict["norm"]:
             eps = parameters["eps"]
             lowest[eps] = min(100 * attack["accuracy"], lowest.get(eps, 100.0))
-    return sorted(lowest.items())
+    eps, accuracies = zip(*sorted(lowest.items()), strict=True)
+    return list(zip(eps, itertools.accumulate(accuracies, min), strict=True))
 
 
 def _by_severity(side: Side) -> list[tuple[float, float]]:
