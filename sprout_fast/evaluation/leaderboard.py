@@ -83,12 +83,13 @@ def _check_attacks(results: Mapping[str, Any]) -> None:
             f"norm {verdict['norm']}: expected {' or '.join(_THREATS)}, or corruptions",
             option="robustbench",
         )
-    ran = set()
-    for one in results["measurements"]:
-        own = one["parameters"]
-        if own["kind"] == "AttackMeasurement" and "accuracy" in one:
-            if (own["norm"], own["eps"]) == (verdict["norm"], verdict["eps"]):
-                ran.add(own["attack"])
+    ball = verdict["norm"], verdict["eps"]
+    ran = {
+        one["parameters"]["attack"]
+        for one in results["measurements"]
+        if one["parameters"]["kind"] == "AttackMeasurement" and "accuracy" in one
+        if (one["parameters"]["norm"], one["parameters"]["eps"]) == ball
+    }
     missing = set() if "autoattack" in ran else _STANDARD - ran
     if missing or results["parameters"]["scale"] < 1:
         why = f"lacks {', '.join(sorted(missing))}" if missing else "is a trial run"
