@@ -282,8 +282,9 @@ def _closest_boundary(
     for target in range(logits.shape[1]):
         own = margins[:, target]
         if own.requires_grad:
-            options = {"retain_graph": True, "materialize_grads": True}
-            (slope,) = torch.autograd.grad(own.sum(), points, **options)
+            (slope,) = torch.autograd.grad(
+                own.sum(), points, retain_graph=True, materialize_grads=True
+            )
         else:
             slope = torch.zeros_like(points)
         length = torch.linalg.vector_norm(slope.flatten(1), ord=dual, dim=1)

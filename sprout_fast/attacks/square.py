@@ -274,7 +274,8 @@ def _bump(side: int, order: int = 2, decay: int = 2) -> Tensor:
     """
     half = side // 2
     peaks = _peak(half, side, order, decay), -_peak(side - half, side, order, decay)
-    return F.normalize(torch.cat(peaks), order, dim=(0, 1))
+    bump = torch.cat(peaks)
+    return bump / torch.linalg.vector_norm(bump, ord=order)
 
 
 def _peak(height: int, width: int, order: int, decay: int) -> Tensor:
@@ -288,4 +289,4 @@ def _peak(height: int, width: int, order: int, decay: int) -> Tensor:
     down = (torch.arange(height) - height // 2).abs()
     across = (torch.arange(width) - width // 2).abs()
     peak = sums[torch.maximum(down[:, None], across)]
-    return F.normalize(peak, order, dim=(0, 1)) if height > 0 else peak
+    return peak / torch.linalg.vector_norm(peak, ord=order)

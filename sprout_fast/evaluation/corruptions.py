@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,7 +51,7 @@ class CorruptedImages(Protocol):
     """Images of several corruptions."""
 
     source: str  #: What they are, for the report.
-    corruptions: Sequence[str]  #: Names of the corruptions that there are.
+    corruptions: tuple[str, ...]  #: Names of the corruptions that there are.
 
     def read(self, corruption: str, severity: int) -> tuple[Tensor, Tensor]:
         """Return images, uint8 [N, 3, H, W], and labels, int64 [N]."""
@@ -76,7 +77,7 @@ class MadeCorruptions:
 
     def __init__(self, images: Tensor, labels: Tensor, *, seed: int = 0) -> None:
         try:
-            import imagecorruptions
+            imagecorruptions = importlib.import_module("imagecorruptions")
         except ImportError as error:
             raise UserError(
                 "corruptions: making them needs imagecorruptions: pip install "

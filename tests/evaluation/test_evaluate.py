@@ -14,6 +14,7 @@ from torch import nn
 
 import sprout_fast
 from sprout_fast.attacks import ATTACKS
+from sprout_fast.attacks.autoattack import is_installed
 from sprout_fast.attacks.balls import BALLS
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation import PROTOCOLS, Subject
@@ -475,12 +476,12 @@ def test_the_official_autoattack_must_be_installed(monkeypatch):
         sprout_fast.evaluate(trained(True), images, labels, protocol="autoattack")
 
 
+@pytest.mark.skipif(not is_installed(), reason="needs pyautoattack")
 def test_the_official_autoattack_agrees_with_strong():
-    pytest.importorskip("autoattack")
-    model, (images, labels) = trained(True), made_images(100, seed=8)
+    model, (images, labels) = trained(True), made_images(30, seed=8)
     theirs = sprout_fast.evaluate(model, images, labels, protocol="autoattack", eps=EPS)
     ours = sprout_fast.evaluate(model, images, labels, protocol="strong", eps=EPS)
-    assert abs(theirs.robust_accuracy - ours.robust_accuracy) <= 0.01
+    assert theirs.robust.correct == ours.robust.correct
 
 
 def batch(count=20):

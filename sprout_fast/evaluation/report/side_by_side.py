@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import matplotlib
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.ticker import MaxNLocator
 
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation.report.html import data_url, describe_attack, describe_ball
@@ -134,7 +135,7 @@ def _read(folder: Path, name: str) -> Side:
     if path is not None:
         try:
             content = json.loads(path.read_text())
-            content["verdict"]["clean_accuracy"], content["measurements"], content["audit"]
+            _ = content["verdict"]["clean_accuracy"], content["measurements"], content["audit"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}: is not an evaluation's results ({error})") from error
     metrics = folder / "metrics.csv"
@@ -288,9 +289,9 @@ def _curve(
     described = []
     for side, line, style in zip(sides, points, itertools.cycle(_SERIES)):
         if line:
-            xs, ys = zip(*line, strict=True)
+            xs, ys = [x for x, _ in line], [y for _, y in line]
             marker = style["marker"] if len(xs) < 30 else None
-            axes.plot(xs, ys, label=side.name, **(style | {"marker": marker}))
+            axes.plot(xs, ys, label=side.name, color=style["color"], marker=marker)
             described.append(
                 f"{side.name}: {ys[0]:.4g} at {xs[0]:.3g} to {ys[-1]:.4g} at {xs[-1]:.3g}"
             )
@@ -298,6 +299,6 @@ def _curve(
     if up == "accuracy (%)":
         axes.set_ylim(-3, 103)
     if across != "eps":
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     legend_below(figure)
     return Drawing(figure, f"{up} over {across}. {'; '.join(described)}.")
