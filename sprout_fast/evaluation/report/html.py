@@ -23,6 +23,7 @@ _ATTACKS = {
     "apgd_t": "Auto-PGD, targeted DLR loss",
     "autoattack": "official AutoAttack",
     "cw_l2": "C&W, smallest l2 perturbation",
+    "fab": "FAB, smallest perturbation",
     "fab_t": "FAB, smallest perturbation toward each target class",
     "noise": "uniform noise in the ball",
     "pgd": "PGD",
