@@ -42,12 +42,17 @@ def apgd_ce(
     loss stops increasing. An image leaves the batch as soon as it is misclassified. The defaults
     are AutoAttack's.
 
+    In the l1 ball it is l1-APGD (Croce & Hein, "Mind the box: l1-APGD for sparse adversarial
+    attacks on image classifiers", ICML 2021): a step moves the pixels with the largest gradients,
+    their number and the step size adapt, and the ball shrinks from three times the radius.
+
     Args:
         steps: number of steps, >= 0. A run is ``steps + 1`` forward and ``steps`` backward passes;
-            the attack begins with one forward pass on the images.
+            the attack begins with one forward pass on the images. In the l1 ball a run has two
+            more of each.
         restarts: number of runs, >= 1, on the images that are still correctly classified.
-        random_start: start from a uniform point of the ball. False starts from the image, and makes
-            all restarts the same.
+        random_start: start from a uniform point of the ball (in the l1 ball: from projected Gaussian
+            noise, which is sparse). False starts from the image, and makes all restarts the same.
 
     Other arguments and errors are those of :func:`~sprout_fast.attacks.pgd.pgd`.
 

@@ -57,10 +57,10 @@ def ascend_l1(
 ) -> None:
     """Run l1-APGD once on the active images.
 
-    Algorithm 1 and section 4 of Croce & Hein, "Mind the box: l1-APGD for sparse adversarial attacks
-    on image classifiers", ICML 2021: a step moves only the pixels with the largest gradients, at
-    first many and then fewer, all by the same amount. The first 30 % of the steps are in a ball of
-    three times the radius, the next 30 % in one of twice the radius.
+    Croce & Hein, "Mind the box: l1-APGD for sparse adversarial attacks on image classifiers", ICML
+    2021: a step moves only the pixels with the largest gradients, at first many and then fewer, all
+    by the same amount. The first 30 % of the steps are in a ball of three times the radius, the
+    next 30 % in one of twice the radius.
 
     Args:
         objective: maps logits [A, K] of the active images to losses [A].

@@ -128,8 +128,8 @@ class L1(Ball):
 
         The nearest point moves every pixel by min(max(|d| - t, 0), room), with d its difference
         from the center, room what [0, 1] leaves in that direction, and t >= 0 such that the moves
-        add up to eps (section 3.1 of the paper). Their sum is a piecewise linear, decreasing
-        function of t, with corners at |d| - room and |d|.
+        add up to eps. Their sum is a piecewise linear, decreasing function of t, with corners at
+        |d| - room and |d|.
         """
         inside = images.clamp(0, 1)
         if len(images) == 0:
@@ -183,7 +183,7 @@ class L1(Ball):
         """Take the steepest step within [0, 1], then :meth:`project` it.
 
         That is to the box's border in the pixels with the largest gradients, until the moves add
-        up to ``step_size`` (section 3.2 of the paper).
+        up to ``step_size``.
         """
         gradient, points = gradient.nan_to_num(nan=0).flatten(1), images.flatten(1)
         room = torch.where(gradient > 0, 1 - points, points) * gradient.sign().abs()

@@ -40,8 +40,8 @@ def square(
     the margin of the largest wrong logit over the label's. In the l-inf ball each channel of the
     square moves to one side of the ball (Algorithm 2); in the l2 ball it receives the length of
     another square, which is reset (Algorithm 3). In the l1 ball it receives more than that, and the
-    result is projected, which makes it sparse (Croce & Hein, "Mind the box", ICML 2021, section 5).
-    An image leaves the batch as soon as it is misclassified. The defaults are AutoAttack's.
+    result is projected, which makes it sparse (Croce & Hein, "Mind the box", ICML 2021). An image
+    leaves the batch as soon as it is misclassified. The defaults are AutoAttack's.
 
     Args:
         queries: number of forward passes per image, >= 0, after one on the image itself. The first
