@@ -51,8 +51,8 @@ def apgd_ce(
             the attack begins with one forward pass on the images. In the l1 ball a run has two
             more of each.
         restarts: number of runs, >= 1, on the images that are still correctly classified.
-        random_start: start from a uniform point of the ball (in the l1 ball: from projected Gaussian
-            noise, which is sparse). False starts from the image, and makes all restarts the same.
+        random_start: start from a uniform point of the ball, in the l1 ball from Gaussian noise,
+            projected. False starts from the image, and makes all restarts the same.
 
     Other arguments and errors are those of :func:`~sprout_fast.attacks.pgd.pgd`.
 
