@@ -31,6 +31,7 @@ def apgd_ce(
     restarts: int = 1,
     loss: Loss = "ce",
     random_start: bool = True,
+    eot_iter: int = 1,
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Tensor:
@@ -47,6 +48,9 @@ def apgd_ce(
         restarts: number of runs, >= 1, on the images that are still correctly classified.
         random_start: start from a uniform point of the ball. False starts from the image, and makes
             all restarts the same.
+        eot_iter: number of forward and backward passes per step, >= 1. Their mean loss and gradient
+            are used: expectation over transformation (Athalye et al. 2018), for models that draw
+            random numbers.
 
     Other arguments and errors are those of :func:`~sprout_fast.attacks.pgd.pgd`.
 
@@ -61,7 +65,7 @@ def apgd_ce(
     >>> model(found).argmax(1)  # the second image is too far from the boundary
     tensor([1, 0])
     """
-    ball, objective = _check("apgd_ce", norm, eps, steps, restarts), LOSSES.look_up(loss)
+    ball, objective = _check("apgd_ce", norm, eps, steps, restarts, eot_iter), LOSSES.look_up(loss)
     with borrowed("apgd_ce", model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
             return images
@@ -70,7 +74,7 @@ def apgd_ce(
             active.drop(images, model(images))
         for _ in range(restarts):
             start = ball.uniform(images, eps, generator) if random_start else images
-            _ascend(model, images, start, active, objective, None, ball, eps, steps)
+            _ascend(model, images, start, active, objective, None, ball, eps, steps, eot_iter)
         return active.adversarial
 
 
@@ -86,6 +90,7 @@ def apgd_t(
     restarts: int = 1,
     target_classes: int = 9,
     random_start: bool = True,
+    eot_iter: int = 1,
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Tensor:
@@ -109,7 +114,7 @@ def apgd_t(
     >>> model(found).argmax(1)
     tensor([1, 0])
     """
-    ball = _check("apgd_t", norm, eps, steps, restarts)
+    ball = _check("apgd_t", norm, eps, steps, restarts, eot_iter)
     check_ints("apgd_t", 1, target_classes=target_classes)
     with borrowed("apgd_t", model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
@@ -122,14 +127,14 @@ def apgd_t(
         for targets in likeliest_wrong(logits, labels, target_classes).unbind(1):
             for _ in range(restarts):
                 start = ball.uniform(images, eps, generator) if random_start else images
-                _ascend(model, images, start, active, loss, targets, ball, eps, steps)
+                _ascend(model, images, start, active, loss, targets, ball, eps, steps, eot_iter)
         return active.adversarial
 
 
-def _check(name: str, norm: str, eps: float, steps: int, restarts: int) -> Ball:
+def _check(name: str, norm: str, eps: float, steps: int, restarts: int, eot_iter: int) -> Ball:
     check_floats(name, eps=eps)
     check_ints(name, 0, steps=steps)
-    check_ints(name, 1, restarts=restarts)
+    check_ints(name, 1, restarts=restarts, eot_iter=eot_iter)
     return BALLS.look_up(norm)
 
 
@@ -165,6 +170,7 @@ def _ascend(
     ball: Ball,
     eps: float,
     steps: int,
+    eot_iter: int,
 ) -> None:
     """Run Algorithm 1 once on the active images; ``targets`` is int64 [B] or None."""
 
@@ -175,7 +181,7 @@ def _ascend(
         return
     center, points = images[active.rows], start[active.rows]
     with torch.set_grad_enabled(steps > 0):
-        logits, value, gradient = value_and_gradient(model, points, objective)
+        logits, value, gradient = value_and_gradient(model, points, objective, eot_iter=eot_iter)
     state = _State(
         center=center,
         points=points,
@@ -209,7 +215,9 @@ def _ascend(
             )
         state.previous, state.points = state.points, ahead
         with torch.set_grad_enabled(step < steps):
-            logits, value, state.gradient = value_and_gradient(model, ahead, objective)
+            logits, value, state.gradient = value_and_gradient(
+                model, ahead, objective, eot_iter=eot_iter
+            )
         state.rises += value > state.loss
         state.loss = value
         _drop(active, state, logits)

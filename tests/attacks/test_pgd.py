@@ -13,6 +13,7 @@ from helpers.networks import CLASSES, HALF_EPS, Scaled, errs, made_images, train
 from torch import nn
 
 from sprout_fast.attacks import ATTACKS, Attack
+from sprout_fast.attacks.apgd import apgd_ce
 from sprout_fast.attacks.balls import BALLS, Norm
 from sprout_fast.attacks.losses import LOSSES, Loss
 from sprout_fast.attacks.pgd import _choose_targets, pgd
@@ -628,3 +629,34 @@ def test_wrong_options(change, error, message):
     images, labels = torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64)
     with pytest.raises(error, match=message):
         pgd(make_model(), images, labels, **change)
+
+
+class Flipping(nn.Module):
+    """Reverses its input gradient in 2 of 5 calls, at random."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.calls = model, 0
+        self.generator = torch.Generator().manual_seed(0)
+
+    def forward(self, images):
+        self.calls += 1
+        if torch.rand((), generator=self.generator) < 0.4:
+            images = 2 * images.detach() - images
+        return self.model(images)
+
+
+@pytest.mark.parametrize("attack", [last_iterate, apgd_ce], ids=["pgd", "apgd"])
+def test_expectation_over_transformation_helps_against_random_models(attack):
+    images, labels = made_images(60)
+
+    def accuracy(eot_iter):
+        model = Flipping(trained(adversarially=False))
+        found = attack(model, images, labels, eps=0.02, steps=10, eot_iter=eot_iter)
+        per_step = model.calls / 10
+        assert eot_iter <= per_step <= 1.3 * eot_iter + 1
+        return (model.model(found).argmax(1) == labels).float().mean().item()
+
+    assert accuracy(20) < accuracy(1) - 0.05
+    with pytest.raises(ValueError, match="eot_iter: got 0"):
+        accuracy(0)
