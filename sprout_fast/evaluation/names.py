@@ -4,5 +4,5 @@ from __future__ import annotations
 
 from typing import Literal
 
-ProtocolName = Literal["strong", "paper", "audit", "autoattack", "all"]
+ProtocolName = Literal["strong", "paper", "audit", "rand", "autoattack", "all"]
 NormName = Literal["linf", "l2"]

@@ -15,6 +15,7 @@ from sprout_fast.evaluation.measurements import (
     Invariance,
     Landscape,
     Measurement,
+    Stability,
 )
 from sprout_fast.evaluation.names import NormName
 from sprout_fast.registry import Registry
@@ -50,6 +51,12 @@ class Setting:
         return max(round(count * self.scale), min(least, count))
 
 
+def examined(setting: Setting) -> list[Measurement]:
+    """Return what the audit needs to know of a model besides attacks."""
+    ball = {"norm": setting.norm, "eps": setting.eps}
+    return [Clean(), Gradients(**ball), Stability(**ball)]
+
+
 #: Protocols by name: functions that return measurements in order, the clean accuracy first.
 PROTOCOLS: Registry[Callable[[Setting], list[Measurement]]] = Registry("protocol")
 
@@ -58,7 +65,8 @@ PROTOCOLS: Registry[Callable[[Setting], list[Measurement]]] = Registry("protocol
 def strong(setting: Setting) -> list[Measurement]:
     """AutoAttack's standard version (Croce & Hein, ICML 2020), as a cascade.
 
-    Each attack runs on samples that are still correctly classified.
+    Each attack runs on samples that are still correctly classified. A look at the model itself, on
+    few images, says whether the result can be trusted.
     """
     steps, nine = {"steps": setting.scaled(100, 5)}, {"target_classes": 9}
     attacks = {
@@ -67,7 +75,7 @@ def strong(setting: Setting) -> list[Measurement]:
         "FAB-T": ("fab_t", steps | nine),
         "Square": ("square", {"queries": setting.scaled(5000, 50)}),
     }
-    measurements: list[Measurement] = [Clean()]
+    measurements = examined(setting)
     for place, (name, (attack, options)) in enumerate(attacks.items()):
         earlier = tuple(attacks)[:place]
         measurements.append(
@@ -151,8 +159,7 @@ def audit(setting: Setting) -> list[Measurement]:
     auto_steps = setting.scaled(100, 20)
     transferred = {"attack": "pgd", "steps": auto_steps, "step_size": setting.eps / 4}
     return [
-        Clean(),
-        Gradients(),
+        *examined(setting),
         attacked("noise", "noise", draws=setting.scaled(100, 5)),
         attacked("one step", "pgd", steps=1, step_size=setting.eps, random_start=False),
         pgd("PGD-20", 20),
@@ -169,6 +176,20 @@ def audit(setting: Setting) -> list[Measurement]:
     ]
 
 
+@PROTOCOLS.register("rand")
+def rand(setting: Setting) -> list[Measurement]:
+    """AutoAttack's version for models that draw random numbers, as a cascade.
+
+    Auto-PGD on the cross entropy and on the DLR loss, with gradients averaged over 20 passes.
+    """
+    options = {"steps": setting.scaled(100, 5), "eot_iter": setting.scaled(20, 5)}
+    ball = (setting.norm, setting.eps)
+    first = AttackMeasurement("APGD-CE, EOT", "apgd_ce", *ball, options)
+    dlr = options | {"loss": "dlr"}
+    second = AttackMeasurement("APGD-DLR, EOT", "apgd_ce", *ball, dlr, cascade=(first.name,))
+    return [*examined(setting), first, second]
+
+
 @PROTOCOLS.register("autoattack")
 def autoattack(setting: Setting) -> list[Measurement]:
     """AutoAttack's standard version, from the official package and with its own budget.
@@ -180,7 +201,10 @@ def autoattack(setting: Setting) -> list[Measurement]:
         raise UserError(f"autoattack: {package.MISSING}", option="protocol")
     if setting.scale != 1:
         raise UserError(f"{setting.scale}: protocol autoattack supports only 1", option="scale")
-    return [Clean(), AttackMeasurement("AutoAttack", "autoattack", setting.norm, setting.eps)]
+    return [
+        *examined(setting),
+        AttackMeasurement("AutoAttack", "autoattack", setting.norm, setting.eps),
+    ]
 
 
 @PROTOCOLS.register("all")

@@ -90,6 +90,20 @@ class Results:
         """
         return self.robust.top1
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether checks of the audit failed and the robust accuracy is above 0."""
+        return bool(self.audit.failed) and self.robust.correct > 0
+
+    @property
+    def excess(self) -> float:
+        """By how much the robust accuracy may be too high, judging by the failed checks, in [0,1].
+
+        The robust accuracy times the largest fraction of images that a failed check applies to: an
+        estimate from few images, and no bound on what other attacks may find. 0 if none failed.
+        """
+        return self.audit.affected * self.robust_accuracy
+
     @functools.cached_property
     def misclassified(self) -> Tensor:
         """Images misclassified without an attack, or under any attack within eps: bool [N]."""
@@ -130,6 +144,8 @@ class Results:
                 "clean_accuracy": self.clean_accuracy,
                 "robust_accuracy": self.robust_accuracy,
                 "robust_interval_95": list(self.robust.interval),
+                "doubtful": self.doubtful,
+                "may_be_too_high_by": self.excess,
                 "norm": self.norm,
                 "eps": self.eps,
                 "images": len(self.labels),
@@ -176,6 +192,8 @@ class Results:
         count = len(self.attacks)
         attacks = f"over {count} attack{'s' * (count != 1)}{trial}"
         robust = f"{self.robust}, {self.norm} eps {self.eps:.4g}, {attacks}"
+        if self.doubtful:
+            robust += f"; doubtful: may be too high by {100 * self.excess:.1f} points"
         return f"{self.clean}\n{robust}\n{self.audit}"
 
 

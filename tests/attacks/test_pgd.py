@@ -631,8 +631,8 @@ def test_wrong_options(change, error, message):
         pgd(make_model(), images, labels, **change)
 
 
-class Flipping(nn.Module):
-    """Reverses its input gradient in 2 of 5 calls, at random."""
+class FlippedPixels(nn.Module):
+    """Reverses the input gradient at 2 of 5 elements, drawn in each call."""
 
     def __init__(self, model):
         super().__init__()
@@ -641,9 +641,8 @@ class Flipping(nn.Module):
 
     def forward(self, images):
         self.calls += 1
-        if torch.rand((), generator=self.generator) < 0.4:
-            images = 2 * images.detach() - images
-        return self.model(images)
+        flipped = torch.rand(images.shape, generator=self.generator) < 0.4
+        return self.model(torch.where(flipped, 2 * images.detach() - images, images))
 
 
 @pytest.mark.parametrize("attack", [last_iterate, apgd_ce], ids=["pgd", "apgd"])
@@ -651,12 +650,11 @@ def test_expectation_over_transformation_helps_against_random_models(attack):
     images, labels = made_images(60)
 
     def accuracy(eot_iter):
-        model = Flipping(trained(adversarially=False))
-        found = attack(model, images, labels, eps=0.02, steps=10, eot_iter=eot_iter)
-        per_step = model.calls / 10
-        assert eot_iter <= per_step <= 1.3 * eot_iter + 1
+        model = FlippedPixels(trained(adversarially=False))
+        found = attack(model, images, labels, eps=0.03, steps=10, eot_iter=eot_iter)
+        assert 10 * eot_iter <= model.calls <= 11 * eot_iter + 1
         return (model.model(found).argmax(1) == labels).float().mean().item()
 
-    assert accuracy(20) < accuracy(1) - 0.05
+    assert accuracy(20) < accuracy(1) - 0.15
     with pytest.raises(ValueError, match="eot_iter: got 0"):
         accuracy(0)
