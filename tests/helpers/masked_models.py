@@ -6,13 +6,15 @@ None of them is meant to be more robust than the network itself. ``MASKED`` has 
 from __future__ import annotations
 
 import copy
+import io
 import zlib
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
-from torchvision.io import decode_jpeg, encode_jpeg
+from torchvision.transforms.functional import pil_to_tensor, to_pil_image
 
 
 class Around(nn.Module):
@@ -51,9 +53,12 @@ def _softly_quantized(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _jpeg(model: nn.Module, images: Tensor) -> Tensor:
-    as_bytes = (images.detach() * 255).round().to(torch.uint8).cpu()
-    decoded = torch.stack([decode_jpeg(encode_jpeg(one, quality=75)) for one in as_bytes])
-    return model(decoded.to(images) / 255)
+    def decoded(image: Tensor) -> Tensor:
+        file = io.BytesIO()
+        to_pil_image(image.float()).save(file, "jpeg", quality=75)
+        return pil_to_tensor(Image.open(file)).to(images) / 255
+
+    return model(torch.stack([decoded(image) for image in images.detach().cpu()]))
 
 
 def _one_hot(model: nn.Module, images: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ class Stability(Measurement):
             noise = torch.rand(images.shape, generator=batch.generator(), device=images.device)
             noise = size * (2 * noise - 1).sign()
             nearby = subject.logits((images + noise.to(images.dtype)).clamp(0, 1))
-            gradients = _gradients(subject, batch, self.passes // 2)
+            gradients = _gradients(subject, batch, max(self.passes // 2, 2))
         wrong = torch.stack([one.argmax(1) != labels for one in repeated_attacked])
         first = gradients[0].norm(dim=1)
         change = torch.stack([(one - gradients[0]).norm(dim=1) for one in gradients[1:]]).amax(0)
