@@ -153,7 +153,7 @@ def value_and_gradient(
     if eot_iter > 1:
         each = [value_and_gradient(model, points, value, scaled) for _ in range(eot_iter)]
         logits, values, gradients = zip(*each, strict=True)
-        return logits[-1], sum(values) / eot_iter, sum(gradients) / eot_iter
+        return logits[-1], torch.stack(values).mean(0), torch.stack(gradients).mean(0)
     # A network that computes in float16 would round small gradients to 0. A power of 2, so that
     # nothing else changes.
     scale = 1024.0 if scaled else 1.0

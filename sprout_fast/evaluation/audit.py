@@ -213,11 +213,11 @@ def run_audit(subject: Subject, records: Mapping[str, Record], protocol: str) ->
         try:
             if evidence.clean.correct == 0:
                 raise NotMeasured("the model classifies no image correctly")
-            passes, *outcome = function(evidence)
-            status = "pass" if passes else "fail"
+            outcome = function(evidence)
+            status = "pass" if outcome.passes else "fail"
         except NotMeasured as missing:
-            status, outcome = "not run", [{}, str(missing), 0.0]
-        numbers, reason, affected = outcome
+            status, outcome = "not run", Outcome(False, {}, str(missing), 0.0)
+        _, numbers, reason, affected = outcome
         checks.append(Check(name, question, status, numbers, reason, source, affected))
     return Audit(checks)
 
@@ -469,7 +469,8 @@ def outputs_are_continuous(evidence: Evidence) -> Outcome:
     change = _fixed(evidence)["nearby"]
     wrong = change > LARGE
     numbers = {"largest change of a logit / range": change.max().item()}
-    reason = f"noise of size eps / 1000 changes the outputs of {_percent(_share(wrong))} of images"
+    share = _percent(_share(wrong))
+    reason = f"noise of size eps / 1000 changes logits by 5 % of their range on {share} of images"
     return Outcome(not wrong.any(), numbers, reason, _at_most(wrong))
 
 
@@ -492,9 +493,7 @@ def outputs_are_logits(evidence: Evidence) -> Outcome:
     wrong = same & (columns["smallest"] >= 0)
     share = _share(wrong)
     numbers = {"median sum of the outputs": total.item(), "probability-like outputs": share}
-    reason = (
-        f"the outputs are nonnegative and sum to {total:.3g} on {_percent(share)} of the images"
-    )
+    reason = f"the outputs are nonnegative with one sum on {_percent(share)} of the images"
     return Outcome(share <= FEW, numbers, reason, _at_most(wrong))
 
 
