@@ -5,7 +5,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc cmake -type f)
 CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train test asan fuzz bench learn gpu-check build lint docs format wheel wheel-check clean
+.PHONY: train test asan fuzz bench learn audit-calibration gpu-check build lint docs format wheel wheel-check clean
 
 train: build
 	$(BIN)/python tools/train_imagenet.py --arch resnet152
@@ -22,6 +22,12 @@ bench: build
 # Trains every method on 10,000 images of CIFAR-10: make learn DATA=cifar10_images.tar
 learn: build
 	$(BIN)/python tests/benchmarks/learning.py --data $(or $(DATA),$(error set DATA, e.g. make learn DATA=cifar10_images.tar))
+
+# Which masked models the audit detects, and how often it suspects honest ones: the tables of
+# docs/audit.md, in about two hours. make audit-calibration DATA=cifar10_images.tar
+audit-calibration: build
+	$(BIN)/python tests/benchmarks/audit_calibration.py --page docs/audit.md \
+		--data $(or $(DATA),$(error set DATA, e.g. make audit-calibration DATA=cifar10_images.tar))
 
 # `make test` runs these in part. All op tests on a CPU library with ASan and UBSan; the fuzz test on
 # fresh examples, 100 times as many.

@@ -58,7 +58,8 @@ class EvaluationOptions:
 
     protocol: ProtocolName = "strong"
     """strong: AutoAttack's four attacks; paper: the measurements of the SPROUT paper; audit: checks
-    for gradient masking; all: these three; autoattack: the official package, if installed."""
+    for gradient masking; all: these three; rand: AutoAttack's for models that draw random numbers;
+    autoattack: the official package, if installed."""
     norm: NormName = "linf"
     """Norm of the ball in which robust accuracy is measured."""
     eps: Auto[float] = None
