@@ -46,7 +46,8 @@ def evaluate(
         labels: int64 [N] in [0,K).
         protocol: ``"strong"`` (AutoAttack's four attacks, Croce & Hein 2020), ``"paper"`` (the
             measurements of the SPROUT paper), ``"audit"`` (checks for gradient masking), ``"all"``
-            (these three), ``"rand"`` (AutoAttack's attacks on models that draw random numbers), or ``"autoattack"`` (the official package, which must be installed).
+            (these three), ``"rand"`` (AutoAttack's attacks on models that draw random
+            numbers), or ``"autoattack"`` (the official package, which must be installed).
         eps: radius of the ball in which robust accuracy is measured, for images in [0,1].
         norm: norm of that ball, ``"linf"`` or ``"l2"``.
         surrogate: another model of the same kind, on which transfer attacks are made.
