@@ -5,7 +5,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc cmake -type f)
 CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train test asan fuzz bench learn audit-calibration gpu-check build lint docs format wheel wheel-check clean
+.PHONY: train test asan fuzz bench label-mass learn audit-calibration study gpu-check build lint docs format wheel wheel-check clean
 
 train: build
 	$(BIN)/python tools/train_imagenet.py --arch resnet152
@@ -19,6 +19,10 @@ bench: build
 		--benchmark-quiet --benchmark-json=build/bench.json
 	$(BIN)/python tests/benchmarks/summary.py build/bench.json --page docs/benchmarks.md
 
+# Simulates beta over a run, and updates the table in docs/method.md.
+label-mass: build
+	$(BIN)/python tests/benchmarks/label_mass.py --page docs/method.md
+
 # Trains every method on 10,000 images of CIFAR-10: make learn DATA=cifar10_images.tar
 learn: build
 	$(BIN)/python tests/benchmarks/learning.py --data $(or $(DATA),$(error set DATA, e.g. make learn DATA=cifar10_images.tar))
@@ -28,6 +32,12 @@ learn: build
 audit-calibration: build
 	$(BIN)/python tests/benchmarks/audit_calibration.py --page docs/audit.md \
 		--data $(or $(DATA),$(error set DATA, e.g. make audit-calibration DATA=cifar10_images.tar))
+
+# The result: trains seven networks and attacks them alike; after an interruption, the same command
+# resumes. make study DATA=cifar10_images.tar [SCALE=1] [OUT=runs/study]
+study: build
+	$(BIN)/python tools/run_study.py --data $(or $(DATA),$(error set DATA, e.g. make study DATA=cifar10_images.tar)) \
+		--scale $(or $(SCALE),0.1) --out $(or $(OUT),runs/study)
 
 # `make test` runs these in part. All op tests on a CPU library with ASan and UBSan; the fuzz test on
 # fresh examples, 100 times as many.

@@ -83,6 +83,11 @@ class Optimize(Protocol):
         """Learning rate of the next optimizer step."""
         ...
 
+    @property
+    def lr_factor(self) -> float:
+        """Learning rate of the next optimizer step as a fraction of the schedule's peak."""
+        ...
+
     def __call__(
         self, inputs: Tensor | Sequence[Tensor], target: Any, loss: Callable[[Any, Any], Tensor]
     ) -> Tensor:

@@ -36,7 +36,9 @@ class Sprout(Method, name="sprout"):
         labels_per_pair: one label for the mixed pair, or one for each of the two images, whose
             losses are mixed, as in the authors' code.
         beta_init: initial beta of every class; by default drawn from U(0, 10/K).
-        beta_lr: step size of beta's ascent, or lr for the weights' learning rate; by default 0.5/K.
+        beta_lr: rate of beta's ascent per image, which follows the schedule of the weights'
+            learning rate; by default 1/(256 K), which is 0.5/K on a batch of 128. Or lr for steps
+            of the size of the weights' learning rate, whatever the batch size.
         beta_momentum: momentum of beta's ascent.
         beta_weight_decay: weight decay of beta.
         beta_grad: gradient of beta through the drawn label (implicit), in expectation, or none; by
@@ -45,8 +47,8 @@ class Sprout(Method, name="sprout"):
             clean batch with a separate forward pass, as in the authors' code.
         weight_steps: optimizer steps per batch, each with new noise and Mixup; the authors' code
             has 3.
-        mass_floor: smallest expected mass on the true class, in (1/K, 1), kept by rescaling beta;
-            by default none.
+        mass_floor: smallest expected mass on the true class, in (1/K, 1), kept by rescaling beta; 0
+            for none. By default none below 100 classes and 0.9 from there.
     """
 
     def __init__(
@@ -85,7 +87,8 @@ class Sprout(Method, name="sprout"):
                 label_mode=label_mode,
                 labels_per_pair=labels_per_pair,
                 beta_init=1 / setting.num_classes if "ls" in on else beta_init,
-                beta_lr=0.0 if isinstance(beta_lr, str) else beta_lr,
+                beta_lr=1.0 if isinstance(beta_lr, str) else beta_lr,
+                beta_lr_unit="step" if isinstance(beta_lr, str) else "image",
                 beta_momentum=beta_momentum,
                 beta_weight_decay=beta_weight_decay,
                 beta_grad="none" if "ls" in on else beta_grad,
@@ -110,8 +113,10 @@ class Sprout(Method, name="sprout"):
         return self.loss if isinstance(self.loss, SproutLoss) else None
 
     def training_step(self, optimize: Optimize, images: Tensor, labels: Tensor) -> None:
-        if self.beta_follows_lr and self._dirichlet is not None:
-            self._dirichlet.beta_lr = optimize.lr
+        if self._dirichlet is not None:
+            self._dirichlet.lr_factor.fill_(
+                optimize.lr if self.beta_follows_lr else optimize.lr_factor
+            )
         for _ in range(self.passes):
             inputs, target = self.mixer(images, labels)
             optimize(inputs, target, self.loss)

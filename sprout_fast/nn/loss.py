@@ -20,6 +20,7 @@ from sprout_fast.ops.sprout_loss import (
 from sprout_fast.random import PhiloxState
 
 LabelsPerPair = Literal[1, 2]
+LrUnit = Literal["image", "step"]
 
 
 class SproutLoss(nn.Module):
@@ -47,11 +48,17 @@ class SproutLoss(nn.Module):
             images and mixes their losses by ``lam``, of which there must be one per batch, as the
             authors' code does.
         beta_init: initial value of beta in every class, in [0, 1e6]; None draws it as above.
-        beta_lr: step size gamma_beta of the ascent; None means 0.5/K, in proportion to beta_0.
+        beta_lr: rate gamma_beta of the ascent per image, so that beta's trajectory does not depend
+            on how many GPUs, batches or accumulated batches the images are spread over: a step on N
+            images of all processes has the size ``beta_lr * N`` on the mean gradient. None means
+            1/(256 K), in proportion to beta_0: 0.5/K on a batch of 128.
+        beta_lr_unit: ``"step"`` makes ``beta_lr`` the size of a step, whatever its images.
         beta_momentum, beta_weight_decay: as in ``torch.optim.SGD(maximize=True)``. 0 in the paper,
             0.9 and 5e-4 in the authors' code.
         mass_floor: lower bound of the expected mass on the true class, in (1/K, 1), maintained by
-            scaling beta down after each step. None, as in the paper, sets no bound.
+            scaling beta down after each step; 0, as in the paper, sets no bound. None means 0 for
+            fewer than 100 classes and otherwise 0.9, the mass that label smoothing by 0.1 leaves:
+            without a bound one epoch of ImageNet takes the mass below 0.5 (docs/method.md).
         accumulation_steps: number of forward passes per ascent step; their gradients are averaged.
         self_progressing: False leaves the steps of beta to :meth:`ascend`.
         seed, first_row, device: see :class:`sprout_fast.PhiloxState`. beta_0 depends on the seed
@@ -59,6 +66,11 @@ class SproutLoss(nn.Module):
 
     Raises:
         ValueError: An option has a value that is not accepted; the message names it.
+
+    Attributes:
+        lr_factor: buffer, float32 scalar, a factor of ``beta_lr``, 1 at first. A loop fills it with
+            the weights' learning rate as a fraction of its peak, so that beta follows their
+            schedule.
 
     Example:
         >>> loss_fn = SproutLoss(num_classes=3)
@@ -71,6 +83,7 @@ class SproutLoss(nn.Module):
     beta: Tensor
     beta_velocity: Tensor
     beta_grad_sum: Tensor
+    lr_factor: Tensor
 
     def __init__(
         self,
@@ -83,6 +96,7 @@ class SproutLoss(nn.Module):
         beta_init: float | None = None,
         beta_grad: BetaGrad | None = None,
         beta_lr: float | None = None,
+        beta_lr_unit: LrUnit = "image",
         beta_momentum: float = 0.0,
         beta_weight_decay: float = 0.0,
         mass_floor: float | None = None,
@@ -95,6 +109,7 @@ class SproutLoss(nn.Module):
         super().__init__()
         check_option("label_mode", label_mode, get_args(LabelMode))
         check_option("labels_per_pair", labels_per_pair, get_args(LabelsPerPair))
+        check_option("beta_lr_unit", beta_lr_unit, get_args(LrUnit))
         check_option("beta_grad", beta_grad, (*get_args(BetaGrad), None))
         rate = 0, sys.float_info.max, "nonnegative and finite"
         for name, value, lowest, highest, expected in (
@@ -109,9 +124,11 @@ class SproutLoss(nn.Module):
         ):
             if not lowest <= value <= highest:
                 raise ValueError(f"{name} must be {expected}, got {value}")
-        if mass_floor is not None and not 1 / num_classes < mass_floor < 1:
+        if mass_floor is None:
+            mass_floor = 0.0 if num_classes < 100 else 0.9
+        if mass_floor != 0 and not 1 / num_classes < mass_floor < 1:
             raise ValueError(
-                f"mass_floor must be in (1/{num_classes}, 1) or None, got {mass_floor}: uniform "
+                f"mass_floor must be 0 or in (1/{num_classes}, 1), got {mass_floor}: uniform "
                 "labels leave each class a mass of 1/K"
             )
         self.num_classes, self.alpha, self.scale = num_classes, alpha, scale
@@ -119,7 +136,8 @@ class SproutLoss(nn.Module):
         self.label_mode: LabelMode = label_mode
         default: BetaGrad = "implicit" if num_classes < 100 else "expected"
         self.beta_grad: BetaGrad = beta_grad or default
-        self.beta_lr = 0.5 / num_classes if beta_lr is None else beta_lr
+        self.beta_lr = 1 / (256 * num_classes) if beta_lr is None else beta_lr
+        self.per_image = beta_lr_unit == "image"
         self.beta_momentum, self.beta_weight_decay = beta_momentum, beta_weight_decay
         self.mass_floor, self.accumulation_steps = mass_floor, accumulation_steps
         self.beta_min = 1e-3 / num_classes
@@ -127,18 +145,21 @@ class SproutLoss(nn.Module):
         beta = torch.rand(num_classes, generator=torch.Generator().manual_seed(seed))
         beta = beta * 10 / num_classes if beta_init is None else torch.full_like(beta, beta_init)
         self.register_buffer("beta", beta.clamp(min=self.beta_min).to(device))
-        # float32 [K]: the momentum, and the gradients summed since the last step.
+        # float32 [K]: the momentum, and the images' gradients summed since the last step.
         self.register_buffer("beta_velocity", torch.zeros_like(self.beta))
         self.register_buffer("beta_grad_sum", torch.zeros_like(self.beta))
-        self.micro_steps = 0  # gradients in that sum; reading a buffer would synchronize
+        # A number would be part of a compiled or captured step.
+        self.register_buffer("lr_factor", torch.ones((), device=device), persistent=False)
+        # Batches and images in that sum; reading a buffer would synchronize.
+        self.micro_steps = self.images = 0
 
     def get_extra_state(self) -> Tensor:
-        """Return the accumulation count, so that a run resumes between two steps of beta too."""
-        return torch.tensor(self.micro_steps)
+        """Return the accumulation counts, so that a run resumes between two steps of beta too."""
+        return torch.tensor([self.micro_steps, self.images])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Restore the accumulation count."""
-        self.micro_steps = int(state)
+        """Restore the accumulation counts."""
+        self.micro_steps, self.images = state.tolist()
 
     def forward(self, logits: Tensor, target: MixupTarget | Tensor) -> Tensor:
         """Compute the mean loss of a batch; in training mode, also take an ascent step of beta.
@@ -156,7 +177,7 @@ class SproutLoss(nn.Module):
         progresses = self.training and self.self_progressing and self.beta_grad != "none"
         loss, grad_beta = self._loss_and_grad_beta(logits, target, progresses)
         if progresses:
-            self._ascend(grad_beta.detach())
+            self._ascend(grad_beta.detach(), len(logits))
         return loss
 
     @torch.no_grad()
@@ -166,7 +187,7 @@ class SproutLoss(nn.Module):
         Arguments as in :meth:`forward`; no gradient reaches ``logits``.
         """
         if self.beta_grad != "none":
-            self._ascend(self._loss_and_grad_beta(logits, target, True)[1])
+            self._ascend(self._loss_and_grad_beta(logits, target, True)[1], len(logits))
 
     def _loss_and_grad_beta(
         self, logits: Tensor, target: MixupTarget | Tensor, wants_grad: bool
@@ -197,18 +218,22 @@ class SproutLoss(nn.Module):
         return loss, lam * own_grad + (1 - lam) * partner_grad
 
     @torch.no_grad()
-    def _ascend(self, grad: Tensor) -> None:
+    def _ascend(self, grad: Tensor, images: int) -> None:
         if self.accumulation_steps > 1:
-            self.beta_grad_sum += grad
+            self.beta_grad_sum.add_(grad, alpha=images)
+            self.images += images
             self.micro_steps = (self.micro_steps + 1) % self.accumulation_steps
             if self.micro_steps:
                 return
-            grad = self.beta_grad_sum / self.accumulation_steps
+            images, self.images = self.images, 0
+            grad = self.beta_grad_sum / images
             self.beta_grad_sum.zero_()
         if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
             grad = grad.clone()
             dist.all_reduce(grad)
             grad /= dist.get_world_size()
+            images *= dist.get_world_size()
+        size = self.beta_lr * images if self.per_image else self.beta_lr
         # Selected on the device: reading the gradient here would stall the stream.
         finite = grad.isfinite().all()
         if self.beta_weight_decay:
@@ -217,9 +242,9 @@ class SproutLoss(nn.Module):
             velocity = self.beta_momentum * self.beta_velocity + grad
             self.beta_velocity.copy_(torch.where(finite, velocity, self.beta_velocity))
             grad = velocity
-        self.beta.add_(torch.where(finite, grad, 0.0), alpha=self.beta_lr)
+        self.beta.add_(torch.where(finite, grad * self.lr_factor, 0.0), alpha=size)
         self.beta.clamp_(min=self.beta_min)
-        if self.mass_floor is not None:
+        if self.mass_floor:
             # With s = sum(beta), the mean true-class mass is
             # (1 - alpha + alpha s / K) / (1 - alpha + alpha s): solved for s at the floor.
             rest, k = 1 - self.alpha, self.num_classes

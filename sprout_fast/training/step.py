@@ -79,6 +79,11 @@ class OptimizeStep:
         """Learning rate of the next optimizer step."""
         return self.optimizer.param_groups[0]["lr"]
 
+    @property
+    def lr_factor(self) -> float:
+        """Learning rate of the next optimizer step as a fraction of the schedule's peak."""
+        return self.scheduler.lr_lambdas[0](self.scheduler.last_epoch)
+
     @torch.no_grad()
     def logits(self, inputs: Tensor) -> Tensor:
         """Return logits of normalized inputs, in the model's current mode and without gradients."""

@@ -20,11 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import _paths  # noqa: F401
+from pages import replace_section
 from rich.console import Console
 from training_benchmark.machine import caption
 from training_benchmark.tables import console_table, digits, markdown_table
-
-from sprout_fast.files import atomic_write
 
 OURS, MEMCPY, CROSS_ENTROPY = "sprout_fast", "memcpy", "cross_entropy"
 SLOWER = {"eager": "eager", "compiled": "compile", "torch.distributions": "distributions"}
@@ -252,21 +251,6 @@ def plot(results: Results, path: Path) -> None:
     pyplot.close(figure)
 
 
-BEGIN, END = "<!-- make bench -->\n", "<!-- end of make bench -->"
-
-
-def replace_between_markers(text: str, new: str) -> str:
-    """Return the text with ``new`` in place of what is between the two markers.
-
-    Raises:
-        ValueError: the text does not contain each marker exactly once, in this order.
-    """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"expected one line {BEGIN.strip()} and after it one line {END}")
-    before, rest = text.split(BEGIN)
-    return before + BEGIN + new + END + rest.split(END)[1]
-
-
 def main(argv: list[str] | None = None) -> int:
     """Print the table, write all files, and return the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
@@ -285,13 +269,10 @@ def main(argv: list[str] | None = None) -> int:
     options.json.with_suffix(".md").write_text(markdown(results))
     plot(results, options.json.with_name("bench_scaling.png"))
     if options.page:
-        text = options.page.read_text()
         try:
-            text = replace_between_markers(text, markdown(results))
+            replace_section(options.page, "bench", markdown(results))
         except ValueError as error:
             parser.error(f"--page {options.page}: {error}")
-        with atomic_write(options.page) as temporary:
-            temporary.write_text(text)
     return 0
 
 

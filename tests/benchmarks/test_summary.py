@@ -7,14 +7,18 @@ import sys
 from pathlib import Path
 
 import composites
+import label_mass
 import pytest
 import summary
 import torch
 import torch.nn.functional as F
+from pages import markers
 
-from sprout_fast import dirichlet, log_gamma, sprout_loss
+from sprout_fast import SproutLoss, dirichlet, log_gamma, sprout_loss
+from sprout_fast.reference.sprout_loss import concentrations
 
 BENCHMARKS = Path(summary.__file__).parent
+BEGIN, END = markers("bench")
 
 
 @pytest.fixture(scope="module")
@@ -60,10 +64,10 @@ def test_every_op_has_every_contestant_and_finite_ratios(report):
 
 def test_files_and_page(report, tmp_path, capsys):
     page = tmp_path / "benchmarks.md"
-    page.write_text(f"before\n{summary.BEGIN}old\n{summary.END}\nafter\n")
+    page.write_text(f"before\n{BEGIN}old\n{END}\nafter\n")
     assert summary.main([str(report), "--page", str(page)]) == 0
     markdown = report.with_suffix(".md").read_text()
-    assert page.read_text() == f"before\n{summary.BEGIN}{markdown}{summary.END}\nafter\n"
+    assert page.read_text() == f"before\n{BEGIN}{markdown}{END}\nafter\n"
     assert "| pgd_step_ | 3×3×8×8 | forward |" in markdown
     assert report.with_name("bench_scaling.png").read_bytes().startswith(b"\x89PNG")
     assert "pgd_step_" in capsys.readouterr().out
@@ -73,9 +77,9 @@ def test_files_and_page(report, tmp_path, capsys):
     "text",
     [
         "no markers",
-        summary.BEGIN,
-        f"{summary.END}\n{summary.BEGIN}",
-        f"{summary.BEGIN}{summary.BEGIN}{summary.END}",
+        BEGIN,
+        f"{END}\n{BEGIN}",
+        f"{BEGIN}{BEGIN}{END}",
     ],
 )
 def test_page_without_markers_stays_unchanged(report, tmp_path, capsys, text):
@@ -86,6 +90,19 @@ def test_page_without_markers_stays_unchanged(report, tmp_path, capsys, text):
     assert stop.value.code == 2
     assert f"--page {page}: expected one line <!-- make bench -->" in capsys.readouterr().err
     assert page.read_text() == text
+
+
+def test_the_simulated_gradient_is_that_of_the_op():
+    """At an ideal network's logits, one image of each class."""
+    loss_fn = SproutLoss(10, alpha=0.2, scale=3.0, label_mode="mean", beta_lr=1.0, seed=4)
+    before = loss_fn.beta.double()
+    ideal = concentrations(torch.arange(10), None, None, loss_fn.beta, alpha=0.2, scale=3.0).log()
+    for _ in range(2):  # logits are defined up to a constant
+        loss_fn(ideal + torch.randn(10, 1), torch.arange(10))
+        moved = (loss_fn.beta.double() - before) / 10
+        expected = torch.from_numpy(label_mass.expected_gradient(before.numpy(), 0.2))
+        torch.testing.assert_close(moved, expected, rtol=1e-4, atol=1e-6)
+        loss_fn.beta.copy_(before)
 
 
 def test_make_bench_updates_the_docs_page():

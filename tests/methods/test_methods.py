@@ -405,10 +405,10 @@ def test_the_authors_code_has_three_steps_and_then_one_of_beta_on_the_clean_batc
         total = a.sum(1, keepdim=True)
         gradient = ((c - (a * c).sum(1, keepdim=True) / total) / total).mean(0)
         velocity = 0.9 * velocity + gradient - 0.1 * beta
-        beta = beta + method.loss.beta_lr * velocity
+        beta = beta + method.loss.lr_factor * velocity
         torch.testing.assert_close(method.beta.double(), beta, rtol=1e-4, atol=1e-6)
     assert not torch.equal(*(inputs for inputs, _ in recorder.seen[:2]))  # new noise each time
-    assert method.loss.beta_lr == pytest.approx(0.05, rel=1e-6)
+    assert method.loss.lr_factor.item() == pytest.approx(0.05, rel=1e-6)
 
 
 def test_two_labels_per_pair_mix_two_losses() -> None:
@@ -426,7 +426,7 @@ def test_two_labels_per_pair_mix_two_losses() -> None:
     torch.testing.assert_close(method.loss(logits, target).double(), expected, rtol=0.01, atol=0.01)
     # Beta's gradient is that of both: at lam = 0.3, of the expected loss of each.
     method.training = method.loss.training = True
-    method.loss.beta_grad, method.loss.beta_lr = "expected", 1.0
+    method.loss.beta_grad, method.loss.beta_lr, method.loss.per_image = "expected", 1.0, False
     before = method.beta.clone()
     target = target._replace(lam=torch.tensor([0.3]))
     method.loss.ascend(logits, target)

@@ -25,11 +25,11 @@ def part(target, rows):
 def test_ascends_beta_as_sgd_does(beta_grad):
     """Compare with torch.optim.SGD on the gradient of the op, followed by the projection."""
     loss_fn = SproutLoss(
-        5, alpha=0.3, scale=2.0, beta_grad=beta_grad, beta_lr=0.5, beta_momentum=0.9,
+        5, alpha=0.3, scale=2.0, beta_grad=beta_grad, beta_lr=0.5 / 8, beta_momentum=0.9,
         beta_weight_decay=0.01, seed=3,
     )  # fmt: skip
     beta = loss_fn.beta.clone().requires_grad_()
-    # SGD maximizes the loss minus the penalty of the weight decay.
+    # SGD maximizes the loss minus the penalty of the weight decay. beta_lr is per image.
     sgd = torch.optim.SGD([beta], lr=0.5, momentum=0.9)
     for step in range(5):
         logits, target = logits_and_target(seed=step)
@@ -90,6 +90,33 @@ def test_accumulated_gradients_are_averaged():
     assert not torch.equal(parts.beta, start)
 
 
+def test_the_rate_of_beta_is_per_image_and_follows_the_schedule():
+    logits, target = logits_and_target(batch=8)
+
+    def moved(logits, target, factor=1.0, **options):
+        loss_fn = SproutLoss(5, alpha=0.3, label_mode="mean", beta_init=0.5, **options)
+        loss_fn.lr_factor.fill_(factor)
+        loss_fn(logits, target)
+        return loss_fn.beta - 0.5
+
+    twice = MixupTarget(target.labels.repeat(2), target.partner_labels.repeat(2), target.lam)
+    once = moved(logits, target, beta_lr=0.1)
+    assert once.abs().max() > 1e-3
+    torch.testing.assert_close(moved(logits.repeat(2, 1), twice, beta_lr=0.1), 2 * once)
+    torch.testing.assert_close(moved(logits, target, factor=0.25, beta_lr=0.1), once / 4)
+    torch.testing.assert_close(moved(logits, target, beta_lr=0.8, beta_lr_unit="step"), once)
+
+
+def test_accumulation_weights_batches_by_their_images():
+    logits, target = logits_and_target(batch=8)
+    options = dict(alpha=0.3, label_mode="mean", beta_lr=0.1)
+    whole, parts = SproutLoss(5, **options), SproutLoss(5, accumulation_steps=2, **options)
+    whole(logits, target)
+    for rows in (slice(0, 6), slice(6, 8)):
+        parts(logits[rows], part(target, rows))
+    torch.testing.assert_close(parts.beta, whole.beta)
+
+
 def test_skips_nonfinite_gradients():
     loss_fn = SproutLoss(5, beta_momentum=0.9, alpha=0.3)
     loss_fn(*logits_and_target())
@@ -105,12 +132,12 @@ def test_skips_nonfinite_gradients():
 def test_mass_floor():
     """These steps push the mass far below the floor if there is none."""
     masses = {}
-    for floor in (None, 0.8):
+    for floor in (0, 0.8):
         loss_fn = SproutLoss(5, alpha=0.3, beta_lr=50.0, mass_floor=floor, label_mode="mean")
         for step in range(20):
             loss_fn(*logits_and_target(seed=step))
         masses[floor] = loss_fn.expected_true_mass().item()
-    assert masses[None] < 0.5
+    assert masses[0] < 0.5
     assert masses[0.8] == pytest.approx(0.8, abs=1e-3)
 
 
@@ -126,6 +153,7 @@ def test_defaults_depend_on_the_number_of_classes():
     assert SproutLoss(99).beta_grad == "implicit"
     assert SproutLoss(100).beta_grad == "expected"
     assert SproutLoss(1000).beta_lr == pytest.approx(SproutLoss(10).beta_lr / 100)
+    assert SproutLoss(99).mass_floor == 0 and SproutLoss(100).mass_floor == 0.9
 
 
 def test_accepts_labels_without_mixup():
@@ -189,8 +217,9 @@ def test_loss_scaling_does_not_affect_beta(scale):
         (dict(beta_lr=-1), "beta_lr must be nonnegative and finite, got -1"),
         (dict(beta_momentum=float("nan")), "beta_momentum must be nonnegative and finite, got nan"),
         (dict(beta_weight_decay=-1), "beta_weight_decay must be nonnegative and finite, got -1"),
+        (dict(beta_lr_unit="row"), "beta_lr_unit must be 'image' or 'step', got 'row'"),
         (dict(accumulation_steps=0), "accumulation_steps must be at least 1, got 0"),
-        (dict(mass_floor=1.0), r"mass_floor must be in \(1/5, 1\) or None, got 1.0"),
+        (dict(mass_floor=1.0), r"mass_floor must be 0 or in \(1/5, 1\), got 1.0"),
         (dict(first_row=-1), "first_row must be at least 0, got -1"),
     ],
 )
@@ -225,7 +254,8 @@ def test_training_step_compiles_to_one_graph():
             batch, target = mixer(x, labels)
             return loss_fn(batch.flatten(1) @ weight, target)
 
-        for _ in range(2):
+        for i in range(2):
+            loss_fn.lr_factor.fill_(1 / (1 + i))
             leaf = weight.clone().requires_grad_()
             loss = step(random_images((6, 3, 8, 8)), torch.arange(6) % 5, leaf)
             runs.append([loss.detach(), *torch.autograd.grad(loss, leaf)])
@@ -235,23 +265,37 @@ def test_training_step_compiles_to_one_graph():
             torch.testing.assert_close(actual, expected)
 
 
-def test_all_reduce_averages_the_gradient(tmp_path):
-    """Two gloo ranks with half a batch each take the same step as one rank with the whole batch."""
-    torch.multiprocessing.spawn(_rank, args=(2, str(tmp_path)), nprocs=2)
-    logits, target = logits_and_target(batch=8)
-    loss_fn = SproutLoss(5, alpha=0.3, seed=6)
-    loss_fn(logits, target)
-    for rank in range(2):
-        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), loss_fn.beta)
+def _trajectory(batches, rank=0, world_size=1, **options):
+    """Return beta after each of 5 steps on 256 images, of which this rank sees its share."""
+    loss_fn = SproutLoss(10, seed=6, first_row=256 // world_size * rank, beta_lr=0.05, **options)
+    trajectory = []
+    for step in range(5):
+        loss_fn.lr_factor.fill_(1 / (1 + step))
+        logits, target = logits_and_target(batch=256, classes=10, seed=step)
+        for rows in torch.arange(256).tensor_split(world_size)[rank].tensor_split(batches):
+            loss_fn(logits[rows], part(target, rows))
+        trajectory.append(loss_fn.beta.clone())
+    return torch.stack(trajectory)
 
 
-def _rank(rank, world_size, folder):
+def _rank(rank, folder):
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=world_size
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=4
     )
-    logits, target = logits_and_target(batch=8)
-    rows = slice(4 * rank, 4 * rank + 4)
-    loss_fn = SproutLoss(5, alpha=0.3, seed=6, first_row=4 * rank)
-    loss_fn(logits[rows], part(target, rows))
-    torch.save(loss_fn.beta, f"{folder}/{rank}.pt")
+    torch.save(_trajectory(1, rank, 4), f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
+
+
+def test_four_ranks_of_64_give_the_trajectory_of_one_of_256(tmp_path):
+    """Each rank draws the labels of its own rows, so even the draws are the same."""
+    torch.multiprocessing.spawn(_rank, args=(str(tmp_path),), nprocs=4)
+    whole = _trajectory(1)
+    assert (whole[-1] - whole[0]).abs().max() > 0.01
+    for rank in range(4):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), whole)
+
+
+def test_four_accumulated_batches_of_64_give_the_trajectory_of_one_of_256():
+    """With the labels' means: each batch has draws of its own."""
+    whole = _trajectory(1, label_mode="mean")
+    torch.testing.assert_close(_trajectory(4, accumulation_steps=4, label_mode="mean"), whole)

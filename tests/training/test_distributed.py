@@ -47,7 +47,7 @@ def train(world: World, out: Path) -> Trainer:
         "sprout",
         method_setting(first_row=rows.start, accumulation_steps=2),
         mixup_alpha=0.0,
-        beta_lr=50.0,
+        beta_lr=5.0,
     )
     optimizer = build_optimizer("sgd", model, lr=0.2, momentum=0.9, weight_decay=0.01)
     wrapped = DistributedDataParallel(model) if world.size > 1 else model

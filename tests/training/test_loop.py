@@ -138,14 +138,16 @@ def replay(model: nn.Module, loss_options: dict[str, Any], beta_lr: float, **run
         accumulated += 1
         if accumulated < every:
             continue
-        lr = 0.2 * learning_rate_factor(step, warmup_steps=2, total_steps=run["total_steps"])
+        factor = learning_rate_factor(step, warmup_steps=2, total_steps=run["total_steps"])
+        lr = 0.2 * factor
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 gradient = parameter.grad + (0.01 * parameter if name in decayed else 0)
                 velocity[name].mul_(0.9).add_(gradient)
                 parameter.sub_(lr * velocity[name])
                 parameter.grad = None
-            beta = (beta + beta_lr * grad_beta).clamp(min=1e-3 / CLASSES)
+            size = beta_lr * BATCH * every * factor  # beta_lr is per image
+            beta = (beta + size * grad_beta).clamp(min=1e-3 / CLASSES)
         accumulated, step = 0, step + 1
         grad_beta = torch.zeros(CLASSES)
     return beta
@@ -154,13 +156,13 @@ def replay(model: nn.Module, loss_options: dict[str, Any], beta_lr: float, **run
 @pytest.mark.parametrize(
     ("options", "loss_options", "accumulation_steps"),
     [
-        ({"beta_lr": 50.0}, {"beta_grad": "implicit"}, 1),
+        ({"beta_lr": 5.0}, {"beta_grad": "implicit"}, 1),
         (
-            {"beta_lr": 0.5, "scale": 11.0, "alpha": 1 / 11, "beta_grad": "expected"},
+            {"beta_lr": 0.05, "scale": 11.0, "alpha": 1 / 11, "beta_grad": "expected"},
             {"beta_grad": "expected", "scale": 11.0, "alpha": 1 / 11},
             1,
         ),
-        ({"beta_lr": 50.0}, {"beta_grad": "implicit"}, 2),
+        ({"beta_lr": 5.0}, {"beta_grad": "implicit"}, 2),
     ],
     ids=["paper", "authors-scale", "accumulation"],
 )

@@ -61,6 +61,10 @@ class TimedOptimize:
     def lr(self) -> float:
         return self._optimize.lr
 
+    @property
+    def lr_factor(self) -> float:
+        return self._optimize.lr_factor
+
     def __call__(
         self, inputs: Tensor | Sequence[Tensor], target: Any, loss: Callable[[Any, Any], Tensor]
     ) -> Tensor:

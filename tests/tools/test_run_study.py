@@ -1,0 +1,97 @@
+"""tools/run_study.py: trains, attacks, resumes, and writes its page, on real images if at hand."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import run_study
+from helpers.image_files import encode, noise_image, write_tar
+from study import chain, page, stages
+from study.stages import Size, smoothing_at
+
+TINY = Size("cifar_resnet8", 1, 1, 1, 20, 10, 0.02, rows=("natural", "sprout_code", "ls"))
+MARKERS = "".join(
+    f"<!-- make study: {name} -->\nold\n<!-- end of make study: {name} -->\n"
+    for name in ("accuracy", "labels", "paper")
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    members = {
+        f"{split}/{name}/{number}.png": encode(noise_image(9 * number + place, (32, 32)))
+        for split, count in (("train", 32), ("test", 4))
+        for place, name in enumerate(("airplane", "bird", "cat", "deer"))
+        for number in range(count)
+    }
+    return write_tar(tmp_path_factory.mktemp("data") / "cifar.tar", members)
+
+
+def test_the_chain_resumes_and_then_only_prints(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stages, "SIZES", {0.0: TINY})
+    report = tmp_path / "results.md"
+    report.write_text(f"before\n{MARKERS}after\n")
+    argv = ["--data", str(data), "--out", str(tmp_path / "study"), "--page", str(report)]
+    real = chain.Chain._evaluate
+
+    def interrupted(self, stage):
+        if stage.name == "ls":
+            raise KeyboardInterrupt
+        return real(self, stage)
+
+    monkeypatch.setattr(chain.Chain, "_evaluate", interrupted)
+    assert run_study.main(argv) == 130
+    weights = {path: path.stat().st_mtime_ns for path in tmp_path.glob("study/*/last.pt")}
+    assert len(weights) == 3
+    assert list(json.loads((tmp_path / "study/study.json").read_text())["rows"]) == [
+        "natural",
+        "sprout_code",
+    ]
+
+    monkeypatch.setattr(chain.Chain, "_evaluate", real)
+    assert run_study.main(argv) == 0
+    assert {path: path.stat().st_mtime_ns for path in weights} == weights
+    written = report.read_text()
+    assert "old" not in written and written.startswith("before") and written.endswith("after\n")
+    assert len(re.findall(r"^\| natural ", written, re.MULTILINE)) == 3  # the paper's is one
+    for name in ("accuracy", "mass", "landscape"):
+        assert (tmp_path / f"results_{name}.png").read_bytes().startswith(b"\x89PNG")
+
+    row = json.loads((tmp_path / "study/study.json").read_text())["rows"]["ls"]
+    assert row["accuracy"].keys() == set(page.COLUMNS)
+    assert all(counts["total"] == 16 for counts in row["accuracy"].values())
+    capsys.readouterr()
+    assert run_study.main(argv) == 0
+    printed = capsys.readouterr().out
+    assert "training" not in printed and "evaluating" not in printed
+    assert "label smoothing at its mass" in printed
+
+
+def test_label_smoothing_leaves_sprouts_last_mass(tmp_path: Path) -> None:
+    mass = 0.31
+    alpha = smoothing_at(mass, num_classes=10)
+    assert (1 - alpha) + alpha / 10 == pytest.approx(mass)
+
+
+def test_another_seed_in_the_same_folder_is_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        stages, "SIZES", {0.0: Size("cifar_resnet8", 1, 1, 1, 8, 8, 0.02, ("natural",))}
+    )
+    argv = ["--data", str(data), "--out", str(tmp_path / "study")]
+    assert run_study.main(argv) == 0
+    assert run_study.main([*argv, "--seed", "1"]) == 2
+    assert "natural: trained with seed 0, this study wants 1" in capsys.readouterr().err
+
+
+def test_scale_1_has_the_papers_network() -> None:
+    size = stages.size_of(1)
+    assert (size.arch, size.epochs) == ("cifar_vgg16", 200)
+    assert [stage.name for stage in stages.stages(size)] == [*stages.ROWS, "trades"]
+    assert run_study.main(["--data", "x", "--scale", "0"]) == 2

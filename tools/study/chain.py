@@ -1,0 +1,311 @@
+"""Trains and evaluates every stage of the study; what is done is not done again."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from collections.abc import Callable
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sprout_fast.data.validation import Images, read_images
+from sprout_fast.distributed import pick_device
+from sprout_fast.errors import UserError
+from sprout_fast.evaluation.measurements import AttackMeasurement
+from sprout_fast.evaluation.names import ProtocolName
+from sprout_fast.evaluation.protocols import PAPER_EPS, PROTOCOLS, Setting
+from sprout_fast.evaluation.recorder import AccuracyRecord, PrintProgress, Record, Recorder
+from sprout_fast.evaluation.results import Results, versions
+from sprout_fast.evaluation.run import evaluate
+from sprout_fast.evaluation.subject import Subject
+from sprout_fast.files import atomic_write
+from sprout_fast.models.checkpoint import load_model, read_checkpoint
+from sprout_fast.training.command import read_recipe
+from sprout_fast.training.config import CifarConfig
+from sprout_fast.training.run import train
+from study.options import Options
+from study.page import accuracy_table, update
+from study.stages import Size, Stage, size_of, smoothing_at, stages
+
+# Of the protocol "paper", by the names of the table's columns.
+PAPER_ATTACKS = {
+    "PGD-20": f"PGD-20 at {PAPER_EPS:g}",
+    "PGD-100": f"PGD-100 at {PAPER_EPS:g}",
+    "10 x PGD-100": f"10x PGD-100 at {PAPER_EPS:g}",
+    "margin PGD-100": f"C&W-linf at {PAPER_EPS:g}",
+    "transfer": f"transfer at {PAPER_EPS:g}",
+}
+STRONG_EPS = {"strong, 0.03": PAPER_EPS, "strong, 8/255": 8 / 255}
+#: Number of epochs between the checkpoints on which robustness over training is measured.
+SNAPSHOT_EVERY = 5
+_SNAPSHOT_IMAGES = 500
+
+
+class Chain:
+    """The stages of one size, below one folder.
+
+    ``OUT/NAME`` is a training's run folder, ``OUT/NAME/evaluation`` holds its cached measurements,
+    and ``OUT/study.json`` the numbers of all stages that are complete.
+
+    Args:
+        out: folder of the study.
+        size: what it costs.
+        data: CIFAR-10 in any form that the training tool accepts.
+        device: where everything runs.
+        seed: of every training and evaluation.
+        say: called with one line before each training and evaluation.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        size: Size,
+        data: Path,
+        device: torch.device,
+        seed: int = 0,
+        say: Callable[[str], None] = print,
+    ) -> None:
+        self.out, self.size, self.data, self.device, self.seed = out, size, data, device, seed
+        self._say = say
+        self._images: Images | None = None
+
+    def run(self) -> dict[str, Any]:
+        """Train and evaluate what is missing and return the content of ``study.json``.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C or SIGTERM; run again to resume.
+            UserError: the folder holds a stage that was trained with other options.
+        """
+        path = self.out / "study.json"
+        known = json.loads(path.read_text()) if path.exists() else {"rows": {}}
+        study = {
+            "size": dataclasses.asdict(self.size),
+            "seed": self.seed,
+            "versions": versions(),
+            "rows": known["rows"],
+        }
+        # Every network first: the evaluations are the part that a reader can do without for a day.
+        planned = stages(self.size)
+        for stage in planned:
+            self._train(stage)
+        for stage in planned:
+            if stage.name not in study["rows"]:
+                study["rows"][stage.name] = self._evaluate(stage) | {"date": str(date.today())}
+                with atomic_write(path) as temporary:
+                    temporary.write_text(json.dumps(study, indent=1, allow_nan=False) + "\n")
+        return study
+
+    def folder(self, name: str) -> Path:
+        """Return the run folder of a stage."""
+        return self.out / name
+
+    def checkpoint(self, name: str) -> Path:
+        """Return the path of a stage's last checkpoint."""
+        return self.folder(name) / "last.pt"
+
+    def _config(self, stage: Stage) -> CifarConfig:
+        values: dict[str, Any] = {} if stage.recipe is None else read_recipe(stage.recipe)
+        values |= stage.options
+        if stage.mass_of is not None:
+            values["alpha"] = smoothing_at(self._last_mass(stage.mass_of), num_classes=10)
+        return CifarConfig(
+            **values
+            | {
+                "arch": self.size.arch,
+                "epochs": stage.epochs,
+                "data": self.data,
+                "weights": None if stage.start is None else self.checkpoint(stage.start),
+                "out": self.folder(stage.name),
+                "device": str(self.device),
+                "seed": self.seed,
+                "keep_every": min(SNAPSHOT_EVERY, stage.epochs),
+                "final_attack_images": 0,
+            }
+        )
+
+    def _train(self, stage: Stage) -> None:
+        config, path, content = self._config(stage), self.checkpoint(stage.name), None
+        if path.exists():
+            content = read_checkpoint(path)
+            self._check_same(stage, config, content["config"])
+            if content["epoch"] >= stage.epochs:
+                return
+            # The weights that it started from are in the checkpoint.
+            config = dataclasses.replace(
+                config, resume=path, weights=None, lr=content["config"]["lr"]
+            )
+        self._say(f"\ntraining {stage.title}: {config.arch}, {stage.epochs} epochs")
+        if train(config, content) != 0:
+            raise KeyboardInterrupt
+
+    def _check_same(self, stage: Stage, config: CifarConfig, stored: dict[str, Any]) -> None:
+        wanted = config.stored()
+        ignored = {"data", "out", "weights", "device", "keep_every"}
+        for name, value in wanted.items():
+            if name in ignored or value is None or name not in stored:
+                continue
+            if stored[name] != value:
+                raise UserError(
+                    f"{self.folder(stage.name)}: trained with {name} {stored[name]}, this study "
+                    f"wants {value}; choose another folder",
+                    option="out",
+                )
+
+    def _metrics(self, name: str) -> list[dict[str, str]]:
+        with open(self.folder(name) / "metrics.csv", newline="") as file:
+            return list(csv.DictReader(file))
+
+    def _last_mass(self, name: str) -> float:
+        return float(self._metrics(name)[-1]["true_class_mass"])
+
+    def _validation(self) -> Images:
+        if self._images is None:
+            self._images = read_images(
+                self.data, loader="memory", image_size=32, limit=self.size.test_images
+            )
+        return self._images
+
+    def _subject(self, stage: Stage, path: Path) -> Subject:
+        content = read_checkpoint(path)
+        natural = None if stage.start is None else load_model(self.checkpoint("natural"))
+        return Subject(
+            load_model(path).to(self.device),
+            f"{self.size.arch}, {stage.title}",
+            content["config"]["num_classes"],
+            surrogate=None if natural is None else natural.to(self.device),
+            surrogate_name="" if natural is None else "natural",
+            beta=content["beta"],
+            alpha=content["config"].get("alpha") or Subject.alpha,
+            config=content["config"],
+        )
+
+    def _evaluate(self, stage: Stage) -> dict[str, Any]:
+        self._say(f"\nevaluating {stage.title}")
+        found, cache = self._validation(), self.folder(stage.name) / "evaluation"
+        subject = self._subject(stage, self.checkpoint(stage.name))
+        records = self._paper_records(subject, cache)
+        row: dict[str, Any] = {"title": stage.title, "epochs": stage.epochs}
+        row["accuracy"] = {
+            column: _counts(record)
+            for column, name in {"clean": "clean", **PAPER_ATTACKS}.items()
+            if (record := records[name]).unavailable is None
+        }
+        for column, eps in STRONG_EPS.items():
+            results = self._run_protocol(subject, "strong", eps, len(found.labels), cache)
+            row["accuracy"][column] = {
+                "correct": results.robust.correct,
+                "total": results.robust.total,
+            }
+        audit = self._run_protocol(subject, "audit", 8 / 255, self.size.audit_images, cache).audit
+        row["audit"] = {"failed": [check.name for check in audit.failed], "ran": len(audit.ran)}
+        clean = records["clean"].columns
+        row["logits"] = {
+            "mean_margin": clean["margin"].double().mean().item(),
+            "mean_confidence": clean["confidence"].double().mean().item(),
+        }
+        row["landscape"] = records["loss landscape"].columns["loss"].double().mean(0).tolist()
+        row["snapshots"] = self._snapshots(stage, cache)
+        row["labels"] = [
+            {"epoch": int(one["epoch"]), "mass": float(mass), "beta": float(one["beta_mean"])}
+            for one in self._metrics(stage.name)
+            if (mass := one.get("true_class_mass"))
+        ]
+        row["hours"] = sum(float(one["seconds"]) for one in self._metrics(stage.name)) / 3600
+        return row
+
+    def _setting(self) -> Setting:
+        return Setting("linf", PAPER_EPS, 10, 32, self.size.attack_scale)
+
+    def _paper_records(self, subject: Subject, cache: Path) -> dict[str, Record]:
+        wanted = {"clean", "loss landscape", *PAPER_ATTACKS.values()}
+        measurements = [one for one in PROTOCOLS["paper"](self._setting()) if one.name in wanted]
+        return self._recorded(subject, measurements, cache)
+
+    def _recorded(self, subject: Subject, measurements: list, cache: Path) -> dict[str, Record]:
+        found = self._validation()
+        recorder = Recorder(
+            subject,
+            found.images,
+            found.labels,
+            batch_size=100,
+            seed=self.seed,
+            cache_dir=cache / "parts",
+            gallery=0,
+            progress=PrintProgress(),
+        )
+        recorder.run(measurements)
+        return recorder.records
+
+    def _run_protocol(
+        self, subject: Subject, protocol: ProtocolName, eps: float, count: int, cache: Path
+    ) -> Results:
+        found = self._validation()
+        every = max(1, len(found.labels) // count)
+        return evaluate(
+            subject,
+            found.images[::every][:count],
+            found.labels[::every][:count],
+            protocol=protocol,
+            eps=eps,
+            batch_size=100,
+            seed=self.seed,
+            scale=self.size.attack_scale,
+            cache_dir=cache,
+            progress=PrintProgress(),
+        )
+
+    def _snapshots(self, stage: Stage, cache: Path) -> list[dict[str, Any]]:
+        """Clean and PGD-20 accuracy at every kept checkpoint."""
+        pgd = next(
+            one
+            for one in PROTOCOLS["paper"](self._setting())
+            if isinstance(one, AttackMeasurement) and one.name == PAPER_ATTACKS["PGD-20"]
+        )
+        found = self._validation()
+        every = max(1, len(found.labels) // _SNAPSHOT_IMAGES)
+        points = []
+        for path in sorted(self.folder(stage.name).glob("epoch-*.pt")):
+            epoch = int(path.stem.removeprefix("epoch-"))
+            recorder = Recorder(
+                self._subject(stage, path),
+                found.images[::every],
+                found.labels[::every],
+                batch_size=100,
+                seed=self.seed,
+                cache_dir=cache / path.stem,
+                gallery=0,
+            )
+            recorder.run([PROTOCOLS["paper"](self._setting())[0], pgd])
+            points.append(
+                {
+                    "epoch": epoch,
+                    "clean": _counts(recorder.records["clean"]),
+                    "PGD-20": _counts(recorder.records[pgd.name]),
+                }
+            )
+        return points
+
+
+def _counts(record: Record) -> dict[str, int]:
+    assert isinstance(record, AccuracyRecord), record.name
+    return {"correct": record.accuracy.correct, "total": record.accuracy.total}
+
+
+def run_study(options: Options) -> int:
+    """Run the study that ``options`` describe, print its table, and return the exit status."""
+    chain = Chain(
+        options.out,
+        size_of(options.scale),
+        options.data,
+        pick_device(options.device),
+        options.seed,
+    )
+    study = chain.run()
+    print(f"\n{accuracy_table(study)}")
+    if options.page is not None:
+        update(options.page, study)
+    return 0
