@@ -1,4 +1,4 @@
-"""Projected gradient descent in the l-infinity and l2 balls (Madry et al. 2018)."""
+"""Projected gradient descent in the l-infinity, l2 and l1 balls (Madry et al. 2018)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,9 @@ def pgd(
     x <- project(x + step_size * direction of the loss's gradient), ``steps`` times (eq. 1 of Madry
     et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018). The
     direction is the gradient's sign in the l-inf ball, and the gradient divided by its length in
-    the l2 ball. With ``loss="margin"`` it is what the literature calls C&W l-inf.
+    the l2 ball. In the l1 ball a step moves the pixels with the largest gradients to the border of
+    [0, 1], as many as ``step_size`` allows (Croce & Hein, "Mind the box", ICML 2021). With
+    ``loss="margin"`` it is what the literature calls C&W l-inf.
 
     An image is misclassified when the model predicts any class but its label, also with a target.
 
@@ -50,7 +52,7 @@ def pgd(
         images: float32 or float64 [B, C, H, W] in [0, 1], any memory format. The attack runs in
             this dtype, outside autocast.
         labels: int64 [B].
-        norm: ``"linf"`` or ``"l2"``.
+        norm: ``"linf"``, ``"l2"`` or ``"l1"``.
         eps: radius of the ball, >= 0, on images in [0, 1].
         step_size: length of a step, >= 0, on images in [0, 1]. Default: ``eps / 4``.
         steps: number of steps, >= 0.

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sprout_fast.data.listing import scan
 from sprout_fast.data.loaders.base import LOADERS, LoaderName
+from sprout_fast.data.preprocessing import Preprocessing, preprocessed
 from sprout_fast.data.subsets import spaced_subset
 
 
@@ -32,6 +33,7 @@ def read_images(
     limit: int | None = None,
     batch_size: int = 64,
     workers: int = 2,
+    preprocessing: Preprocessing | None = None,
 ) -> Images:
     """Read validation images; training images are listed, not decoded.
 
@@ -43,6 +45,7 @@ def read_images(
         limit: images to read, a :func:`~sprout_fast.data.subsets.spaced_subset`; all by default.
         batch_size: images to decode at a time.
         workers: decoding threads or processes.
+        preprocessing: resizes and crops the images instead of the loader.
 
     Raises:
         UserError: the data set is missing or inconsistent, an image cannot be decoded, or the
@@ -52,10 +55,16 @@ def read_images(
     split, total = listing.val, len(listing.val)
     if limit is not None and limit < total:
         split = split.subset(spaced_subset(total, limit))
-    side = image_size if kind.resizes else None
-    options = {"batch_size": batch_size, "image_size": side, "workers": workers}
-    batches = kind(split, train=False, device=torch.device("cpu"), seed=0, **options)
-    images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
+    if preprocessing is not None:
+        images = preprocessed(len(split), split.read, split.name, preprocessing, workers)
+        labels = torch.from_numpy(split.labels)
+    else:
+        side = image_size if kind.resizes else None
+        options = {"batch_size": batch_size, "image_size": side, "workers": workers}
+        batches = kind(split, train=False, device=torch.device("cpu"), seed=0, **options)
+        images, labels = (torch.cat(part) for part in zip(*batches, strict=True))
     count = f"{len(split):,} of {total:,}" if len(split) < total else f"all {total:,}"
     description = f"{listing.layout}: {count} validation images of {len(listing.classes)} classes"
+    if preprocessing is not None:
+        description += f"; {preprocessing}"
     return Images(images, labels, listing.classes, total, description)

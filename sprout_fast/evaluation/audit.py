@@ -26,8 +26,9 @@ from sprout_fast.registry import Registry
 # Tolerated change of accuracy. Attacks are random, and a longer search finds slightly more errors
 # against any model.
 SMALL_CHANGE = 0.05
-# The same between targeted and untargeted losses.
-LOSS_CHANGE = 0.10
+# Fraction of the errors that targeted or untargeted attacks may find alone: up to a sixth on honest
+# networks, nearly all of them where one kind is misled.
+LOSS_SHARE = 1 / 3
 # Tolerated fraction of images with a property that regular networks show on single images.
 FEW = 0.10
 # Change of a logit, as a fraction of the range of the image's logits, that neither the order of
@@ -297,9 +298,9 @@ def accuracy_reaches_zero(evidence: Evidence) -> Outcome:
     return Outcome(left <= CHANCE, {"eps": eps, "accuracy": left}, reason)
 
 
-APGD = ("APGD-CE", "APGD-T")
+APGD = ("APGD-CE", "APGD-DLR", "APGD-T")
 PGD = ("PGD-20", "PGD-200", "10x PGD-20", "PGD-20 margin", "PGD-20 rescaled")
-WHITE_BOX = (*PGD, *APGD, "FAB-T")
+WHITE_BOX = (*PGD, *APGD, "FAB", "FAB-T")
 
 
 def _never_wins(
@@ -307,9 +308,12 @@ def _never_wins(
 ) -> Outcome:
     """Count images on which an attack succeeds and all others fail.
 
-    A cascade gives the same count, since its attacks see only images on which earlier ones failed.
+    In a cascade, the others are those before it, on whose errors it did not run.
     """
-    found_alone = evidence.attack(name).misclassified
+    record = evidence.attack(name)
+    if before := record.parameters["cascade"]:
+        others = tuple(one for one in others if one in before)
+    found_alone = record.misclassified
     found = torch.stack([one.misclassified for one in evidence.attacks(others)]).any(0)
     total, alone = len(found), int((found_alone & ~found).sum())
     numbers = {
@@ -520,12 +524,16 @@ def logits_are_not_flat(evidence: Evidence) -> Outcome:
 @check("Do targeted and untargeted attacks agree?", CROCE)
 def targeted_and_untargeted_agree(evidence: Evidence) -> Outcome:
     names = ("APGD-CE", "PGD-20 margin", "PGD-20 rescaled", "APGD-T")
-    *untargeted, targeted = accuracies = [evidence.top1(name) for name in names]
-    numbers = {f"accuracy, {name}": value for name, value in zip(names, accuracies, strict=True)}
-    apart = abs(min(untargeted) - targeted)
-    reason = f"APGD-T and the best untargeted attack differ by {_points(apart)}"
-    affected = apart / max(*accuracies, apart, 1e-9)
-    return Outcome(evidence.tolerates(apart, LOSS_CHANGE), numbers, reason, affected)
+    *others, targeted = [evidence.attack(name).misclassified for name in names]
+    untargeted = torch.stack(others).any(0)
+    alone = max(_share(targeted & ~untargeted), _share(untargeted & ~targeted))
+    errors = _share(targeted | untargeted) - (1 - evidence.clean.top1)
+    share = alone / errors if errors > 0 else 0.0
+    numbers = {f"accuracy, {name}": evidence.top1(name) for name in names}
+    numbers |= {"misclassified under one kind only / under any": share}
+    reason = f"{_percent(share)} of the errors are found by one kind of attack only"
+    passes = share <= LOSS_SHARE or evidence.tolerates(alone, SMALL_CHANGE)
+    return Outcome(passes, numbers, reason, share)
 
 
 @check(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from sprout_fast.data import default_loader
+from sprout_fast.data.preprocessing import Preprocessing
 from sprout_fast.data.validation import Images, read_images
-from sprout_fast.distributed import pick_device
+from sprout_fast.distributed import World, joined_world
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation.config import EvaluateConfig
+from sprout_fast.evaluation.corruptions import open_corruptions
 from sprout_fast.evaluation.protocols import SMALL_IMAGE
 from sprout_fast.evaluation.recorder import PrintProgress
 from sprout_fast.evaluation.report.html import write_report
@@ -28,17 +32,27 @@ from sprout_fast.models.torch_file import read_torch_file
 from sprout_fast.models.weights import apply_state_dict, find_state_dict
 
 # The usual eps of benchmarks, by norm: for CIFAR's images and for ImageNet's.
-DEFAULT_EPS = {"linf": (8 / 255, 4 / 255), "l2": (0.5, 3.0)}
+DEFAULT_EPS = {"linf": (8 / 255, 4 / 255), "l2": (0.5, 3.0), "l1": (12.0, 60.0)}
 
 
 def evaluate_checkpoint(config: EvaluateConfig) -> Results:
     """Load a model and images, measure, print the progress, and write results and report.
 
+    Of several processes that torchrun started, the first prints and writes.
+
     Raises:
         UserError: a file that cannot be read, or options that do not fit it.
         KeyboardInterrupt: after Ctrl-C; the results so far are kept in the output folder.
     """
-    device = pick_device(config.device)
+    with joined_world(config.device) as world, contextlib.ExitStack() as stack:
+        if not world.is_main:
+            silence = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(silence))
+        return _evaluate(config, world)
+
+
+def _evaluate(config: EvaluateConfig, world: World) -> Results:
+    device = world.device
     content = read_torch_file(config.checkpoint)
     is_checkpoint = isinstance(content, Mapping) and content.get("format") == CHECKPOINT_FORMAT
     training: dict[str, Any] = dict(content["config"]) if is_checkpoint else {}
@@ -55,14 +69,21 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Results:
         raise UserError("required: a folder or tar of images", option="data")
     # A cifar_* network that was trained on files of several sizes is evaluated on them too.
     in_memory = training.get("loader", "memory" if arch.startswith("cifar_") else "") == "memory"
+    crop = config.image_size or training.get("image_size") or 224
+    preprocessing = Preprocessing(crop, config.resize, config.interpolation, config.antialias)
+    loader = config.loader or ("memory" if in_memory else default_loader())
+    chosen = preprocessing != Preprocessing(crop)
+    if chosen and loader == "memory":
+        raise UserError(f"{loader}: uses images as they are, without a resize", option="loader")
     # Before the images, which can take minutes to read.
     surrogate = None if config.surrogate is None else load_model(config.surrogate, device)
     found = read_images(
         data,
-        loader=config.loader or ("memory" if in_memory else default_loader()),
-        image_size=config.image_size or training.get("image_size") or 224,
+        loader=loader,
+        image_size=crop,
         limit=config.limit,
         workers=config.workers,
+        preprocessing=preprocessing if chosen else None,
     )
     print(found.description)
     if is_checkpoint:
@@ -73,6 +94,15 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Results:
     subject.class_names = found.classes
     if surrogate is not None:
         subject.surrogate, subject.surrogate_name = surrogate, str(config.surrogate)
+    corruptions = None
+    if config.corruptions is not None:
+        corruptions = open_corruptions(
+            config.corruptions,
+            {name: label for label, name in enumerate(found.classes)},
+            preprocessing=preprocessing,
+            limit=config.limit,
+            workers=config.workers,
+        )
     eps = config.eps or DEFAULT_EPS[config.norm][found.images.shape[-1] > SMALL_IMAGE]
     out = config.out or config.checkpoint.parent / "evaluation"
     print(
@@ -87,13 +117,17 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Results:
             protocol=config.protocol,
             eps=eps,
             norm=config.norm,
+            corruptions=corruptions,
+            autoattack_version=config.autoattack_version,
             batch_size=config.batch_size,
             seed=config.seed,
             scale=config.scale,
             cache_dir=out,
             progress=PrintProgress(),
         )
-        results.images_available = found.available
+        results.images_available, results.data = found.available, found.description
+        if not world.is_main:
+            return results
         saved, report = results.save(out), write_report(results, out)
     except KeyboardInterrupt:
         print(f"\ninterrupted; the results so far are in {out}; rerun the command to resume")

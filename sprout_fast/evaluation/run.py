@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from sprout_fast.attacks.balls import BALLS
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation.audit import run_audit
-from sprout_fast.evaluation.names import NormName, ProtocolName
+from sprout_fast.evaluation.corruptions import SEVERITIES, CorruptedImages, MadeCorruptions
+from sprout_fast.evaluation.measurements.corrupted import Corrupted
+from sprout_fast.evaluation.names import AutoAttackVersion, NormName, ProtocolName
 from sprout_fast.evaluation.protocols import PROTOCOLS, Setting
 from sprout_fast.evaluation.recorder import ProgressCallback, Recorder
 from sprout_fast.evaluation.results import Results
@@ -28,6 +30,8 @@ def evaluate(
     eps: float = 8 / 255,
     norm: NormName = "linf",
     surrogate: nn.Module | None = None,
+    corruptions: CorruptedImages | None = None,
+    autoattack_version: AutoAttackVersion = "standard",
     batch_size: int = 128,
     seed: int = 0,
     scale: float = 1.0,
@@ -35,6 +39,9 @@ def evaluate(
     progress: ProgressCallback | None = None,
 ) -> Results:
     """Measure the accuracy of a classifier under attack, and audit the measurement.
+
+    With ``torch.distributed`` initialized, every process must call this function with the same
+    arguments. Each measures its share of the batches, and all return the results of a single one.
 
     Args:
         model: maps images in [0,1], floating point [B,C,H,W], to logits [B,K]; wrap a model that
@@ -44,13 +51,19 @@ def evaluate(
         images: [N,C,H,W], uint8 or floating point in [0,1]. Batches are moved to the model's
             device.
         labels: int64 [N] in [0,K).
-        protocol: ``"strong"`` (AutoAttack's four attacks, Croce & Hein 2020), ``"paper"`` (the
-            measurements of the SPROUT paper), ``"audit"`` (checks for gradient masking), ``"all"``
-            (these three), ``"rand"`` (AutoAttack's attacks on models that draw random
-            numbers), or ``"autoattack"`` (the official package, which must be installed).
+        protocol: ``"strong"`` (AutoAttack's four attacks, Croce & Hein 2020), ``"plus"`` (its six),
+            ``"paper"`` (the measurements of the SPROUT paper), ``"audit"`` (checks for gradient
+            masking), ``"all"`` (strong, paper and audit), ``"rand"`` (AutoAttack's attacks on
+            models that draw random numbers), ``"corruptions"`` (noise, blur, weather and the like),
+            or ``"autoattack"`` (the official package, which must be installed).
         eps: radius of the ball in which robust accuracy is measured, for images in [0,1].
-        norm: norm of that ball, ``"linf"`` or ``"l2"``.
+        norm: norm of that ball, ``"linf"``, ``"l2"`` or ``"l1"``.
         surrogate: another model of the same kind, on which transfer attacks are made.
+        corruptions: the protocol corruptions' images,
+            :func:`~sprout_fast.evaluation.corruptions.open_corruptions`. Default: made from
+            ``images`` by the package imagecorruptions.
+        autoattack_version: the official package's set of attacks, ``"standard"``, ``"plus"`` or
+            ``"rand"``.
         batch_size: images per batch.
         seed: seed of all random numbers. On one device, results are reproducible.
         scale: factor in (0,1] on the steps, restarts and queries of all attacks, for trial runs.
@@ -104,8 +117,25 @@ def evaluate(
         cache_dir=None if cache_dir is None else Path(cache_dir) / "parts",
         progress=progress,
     )
-    setting = Setting(norm, eps, subject.num_classes, max(images.shape[-2:]), scale)
+    setting = Setting(
+        norm, eps, subject.num_classes, max(images.shape[-2:]), scale, autoattack_version
+    )
     recorder.run(measurements_of(setting))
+    records = recorder.records
+    if protocol == "corruptions":
+        given = corruptions or MadeCorruptions(images, labels, seed=seed)
+        for corruption in given.corruptions:
+            for severity in SEVERITIES:
+                own = Recorder(
+                    subject,
+                    *given.read(corruption, severity),
+                    batch_size=batch_size,
+                    seed=seed,
+                    cache_dir=None if cache_dir is None else Path(cache_dir) / "parts",
+                    progress=progress,
+                )
+                own.run([Corrupted(f"{corruption} {severity}", corruption, severity, given.source)])
+                records |= own.records
     return Results(
         subject,
         images,
@@ -116,8 +146,8 @@ def evaluate(
         seed=seed,
         batch_size=batch_size,
         scale=scale,
-        records=recorder.records,
-        audit=run_audit(subject, recorder.records, protocol),
+        records=records,
+        audit=run_audit(subject, records, protocol),
     )
 
 

@@ -46,7 +46,10 @@ class Gradients(Measurement):
     def measure(self, subject: Subject, batch: Batch) -> dict[str, Tensor]:
         columns = {}
         # Away from 0 and 1 by a step, so that no step leaves [0,1].
-        inner = min(max(SLOPE_STEPS) * self.eps, 1 / 255)
+        # The steepest step in the l1 ball is a jump of one pixel, so there steps are those of l2.
+        sparse, count = self.norm == "l1", batch.images[0].numel()
+        ball, eps = (BALLS["l2"], self.eps / count**0.5) if sparse else (BALLS[self.norm], self.eps)
+        inner = min(max(SLOPE_STEPS) * eps, 1 / 255)
         batch = Batch(batch.images.clamp(inner, 1 - inner), batch.labels, batch.seed)
         for name in ("ce", "margin"):
             gradient = input_gradient(subject, batch, name)
@@ -55,15 +58,15 @@ class Gradients(Measurement):
             columns[f"{name}_norm"] = flat.nan_to_num().norm(dim=1)
             columns[f"{name}_zero"] = missing.float().mean(1)
         # Here the gradient is that of the margin.
-        direction = BALLS[self.norm].direction(gradient.nan_to_num())
+        direction = ball.direction(gradient.nan_to_num())
         predicted = (direction * gradient.nan_to_num()).double().flatten(1).sum(1)
 
         def margin(step: float) -> Tensor:
-            points = (batch.images + step * self.eps * direction).clamp(0, 1)
+            points = (batch.images + step * eps * direction).clamp(0, 1)
             return LOSSES["margin"](subject.logits(points), batch.labels).double()
 
         slopes = torch.stack(
-            [(margin(h) - margin(-h)) / (2 * h * self.eps * predicted) for h in SLOPE_STEPS]
+            [(margin(h) - margin(-h)) / (2 * h * eps * predicted) for h in SLOPE_STEPS]
         ).nan_to_num(0, 0, 0)
         best = (slopes - 1).abs().argmin(0)
         columns["slope"] = slopes.gather(0, best[None])[0]
