@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -32,6 +33,7 @@ def apgd_ce(
     restarts: int = 1,
     loss: Loss = "ce",
     random_start: bool = True,
+    eot_iter: int = 1,
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Tensor:
@@ -53,6 +55,9 @@ def apgd_ce(
         restarts: number of runs, >= 1, on the images that are still correctly classified.
         random_start: start from a uniform point of the ball, in the l1 ball from Gaussian noise,
             projected. False starts from the image, and makes all restarts the same.
+        eot_iter: number of forward and backward passes per step, >= 1. Their mean loss and gradient
+            are used: expectation over transformation (Athalye et al. 2018), for models that draw
+            random numbers.
 
     Other arguments and errors are those of :func:`~sprout_fast.attacks.pgd.pgd`.
 
@@ -67,7 +72,7 @@ def apgd_ce(
     >>> model(found).argmax(1)  # the second image is too far from the boundary
     tensor([1, 0])
     """
-    _check("apgd_ce", norm, eps, steps, restarts)
+    _check("apgd_ce", norm, eps, steps, restarts, eot_iter)
     objective = LOSSES.look_up(loss)
     with borrowed("apgd_ce", model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
@@ -77,7 +82,7 @@ def apgd_ce(
             active.drop(images, model(images))
         for _ in range(restarts):
             noise = generator if random_start else None
-            _ascend(model, images, active, objective, None, norm, eps, steps, noise)
+            _ascend(model, images, active, objective, None, norm, eps, steps, noise, eot_iter)
         return active.adversarial
 
 
@@ -93,6 +98,7 @@ def apgd_t(
     restarts: int = 1,
     target_classes: int = 9,
     random_start: bool = True,
+    eot_iter: int = 1,
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Tensor:
@@ -116,7 +122,7 @@ def apgd_t(
     >>> model(found).argmax(1)
     tensor([1, 0])
     """
-    _check("apgd_t", norm, eps, steps, restarts)
+    _check("apgd_t", norm, eps, steps, restarts, eot_iter)
     check_ints("apgd_t", 1, target_classes=target_classes)
     with borrowed("apgd_t", model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
@@ -129,15 +135,15 @@ def apgd_t(
         for targets in likeliest_wrong(logits, labels, target_classes).unbind(1):
             for _ in range(restarts):
                 noise = generator if random_start else None
-                _ascend(model, images, active, loss, targets, norm, eps, steps, noise)
+                _ascend(model, images, active, loss, targets, norm, eps, steps, noise, eot_iter)
         return active.adversarial
 
 
-def _check(name: str, norm: str, eps: float, steps: int, restarts: int) -> None:
+def _check(name: str, norm: str, eps: float, steps: int, restarts: int, eot_iter: int) -> None:
     BALLS.look_up(norm)
     check_floats(name, eps=eps)
     check_ints(name, 0, steps=steps)
-    check_ints(name, 1, restarts=restarts)
+    check_ints(name, 1, restarts=restarts, eot_iter=eot_iter)
 
 
 @dataclass
@@ -172,6 +178,7 @@ def _ascend(
     eps: float,
     steps: int,
     generator: torch.Generator | None,
+    eot_iter: int = 1,
 ) -> None:
     """Run the attack once on the active images, from a random start if there is a ``generator``.
 
@@ -181,8 +188,9 @@ def _ascend(
     def objective(logits: Tensor) -> Tensor:
         return loss(logits, active.labels, None if targets is None else targets[active.rows])
 
+    evaluate = functools.partial(value_and_gradient, model, value=objective, eot_iter=eot_iter)
     if norm == "l1":
-        ascend_l1(model, images, active, objective, eps, steps, generator)
+        ascend_l1(images, active, evaluate, eps, steps, generator)
         return
     ball = BALLS[norm]
     start = images if generator is None else ball.uniform(images, eps, generator)
@@ -190,7 +198,7 @@ def _ascend(
         return
     center, points = images[active.rows], start[active.rows]
     with torch.set_grad_enabled(steps > 0):
-        logits, value, gradient = value_and_gradient(model, points, objective)
+        logits, value, gradient = evaluate(points)
     state = _State(
         center=center,
         points=points,
@@ -224,7 +232,7 @@ def _ascend(
             )
         state.previous, state.points = state.points, ahead
         with torch.set_grad_enabled(step < steps):
-            logits, value, state.gradient = value_and_gradient(model, ahead, objective)
+            logits, value, state.gradient = evaluate(ahead)
         state.rises += value > state.loss
         state.loss = value
         _drop(active, state, logits)

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sprout_fast.attacks.active import ActiveSet
 from sprout_fast.attacks.balls import BALLS
-from sprout_fast.attacks.base import value_and_gradient
 
 # Factors of eps by which the ball is larger in each part of a run, and the parts' shares of the
 # steps, in tenths.
@@ -47,10 +46,9 @@ class _State:
 
 
 def ascend_l1(
-    model: nn.Module,
     images: Tensor,
     active: ActiveSet,
-    objective: Callable[[Tensor], Tensor],
+    evaluate: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
     eps: float,
     steps: int,
     generator: torch.Generator | None,
@@ -63,7 +61,8 @@ def ascend_l1(
     next 30 % in one of twice the radius.
 
     Args:
-        objective: maps logits [A, K] of the active images to losses [A].
+        evaluate: maps points [A, C, H, W] of the active images to what
+            :func:`~sprout_fast.attacks.base.value_and_gradient` returns.
         generator: draws the start, Gaussian noise projected onto the first ball; None starts from
             the image.
     """
@@ -83,17 +82,16 @@ def ascend_l1(
             return
         center = images[active.rows]
         points = ball.project(points, center, factor * eps)
-        state = _climb(model, center, points, active, objective, factor * eps, count, factor == 1)
+        state = _climb(center, points, active, evaluate, factor * eps, count, factor == 1)
         points = state.best
     active.update(points)
 
 
 def _climb(
-    model: nn.Module,
     center: Tensor,
     points: Tensor,
     active: ActiveSet,
-    objective: Callable[[Tensor], Tensor],
+    evaluate: Callable[[Tensor], tuple[Tensor, Tensor, Tensor]],
     eps: float,
     steps: int,
     final: bool,
@@ -107,7 +105,7 @@ def _climb(
             center = center[kept]
 
     with torch.set_grad_enabled(steps > 0):
-        logits, loss, gradient = value_and_gradient(model, points, objective)
+        logits, loss, gradient = evaluate(points)
     pixels = center[0].numel()
     start = _differing(points, center)
     none = start == 0
@@ -129,7 +127,7 @@ def _climb(
             break
         state.points = _move(state, center, eps)
         with torch.set_grad_enabled(step < steps):
-            logits, loss, state.gradient = value_and_gradient(model, state.points, objective)
+            logits, loss, state.gradient = evaluate(state.points)
         better = loss > state.best_loss
         wide = better[:, None, None, None]
         state.best = torch.where(wide, state.points, state.best)

@@ -141,13 +141,19 @@ def value_and_gradient(
     points: Tensor,
     value: Callable[[Tensor], Tensor],
     scaled: bool = False,
+    eot_iter: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Evaluate ``value``, which maps logits [B, K] to [B], at ``points`` [B, C, H, W].
 
     Returns logits [B, K], values [B] and their gradients [B, C, H, W], without a graph. Gradients
     are 0 under ``torch.no_grad``, and where the logits do not depend on the points through
     autograd. ``scaled`` multiplies them by 1024, for attacks that only use their direction.
+    With ``eot_iter`` passes, values and gradients are means over them, and logits are the last's.
     """
+    if eot_iter > 1:
+        each = [value_and_gradient(model, points, value, scaled) for _ in range(eot_iter)]
+        logits, values, gradients = zip(*each, strict=True)
+        return logits[-1], torch.stack(values).mean(0), torch.stack(gradients).mean(0)
     # A network that computes in float16 would round small gradients to 0. A power of 2, so that
     # nothing else changes.
     scale = 1024.0 if scaled else 1.0

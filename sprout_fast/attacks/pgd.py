@@ -31,6 +31,7 @@ def pgd(
     loss: Loss = "ce",
     target: Target | Tensor | None = None,
     early_stop: bool = True,
+    eot_iter: int = 1,
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Tensor:
@@ -65,6 +66,9 @@ def pgd(
         early_stop: stop working on an image as soon as it is misclassified, and return that point.
             False returns the last iterate, that of the first restart in which it is misclassified,
             else that of the last restart: a weaker attack, which papers usually report.
+        eot_iter: number of forward and backward passes per step, >= 1. Their mean loss and gradient
+            are used: expectation over transformation (Athalye et al. 2018), for models that draw
+            random numbers.
         generator: random numbers, drawn on its own device for all images, misclassified or not.
             Default: a new generator on the images' device.
         seed: seed of that new generator.
@@ -91,7 +95,7 @@ def pgd(
     step_size = eps / 4 if step_size is None else step_size
     check_floats("pgd", eps=eps, step_size=step_size)
     check_ints("pgd", 0, steps=steps)
-    check_ints("pgd", 1, restarts=restarts)
+    check_ints("pgd", 1, restarts=restarts, eot_iter=eot_iter)
     if restarts > 1 and not random_start and not (isinstance(target, str) and target == "random"):
         raise ValueError(
             f"pgd: restarts: got {restarts}, expected 1 without random_start or target='random': "
@@ -113,7 +117,9 @@ def pgd(
             for _ in range(steps):
                 if len(active) == 0:
                     break
-                logits, _, gradient = value_and_gradient(model, points, value, scaled=True)
+                logits, _, gradient = value_and_gradient(
+                    model, points, value, scaled=True, eot_iter=eot_iter
+                )
                 if early_stop:
                     kept = active.drop(points, logits)
                     if len(kept) < len(points):

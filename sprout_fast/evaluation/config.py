@@ -69,6 +69,7 @@ class EvaluationOptions:
     protocol: ProtocolName = "strong"
     """strong: AutoAttack's four attacks; plus: its six, with more starts; paper: the measurements
     of the SPROUT paper; audit: checks for gradient masking; all: strong, paper and audit;
+    rand: AutoAttack's two attacks on models that draw random numbers;
     corruptions: noise, blur, weather and the like; autoattack: the official package, if
     installed."""
     autoattack_version: AutoAttackVersion = "standard"

@@ -16,6 +16,7 @@ from sprout_fast.evaluation.measurements import (
     Invariance,
     Landscape,
     Measurement,
+    Stability,
 )
 from sprout_fast.evaluation.names import AutoAttackVersion, NormName
 from sprout_fast.registry import Registry
@@ -53,6 +54,12 @@ class Setting:
         return max(round(count * self.scale), min(least, count))
 
 
+def examined(setting: Setting) -> list[Measurement]:
+    """Return what the audit needs to know of a model besides attacks."""
+    ball = {"norm": setting.norm, "eps": setting.eps}
+    return [Clean(), Gradients(**ball), Stability(**ball)]
+
+
 #: Protocols by name: functions that return measurements in order, the clean accuracy first.
 PROTOCOLS: Registry[Callable[[Setting], list[Measurement]]] = Registry("protocol")
 
@@ -62,7 +69,8 @@ def strong(setting: Setting) -> list[Measurement]:
     """AutoAttack's standard version (Croce & Hein, ICML 2020), as a cascade.
 
     Each attack runs on samples that are still correctly classified. In the l1 ball APGD-CE has five
-    starts and APGD-T five targets (Croce & Hein, ICML 2021).
+    starts and APGD-T five targets (Croce & Hein, ICML 2021). A look at the model itself, on few
+    images, says whether the result can be trusted.
     """
     steps, nine = {"steps": setting.scaled(100, 5)}, {"target_classes": 9}
     starts, targets = {}, nine
@@ -103,7 +111,7 @@ def cascade(setting: Setting, attacks: dict[str, tuple[str, dict[str, Any]]]) ->
     Args:
         attacks: attack and options by name.
     """
-    measurements: list[Measurement] = [Clean()]
+    measurements = examined(setting)
     for place, (name, (attack, options)) in enumerate(attacks.items()):
         earlier = tuple(attacks)[:place]
         measurements.append(
@@ -187,8 +195,7 @@ def audit(setting: Setting) -> list[Measurement]:
     auto_steps = setting.scaled(100, 20)
     transferred = {"attack": "pgd", "steps": auto_steps, "step_size": setting.eps / 4}
     return [
-        Clean(),
-        Gradients(),
+        *examined(setting),
         attacked("noise", "noise", draws=setting.scaled(100, 5)),
         attacked("one step", "pgd", steps=1, step_size=setting.eps, random_start=False),
         pgd("PGD-20", 20),
@@ -203,6 +210,22 @@ def audit(setting: Setting) -> list[Measurement]:
         attacked("Square", "square", queries=setting.scaled(5000, 50)),
         attacked("transfer", "transfer", **transferred),
     ]
+
+
+@PROTOCOLS.register("rand")
+def rand(setting: Setting) -> list[Measurement]:
+    """AutoAttack's version for models that draw random numbers, as a cascade.
+
+    Auto-PGD on the cross entropy and on the DLR loss, with gradients averaged over 20 passes.
+    """
+    options = {"steps": setting.scaled(100, 5), "eot_iter": setting.scaled(20, 5)}
+    return cascade(
+        setting,
+        {
+            "APGD-CE, EOT": ("apgd_ce", options),
+            "APGD-DLR, EOT": ("apgd_ce", options | {"loss": "dlr"}),
+        },
+    )
 
 
 @PROTOCOLS.register("corruptions")
@@ -225,7 +248,8 @@ def autoattack(setting: Setting) -> list[Measurement]:
     options = {"version": setting.autoattack_version}
     version = setting.autoattack_version
     name = "AutoAttack" if version == "standard" else f"AutoAttack {version}"
-    return [Clean(), AttackMeasurement(name, "autoattack", setting.norm, setting.eps, options)]
+    attack = AttackMeasurement(name, "autoattack", setting.norm, setting.eps, options)
+    return [*examined(setting), attack]
 
 
 @PROTOCOLS.register("all")

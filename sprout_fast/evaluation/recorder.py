@@ -144,7 +144,7 @@ class Recorder:
         self._identity = {
             "fingerprint": fingerprint(subject, images, labels),
             "version": __version__,
-            "format": 3,  # of the cache files
+            "format": 4,  # of the cache files
             "batch_size": batch_size,
             "seed": seed,
         }

@@ -93,6 +93,20 @@ class Results:
         """
         return self.robust.top1
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether checks of the audit failed and the robust accuracy is above 0."""
+        return bool(self.audit.failed) and self.robust.correct > 0
+
+    @property
+    def excess(self) -> float:
+        """By how much the robust accuracy may be too high, judging by the failed checks, in [0,1].
+
+        The robust accuracy times the largest fraction of images that a failed check applies to: an
+        estimate from few images, and no bound on what other attacks may find. 0 if none failed.
+        """
+        return self.audit.affected * self.robust_accuracy
+
     @functools.cached_property
     def misclassified(self) -> Tensor:
         """Images misclassified without an attack, or under any attack within eps: bool [N]."""
@@ -139,6 +153,8 @@ class Results:
                 # Without an attack, nothing is known about it.
                 "robust_accuracy": self.robust_accuracy if self.attacks else None,
                 "robust_interval_95": list(self.robust.interval) if self.attacks else None,
+                "doubtful": self.doubtful,
+                "may_be_too_high_by": self.excess,
                 "norm": self.norm,
                 "eps": self.eps,
                 "images": len(self.labels),
@@ -191,6 +207,8 @@ class Results:
         robust = f"{self.robust}, {self.norm} eps {self.eps:.4g}, {attacks}"
         if self.corruptions is not None:
             return f"{self.corruptions.table()}\n{self.clean}\ncorruptions: {self.corruptions}"
+        if self.doubtful:
+            robust += f"; doubtful: may be too high by {100 * self.excess:.1f} points"
         return f"{self.clean}\n{robust}\n{self.audit}"
 
 

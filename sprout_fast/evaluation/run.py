@@ -53,8 +53,9 @@ def evaluate(
         labels: int64 [N] in [0,K).
         protocol: ``"strong"`` (AutoAttack's four attacks, Croce & Hein 2020), ``"plus"`` (its six),
             ``"paper"`` (the measurements of the SPROUT paper), ``"audit"`` (checks for gradient
-            masking), ``"all"`` (strong, paper and audit), ``"corruptions"`` (noise, blur, weather
-            and the like), or ``"autoattack"`` (the official package, which must be installed).
+            masking), ``"all"`` (strong, paper and audit), ``"rand"`` (AutoAttack's attacks on
+            models that draw random numbers), ``"corruptions"`` (noise, blur, weather and the like),
+            or ``"autoattack"`` (the official package, which must be installed).
         eps: radius of the ball in which robust accuracy is measured, for images in [0,1].
         norm: norm of that ball, ``"linf"``, ``"l2"`` or ``"l1"``.
         surrogate: another model of the same kind, on which transfer attacks are made.
