@@ -41,7 +41,7 @@ def as_logits(output: Any, images: Tensor) -> Tensor:
     >>> as_logits((torch.zeros(2, 5).half(), torch.zeros(2, 8, 4)), torch.zeros(2, 3, 8, 8)).dtype
     torch.float32
     """
-    found = output
+    found: Any = output
     if isinstance(getattr(output, "logits", None), Tensor):
         found = output.logits
     elif isinstance(output, Mapping) and isinstance(output.get("logits"), Tensor):

@@ -129,6 +129,12 @@ def parse(
         raise UserError(
             f"{recipe}: is a recipe for method {its}, got method {config.method}", option="recipe"
         )
+    if checkpoint is not None and given.arch != config.arch:
+        from sprout_fast.models.factory import is_code
+
+        if is_code(config.arch):
+            reason = "is imported, which a checkpoint alone does not decide; expected it as arch"
+            raise UserError(f"{given.resume}: its network {config.arch} {reason}", option="resume")
     return config, checkpoint
 
 
