@@ -153,7 +153,7 @@ def _read_yaml(path: Path, config_type: type[TrainConfig]) -> dict[str, Any]:
         return UserError(f"{path}: {reason}", option="config")
 
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_bytes())  # which tells UTF-16 by its mark
     except (OSError, UnicodeDecodeError) as error:
         raise wrong(getattr(error, "strerror", None) or error) from None
     except yaml.YAMLError as error:

@@ -165,7 +165,7 @@ def test_an_interrupted_run_resumes(checkpoint, tmp_path):
         (["--checkpoint", "{checkpoint}", "--surrogate", "{weights}"], "checkpoint"),
         (
             ["--checkpoint", "{checkpoint}", "--data", "{other}"],
-            "has 3 outputs, and by name none of",
+            "3 outputs, and by name none",
         ),
         (["--checkpoint", "{checkpoint}", "--protocl", "all"], "did you mean --protocol"),
         (["--chekpoint", "x.pt"], "unknown option --chekpoint; did you mean --checkpoint?"),
