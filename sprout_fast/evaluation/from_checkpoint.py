@@ -53,8 +53,8 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Results:
     arch = training.get("arch") or config.arch
     if arch is None:
         raise UserError(
-            f"required, e.g. resnet50, since {config.checkpoint} is not a sprout_fast checkpoint; also "
-            "timm:NAME, or package.module:function for any other network",
+            f"required, e.g. resnet50, since {config.checkpoint} is not a sprout_fast checkpoint; "
+            "timm:NAME for timm's networks, package.module:function for any other",
             option="arch",
         )
     if is_checkpoint and config.arch not in (None, arch):
