@@ -54,6 +54,7 @@ def run_tool(prog: str, body: Callable[[], int]) -> int:
     The status is 2 for a mistake of the user, 1 for a :class:`~sprout_fast.errors.FatalError` and
     130 after Ctrl-C. Under torchrun, one process prints the line for all.
     """
+    _print_any_character()
     try:
         return body()
     except UserError as error:
@@ -71,6 +72,13 @@ def run_tool(prog: str, body: Callable[[], int]) -> int:
     if _is_first_to_fail():
         print(f"{prog}: error: {' '.join(message.split())}", file=sys.stderr)
     return status
+
+
+def _print_any_character() -> None:
+    """Escape what a stream cannot encode: ASCII terminals, and paths that are not UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _is_first_to_fail() -> bool:

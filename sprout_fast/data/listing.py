@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, fields, replace
@@ -70,7 +71,7 @@ class FileSplit(Split):
 
     def path(self, index: int) -> str:
         """Return the path of an image file."""
-        return decode_name(self.paths[index])
+        return os.fsdecode(self.paths[index])  # whatever the encoding of the file system's names
 
     def name(self, index: int) -> str:
         return printable(self.path(index))

@@ -6,12 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from sprout_fast.data.decode import decode
 from sprout_fast.data.listing import scan
+from sprout_fast.data.loaders.augmentation import validation_view
 from sprout_fast.data.loaders.base import LOADERS, LoaderName
+from sprout_fast.data.names import printable
 from sprout_fast.data.preprocessing import Preprocessing, preprocessed
 from sprout_fast.data.subsets import spaced_subset
+from sprout_fast.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,44 @@ class Images:
     classes: list[str]  #: Names of the K classes.
     available: int  #: Number of validation images in the data set.
     description: str  #: One line for the log.
+
+
+def read_image(path: str | Path, image_size: int) -> Tensor:
+    """Read one image as input for a model of images in [0, 1].
+
+    It is resized and cropped as validation images are; one that has ``image_size`` x ``image_size``
+    pixels is used as it is.
+
+    Args:
+        path: an image file.
+        image_size: side of the result in pixels.
+
+    Returns:
+        float32 [1, 3, image_size, image_size] in [0, 1].
+
+    Raises:
+        UserError: the file cannot be read or decoded.
+
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> path = tempfile.mkdtemp() + "/white.png"
+    >>> Image.new("RGB", (400, 300), "white").save(path)
+    >>> image = read_image(path, 224)
+    >>> image.shape, image.min().item()
+    (torch.Size([1, 3, 224, 224]), 1.0)
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{printable(path)}: cannot be read ({error.strerror})") from error
+    image = torch.tensor(decode(content, str(path)).pixels).permute(2, 0, 1)[None]
+    height, width = image.shape[2:]
+    if (height, width) != (image_size, image_size):
+        view = validation_view(height, width, image_size)
+        image = F.interpolate(image, view.size, mode="bilinear", antialias=True)
+        top, left = view.crop
+        image = image[:, :, top : top + image_size, left : left + image_size]
+    return image / 255
 
 
 def read_images(

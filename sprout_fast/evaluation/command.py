@@ -15,6 +15,7 @@ Measure the robustness of a trained model, and check whether the measurement can
 Examples:
     {prog} --checkpoint run/best.pt --protocol all --limit 200
     {prog} --checkpoint resnet50.pth --arch resnet50 --data /imagenet
+    {prog} --checkpoint net.pt --arch mypackage.networks:wide_resnet --data /cifar
     {prog} --checkpoint run/best.pt --protocol paper --surrogate natural/best.pt
     {prog} --compare run/evaluation other/evaluation --out comparison
     torchrun --standalone --nproc-per-node 4 {prog} --checkpoint run/best.pt

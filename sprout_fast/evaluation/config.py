@@ -20,11 +20,25 @@ class ModelOptions:
     group = "model"
 
     checkpoint: Auto[Path] = None
-    """Required: sprout_fast checkpoint (best.pt or last.pt of a run), or file with the weights of a
-    torchvision model, together with --arch."""
+    """Required: sprout_fast checkpoint (best.pt or last.pt of a run), or, together with --arch, a
+    file with weights (torchvision's, timm's, Lightning's, safetensors), or "timm" for those that
+    timm loads."""
     arch: Auto[str] = None
-    """Architecture, if --checkpoint is not a sprout_fast checkpoint, e.g. resnet50,
-    cifar_resnet18."""
+    """Architecture, if --checkpoint is not a sprout_fast checkpoint, e.g. resnet50, cifar_resnet18,
+    timm:convnext_tiny; or package.module:function, any function that is called with num_classes and
+    returns a network."""
+    ema: bool = False
+    """Evaluate the averaged weights of another project's checkpoint (state_dict_ema, model_ema).
+    Those of a sprout_fast checkpoint are evaluated without being asked for."""
+    normalization: Literal["dataset", "none"] = "dataset"
+    """Normalize images by the mean and standard deviation of the architecture, or leave them in
+    [0,1] for a network that normalizes them itself. A sprout_fast checkpoint has its own."""
+    classes: Auto[Path] = None
+    """File with the name of each of the network's outputs on a line, as the folders of --data are
+    called. Default: those of the checkpoint; of a network with 1000 outputs, ImageNet's WordNet ids
+    and English names; else the folders in their order, if there are as many."""
+    name: Auto[str] = None
+    """Name of the model in the report. Default: its architecture and file."""
     surrogate: Auto[Path] = None
     """sprout_fast checkpoint on which transfer attacks are made; the paper uses a naturally
     trained model. Default: no transfer attacks."""

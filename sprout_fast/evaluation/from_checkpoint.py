@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sprout_fast.data import default_loader
 from sprout_fast.data.preprocessing import Preprocessing
 from sprout_fast.data.validation import Images, read_images
@@ -15,6 +17,7 @@ from sprout_fast.distributed import World, joined_world
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation.config import EvaluateConfig
 from sprout_fast.evaluation.corruptions import open_corruptions
+from sprout_fast.evaluation.outputs import outputs_of, read_names
 from sprout_fast.evaluation.protocols import SMALL_IMAGE
 from sprout_fast.evaluation.recorder import PrintProgress
 from sprout_fast.evaluation.report.html import write_report
@@ -28,8 +31,13 @@ from sprout_fast.models import (
     default_normalization,
     load_model,
 )
-from sprout_fast.models.torch_file import read_torch_file
-from sprout_fast.models.weights import apply_state_dict, find_state_dict
+from sprout_fast.models.factory import find_arch
+from sprout_fast.models.weights import (
+    apply_state_dict,
+    count_classes,
+    find_state_dict,
+    read_weights,
+)
 
 # The usual eps of benchmarks, by norm: for CIFAR's images and for ImageNet's.
 DEFAULT_EPS = {"linf": (8 / 255, 4 / 255), "l2": (0.5, 3.0), "l1": (12.0, 60.0)}
@@ -53,13 +61,14 @@ def evaluate_checkpoint(config: EvaluateConfig) -> Results:
 
 def _evaluate(config: EvaluateConfig, world: World) -> Results:
     device = world.device
-    content = read_torch_file(config.checkpoint)
+    content = read_weights(config.checkpoint, config.arch, config.image_size)
     is_checkpoint = isinstance(content, Mapping) and content.get("format") == CHECKPOINT_FORMAT
     training: dict[str, Any] = dict(content["config"]) if is_checkpoint else {}
     arch = training.get("arch") or config.arch
     if arch is None:
         raise UserError(
-            f"required, e.g. resnet50, since {config.checkpoint} is not a sprout_fast checkpoint",
+            f"required, e.g. resnet50, since {config.checkpoint} is not a sprout_fast checkpoint; "
+            "timm:NAME for timm's networks, package.module:function for any other",
             option="arch",
         )
     if is_checkpoint and config.arch not in (None, arch):
@@ -69,14 +78,19 @@ def _evaluate(config: EvaluateConfig, world: World) -> Results:
         raise UserError("required: a folder or tar of images", option="data")
     # A cifar_* network that was trained on files of several sizes is evaluated on them too.
     in_memory = training.get("loader", "memory" if arch.startswith("cifar_") else "") == "memory"
-    crop = config.image_size or training.get("image_size") or 224
+    # A checkpoint's network may be code, which load_model imports only if the user named it.
+    own_size = training.get("image_size") or (224 if is_checkpoint else find_arch(arch).image_size)
+    crop = config.image_size or own_size
     preprocessing = Preprocessing(crop, config.resize, config.interpolation, config.antialias)
     loader = config.loader or ("memory" if in_memory else default_loader())
     chosen = preprocessing != Preprocessing(crop)
     if chosen and loader == "memory":
         raise UserError(f"{loader}: uses images as they are, without a resize", option="loader")
     # Before the images, which can take minutes to read.
-    surrogate = None if config.surrogate is None else load_model(config.surrogate, device)
+    surrogate = None
+    if config.surrogate is not None:
+        surrogate = load_model(config.surrogate, device, arch=config.arch)
+    names = None if config.classes is None else read_names(config.classes)
     found = read_images(
         data,
         loader=loader,
@@ -87,18 +101,24 @@ def _evaluate(config: EvaluateConfig, world: World) -> Results:
     )
     print(found.description)
     if is_checkpoint:
-        subject = _checkpoint_subject(config.checkpoint, content, found)
+        subject = _checkpoint_subject(config, content)
+        names = names or training.get("classes")
     else:
-        subject = _weights_subject(config.checkpoint, content, arch, found)
+        subject = _weights_subject(config, content, arch, found)
     subject.model.to(device).eval()
-    subject.class_names = found.classes
+    subject.name = config.name or subject.name
+    outputs, subject.class_names = outputs_of(
+        found.classes, subject.num_classes, names, network=str(config.checkpoint)
+    )
+    if len(outputs) < subject.num_classes:
+        print(f"{len(outputs)} of the network's {subject.num_classes:,} outputs are classes here")
     if surrogate is not None:
         subject.surrogate, subject.surrogate_name = surrogate, str(config.surrogate)
     corruptions = None
     if config.corruptions is not None:
         corruptions = open_corruptions(
             config.corruptions,
-            {name: label for label, name in enumerate(found.classes)},
+            dict(zip(found.classes, outputs, strict=True)),
             preprocessing=preprocessing,
             limit=config.limit,
             workers=config.workers,
@@ -113,7 +133,7 @@ def _evaluate(config: EvaluateConfig, world: World) -> Results:
         results = evaluate(
             subject,
             found.images,
-            found.labels,
+            torch.tensor(outputs)[found.labels],
             protocol=config.protocol,
             eps=eps,
             norm=config.norm,
@@ -137,28 +157,31 @@ def _evaluate(config: EvaluateConfig, world: World) -> Results:
     return results
 
 
-def _checkpoint_subject(path: Path, content: Mapping[str, Any], found: Images) -> Subject:
-    config = content["config"]
-    classes = config.get("classes")
-    if classes is not None and list(classes) != found.classes:
-        raise UserError(
-            f"has {len(found.classes)} classes ({found.classes[0]}, ...), but {path} was trained "
-            f"on {len(classes)} ({classes[0]}, ...)",
-            option="data",
-        )
+def _checkpoint_subject(config: EvaluateConfig, content: Mapping[str, Any]) -> Subject:
+    training, path = content["config"], config.checkpoint
+    if config.ema:
+        find_state_dict(path, content, ema=True)  # which refuses a file without an average
+    method = training.get("method", "an unknown method")
     return Subject(
-        model=load_model(path),
-        name=f"{config['arch']} trained by {config.get('method', 'an unknown method')} ({path})",
-        num_classes=config["num_classes"],
+        model=load_model(path, arch=config.arch),
+        name=f"{training['arch']} trained by {method} ({path})",
+        num_classes=training["num_classes"],
         beta=content.get("beta"),
-        alpha=config.get("alpha") or Subject.alpha,
-        config=config,
+        alpha=training.get("alpha") or Subject.alpha,
+        config=training,
     )
 
 
-def _weights_subject(path: Path, content: Any, arch: str, found: Images) -> Subject:
-    state_dict, kind, _ = find_state_dict(path, content)
-    model = create_model(arch, len(found.classes), image_size=found.images.shape[-1])
-    print(apply_state_dict(model, state_dict, name=f"{path}{kind}"))
-    model = Normalized(model, *default_normalization(arch))
-    return Subject(model, f"{arch} ({path})", len(found.classes))
+def _weights_subject(config: EvaluateConfig, content: Any, arch: str, found: Images) -> Subject:
+    path, image_size = config.checkpoint, found.images.shape[-1]
+    state_dict, kind, _ = find_state_dict(path, content, ema=config.ema)
+    num_classes = len(found.classes)
+    model = create_model(arch, num_classes, image_size=image_size)
+    if (in_file := count_classes(model, state_dict)) is not None:
+        model, num_classes = create_model(arch, in_file, image_size=image_size), in_file
+    print(apply_state_dict(model, state_dict, ema=config.ema, name=f"{path}{kind}"))
+    if config.normalization == "dataset":
+        mean, std = default_normalization(arch)
+        print(f"images are normalized by mean {mean} and std {std}")
+        model = Normalized(model, mean, std)
+    return Subject(model, f"{arch} ({path})", num_classes)

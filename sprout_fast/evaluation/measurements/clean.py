@@ -10,6 +10,7 @@ from torch import Tensor
 from sprout_fast.attacks.active import is_misclassified
 from sprout_fast.evaluation.measurements.base import Batch, Measurement
 from sprout_fast.evaluation.subject import Subject
+from sprout_fast.models.logits import check_values
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class Clean(Measurement):
     Columns: ``misclassified`` (bool), ``predicted`` (int64), ``confidence`` (softmax probability of
     the predicted class), ``margin`` (largest minus second-largest logit), ``smallest`` and ``sum``
     (of the logits), ``change`` (largest absolute difference of a logit from the first pass).
+
+    Raises:
+        UserError: logits that are NaN or infinite, which no accuracy could tell from wrong ones.
     """
 
     name: str = "clean"
@@ -26,6 +30,7 @@ class Clean(Measurement):
 
     def measure(self, subject: Subject, batch: Batch) -> dict[str, Tensor]:
         logits, *others = [subject.logits(batch.images) for _ in range(self.passes)]
+        check_values(logits, batch.labels)
         two = logits.topk(2, dim=1).values
         return {
             "misclassified": is_misclassified(logits, batch.labels),
