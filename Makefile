@@ -5,7 +5,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc cmake -type f)
 CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train test asan fuzz bench label-mass learn study gpu-check build lint docs format wheel wheel-check clean
+.PHONY: train test asan fuzz bench label-mass learn audit-calibration study gpu-check build lint docs format wheel wheel-check clean
 
 train: build
 	$(BIN)/python tools/train_imagenet.py --arch resnet152
@@ -26,6 +26,12 @@ label-mass: build
 # Trains every method on 10,000 images of CIFAR-10: make learn DATA=cifar10_images.tar
 learn: build
 	$(BIN)/python tests/benchmarks/learning.py --data $(or $(DATA),$(error set DATA, e.g. make learn DATA=cifar10_images.tar))
+
+# Which masked models the audit detects, and how often it suspects honest ones: the tables of
+# docs/audit.md, in about two hours. make audit-calibration DATA=cifar10_images.tar
+audit-calibration: build
+	$(BIN)/python tests/benchmarks/audit_calibration.py --page docs/audit.md \
+		--data $(or $(DATA),$(error set DATA, e.g. make audit-calibration DATA=cifar10_images.tar))
 
 # The result: trains seven networks and attacks them alike; after an interruption, the same command
 # resumes. make study DATA=cifar10_images.tar [SCALE=1] [OUT=runs/study]

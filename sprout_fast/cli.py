@@ -55,6 +55,7 @@ def run_tool(prog: str, body: Callable[[], int]) -> int:
     130 after Ctrl-C or the argument of the KeyboardInterrupt, if it has one. Among the processes of
     a job, the first one to fail prints, and all exit.
     """
+    _print_any_character()
     try:
         return body()
     except UserError as error:
@@ -93,6 +94,13 @@ def _end(message: str, status: int, error: Exception | None = None) -> int:
         end_job(message, status, error)
     print(message, file=sys.stderr)
     return status
+
+
+def _print_any_character() -> None:
+    """Escape what a stream cannot encode: ASCII terminals, and paths that are not UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def parse_options(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sprout_fast.attacks.active import ActiveSet
-from sprout_fast.attacks.balls import BALLS, Ball, Norm
+from sprout_fast.attacks.apgd_l1 import ascend_l1
+from sprout_fast.attacks.balls import BALLS, Norm
 from sprout_fast.attacks.base import ATTACKS, borrowed, check_floats, check_ints, value_and_gradient
 from sprout_fast.attacks.losses import LOSSES, Loss, likeliest_wrong
 
@@ -31,6 +33,7 @@ def apgd_ce(
     restarts: int = 1,
     loss: Loss = "ce",
     random_start: bool = True,
+    eot_iter: int = 1,
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Tensor:
@@ -41,12 +44,20 @@ def apgd_ce(
     loss stops increasing. An image leaves the batch as soon as it is misclassified. The defaults
     are AutoAttack's.
 
+    In the l1 ball it is l1-APGD (Croce & Hein, "Mind the box: l1-APGD for sparse adversarial
+    attacks on image classifiers", ICML 2021): a step moves the pixels with the largest gradients,
+    their number and the step size adapt, and the ball shrinks from three times the radius.
+
     Args:
         steps: number of steps, >= 0. A run is ``steps + 1`` forward and ``steps`` backward passes;
-            the attack begins with one forward pass on the images.
+            the attack begins with one forward pass on the images. In the l1 ball a run has two
+            more of each.
         restarts: number of runs, >= 1, on the images that are still correctly classified.
-        random_start: start from a uniform point of the ball. False starts from the image, and makes
-            all restarts the same.
+        random_start: start from a uniform point of the ball, in the l1 ball from Gaussian noise,
+            projected. False starts from the image, and makes all restarts the same.
+        eot_iter: number of forward and backward passes per step, >= 1. Their mean loss and gradient
+            are used: expectation over transformation (Athalye et al. 2018), for models that draw
+            random numbers.
 
     Other arguments and errors are those of :func:`~sprout_fast.attacks.pgd.pgd`.
 
@@ -61,7 +72,8 @@ def apgd_ce(
     >>> model(found).argmax(1)  # the second image is too far from the boundary
     tensor([1, 0])
     """
-    ball, objective = _check("apgd_ce", norm, eps, steps, restarts), LOSSES.look_up(loss)
+    _check("apgd_ce", norm, eps, steps, restarts, eot_iter)
+    objective = LOSSES.look_up(loss)
     with borrowed("apgd_ce", model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
             return images
@@ -69,8 +81,8 @@ def apgd_ce(
         with torch.no_grad():
             active.drop(images, model(images))
         for _ in range(restarts):
-            start = ball.uniform(images, eps, generator) if random_start else images
-            _ascend(model, images, start, active, objective, None, ball, eps, steps)
+            noise = generator if random_start else None
+            _ascend(model, images, active, objective, None, norm, eps, steps, noise, eot_iter)
         return active.adversarial
 
 
@@ -86,6 +98,7 @@ def apgd_t(
     restarts: int = 1,
     target_classes: int = 9,
     random_start: bool = True,
+    eot_iter: int = 1,
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Tensor:
@@ -109,7 +122,7 @@ def apgd_t(
     >>> model(found).argmax(1)
     tensor([1, 0])
     """
-    ball = _check("apgd_t", norm, eps, steps, restarts)
+    _check("apgd_t", norm, eps, steps, restarts, eot_iter)
     check_ints("apgd_t", 1, target_classes=target_classes)
     with borrowed("apgd_t", model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
@@ -121,16 +134,16 @@ def apgd_t(
         loss = LOSSES["dlr" if logits.shape[1] >= 4 else "margin"]
         for targets in likeliest_wrong(logits, labels, target_classes).unbind(1):
             for _ in range(restarts):
-                start = ball.uniform(images, eps, generator) if random_start else images
-                _ascend(model, images, start, active, loss, targets, ball, eps, steps)
+                noise = generator if random_start else None
+                _ascend(model, images, active, loss, targets, norm, eps, steps, noise, eot_iter)
         return active.adversarial
 
 
-def _check(name: str, norm: str, eps: float, steps: int, restarts: int) -> Ball:
+def _check(name: str, norm: str, eps: float, steps: int, restarts: int, eot_iter: int) -> None:
+    BALLS.look_up(norm)
     check_floats(name, eps=eps)
     check_ints(name, 0, steps=steps)
-    check_ints(name, 1, restarts=restarts)
-    return BALLS.look_up(norm)
+    check_ints(name, 1, restarts=restarts, eot_iter=eot_iter)
 
 
 @dataclass
@@ -158,24 +171,34 @@ class _State:
 def _ascend(
     model: nn.Module,
     images: Tensor,
-    start: Tensor,
     active: ActiveSet,
     loss: Callable[..., Tensor],
     targets: Tensor | None,
-    ball: Ball,
+    norm: Norm,
     eps: float,
     steps: int,
+    generator: torch.Generator | None,
+    eot_iter: int = 1,
 ) -> None:
-    """Run Algorithm 1 once on the active images; ``targets`` is int64 [B] or None."""
+    """Run the attack once on the active images, from a random start if there is a ``generator``.
+
+    In the linf and l2 balls it is Algorithm 1. ``targets`` is int64 [B] or None.
+    """
 
     def objective(logits: Tensor) -> Tensor:
         return loss(logits, active.labels, None if targets is None else targets[active.rows])
 
+    evaluate = functools.partial(value_and_gradient, model, value=objective, eot_iter=eot_iter)
+    if norm == "l1":
+        ascend_l1(images, active, evaluate, eps, steps, generator)
+        return
+    ball = BALLS[norm]
+    start = images if generator is None else ball.uniform(images, eps, generator)
     if len(active) == 0:
         return
     center, points = images[active.rows], start[active.rows]
     with torch.set_grad_enabled(steps > 0):
-        logits, value, gradient = value_and_gradient(model, points, objective)
+        logits, value, gradient = evaluate(points)
     state = _State(
         center=center,
         points=points,
@@ -209,7 +232,7 @@ def _ascend(
             )
         state.previous, state.points = state.points, ahead
         with torch.set_grad_enabled(step < steps):
-            logits, value, state.gradient = value_and_gradient(model, ahead, objective)
+            logits, value, state.gradient = evaluate(ahead)
         state.rises += value > state.loss
         state.loss = value
         _drop(active, state, logits)

@@ -15,15 +15,19 @@ from sprout_fast.attacks.balls import BALLS, Norm
 from sprout_fast.attacks.base import ATTACKS, borrowed, check_floats
 from sprout_fast.errors import UserError
 
+Version = Literal["standard", "plus", "rand"]
+
 MISSING = (
-    "the official AutoAttack package is not installed; it is not on PyPI: pip install it from its "
-    "GitHub repository, fra31/auto-attack. The protocol strong has the same four attacks"
+    "the official AutoAttack package is not installed: pip install pyautoattack. The protocols "
+    "strong and plus have the same attacks"
 )
+# The repository fra31/auto-attack installs the first, its authors' package on PyPI the second.
+_PACKAGES = ("autoattack", "pyautoattack")
 
 
 def is_installed() -> bool:
-    """Return whether the package ``autoattack`` can be imported."""
-    return find_spec("autoattack") is not None
+    """Return whether one of the packages ``autoattack`` and ``pyautoattack`` can be imported."""
+    return any(find_spec(name) is not None for name in _PACKAGES)
 
 
 @ATTACKS.register("autoattack")
@@ -34,7 +38,7 @@ def autoattack(
     *,
     norm: Norm = "linf",
     eps: float = 8 / 255,
-    version: Literal["standard", "plus", "rand"] = "standard",
+    version: Version = "standard",
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Tensor:
@@ -44,7 +48,9 @@ def autoattack(
     parameter-free attacks", ICML 2020.
 
     Args:
-        version: the package's set of attacks.
+        version: the package's set of attacks: ``"standard"``; ``"plus"``, with untargeted FAB and
+            APGD on the DLR loss, and more restarts; ``"rand"``, for models that draw random
+            numbers.
         generator: draws the package's seed.
 
     Other arguments and errors are those of :func:`~sprout_fast.attacks.pgd.pgd`.
@@ -61,16 +67,17 @@ def autoattack(
         raise UserError(f"attack autoattack: {MISSING}")
     with borrowed("autoattack", model, images, labels, generator, seed) as (images, labels, drawn):
         drawn_seed = int(torch.randint(2**31, (), generator=drawn, device=drawn.device))
-        # It seeds torch's global generator, and prints in spite of verbose=False.
+        package = next(name for name in _PACKAGES if find_spec(name) is not None)
+        # It seeds torch's global generator, and prints.
         with torch.random.fork_rng(), contextlib.redirect_stdout(io.StringIO()):
-            adversary = importlib.import_module("autoattack").AutoAttack(
+            adversary = importlib.import_module(package).AutoAttack(
                 model,
-                norm=norm.capitalize(),  # Linf or L2
+                norm=norm.capitalize(),  # Linf, L2 or L1
                 eps=eps,
                 version=version,
                 seed=drawn_seed,
                 device=images.device,
-                verbose=False,
             )
             images = images.contiguous()  # the package flattens with view
-            return adversary.run_standard_evaluation(images, labels, bs=len(images)).detach()
+            found = adversary.run_standard_evaluation(images, labels)
+            return (found[0] if isinstance(found, tuple) else found).detach()

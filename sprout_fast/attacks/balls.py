@@ -15,7 +15,7 @@ from torch import Tensor
 from sprout_fast.ops.pgd_step import pgd_step_
 from sprout_fast.registry import Registry
 
-Norm = Literal["linf", "l2"]
+Norm = Literal["linf", "l2", "l1"]
 
 
 class Ball(Protocol):
@@ -112,8 +112,91 @@ class L2(Ball):
         return (gradient / length).nan_to_num(nan=0)
 
 
+class L1(Ball):
+    """Perturbations whose absolute values, added in float64, are <= eps exactly.
+
+    Projection, steps and thereby the attacks consider ball and box together, since almost every
+    l1-ball reaches beyond [0, 1] (Croce & Hein, "Mind the box: l1-APGD for sparse adversarial
+    attacks on image classifiers", ICML 2021).
+    """
+
+    def distance(self, images: Tensor, others: Tensor) -> Tensor:
+        return (images.double() - others.double()).abs().flatten(1).sum(1)
+
+    def project(self, images: Tensor, center: Tensor, eps: float) -> Tensor:
+        """Return the nearest points of ball and box, which :meth:`Ball.project` need not be.
+
+        The nearest point moves every pixel by min(max(|d| - t, 0), room), with d its difference
+        from the center, room what [0, 1] leaves in that direction, and t >= 0 such that the moves
+        add up to eps. Their sum is a piecewise linear, decreasing function of t, with corners at
+        |d| - room and |d|.
+        """
+        inside = images.clamp(0, 1)
+        if len(images) == 0:
+            return inside
+        origin = center.flatten(1).double()
+        difference = images.flatten(1).double() - origin
+        size = difference.abs()
+        room = torch.where(difference > 0, 1 - origin, origin)
+        moves = torch.minimum(size, room)
+        corners, order = torch.cat([(size - room).clamp_min(0), size], 1).sort(1)
+        # The number of pixels that move less as t increases behind each corner.
+        moving = torch.where(order < size.shape[1], 1.0, -1.0).double().cumsum(1)
+        decrease = torch.zeros_like(corners)
+        decrease[:, 1:] = (moving[:, :-1] * corners.diff(dim=1)).cumsum(1)
+        # t lies behind the last corner at which the sum is still at least eps.
+        excess = moves.sum(1, keepdim=True) - eps
+        last = (decrease <= excess).sum(1, keepdim=True).sub(1).clamp_min(0)
+        left = (excess - decrease.gather(1, last)) / moving.gather(1, last).clamp_min(1)
+        threshold = corners.gather(1, last) + left
+        moves = torch.minimum((size - threshold).clamp_min(0), room)
+        # What the sums' rounding adds.
+        tiny = torch.finfo(torch.float64).tiny
+        moves *= (eps * (1 - 1e-12) / moves.sum(1, keepdim=True).clamp_min(tiny)).clamp(max=1)
+        points = (origin + difference.sign() * moves).to(images.dtype)
+        # Rounded toward the center: no pixel has moved too far.
+        beyond = (points.double() - origin).abs() > moves
+        points = torch.where(beyond, points.nextafter(origin.to(images.dtype)), points)
+        within = self.distance(inside, center) <= eps
+        return torch.where(within[:, None, None, None], inside, points.view_as(images))
+
+    def uniform(self, center: Tensor, eps: float, generator: torch.Generator | None) -> Tensor:
+        # Exponential variables divided by the sum of one more of them are uniform on the simplex.
+        drawn = -_draw(torch.rand, center, generator).double().neg().log1p()
+        more = -_draw(torch.rand, center[:, :1, :1, :1], generator).double().neg().log1p()
+        total = drawn.sum((1, 2, 3), keepdim=True) + more
+        signs = torch.where(_draw(torch.rand, center, generator) < 0.5, -1.0, 1.0)
+        noise = (eps * signs * drawn / total).to(center.dtype)
+        return self.project(center + noise, center, eps)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        flat = gradient.nan_to_num(nan=0).flatten(1)
+        if flat.numel() == 0:
+            return torch.zeros_like(gradient)
+        largest = flat.abs().argmax(1, keepdim=True)
+        steepest = torch.zeros_like(flat).scatter(1, largest, flat.gather(1, largest).sign())
+        return torch.zeros_like(gradient).copy_(steepest.view_as(gradient))
+
+    def step(
+        self, images: Tensor, gradient: Tensor, center: Tensor, *, step_size: float, eps: float
+    ) -> Tensor:
+        """Take the steepest step within [0, 1], then :meth:`project` it.
+
+        That is to the box's border in the pixels with the largest gradients, until the moves add
+        up to ``step_size``.
+        """
+        gradient, points = gradient.nan_to_num(nan=0).flatten(1), images.flatten(1)
+        room = torch.where(gradient > 0, 1 - points, points) * gradient.sign().abs()
+        order = gradient.abs().sort(dim=1, descending=True, stable=True).indices
+        room = room.gather(1, order)
+        moves = torch.minimum((step_size - room.cumsum(1) + room).clamp_min(0), room)
+        moves = gradient.sign() * torch.zeros_like(room).scatter(1, order, moves)
+        return self.project(images + moves.view_as(images).to(images.dtype), center, eps)
+
+
 BALLS.register("linf")(Linf())
 BALLS.register("l2")(L2())
+BALLS.register("l1")(L1())
 
 
 def _draw(

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sprout_fast.errors import UserError
+from sprout_fast.models.logits import check_model, returning_logits
 from sprout_fast.models.mode import evaluation_mode, frozen_parameters, restored
 from sprout_fast.registry import Registry, nearest
 
@@ -115,12 +116,15 @@ def borrowed(
     """Check an attack's images and put the model into the state in which it is attacked.
 
     Inside, the model is in eval mode, its parameters require no gradient, autograd is on, autocast
-    and TF32 are off: attacks run in the images' own float32 or float64. Afterwards everything is
-    as before, also after an exception. ``name`` is the attack's, for error messages.
+    and TF32 are off: attacks run in the images' own float32 or float64. The model returns its
+    logits alone (:func:`~sprout_fast.models.logits.logits_of`), which are checked in the first
+    forward pass, as are the labels. Afterwards everything is as before, also after an exception.
+    ``name`` is the attack's, for error messages.
 
-    Yields copies of ``images`` and ``labels`` without a graph, and ``generator``, by default a new
-    one on the images' device with this seed. Raises what :func:`check_images` does.
+    Yields copies of ``images`` and of ``labels`` as int64 without a graph, and ``generator``, by
+    default a new one on the images' device with this seed. Raises what :func:`check_images` does.
     """
+    check_model(model)
     check_images(name, images, labels)
     if generator is None:
         generator = torch.Generator(images.device).manual_seed(seed)
@@ -131,9 +135,10 @@ def borrowed(
         full_float32(),
         evaluation_mode(model),
         frozen_parameters(model),
+        returning_logits(model, labels),
     ):
         # Copies: an inference tensor, from a caller's inference_mode, cannot enter a graph.
-        yield images.detach().clone(), labels.clone(), generator
+        yield images.detach().clone(), labels.clone().long(), generator
 
 
 def value_and_gradient(
@@ -141,13 +146,19 @@ def value_and_gradient(
     points: Tensor,
     value: Callable[[Tensor], Tensor],
     scaled: bool = False,
+    eot_iter: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Evaluate ``value``, which maps logits [B, K] to [B], at ``points`` [B, C, H, W].
 
     Returns logits [B, K], values [B] and their gradients [B, C, H, W], without a graph. Gradients
     are 0 under ``torch.no_grad``, and where the logits do not depend on the points through
     autograd. ``scaled`` multiplies them by 1024, for attacks that only use their direction.
+    With ``eot_iter`` passes, values and gradients are means over them, and logits are the last's.
     """
+    if eot_iter > 1:
+        each = [value_and_gradient(model, points, value, scaled) for _ in range(eot_iter)]
+        logits, values, gradients = zip(*each, strict=True)
+        return logits[-1], torch.stack(values).mean(0), torch.stack(gradients).mean(0)
     # A network that computes in float16 would round small gradients to 0. A power of 2, so that
     # nothing else changes.
     scale = 1024.0 if scaled else 1.0
@@ -174,6 +185,14 @@ def full_float32() -> Iterator[None]:
 
 def check_images(name: str, images: Tensor, labels: Tensor) -> None:
     """Raise unless images are float32 or float64 [B, C, H, W] in [0, 1], with one label each."""
+    for argument, value in (("images", images), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            kind = type(value).__name__
+            raise TypeError(
+                f"{name}: got {argument} as {kind}, expected a tensor (torch.as_tensor)"
+            )
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        raise TypeError(f"{name}: got {labels.dtype} labels, expected int64")
     if images.dtype not in (torch.float32, torch.float64):
         raise TypeError(
             f"{name}: got {images.dtype} images, expected float32 or float64 in [0,1] "

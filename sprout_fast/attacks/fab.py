@@ -1,4 +1,4 @@
-"""Targeted Fast Adaptive Boundary attack, one of AutoAttack's four attacks."""
+"""Fast Adaptive Boundary attack; targeted, it is one of AutoAttack's four attacks."""
 
 from __future__ import annotations
 
@@ -69,17 +69,8 @@ def fab_t(
     >>> fab_t(model, images, labels, eps=0.375).flatten()
     tensor([0.4875, 0.5125])
     """
-    BALLS.look_up(norm)
-    check_floats("fab_t", eps=eps or 0)
-    check_ints("fab_t", 0, steps=steps)
-    check_ints("fab_t", 1, restarts=restarts, target_classes=target_classes)
-    for option, value, expected, fits in (
-        ("alpha_max", alpha_max, "a number >= 0 and <= 1", 0 <= alpha_max <= 1),
-        ("eta", eta, "a finite number >= 1", 1 <= eta < math.inf),
-        ("beta", beta, "a number > 0 and <= 1", 0 < beta <= 1),
-    ):
-        if not fits:
-            raise ValueError(f"fab_t: {option}: got {value}, expected {expected}")
+    _check("fab_t", norm, eps, steps, restarts, alpha_max, eta, beta)
+    check_ints("fab_t", 1, target_classes=target_classes)
     with borrowed("fab_t", model, images, labels, generator, seed) as (images, labels, generator):
         if len(images) == 0:
             return images
@@ -90,6 +81,73 @@ def fab_t(
                 search.run(start, targets, steps, alpha_max, eta, beta)
                 search.finish()
         return search.found()
+
+
+@ATTACKS.register("fab")
+def fab(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    norm: Norm = "linf",
+    eps: float | None = 8 / 255,
+    steps: int = 100,
+    restarts: int = 5,
+    alpha_max: float = 0.1,
+    eta: float = 1.05,
+    beta: float = 0.9,
+    generator: torch.Generator | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """Fast Adaptive Boundary attack, toward the class whose boundary is closest in each step.
+
+    It is :func:`fab_t` with that choice (eq. 6 of Croce & Hein, "Minimally distorted adversarial
+    examples with a fast adaptive boundary attack", ICML 2020), which needs K backward passes per
+    step for K classes. The defaults are those of AutoAttack's version ``plus``.
+
+    Args:
+        restarts: number of runs, >= 1.
+
+    Other arguments, the result and errors are those of :func:`fab_t`.
+
+    >>> model = torch.nn.Flatten()  # the two channels are the logits
+    >>> images, labels = torch.tensor([[[[0.75]], [[0.25]]]]), torch.tensor([0])
+    >>> fab(model, images, labels, eps=0.375).flatten()
+    tensor([0.4875, 0.5125])
+    """
+    _check("fab", norm, eps, steps, restarts, alpha_max, eta, beta)
+    with borrowed("fab", model, images, labels, generator, seed) as (images, labels, generator):
+        if len(images) == 0:
+            return images
+        search = _Search(model, images, labels, norm, eps)
+        for restart in range(restarts):
+            start = search.near(generator) if restart > 0 else images
+            search.run(start, None, steps, alpha_max, eta, beta)
+            search.finish()
+        return search.found()
+
+
+def _check(
+    name: str,
+    norm: str,
+    eps: float | None,
+    steps: int,
+    restarts: int,
+    alpha_max: float,
+    eta: float,
+    beta: float,
+) -> None:
+    BALLS.look_up(norm)
+    check_floats(name, eps=eps or 0)
+    check_ints(name, 0, steps=steps)
+    check_ints(name, 1, restarts=restarts)
+    for option, value, expected, fits in (
+        ("alpha_max", alpha_max, "a number >= 0 and <= 1", 0 <= alpha_max <= 1),
+        ("eta", eta, "a finite number >= 1", 1 <= eta < math.inf),
+        ("beta", beta, "a number > 0 and <= 1", 0 < beta <= 1),
+    ):
+        if not fits:
+            raise ValueError(f"{name}: {option}: got {value}, expected {expected}")
 
 
 class _Search:
@@ -113,24 +171,38 @@ class _Search:
     def near(self, generator: torch.Generator) -> Tensor:
         """Draw points within half the distance of the closest found so far and half of eps."""
         radius = self.distance.clamp(max=1 if self.eps is None else self.eps) / 2
-        # Scaled down from the ball of radius 1: then segments to points in [0,1] stay in [0,1].
-        away = self.ball.uniform(self.images, 1.0, generator) - self.images
+        # Scaled down from a larger ball: then segments to points in [0,1] stay in [0,1].
+        largest = max(radius.max().item(), 1.0)
+        away = (self.ball.uniform(self.images, largest, generator) - self.images) / largest
         return self.images + radius.to(away.dtype)[:, None, None, None] * away
 
     def run(
-        self, start: Tensor, targets: Tensor, steps: int, alpha_max: float, eta: float, beta: float
+        self,
+        start: Tensor,
+        targets: Tensor | None,
+        steps: int,
+        alpha_max: float,
+        eta: float,
+        beta: float,
     ) -> None:
-        """Run Algorithm 1 on the active images; ``start`` [B,C,H,W], ``targets`` int64 [B]."""
+        """Run Algorithm 1 on the active images, ``start`` [B,C,H,W].
+
+        ``targets`` is int64 [B], or None for the class with the closest boundary in each step.
+        """
         active = self.active
         points, center = start[active.rows], self.images[active.rows]
 
         def towards_target(logits: Tensor) -> Tensor:
+            assert targets is not None
             return margin(logits, active.labels, targets[active.rows])
 
         for _ in range(steps):
             if len(active) == 0:
                 return
-            _, value, gradient = value_and_gradient(self.model, points, towards_target)
+            if targets is None:
+                value, gradient = _closest_boundary(self.model, points, active.labels, self.norm)
+            else:
+                _, value, gradient = value_and_gradient(self.model, points, towards_target)
             with torch.no_grad():
                 points = _step(points, center, value, gradient, self.norm, alpha_max, eta)
                 misclassified, kept = self.record(points, self.model(points))
@@ -193,6 +265,41 @@ class _Search:
         return torch.where(within, self.active.adversarial, self.images)
 
 
+def _closest_boundary(
+    model: nn.Module, points: Tensor, labels: Tensor, norm: Norm
+) -> tuple[Tensor, Tensor]:
+    """Return the margin [A] of the class with the closest linearized boundary, and its gradient.
+
+    The distance is the margin divided by the dual norm of its gradient; boundaries of classes whose
+    margin has no gradient are infinitely far away.
+    """
+    points = points.detach().requires_grad_()
+    logits = model(points)
+    margins = logits - logits.gather(1, labels[:, None])
+    dual = _order({"linf": "l1", "l2": "l2", "l1": "linf"}[norm])
+    closest = torch.full_like(logits[:, 0], torch.inf)
+    value, gradient = torch.zeros_like(closest), torch.zeros_like(points)
+    for target in range(logits.shape[1]):
+        own = margins[:, target]
+        if own.requires_grad:
+            (slope,) = torch.autograd.grad(
+                own.sum(), points, retain_graph=True, materialize_grads=True
+            )
+        else:
+            slope = torch.zeros_like(points)
+        length = torch.linalg.vector_norm(slope.flatten(1), ord=dual, dim=1)
+        distance = (own.detach().abs() / length).nan_to_num(nan=torch.inf)
+        closer = (distance < closest) & (labels != target)
+        closest = torch.where(closer, distance, closest)
+        value = torch.where(closer, own.detach(), value)
+        gradient = torch.where(closer[:, None, None, None], slope, gradient)
+    return value, gradient
+
+
+def _order(norm: str) -> float:
+    return {"linf": torch.inf, "l2": 2, "l1": 1}[norm]
+
+
 def _step(
     points: Tensor,
     center: Tensor,
@@ -219,7 +326,7 @@ def _step(
         torch.cat([value, value_at_center]),
         norm,
     )
-    length = torch.linalg.vector_norm(both, ord=torch.inf if norm == "linf" else 2, dim=1)
+    length = torch.linalg.vector_norm(both, ord=_order(norm), dim=1)
     own, of_image = length.clamp_min(1e-8).chunk(2)  # distances of iterate and image
     alpha = (own / (own + of_image)).clamp(max=alpha_max)[:, None, None, None]
     to_plane, center_to_plane = both.view(2, *points.shape)
@@ -235,13 +342,16 @@ def _to_plane(points: Tensor, normal: Tensor, value: Tensor, norm: Norm) -> Tens
     Every element moves against the sign of value * normal, at a speed of 1 (linf) or |normal| (l2),
     until it reaches the box. The distance by which the plane comes closer is an increasing,
     concave, piecewise linear function of time. So Newton's method from 0 approaches the plane from
-    below, on another piece in every step, and is exact on the last one.
+    below, on another piece in every step, and is exact on the last one. In the l1 norm the elements
+    with the largest |normal| move first, each until it reaches the box.
 
     ``points``, ``normal`` and d are [A,N], ``value`` is [A].
     """
     direction = -value.sign()[:, None] * normal.sign()
     room = torch.where(direction > 0, 1 - points, points) * direction.abs()
     pull = normal.abs()
+    if norm == "l1":
+        return direction * _fewest_moves(pull, room, value.abs())
     speed = pull if norm == "l2" else torch.ones_like(pull)
     at_most, rate, needed = pull * room, pull * speed, value.abs()
     time = torch.zeros_like(needed)
@@ -252,3 +362,15 @@ def _to_plane(points: Tensor, normal: Tensor, value: Tensor, norm: Norm) -> Tens
         if not (later > time).any():
             return direction * torch.where(free, time[:, None] * speed, room)
         time = torch.maximum(later, time)
+
+
+def _fewest_moves(pull: Tensor, room: Tensor, needed: Tensor) -> Tensor:
+    """Return the moves in [0, room] with <pull, moves> = needed and the smallest sum, [A,N].
+
+    If there are none, all of ``room`` is returned.
+    """
+    pull, order = pull.sort(dim=1, descending=True, stable=True)
+    at_most = pull * room.gather(1, order)
+    left = (needed[:, None] - at_most.cumsum(1) + at_most).clamp_min(0)
+    moves = torch.minimum(left, at_most) / pull.clamp_min(torch.finfo(pull.dtype).tiny)
+    return torch.zeros_like(room).scatter(1, order, torch.minimum(moves, room.gather(1, order)))

@@ -1,4 +1,4 @@
-"""Projected gradient descent in the l-infinity and l2 balls (Madry et al. 2018)."""
+"""Projected gradient descent in the l-infinity, l2 and l1 balls (Madry et al. 2018)."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ def pgd(
     loss: Loss = "ce",
     target: Target | Tensor | None = None,
     early_stop: bool = True,
+    eot_iter: int = 1,
     generator: torch.Generator | None = None,
     seed: int = 0,
 ) -> Tensor:
@@ -39,7 +40,9 @@ def pgd(
     x <- project(x + step_size * direction of the loss's gradient), ``steps`` times (eq. 1 of Madry
     et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018). The
     direction is the gradient's sign in the l-inf ball, and the gradient divided by its length in
-    the l2 ball. With ``loss="margin"`` it is what the literature calls C&W l-inf.
+    the l2 ball. In the l1 ball a step moves the pixels with the largest gradients to the border of
+    [0, 1], as many as ``step_size`` allows (Croce & Hein, "Mind the box", ICML 2021). With
+    ``loss="margin"`` it is what the literature calls C&W l-inf.
 
     An image is misclassified when the model predicts any class but its label, also with a target.
 
@@ -49,7 +52,7 @@ def pgd(
         images: float32 or float64 [B, C, H, W] in [0, 1], any memory format. The attack runs in
             this dtype, outside autocast.
         labels: int64 [B].
-        norm: ``"linf"`` or ``"l2"``.
+        norm: ``"linf"``, ``"l2"`` or ``"l1"``.
         eps: radius of the ball, >= 0, on images in [0, 1].
         step_size: length of a step, >= 0, on images in [0, 1]. Default: ``eps / 4``.
         steps: number of steps, >= 0.
@@ -63,6 +66,9 @@ def pgd(
         early_stop: stop working on an image as soon as it is misclassified, and return that point.
             False returns the last iterate, that of the first restart in which it is misclassified,
             else that of the last restart: a weaker attack, which papers usually report.
+        eot_iter: number of forward and backward passes per step, >= 1. Their mean loss and gradient
+            are used: expectation over transformation (Athalye et al. 2018), for models that draw
+            random numbers.
         generator: random numbers, drawn on its own device for all images, misclassified or not.
             Default: a new generator on the images' device.
         seed: seed of that new generator.
@@ -89,7 +95,7 @@ def pgd(
     step_size = eps / 4 if step_size is None else step_size
     check_floats("pgd", eps=eps, step_size=step_size)
     check_ints("pgd", 0, steps=steps)
-    check_ints("pgd", 1, restarts=restarts)
+    check_ints("pgd", 1, restarts=restarts, eot_iter=eot_iter)
     if restarts > 1 and not random_start and not (isinstance(target, str) and target == "random"):
         raise ValueError(
             f"pgd: restarts: got {restarts}, expected 1 without random_start or target='random': "
@@ -111,7 +117,9 @@ def pgd(
             for _ in range(steps):
                 if len(active) == 0:
                     break
-                logits, _, gradient = value_and_gradient(model, points, value, scaled=True)
+                logits, _, gradient = value_and_gradient(
+                    model, points, value, scaled=True, eot_iter=eot_iter
+                )
                 if early_stop:
                     kept = active.drop(points, logits)
                     if len(kept) < len(points):

@@ -16,4 +16,5 @@ from .subsets import SpacedBatches as SpacedBatches
 from .subsets import balanced_subset as balanced_subset
 from .subsets import spaced_subset as spaced_subset
 from .validation import Images as Images
+from .validation import read_image as read_image
 from .validation import read_images as read_images

@@ -74,7 +74,9 @@ class FileSplit(Split):
 
     def path(self, index: int) -> str:
         """Return the path of an image file."""
-        return os.path.join(self.root, self.names[self.row[index]])
+        name = self.names[self.row[index]].encode("utf-8", "surrogateescape")
+        # Whatever the encoding of the file system's names.
+        return os.path.join(self.root, os.fsdecode(name))
 
     def name(self, index: int) -> str:
         return printable(self.path(index))

@@ -15,7 +15,10 @@ Measure the robustness of a trained model, and check whether the measurement can
 Examples:
     {prog} --checkpoint run/best.pt --protocol all --limit 200
     {prog} --checkpoint resnet50.pth --arch resnet50 --data /imagenet
+    {prog} --checkpoint net.pt --arch mypackage.networks:wide_resnet --data /cifar
     {prog} --checkpoint run/best.pt --protocol paper --surrogate natural/best.pt
+    {prog} --compare run/evaluation other/evaluation --out comparison
+    torchrun --standalone --nproc-per-node 4 {prog} --checkpoint run/best.pt
 
 Exit status: 0 on success, 130 after Ctrl-C, 1 for an error,
 2 for a mistake in the options or the data, which is reported in one line.
@@ -34,6 +37,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     def body() -> int:
         config = parse_options(EvaluateConfig, arguments, prog, DESCRIPTION.format(prog=prog))
         config.check()
+        if config.compare:
+            from sprout_fast.evaluation.report.side_by_side import write_comparison
+
+            print(f"wrote {write_comparison(config.compare, config.out or '.')}")
+            return 0
+        if config.robustbench is not None:
+            from sprout_fast.evaluation.leaderboard import write_robustbench_entry
+
+            print(f"wrote {write_robustbench_entry(config.robustbench)}")
+            return 0
         from sprout_fast.evaluation.from_checkpoint import evaluate_checkpoint  # imports torch
 
         evaluate_checkpoint(config)

@@ -8,7 +8,7 @@ from typing import Literal
 
 from sprout_fast.cli import Auto
 from sprout_fast.errors import UserError
-from sprout_fast.evaluation.names import NormName, ProtocolName
+from sprout_fast.evaluation.names import AutoAttackVersion, NormName, ProtocolName
 
 # Each class below with a group is a group of --help, and the docstrings are its help texts.
 
@@ -20,11 +20,25 @@ class ModelOptions:
     group = "model"
 
     checkpoint: Auto[Path] = None
-    """Required: sprout_fast checkpoint (best.pt or last.pt of a run), or file with the weights of a
-    torchvision model, together with --arch."""
+    """Required: sprout_fast checkpoint (best.pt or last.pt of a run), or, together with --arch, a
+    file with weights (torchvision's, timm's, Lightning's, safetensors), or "timm" for those that
+    timm loads."""
     arch: Auto[str] = None
-    """Architecture, if --checkpoint is not a sprout_fast checkpoint, e.g. resnet50,
-    cifar_resnet18."""
+    """Architecture, if --checkpoint is not a sprout_fast checkpoint, e.g. resnet50, cifar_resnet18,
+    timm:convnext_tiny; or package.module:function, any function that is called with num_classes and
+    returns a network."""
+    ema: bool = False
+    """Evaluate the averaged weights of another project's checkpoint (state_dict_ema, model_ema).
+    Those of a sprout_fast checkpoint are evaluated without being asked for."""
+    normalization: Literal["dataset", "none"] = "dataset"
+    """Normalize images by the mean and standard deviation of the architecture, or leave them in
+    [0,1] for a network that normalizes them itself. A sprout_fast checkpoint has its own."""
+    classes: Auto[Path] = None
+    """File with the name of each of the network's outputs on a line, as the folders of --data are
+    called. Default: those of the checkpoint; of a network with 1000 outputs, ImageNet's WordNet ids
+    and English names; else the folders in their order, if there are as many."""
+    name: Auto[str] = None
+    """Name of the model in the report. Default: its architecture and file."""
     surrogate: Auto[Path] = None
     """sprout_fast checkpoint on which transfer attacks are made; the paper uses a naturally
     trained model. Default: no transfer attacks."""
@@ -48,6 +62,16 @@ class DataOptions:
     without a checkpoint; else dali if installed, else torch."""
     workers: int = 2
     """Threads (dali) or processes (torch) that decode images."""
+    resize: Auto[int] = None
+    """Length of the short side of an image before its center of --image-size pixels is cropped.
+    Default: 256/224 of --image-size. Weights say which they were measured with, e.g. 232."""
+    interpolation: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    """Interpolation of the resize."""
+    antialias: bool = True
+    """Filter before shrinking, as Pillow does."""
+    corruptions: Auto[Path] = None
+    """Data set of corrupted images for --protocol corruptions, such as CIFAR-10-C or ImageNet-C.
+    Default: made from the images by the package imagecorruptions."""
 
 
 @dataclass
@@ -57,13 +81,18 @@ class EvaluationOptions:
     group = "evaluation"
 
     protocol: ProtocolName = "strong"
-    """strong: AutoAttack's four attacks; paper: the measurements of the SPROUT paper; audit: checks
-    for gradient masking; all: these three; autoattack: the official package, if installed."""
+    """strong: AutoAttack's four attacks; plus: its six, with more starts; paper: the measurements
+    of the SPROUT paper; audit: checks for gradient masking; all: strong, paper and audit;
+    rand: AutoAttack's two attacks on models that draw random numbers;
+    corruptions: noise, blur, weather and the like; autoattack: the official package, if
+    installed."""
+    autoattack_version: AutoAttackVersion = "standard"
+    """The official package's set of attacks, for --protocol autoattack."""
     norm: NormName = "linf"
     """Norm of the ball in which robust accuracy is measured."""
     eps: Auto[float] = None
-    """Radius of that ball, for images in [0,1]. Default: linf 8/255, l2 0.5; for images larger than
-    64 pixels linf 4/255, l2 3."""
+    """Radius of that ball, for images in [0,1]. Default: linf 8/255, l2 0.5, l1 12; for images
+    larger than 64 pixels linf 4/255, l2 3, l1 60."""
     scale: float = 1.0
     """Factor in (0,1] on the steps, restarts and queries of all attacks, for trial runs."""
     batch_size: int = 128
@@ -83,6 +112,12 @@ class OutputOptions:
     out: Auto[Path] = None
     """Folder for results.json, report.html, figures and the results so far; after Ctrl-C, rerun the
     command to resume. Default: a folder "evaluation" next to the checkpoint."""
+    compare: tuple[Path, ...] = ()
+    """Write comparison.html, tables and curves of these folders side by side, and measure nothing:
+    output folders of evaluations or of training runs, at least two. Default: none."""
+    robustbench: Auto[Path] = None
+    """Write robustbench.json, an entry of that leaderboard, from the results in this folder, and
+    measure nothing."""
 
 
 # Base classes are in reverse order of --help.
@@ -97,9 +132,15 @@ class EvaluateConfig(OutputOptions, EvaluationOptions, DataOptions, ModelOptions
 
     def check(self) -> None:
         """Raise a UserError if there is no checkpoint or a number is out of range."""
+        if self.compare or self.robustbench is not None:
+            return
         if self.checkpoint is None:
             raise UserError("required: a checkpoint, or a file with weights", option="checkpoint")
-        for name in ("limit", "image_size", "batch_size", "workers"):
+        if self.corruptions is not None and self.protocol != "corruptions":
+            raise UserError(
+                f"{self.corruptions}: needs the protocol corruptions", option="corruptions"
+            )
+        for name in ("limit", "image_size", "resize", "batch_size", "workers"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"{value}: expected an integer of at least 1", option=name)

@@ -4,5 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-ProtocolName = Literal["strong", "paper", "audit", "autoattack", "all"]
-NormName = Literal["linf", "l2"]
+ProtocolName = Literal[
+    "strong", "plus", "paper", "audit", "rand", "corruptions", "autoattack", "all"
+]
+NormName = Literal["linf", "l2", "l1"]
+AutoAttackVersion = Literal["standard", "plus", "rand"]

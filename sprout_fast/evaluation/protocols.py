@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from sprout_fast.attacks import autoattack as package
 from sprout_fast.errors import UserError
@@ -15,8 +16,9 @@ from sprout_fast.evaluation.measurements import (
     Invariance,
     Landscape,
     Measurement,
+    Stability,
 )
-from sprout_fast.evaluation.names import NormName
+from sprout_fast.evaluation.names import AutoAttackVersion, NormName
 from sprout_fast.registry import Registry
 
 SMALL_IMAGE = 64  # pixels per side: up to here images are treated like CIFAR's, else ImageNet's
@@ -33,6 +35,7 @@ class Setting:
         image_size: longer side of the images in pixels.
         scale: factor in (0,1] on every attack's steps, restarts and queries; 1 is the budget of the
             protocol's source.
+        autoattack_version: version of the official package that the protocol autoattack runs.
     """
 
     norm: NormName = "linf"
@@ -40,6 +43,7 @@ class Setting:
     num_classes: int = 10
     image_size: int = 32
     scale: float = 1.0
+    autoattack_version: AutoAttackVersion = "standard"
 
     def scaled(self, count: int, least: int = 1) -> int:
         """Return ``count`` times the scale, but at least ``min(least, count)``.
@@ -50,6 +54,12 @@ class Setting:
         return max(round(count * self.scale), min(least, count))
 
 
+def examined(setting: Setting) -> list[Measurement]:
+    """Return what the audit needs to know of a model besides attacks."""
+    ball = {"norm": setting.norm, "eps": setting.eps}
+    return [Clean(), Gradients(**ball), Stability(**ball)]
+
+
 #: Protocols by name: functions that return measurements in order, the clean accuracy first.
 PROTOCOLS: Registry[Callable[[Setting], list[Measurement]]] = Registry("protocol")
 
@@ -58,16 +68,50 @@ PROTOCOLS: Registry[Callable[[Setting], list[Measurement]]] = Registry("protocol
 def strong(setting: Setting) -> list[Measurement]:
     """AutoAttack's standard version (Croce & Hein, ICML 2020), as a cascade.
 
-    Each attack runs on samples that are still correctly classified.
+    Each attack runs on samples that are still correctly classified. In the l1 ball APGD-CE has five
+    starts and APGD-T five targets (Croce & Hein, ICML 2021). A look at the model itself, on few
+    images, says whether the result can be trusted.
     """
     steps, nine = {"steps": setting.scaled(100, 5)}, {"target_classes": 9}
-    attacks = {
-        "APGD-CE": ("apgd_ce", steps),
-        "APGD-T": ("apgd_t", steps | nine),
-        "FAB-T": ("fab_t", steps | nine),
-        "Square": ("square", {"queries": setting.scaled(5000, 50)}),
-    }
-    measurements: list[Measurement] = [Clean()]
+    starts, targets = {}, nine
+    if setting.norm == "l1":
+        starts, targets = {"restarts": setting.scaled(5)}, {"target_classes": 5}
+    return cascade(
+        setting,
+        {
+            "APGD-CE": ("apgd_ce", steps | starts),
+            "APGD-T": ("apgd_t", steps | targets),
+            "FAB-T": ("fab_t", steps | nine),
+            "Square": ("square", {"queries": setting.scaled(5000, 50)}),
+        },
+    )
+
+
+@PROTOCOLS.register("plus")
+def plus(setting: Setting) -> list[Measurement]:
+    """AutoAttack's version plus: six attacks, the untargeted ones with five starts each."""
+    steps, nine = {"steps": setting.scaled(100, 5)}, {"target_classes": 9}
+    five = {"restarts": setting.scaled(5)}
+    return cascade(
+        setting,
+        {
+            "APGD-CE": ("apgd_ce", steps | five),
+            "APGD-DLR": ("apgd_ce", steps | five | {"loss": "dlr"}),
+            "FAB": ("fab", steps | five),
+            "Square": ("square", {"queries": setting.scaled(5000, 50)}),
+            "APGD-T": ("apgd_t", steps | nine),
+            "FAB-T": ("fab_t", steps | nine),
+        },
+    )
+
+
+def cascade(setting: Setting, attacks: dict[str, tuple[str, dict[str, Any]]]) -> list[Measurement]:
+    """Return attacks, each on samples still correctly classified after those before it.
+
+    Args:
+        attacks: attack and options by name.
+    """
+    measurements = examined(setting)
     for place, (name, (attack, options)) in enumerate(attacks.items()):
         earlier = tuple(attacks)[:place]
         measurements.append(
@@ -147,12 +191,11 @@ def audit(setting: Setting) -> list[Measurement]:
         return attacked(name, "pgd", factor, **options)
 
     elements = 3 * setting.image_size**2
-    largest = 0.5 if setting.norm == "linf" else 0.5 * elements**0.5
+    largest = {"linf": 0.5, "l2": 0.5 * elements**0.5, "l1": 0.5 * elements}[setting.norm]
     auto_steps = setting.scaled(100, 20)
     transferred = {"attack": "pgd", "steps": auto_steps, "step_size": setting.eps / 4}
     return [
-        Clean(),
-        Gradients(),
+        *examined(setting),
         attacked("noise", "noise", draws=setting.scaled(100, 5)),
         attacked("one step", "pgd", steps=1, step_size=setting.eps, random_start=False),
         pgd("PGD-20", 20),
@@ -169,9 +212,31 @@ def audit(setting: Setting) -> list[Measurement]:
     ]
 
 
+@PROTOCOLS.register("rand")
+def rand(setting: Setting) -> list[Measurement]:
+    """AutoAttack's version for models that draw random numbers, as a cascade.
+
+    Auto-PGD on the cross entropy and on the DLR loss, with gradients averaged over 20 passes.
+    """
+    options = {"steps": setting.scaled(100, 5), "eot_iter": setting.scaled(20, 5)}
+    return cascade(
+        setting,
+        {
+            "APGD-CE, EOT": ("apgd_ce", options),
+            "APGD-DLR, EOT": ("apgd_ce", options | {"loss": "dlr"}),
+        },
+    )
+
+
+@PROTOCOLS.register("corruptions")
+def corruptions(setting: Setting) -> list[Measurement]:
+    """The clean accuracy; :func:`sprout_fast.evaluate` adds each corruption and severity."""
+    return [Clean()]
+
+
 @PROTOCOLS.register("autoattack")
 def autoattack(setting: Setting) -> list[Measurement]:
-    """AutoAttack's standard version, from the official package and with its own budget.
+    """AutoAttack's official package, with its own budget, in the version that the setting names.
 
     Raises:
         UserError: the package is not installed, or the scale is not 1.
@@ -180,7 +245,11 @@ def autoattack(setting: Setting) -> list[Measurement]:
         raise UserError(f"autoattack: {package.MISSING}", option="protocol")
     if setting.scale != 1:
         raise UserError(f"{setting.scale}: protocol autoattack supports only 1", option="scale")
-    return [Clean(), AttackMeasurement("AutoAttack", "autoattack", setting.norm, setting.eps)]
+    options = {"version": setting.autoattack_version}
+    version = setting.autoattack_version
+    name = "AutoAttack" if version == "standard" else f"AutoAttack {version}"
+    attack = AttackMeasurement(name, "autoattack", setting.norm, setting.eps, options)
+    return [*examined(setting), attack]
 
 
 @PROTOCOLS.register("all")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from sprout_fast._version import __version__
@@ -106,7 +107,8 @@ class PrintProgress:
 class Recorder:
     """Runs measurements of one subject on one set of images, and keeps their records.
 
-    Images, labels and batch size are those of :func:`sprout_fast.evaluate`.
+    Images, labels and batch size are those of :func:`sprout_fast.evaluate`. If there are several
+    processes, each measures every W-th batch, and all receive the columns of all images.
 
     Args:
         subject: what is measured. Its model is in eval mode during a measurement.
@@ -136,10 +138,13 @@ class Recorder:
         self._batch_size, self._seed, self._gallery = batch_size, seed, gallery
         self._cache_dir, self._progress = cache_dir, progress or (lambda record, done, total: None)
         self.records: dict[str, Record] = {}
+        distributed = dist.is_available() and dist.is_initialized()
+        self._rank = dist.get_rank() if distributed else 0
+        self._ranks = dist.get_world_size() if distributed else 1
         self._identity = {
             "fingerprint": fingerprint(subject, images, labels),
             "version": __version__,
-            "format": 3,  # of the cache files
+            "format": 4,  # of the cache files
             "batch_size": batch_size,
             "seed": seed,
         }
@@ -190,10 +195,12 @@ class Recorder:
     def _measure_rows(self, measurement: Measurement, rows: Tensor, record: Record) -> Columns:
         """Measure the images ``rows`` in batches, after those that the cache holds."""
         path = self._path(measurement)
-        columns = self._read(path, measurement, rows)
+        firsts = range(0, len(rows), self._batch_size)[self._rank :: self._ranks]
+        batches = [rows[first : first + self._batch_size] for first in firsts]
+        columns = self._read(path, measurement, torch.cat([rows[:0], *batches]))
         done = len(columns["rows"]) if columns else 0
-        for first in range(done, len(rows), self._batch_size):
-            part_rows = rows[first : first + self._batch_size]
+        finished = -(-done // self._batch_size)
+        for first, part_rows in zip(firsts[finished:], batches[finished:], strict=True):
             start = time.perf_counter()
             part = self._measure_batch(measurement, part_rows, first)
             seconds = torch.tensor([time.perf_counter() - start], dtype=torch.float64)
@@ -210,7 +217,21 @@ class Recorder:
             done = first + len(part_rows)
             if done < len(rows):
                 self._progress(record, done, len(rows))
-        return columns
+        return columns if self._ranks == 1 else self._gathered(columns)
+
+    def _gathered(self, columns: Columns) -> Columns:
+        """Return the columns of all processes, with the rows in ascending order."""
+        parts: list[Columns] = [{} for _ in range(self._ranks)]
+        dist.all_gather_object(parts, columns)
+        parts = [part for part in parts if part]
+        if not parts:
+            return {}
+        joined = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+        order = joined["rows"].argsort()
+        orders: dict[str, Any] = {"seconds": slice(None)}
+        if "adversarial" in joined:
+            orders["adversarial"] = joined["rows"][self._in_gallery(joined["rows"])].argsort()
+        return {name: column[orders.get(name, order)] for name, column in joined.items()}
 
     def _accuracy_record(self, name: str) -> AccuracyRecord:
         record = self.records[name]
@@ -252,7 +273,9 @@ class Recorder:
             return None
         # Named after everything it depends on, so that other options have other files.
         slug = re.sub(r"[^a-z0-9]+", "-", measurement.name.lower()).strip("-")
-        return self._cache_dir / f"{slug}-{zlib.crc32(self._key(measurement).encode()):08x}.pt"
+        key = zlib.crc32(self._key(measurement).encode())
+        share = f"-{self._rank}of{self._ranks}" if self._ranks > 1 else ""
+        return self._cache_dir / f"{slug}-{key:08x}{share}.pt"
 
     def _key(self, measurement: Measurement) -> str:
         return json.dumps(self._identity | measurement.parameters(), sort_keys=True)

@@ -17,6 +17,7 @@ from torch import Tensor
 from sprout_fast._version import __version__
 from sprout_fast.evaluation.accuracy import Accuracy
 from sprout_fast.evaluation.audit import Audit
+from sprout_fast.evaluation.corruptions import CorruptionSummary, summarize_corruptions
 from sprout_fast.evaluation.measurements.attack import within_ball
 from sprout_fast.evaluation.names import NormName, ProtocolName
 from sprout_fast.evaluation.recorder import AccuracyRecord, Record
@@ -35,6 +36,7 @@ class Results:
         records: all measurements by name, in the order in which they were made.
         audit: checks for gradient masking.
         images_available: number of images from which the N were selected, if known.
+        data: what the images are and how they were preprocessed, if known.
 
     >>> import sprout_fast
     >>> model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(12, 4))
@@ -58,6 +60,7 @@ class Results:
     records: dict[str, Record]
     audit: Audit
     images_available: int | None = None
+    data: str | None = None
 
     @property
     def clean_record(self) -> AccuracyRecord:
@@ -90,6 +93,20 @@ class Results:
         """
         return self.robust.top1
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether checks of the audit failed and the robust accuracy is above 0."""
+        return bool(self.audit.failed) and self.robust.correct > 0
+
+    @property
+    def excess(self) -> float:
+        """By how much the robust accuracy may be too high, judging by the failed checks, in [0,1].
+
+        The robust accuracy times the largest fraction of images that a failed check applies to: an
+        estimate from few images, and no bound on what other attacks may find. 0 if none failed.
+        """
+        return self.audit.affected * self.robust_accuracy
+
     @functools.cached_property
     def misclassified(self) -> Tensor:
         """Images misclassified without an attack, or under any attack within eps: bool [N]."""
@@ -120,6 +137,11 @@ class Results:
             and record.unavailable is None
         }
 
+    @property
+    def corruptions(self) -> CorruptionSummary | None:
+        """Accuracy by corruption and severity, if the protocol measures it."""
+        return summarize_corruptions(self.records, self.subject.num_classes)
+
     def to_dict(self) -> dict[str, Any]:
         """Return parameters, seeds, versions, measurements and each image's outcome, for JSON."""
         device = self.subject.device
@@ -128,15 +150,21 @@ class Results:
             "model": self.subject.name,
             "verdict": {
                 "clean_accuracy": self.clean_accuracy,
-                "robust_accuracy": self.robust_accuracy,
-                "robust_interval_95": list(self.robust.interval),
+                # Without an attack, nothing is known about it.
+                "robust_accuracy": self.robust_accuracy if self.attacks else None,
+                "robust_interval_95": list(self.robust.interval) if self.attacks else None,
+                "doubtful": self.doubtful,
+                "may_be_too_high_by": self.excess,
                 "norm": self.norm,
                 "eps": self.eps,
                 "images": len(self.labels),
                 "images_available": self.images_available,
             },
             "audit": self.audit.to_dict(),
+            "corruptions": None if self.corruptions is None else self.corruptions.to_dict(),
             "parameters": {
+                "data": self.data,
+                "num_classes": self.subject.num_classes,
                 "protocol": self.protocol,
                 "seed": self.seed,
                 "batch_size": self.batch_size,
@@ -155,6 +183,7 @@ class Results:
                     name: record.misclassified.tolist()
                     for name, record in self.records.items()
                     if isinstance(record, AccuracyRecord)
+                    and record.parameters["kind"] != "Corrupted"  # whose images are others
                 },
             },
         }
@@ -176,6 +205,10 @@ class Results:
         count = len(self.attacks)
         attacks = f"over {count} attack{'s' * (count != 1)}{trial}"
         robust = f"{self.robust}, {self.norm} eps {self.eps:.4g}, {attacks}"
+        if self.corruptions is not None:
+            return f"{self.corruptions.table()}\n{self.clean}\ncorruptions: {self.corruptions}"
+        if self.doubtful:
+            robust += f"; doubtful: may be too high by {100 * self.excess:.1f} points"
         return f"{self.clean}\n{robust}\n{self.audit}"
 
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sprout_fast.models.logits import logits_of
+
 
 @dataclass
 class Subject:
@@ -64,7 +66,24 @@ class Subject:
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """Return the model's float32 logits [B,K] for prepared images [B,C,H,W]."""
-        return self.model(images).float()
+        return logits_of(self.model, images).float()
+
+
+def describe(model: nn.Module) -> str:
+    """Return the class and size of a network, whatever wraps it.
+
+    >>> describe(nn.Sequential(nn.Flatten(), nn.Linear(12, 4)))
+    'a network with 52 parameters'
+    """
+    count = sum(parameter.numel() for parameter in model.parameters())
+    inner = model
+    while (
+        len(parts := [m for m in inner.children() if next(m.parameters(), None) is not None]) == 1
+    ):
+        (inner,) = parts
+    name = type(inner).__name__
+    kind = "a network" if type(inner) is getattr(nn, name, None) else name
+    return f"{kind} with {count:,} parameters" if count else f"{kind} without parameters"
 
 
 def fingerprint(subject: Subject, *tensors: Tensor) -> str:

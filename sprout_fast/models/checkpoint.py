@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sprout_fast.errors import UserError
-from sprout_fast.models.factory import create_model
+from sprout_fast.models.factory import create_model, is_code
 from sprout_fast.models.normalized import Normalized
 from sprout_fast.models.torch_file import read_torch_file
 from sprout_fast.models.weights import apply_state_dict, find_state_dict
@@ -45,20 +45,24 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def load_model(path: str | Path, device: str | torch.device = "cpu") -> Normalized:
+def load_model(
+    path: str | Path, device: str | torch.device = "cpu", *, arch: str | None = None
+) -> Normalized:
     """Load the model of a sprout_fast checkpoint in eval mode.
 
     It has the averaged weights (``ema``) if the checkpoint has any, else those of ``model``. Of the
-    config it uses ``arch``, ``num_classes``, ``mean``, ``std`` and, if given, ``image_size``. The
-    global random state is not changed.
+    config it uses ``arch``, ``num_classes``, ``mean``, ``std`` and, if given, ``classes`` and
+    ``image_size``. The global random state is not changed.
 
     Args:
         path: ``last.pt`` or ``best.pt`` of a training run.
         device: device of the model.
+        arch: required to be the checkpoint's for a network ``package.module:function``, so that no
+            file chooses which code is imported.
 
     Returns:
         A plain ``nn.Module`` that maps floating images [B, 3, H, W] in [0, 1] to logits
-        [B, num_classes], for any attack library.
+        [B, num_classes], for any attack library. Its ``classes`` are the names of the outputs.
 
     Raises:
         UserError: not a sprout_fast checkpoint, or one whose parts do not match.
@@ -78,14 +82,22 @@ def load_model(path: str | Path, device: str | torch.device = "cpu") -> Normaliz
     missing = [key for key in ("arch", "num_classes", "mean", "std") if key not in config]
     if missing:
         raise UserError(f"{path}: its config lacks {', '.join(missing)}")
-    state_dict, kind, arch = find_state_dict(path, content)
+    if is_code(config["arch"]) and config["arch"] != arch:
+        raise UserError(
+            f"required to be {config['arch']!r}, the network of {path}, whose code would be "
+            "imported",
+            option="arch",
+        )
+    state_dict, kind, file_arch = find_state_dict(path, content)
     try:
         with torch.random.fork_rng(devices=[]):  # the initial weights are replaced
             model = create_model(
                 config["arch"], config["num_classes"], image_size=config.get("image_size")
             )
         wrapped = Normalized(model, config["mean"], config["std"])
+        wrapped.classes = list(config["classes"]) if config.get("classes") else None
+        wrapped.image_size = config.get("image_size")
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: its config does not fit: {error}") from error
-    apply_state_dict(model, state_dict, name=f"{path}{kind}", file_arch=arch)
+    apply_state_dict(model, state_dict, name=f"{path}{kind}", file_arch=file_arch)
     return wrapped.to(device).eval()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType
 
-from torch import nn
+from torch import Tensor, nn
 
 from sprout_fast.errors import UserError
 from sprout_fast.registry import Registry, nearest
@@ -22,12 +22,20 @@ class Architecture:
     ``build(num_classes, image_size)`` returns it with new weights. ``smallest`` is the smallest
     image size in pixels; None if ``build`` checks that itself and raises ``ValueError`` or
     ``AssertionError``.
+
+    ``image_size``, ``crop`` and ``interpolation`` are those with which published weights are
+    evaluated: images are resized to a short side of ``image_size / crop``, and their center is
+    cropped. ``published(image_size)`` loads these weights; None if they are to be given as a file.
     """
 
     build: Callable[[int, int | None], nn.Module]
     mean: Channels
     std: Channels
     smallest: int | None
+    image_size: int = 224
+    crop: float = 224 / 256
+    interpolation: str = "bilinear"
+    published: Callable[[int | None], Mapping[str, Tensor]] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,7 +71,8 @@ def torchvision_models() -> ModuleType:
 def list_archs() -> tuple[str, ...]:
     """Return the names that :func:`create_model` accepts.
 
-    Of the endlessly many ``cifar_resnetD`` and ``cifar_wrnD_K``, the published ones.
+    Of the endlessly many ``cifar_resnetD`` and ``cifar_wrnD_K``, the published ones. Not listed are
+    ``timm:NAME``, with any name in ``timm.list_models()``, and ``package.module:function``.
 
     >>> "resnet152" in list_archs(), "fasterrcnn_resnet50_fpn" in list_archs()
     (True, False)
@@ -80,7 +89,17 @@ def is_arch(name: str) -> bool:
     return any(family.find(name) is not None for family in FAMILIES.values())
 
 
-def _find(arch: str) -> Architecture:
+def is_code(arch: str) -> bool:
+    """Return whether ``arch`` names a function, ``package.module:function``, to be imported.
+
+    >>> is_code("package.module:function"), is_code("timm:convnext_tiny"), is_code("resnet50")
+    (True, False, False)
+    """
+    return isinstance(arch, str) and ":" in arch and not arch.startswith("timm:")
+
+
+def find_arch(arch: str) -> Architecture:
+    """Return the architecture of a name, or raise a UserError that says which are accepted."""
     for family in FAMILIES.values():
         found = family.find(arch) if isinstance(arch, str) else None
         if found is not None:
@@ -96,12 +115,15 @@ def create_model(arch: str, num_classes: int, *, image_size: int | None = None) 
     """Create a classification model with new weights, in training mode.
 
     Args:
-        arch: a name in :func:`list_archs`, or any ``cifar_resnetD`` with D = 6n+2 and
-            ``cifar_wrnD_K`` with D = 6n+4, K >= 1.
+        arch: a name in :func:`list_archs`, any ``cifar_resnetD`` with D = 6n+2 and
+            ``cifar_wrnD_K`` with D = 6n+4, K >= 1, ``timm:NAME`` for a classifier of timm, or
+            ``package.module:function``: the function is imported, from the working directory too,
+            and called with ``num_classes``.
         num_classes: number of classes, >= 2.
         image_size: side of the square images in pixels, checked against what the architecture
-            supports. The parameters of ``vit_*`` and ``maxvit_t`` depend on it. Default: 224 for
-            these, unchecked for the others.
+            supports. The parameters of ``vit_*`` and ``maxvit_t`` depend on it, and those of some
+            of timm's networks. Default: 224 for the former, that of the published weights for the
+            latter, unchecked for the others.
 
     Returns:
         A module that maps normalized images [B, 3, H, W] to one tensor, logits [B, num_classes].
@@ -117,7 +139,7 @@ def create_model(arch: str, num_classes: int, *, image_size: int | None = None) 
     >>> sum(parameter.numel() for parameter in model.parameters())
     269722
     """
-    found = _find(arch)
+    found = find_arch(arch)
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 2:
         raise UserError(f"num_classes: got {num_classes!r}, expected an int >= 2")
     if image_size is not None and found.smallest is not None and image_size < found.smallest:
@@ -138,8 +160,9 @@ def create_model(arch: str, num_classes: int, *, image_size: int | None = None) 
 def default_normalization(arch: str) -> tuple[Channels, Channels]:
     """Return an architecture's mean and std per channel, in [0, 1] units.
 
-    CIFAR-10's for ``cifar_*``, else those of the default torchvision weights. These are ImageNet's
-    for all but ``efficientnet_v2_l``, whose published weights were trained with 0.5 and 0.5.
+    CIFAR-10's for ``cifar_*``, else those of the published weights. With torchvision's these are
+    ImageNet's for all but ``efficientnet_v2_l``, which was trained with 0.5 and 0.5. A function
+    may have its own in its attributes ``mean`` and ``std``; else they are ImageNet's.
 
     Raises:
         UserError: an unknown architecture.
@@ -147,5 +170,5 @@ def default_normalization(arch: str) -> tuple[Channels, Channels]:
     >>> default_normalization("resnet152")
     ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     """
-    found = _find(arch)
+    found = find_arch(arch)
     return found.mean, found.std

@@ -54,5 +54,6 @@ def frozen_parameters(model: nn.Module) -> Iterator[None]:
     True
     """
     with restored(model.parameters(), "requires_grad"):
-        model.requires_grad_(False)
+        for parameter in model.parameters():  # model.requires_grad_ is refused by TorchScript
+            parameter.requires_grad_(False)
         yield

@@ -19,6 +19,10 @@ class Normalized(nn.Module):
         model: maps normalized images [B, C, H, W] to logits [B, K].
         mean, std: one number per channel, in [0, 1] units; ``std`` > 0.
 
+    Attributes:
+        classes: names of the K outputs, or None.
+        image_size: side of the square images that the model was trained on, in pixels, or None.
+
     Raises:
         TypeError: integer images (divide uint8 images by 255 first).
         ValueError: images that are not [B, C, H, W]; ``mean`` and ``std`` of different lengths or
@@ -31,6 +35,8 @@ class Normalized(nn.Module):
 
     mean: Tensor
     std: Tensor
+    classes: list[str] | None = None
+    image_size: int | None = None
 
     def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()

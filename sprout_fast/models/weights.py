@@ -8,13 +8,21 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from sprout_fast.errors import UserError
+from sprout_fast.models.factory import find_arch
 from sprout_fast.models.torch_file import read_torch_file
 
 _FORMAT_PREFIX = "sprout_fast.checkpoint."  # of checkpoints of any version
 _SHOWN = 3  # keys listed in an error; the rest are counted
+# Under these keys other projects keep a state dict, and that of the averaged weights.
+_STATE_DICTS = ("state_dict", "model", "model_state_dict", "net", "network", "module", "weights")
+_AVERAGED = ("state_dict_ema", "model_ema", "ema", "ema_state_dict", "ema_model")
+# Added to names by torch.compile, FSDP and activation checkpointing, at any depth.
+_WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module.")
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Auxiliary classifiers in torchvision's files of googlenet and inception_v3, which models from
 # create_model do not have.
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")
@@ -27,55 +35,88 @@ _OLD_NAMES = {
 }
 
 
-def load_weights(model: nn.Module, path: str | Path, *, reset_head: bool = False) -> str:
+def load_weights(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    reset_head: bool = False,
+    ema: bool = False,
+    arch: str | None = None,
+) -> str:
     """Load a weights file into a model, in place.
 
     Args:
         model: a plain model as returned by :func:`create_model`, not wrapped by
             ``DistributedDataParallel`` or ``torch.compile``.
-        path: a torchvision weights file, a sprout_fast checkpoint (its ``ema`` if it has one, else
-            its ``model``), or another checkpoint with a state dict under ``"state_dict"`` or
-            ``"model"``. Prefixes ``module.`` (DDP) and ``_orig_mod.`` (torch.compile) are removed.
+        path: a file with a state dict, by ``torch.save`` or in safetensors' format: alone, as in
+            torchvision's and timm's weights; in a sprout_fast checkpoint (its ``ema`` if it has
+            one, else its ``model``); or in another checkpoint, under ``"state_dict"``, as
+            Lightning's, ``"model"``, ``"model_state_dict"``, ``"net"`` or the like. A prefix of
+            the model's names, such as ``module.`` (DDP), ``model.`` or ``backbone.``, is removed,
+            and what the file holds beside them is left out. ``"timm"`` loads the weights that timm
+            has for ``arch``.
         reset_head: if the file's classifier has another number of classes, keep the model's own
             and load everything else. A classifier that fits is always loaded.
+        ema: load the averaged weights of another project's checkpoint, from ``"state_dict_ema"``
+            (timm's), ``"model_ema"`` or the like.
+        arch: name of the model's architecture, for ``"timm"``.
 
     Returns:
-        One line that says what was loaded.
+        One line that says what was loaded, what prefix was removed and what was left out.
 
     Raises:
-        UserError: the file cannot be read safely, or its keys or shapes do not match. The model is
+        UserError: the file cannot be read safely, its keys or shapes do not match, or weights are
+            not finite or of another kind (quantized, complex, integer, meta). The model is
             unchanged then.
 
-    >>> import tempfile, torch
+    >>> import tempfile
     >>> path = tempfile.mkdtemp() + "/weights.pt"
-    >>> torch.save(nn.Sequential(nn.Linear(4, 1000)).state_dict(), path)
-    >>> load_weights(nn.Sequential(nn.Linear(4, 10)), path, reset_head=True).removeprefix(path)
-    ": loaded 0 tensors; new classifier '0' with 10 classes (the file's has 1000)"
+    >>> state = nn.Sequential(nn.Linear(4, 1000)).state_dict(prefix="model.")
+    >>> torch.save(state, path)
+    >>> message = load_weights(nn.Sequential(nn.Linear(4, 10)), path, reset_head=True)
+    >>> message.removeprefix(path)  # doctest: +ELLIPSIS
+    ": loaded 0 tensors without the prefix 'model.'; new classifier '0' with 10 classes (...)"
     """
-    state_dict, kind, arch = find_state_dict(path, read_torch_file(path))
+    content = read_weights(path, arch)
+    state_dict, kind, file_arch = find_state_dict(path, content, ema=ema)
     return apply_state_dict(
-        model, state_dict, reset_head=reset_head, name=f"{path}{kind}", file_arch=arch
+        model, state_dict, reset_head=reset_head, ema=ema, name=f"{path}{kind}", file_arch=file_arch
     )
 
 
-def find_state_dict(path: str | Path, content: Any) -> tuple[Mapping[str, Tensor], str, str | None]:
+def read_weights(path: str | Path, arch: str | None, image_size: int | None = None) -> Any:
+    """Return the content of a file, or, if ``path`` is ``"timm"``, timm's weights of ``arch``."""
+    if str(path) != "timm":
+        return read_torch_file(path)
+    published = None if arch is None else find_arch(arch).published
+    if published is None:
+        raise UserError(f"timm: has no weights of {arch}, expected an arch timm:NAME")
+    return published(image_size)
+
+
+def find_state_dict(
+    path: str | Path, content: Any, *, ema: bool = False
+) -> tuple[Mapping[str, Tensor], str, str | None]:
     """Return the state dict in a file's content, which one it is, and the file's architecture.
 
     For example ``" (ema)"`` and ``"resnet50"``, or ``""`` and None if the file does not say. Raises
-    ``UserError`` if there is no state dict of tensors.
+    ``UserError`` if there is no state dict of tensors, or none of averaged weights if ``ema``.
     """
-    kind, arch = "", None
+    kind, arch, averaged = "", None, []
     if isinstance(content, Mapping):
         if str(content.get("format", "")).startswith(_FORMAT_PREFIX):
             config = content.get("config")
             arch = config.get("arch") if isinstance(config, Mapping) else None
-            key = "ema" if content.get("ema") is not None else "model"
+            averaged = ["ema"] if content.get("ema") is not None else []
+            key = "ema" if averaged else "model"
             content, kind = content.get(key), f" ({key})"
         else:
-            for key in ("state_dict", "model"):
-                if isinstance(content.get(key), Mapping):
-                    content, kind = content[key], f" ({key})"
-                    break
+            held = [key for key, value in content.items() if isinstance(value, Mapping)]
+            averaged = [key for key in _AVERAGED if key in held]
+            plain = [key for key in _STATE_DICTS if key in held]
+            order = averaged + plain if ema else plain + averaged
+            if order:
+                content, kind = content[order[0]], f" ({order[0]})"
     if not isinstance(content, Mapping) or not content:
         raise UserError(
             f"{path}{kind}: contains {_describe(content)}, expected a state dict of tensors"
@@ -85,6 +126,10 @@ def find_state_dict(path: str | Path, content: Any) -> tuple[Mapping[str, Tensor
             raise UserError(
                 f"{path}{kind}: is not a state dict of tensors: {key!r} is {_describe(value)}"
             )
+    # Averages may also be a part of the one state dict, with names of their own.
+    if ema and not averaged and not any("ema" in key for key in content):
+        expected = " or ".join(_AVERAGED[:2])
+        raise UserError(f"{path}{kind} has no averaged weights, expected {expected}", option="ema")
     return content, kind, arch
 
 
@@ -99,6 +144,7 @@ def apply_state_dict(
     state_dict: Mapping[str, Tensor],
     *,
     reset_head: bool | None = None,
+    ema: bool = False,
     name: str,
     file_arch: str | None = None,
 ) -> str:
@@ -107,8 +153,8 @@ def apply_state_dict(
     ``reset_head=None``, for callers without that option, is False. ``name`` and ``file_arch``, the
     architecture that the file contains, are for messages.
     """
-    state_dict = _plain_names(state_dict, model)
     own = model.state_dict()
+    state_dict, prefixes, others = _of_model(state_dict, own, ema)
     loaded = len(state_dict)
     # Files from before BatchNorm counted its batches lack the counters: keep the model's.
     for key in own:
@@ -116,7 +162,7 @@ def apply_state_dict(
             state_dict.setdefault(key, own[key])
     missing = [key for key in own if key not in state_dict]
     unexpected = [key for key in state_dict if key not in own]
-    reshaped = [key for key in own if key in state_dict and own[key].shape != state_dict[key].shape]
+    reshaped = _reshaped(state_dict, own)
     shapes = [
         f"{key}: file {list(state_dict[key].shape)}, model {list(own[key].shape)}"
         for key in reshaped
@@ -139,10 +185,13 @@ def apply_state_dict(
             f"{name}: does not fit this {type(model).__name__}"
             + (f", it contains a {file_arch}" if file_arch else "")
             + (", it looks like another architecture" if another and not file_arch else "")
-            + f"; of its keys, {', '.join(differences)}"
+            + f"; of its keys{prefixes}, {', '.join(differences)}"
         )
+    _check_values(name, state_dict, own)
 
-    message = f"{name}: loaded {loaded - len(reshaped)} tensors"
+    message = f"{name}: loaded {loaded - len(reshaped)} tensors{prefixes}"
+    if others:
+        message += f", left out {len(others)} other{'s'[: len(others) > 1]} ({_some(others)})"
     if head is not None:
         in_file, in_model = state_dict[reshaped[0]].shape[0], own[reshaped[0]].shape[0]
         if not reset_head:
@@ -153,37 +202,98 @@ def apply_state_dict(
         for key in reshaped:
             state_dict[key] = own[key]
         message += f"; new classifier {head!r} with {in_model} classes (the file's has {in_file})"
+    # mnasnet rejects a state dict without its version. The keys are current, so the versions are.
+    metadata = own._metadata  # pyright: ignore[reportAttributeAccessIssue]
+    state_dict._metadata = metadata  # pyright: ignore[reportAttributeAccessIssue]
     model.load_state_dict(state_dict)
     return message
 
 
-def _plain_names(state_dict: Mapping[str, Tensor], model: nn.Module) -> OrderedDict[str, Tensor]:
-    """Return a copy of a state dict with the keys of a plain model in current torchvision."""
-    # torch.optim.swa_utils.AveragedModel has a counter next to keys with "module.".
-    counters = {"n_averaged"} & set(state_dict)
-    names = {key.replace("_orig_mod.", "") for key in state_dict} - counters
-    wrapped = all(key.startswith("module.") for key in names)
-    has_auxiliary = any(key.startswith(_AUXILIARY) for key in model.state_dict())
+def count_classes(model: nn.Module, state_dict: Mapping[str, Tensor]) -> int | None:
+    """Return the number of classes in a state dict; None if ``model`` has as many.
 
-    def plain(key: str) -> str | None:
-        key = key.replace("_orig_mod.", "")
-        if wrapped:
-            if key in counters:
-                return None
-            key = key.removeprefix("module.")
-        if key.startswith(_AUXILIARY) and not has_auxiliary:
-            return None
+    It is also None if more than the classifier differs.
+    """
+    own = model.state_dict()
+    found, _, _ = _of_model(state_dict, own, ema=False)
+    reshaped = _reshaped(found, own)
+    return found[reshaped[0]].shape[0] if _head(reshaped, found, own) is not None else None
+
+
+def _reshaped(state_dict: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> list[str]:
+    return [key for key in own if key in state_dict and own[key].shape != state_dict[key].shape]
+
+
+def _of_model(
+    state_dict: Mapping[str, Tensor], own: Mapping[str, Tensor], ema: bool
+) -> tuple[OrderedDict[str, Tensor], str, list[str]]:
+    """Return what belongs to a model whose state dict is ``own``, by the model's names.
+
+    Also returns what was removed from the names, in words, and the names of the rest, which is
+    empty if nothing was removed.
+    """
+    has_auxiliary = any(key.startswith(_AUXILIARY) for key in own)
+    wrappers = [one for one in _WRAPPERS if any(one in key for key in state_dict)]
+    renamed: dict[str, str] = {}  # from a name without wrappers to the file's
+    for key in state_dict:
+        new = key
+        for wrapper in wrappers:
+            new = new.replace(wrapper, "")
         for pattern, new_name in _OLD_NAMES.items():
-            key = re.sub(pattern, new_name, key)
-        return key
+            new = re.sub(pattern, new_name, new)
+        renamed[new] = key
+    prefix = _prefix(renamed, own, ema)
+    found, others = OrderedDict(), []
+    for new, key in renamed.items():
+        inner = new.removeprefix(prefix)
+        if not new.startswith(prefix):
+            # torch.optim.swa_utils.AveragedModel has a counter beside the model.
+            others += [key] * (key != "n_averaged")
+        elif has_auxiliary or not inner.startswith(_AUXILIARY):
+            found[inner] = state_dict[key]
+    removed = ([prefix] if prefix else []) + wrappers
+    plural = "es" if len(removed) > 1 else ""
+    words = f" without the prefix{plural} {', '.join(map(repr, removed))}" if removed else ""
+    return found, words, others
 
-    renamed = OrderedDict(
-        (new, value) for old, value in state_dict.items() if (new := plain(old)) is not None
+
+def _prefix(names: Mapping[str, str], own: Mapping[str, Tensor], ema: bool) -> str:
+    """Return the prefix with which most of the model's names are among ``names``; "" if none is.
+
+    Of equals, which a file with several copies of a network has, it is the shortest, that of an
+    average if ``ema`` and else one that is not.
+    """
+    keys = list(own)
+    samples = {keys[0], keys[len(keys) // 2], keys[-1]} if keys else set()
+    prefixes = {
+        name.removesuffix(sample)
+        for sample in samples
+        for name in names
+        if name == sample or name.endswith(f".{sample}")
+    }
+    return max(
+        sorted(prefixes, key=len),
+        key=lambda prefix: (sum(prefix + key in names for key in own), ("ema" in prefix) == ema),
+        default="",
     )
-    # mnasnet rejects a state dict without its version. The keys are current, so the versions are.
-    metadata = model.state_dict()._metadata  # pyright: ignore[reportAttributeAccessIssue]
-    renamed._metadata = metadata  # pyright: ignore[reportAttributeAccessIssue]
-    return renamed
+
+
+def _check_values(name: str, state_dict: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> None:
+    """Raise ``UserError`` for weights that are no finite floating-point numbers."""
+    for key, value in state_dict.items():
+        if not own[key].is_floating_point():
+            continue
+        kind = None
+        if value.is_meta and not own[key].is_meta:
+            kind = "on the meta device, without values"
+        elif value.is_quantized or value.dtype not in _FLOATS:
+            kind = f"of {value.dtype}"
+        elif not value.is_meta and not value.isfinite().all():
+            kind = (
+                f"NaN or infinite in {int((~value.isfinite()).sum()):,} of {value.numel():,} places"
+            )
+        if kind is not None:
+            raise UserError(f"{name}: {key} is {kind}; expected finite floating-point weights")
 
 
 def _head(

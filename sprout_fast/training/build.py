@@ -153,7 +153,8 @@ def _build_model(
     config: TrainConfig, num_classes: int, world: World, display: Display
 ) -> nn.Module:
     small = f"cifar_{config.arch}"
-    if config.data is not None and config.image_size <= 64 and models.is_arch(small):
+    is_name = ":" not in config.arch
+    if config.data is not None and config.image_size <= 64 and is_name and models.is_arch(small):
         display.warn(
             f"{config.arch} is torchvision's, made for large images; for {config.image_size} pixels"
             f" use {small}"
@@ -163,7 +164,11 @@ def _build_model(
         torch.manual_seed(config.seed + world.rank)  # dropout differs from process to process
     _zero_init_residual(model)
     if config.weights is not None:
-        display.line(models.load_weights(model, config.weights, reset_head=config.reset_head))
+        display.line(
+            models.load_weights(
+                model, config.weights, reset_head=config.reset_head, arch=config.arch
+            )
+        )
     if not config.sync_bn or world.size == 1:
         return model
     if world.device.type != "cuda":

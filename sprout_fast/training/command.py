@@ -142,6 +142,12 @@ def parse(
         raise UserError(
             f"{recipe}: is a recipe for method {its}, got method {config.method}", option="recipe"
         )
+    if checkpoint is not None and given.arch != config.arch:
+        from sprout_fast.models.factory import is_code
+
+        if is_code(config.arch):
+            reason = "is imported, which a checkpoint alone does not decide; expected it as arch"
+            raise UserError(f"{given.resume}: its network {config.arch} {reason}", option="resume")
     return config, checkpoint
 
 
@@ -172,7 +178,7 @@ def _read_yaml(path: Path, config_type: type[TrainConfig]) -> dict[str, Any]:
         return UserError(f"{path}: {reason}", option="config")
 
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(path.read_bytes())  # which tells UTF-16 by its mark
     except (OSError, UnicodeDecodeError) as error:
         raise wrong(getattr(error, "strerror", None) or error) from None
     except yaml.YAMLError as error:

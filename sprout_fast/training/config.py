@@ -83,10 +83,13 @@ class ModelOptions:
     group = "model"
 
     arch: str = "resnet152"
-    """Architecture: any torchvision classification model, e.g. resnet152, resnet50, vgg16_bn."""
+    """Architecture: any torchvision classification model, e.g. resnet152, resnet50, vgg16_bn;
+    timm:NAME, any classifier of timm, e.g. timm:convnext_tiny; or package.module:function, which is
+    called with num_classes and returns a network."""
     weights: Auto[Path] = None
-    """Initial weights: a torchvision state_dict or a sprout_fast checkpoint. The paper starts
-    SPROUT from a naturally trained model. Default: random."""
+    """Initial weights: a file with a state_dict (torchvision's, timm's, Lightning's, safetensors),
+    a sprout_fast checkpoint, or "timm" for those that timm loads. The paper starts SPROUT from a
+    naturally trained model. Default: random."""
     reset_head: bool = False
     """Replace the last layer of --weights by a new one, for another number of classes."""
 
@@ -329,7 +332,7 @@ class TrainConfig(
                 raise UserError(error.message, option="save_every") from None
         if self.reset_head and self.weights is None:
             raise UserError("needs weights, whose last layer it replaces", option="reset_head")
-        if self.weights is not None and not self.weights.exists():
+        if self.weights not in (None, Path("timm")) and not self.weights.exists():
             raise UserError(f"{self.weights}: no such file", option="weights")
         if self.resume is not None and self.weights is not None:
             reason = "excluded by resume, since the checkpoint has its own weights"
@@ -360,7 +363,8 @@ class CifarConfig(TrainConfig):
 
     arch: str = "cifar_resnet18"
     """Architecture: cifar_vgg16, cifar_resnet18, cifar_resnet20, cifar_resnet50, cifar_wrn34_10
-    (any depth and width), or any torchvision classification model."""
+    (any depth and width), any torchvision classification model, timm:NAME, or
+    package.module:function, which is called with num_classes and returns a network."""
     data: Auto[Path] = None
     """Folder or tar with train/CLASS/* and test/CLASS/*, or CIFAR as torchvision downloads it.
     Required."""

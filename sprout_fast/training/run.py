@@ -134,7 +134,7 @@ def resolve(config: TrainConfig, world: World) -> TrainConfig:
         new.workers = max(1, min(16, (cores or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
     new.amp = new.amp or ("bf16" if world.device.type == "cuda" else "none")
     new.device = world.device.type if world.size > 1 else str(world.device)
-    new.out = new.out or _unused_folder(Path("runs") / f"{new.arch}-{new.method}")
+    new.out = new.out or _unused_folder(Path("runs") / f"{new.arch.replace(':', '-')}-{new.method}")
     return new
 
 

@@ -89,7 +89,7 @@ def test_equals_the_algorithm_in_its_plain_form(norm):
     eps, steps, ball = {"linf": 0.02, "l2": 0.1}[norm], 25, BALLS[norm]
     active = ActiveSet(images, labels)
     active.drop = lambda points, logits: torch.arange(len(points))  # none is dropped
-    apgd._ascend(model, images, images, active, LOSSES["ce"], None, ball, eps, steps)
+    apgd._ascend(model, images, active, LOSSES["ce"], None, norm, eps, steps, None)
     sizes = set()
     for i in range(len(images)):
         expected, step_sizes = plain_apgd(

@@ -2,7 +2,9 @@
 
 import itertools
 
+import numpy as np
 import pytest
+import scipy.optimize
 import scipy.stats
 import torch
 
@@ -21,7 +23,8 @@ def draw(shape, dtype, seed=0):
 
 def exact_distance(norm, images, others):
     difference = (images.double() - others.double()).flatten(1)
-    return difference.abs().amax(1) if norm == "linf" else difference.square().sum(1).sqrt()
+    order = {"linf": torch.inf, "l2": 2, "l1": 1}[norm]
+    return torch.linalg.vector_norm(difference, ord=order, dim=1)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -45,7 +48,7 @@ def test_everything_stays_in_ball_and_box(norm, shape, dtype):
         torch.testing.assert_close(ball.distance(stepped, center), expected, rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("norm", BALLS)
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_projections_are_the_nearest_points(norm):
     center, noise = draw((4, 3, 8, 8), torch.float64)
     center = center / 2 + 0.25
@@ -58,6 +61,61 @@ def test_projections_are_the_nearest_points(norm):
     else:
         expected = 0.01 * noise / noise.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     torch.testing.assert_close(got, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("eps", [1e-3, 0.1, 1, 12, 100])
+@pytest.mark.parametrize("scale", [1e-3, 0.1, 0.5, 30])
+def test_l1_projections_are_the_nearest_points_of_ball_and_box(eps, scale):
+    """A shift of every pixel toward the center, found by bisection, as the reference."""
+    center, noise = draw((3, 3, 8, 8), torch.float64)
+    points = center + scale * noise
+    points[1, 0] = center[1, 0]
+    got = BALLS["l1"].project(points, center, eps)
+    for i in range(len(center)):
+        difference = points[i] - center[i]
+
+        def shrunk(shift, i=i, difference=difference):
+            moved = difference.sign() * (difference.abs() - shift).clamp_min(0)
+            return (center[i] + moved).clamp(0, 1)
+
+        low, high = 0.0, difference.abs().max().item()
+        if (shrunk(low) - center[i]).abs().sum() <= eps:
+            high = low
+        for _ in range(100):
+            middle = (low + high) / 2
+            if (shrunk(middle) - center[i]).abs().sum() > eps:
+                low = middle
+            else:
+                high = middle
+        torch.testing.assert_close(got[i], shrunk(high), rtol=0, atol=1e-12 + 1e-11 * eps)
+
+
+def test_l1_projections_solve_the_quadratic_program():
+    """Least distance programming by nonnegative least squares (Lawson & Hanson, chapter 23)."""
+    generator = torch.Generator().manual_seed(3)
+    signs = np.array(list(itertools.product([-1, 1], repeat=6)))
+    for _ in range(20):
+        center = torch.rand(1, 1, 2, 3, generator=generator, dtype=torch.float64)
+        points = center + torch.randn(center.shape, generator=generator, dtype=torch.float64)
+        eps = 0.5
+        x, y = center.flatten().numpy(), points.flatten().numpy()
+        # Shortest z with y + z in [0,1] and signs . (y + z - x) <= eps: all of G z >= h.
+        unit = np.eye(6)
+        g = np.concatenate([unit, -unit, -signs])
+        h = np.concatenate([-y, y - 1, signs @ (y - x) - eps])
+        target = np.array([0.0] * 6 + [1.0])
+        stacked = np.concatenate([g.T, h[None]])
+        residual = stacked @ scipy.optimize.nnls(stacked, target)[0] - target
+        expected = torch.tensor(y - residual[:6] / residual[6]).view_as(center)
+        got = BALLS["l1"].project(points, center, eps)
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-9)
+
+
+def test_an_l1_step_moves_the_pixels_with_the_largest_gradients_to_the_border():
+    center = torch.tensor([0.9, 0.2, 0.5, 0.5]).view(1, 1, 2, 2)
+    gradient = torch.tensor([3.0, -2.0, 1.0, -0.5]).view(1, 1, 2, 2)
+    moved = BALLS["l1"].step(center, gradient, center, step_size=0.5, eps=1.0)
+    torch.testing.assert_close(moved.flatten(), torch.tensor([1.0, 0.0, 0.7, 0.5]))
 
 
 def test_an_l2_step_has_its_length_for_gradients_of_any_size():
@@ -114,6 +172,19 @@ def test_uniform_points_of_the_l2_ball():
     assert correlation.abs().max() < 0.04
 
 
+def test_uniform_points_of_the_l1_ball():
+    center = torch.full((20_000, 3, 2, 2), 0.5, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    offset = (BALLS["l1"].uniform(center, 0.3, generator) - center).flatten(1)
+    radius = offset.abs().sum(1)
+    # The share of the volume within r is (r/eps)^12; a coordinate of a direction is Beta.
+    assert scipy.stats.kstest((radius / 0.3) ** 12, "uniform").pvalue > 1e-4
+    for k in range(12):
+        share = offset[:, k].abs() / radius
+        assert scipy.stats.kstest(share, scipy.stats.beta(1, 11).cdf).pvalue > 1e-4
+        assert abs((offset[:, k] > 0).double().mean() - 0.5) < 0.02
+
+
 @pytest.mark.parametrize("norm", BALLS)
 def test_memory_formats_are_kept(norm):
     center, noise = draw((4, 3, 8, 8), torch.float32)
@@ -128,5 +199,5 @@ def test_memory_formats_are_kept(norm):
 
 
 def test_unknown_norms():
-    with pytest.raises(UserError, match="norm: got 'l1', expected one of linf, l2"):
-        BALLS.look_up("l1")
+    with pytest.raises(UserError, match="norm: got 'l3', expected one of linf, l2, l1"):
+        BALLS.look_up("l3")

@@ -12,10 +12,10 @@ from sprout_fast.attacks import fab
 from sprout_fast.attacks.balls import BALLS
 from sprout_fast.attacks.fab import fab_t
 
-NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
+NORMS = pytest.mark.parametrize("norm", BALLS)
 
 
-@NORMS
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_succeeds_as_often_as_torchattacks(norm):
     model, images, labels = victim()
     eps = THIRD_EPS[norm]
@@ -32,6 +32,14 @@ def test_succeeds_as_often_as_torchattacks(norm):
 def shortest_by_scipy(point, normal, value, norm):
     """Return the length of the shortest d to the plane in the box; None if it misses the box."""
     size = len(point)
+    if norm == "l1":  # d = up - down
+        result = linprog(
+            [1.0] * 2 * size,
+            A_eq=[[*normal, *-normal]],
+            b_eq=[-value],
+            bounds=[(0, 1 - x) for x in point] + [(0, x) for x in point],
+        )
+        return result.fun if result.success else None
     if norm == "linf":  # least t with -t <= d_i <= t
         eye = np.eye(size)
         result = linprog(
@@ -78,7 +86,7 @@ def test_the_projection_is_the_closest_point_of_plane_and_box(norm):
         else:
             reached += 1
             assert value[i] + normal[i] @ got[i] == pytest.approx(0, abs=1e-12)
-            length = got[i].abs().max() if norm == "linf" else got[i].norm()
+            length = torch.linalg.vector_norm(got[i], ord=fab._order(norm))
             assert length.item() == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert reached > 30 and missed > 3
 
@@ -102,7 +110,13 @@ def test_the_boundary_of_a_linear_model_is_found_exactly(norm):
     assert errs(model, got, labels).all()
     normal = (model[1].weight[0] - model[1].weight[1]).abs()
     gap = model(images).diff(dim=1).abs().flatten()
-    expected = gap / (normal.sum() if norm == "linf" else normal.norm())
+    if norm == "l1":  # one pixel after the other, the steepest first, each up to the border
+        toward = -(model[1].weight[0] - model[1].weight[1])[None] * (1 - 2 * labels[:, None])
+        pixels = images.flatten(1)
+        room = torch.where(toward > 0, 1 - pixels, pixels)
+        expected = fab._fewest_moves(normal.expand(10, -1), room, gap).sum(1)
+    else:
+        expected = gap / (normal.sum() if norm == "linf" else normal.norm())
     distance = BALLS[norm].distance(images, got)
     assert (distance >= expected * (1 - 1e-9)).all()
     assert (distance <= expected * 1.001).all()
@@ -152,6 +166,34 @@ def test_restarts_start_within_half_the_distance_and_never_hurt(norm):
     once = BALLS[norm].distance(images, fab_t(model, images, labels, **options))
     more = BALLS[norm].distance(images, fab_t(model, images, labels, restarts=3, **options))
     assert (more <= once).all() and (more < once).any()
+
+
+@NORMS
+def test_untargeted_steps_lead_to_the_closest_boundary(norm):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4)).double().requires_grad_(False)
+    points = torch.rand(8, 3, 2, 2, dtype=torch.float64)
+    labels = model(points).argmax(1)
+    value, gradient = fab._closest_boundary(model, points, labels, norm)
+    weight, logits = model[1].weight, model(points)
+    dual = {"linf": 1, "l2": 2, "l1": torch.inf}[norm]
+    for i, label in enumerate(labels.tolist()):
+        gaps, normals = logits[i] - logits[i, label], weight - weight[label]
+        distances = gaps.abs() / torch.linalg.vector_norm(normals, ord=dual, dim=1)
+        closest = distances.nan_to_num(nan=torch.inf).argmin()
+        torch.testing.assert_close(value[i], logits[i, closest] - logits[i, label])
+        torch.testing.assert_close(gradient[i].flatten(), weight[closest] - weight[label])
+
+
+@NORMS
+def test_untargeted_finds_points_about_as_close_as_targeted(norm):
+    model, images, labels = victim(40)
+    options = {"norm": norm, "eps": None, "steps": 15, "restarts": 1}
+    own = BALLS[norm].distance(images, fab.fab(model, images, labels, **options))
+    targeted = BALLS[norm].distance(images, fab_t(model, images, labels, **options))
+    wrong = errs(model, images, labels)
+    assert (own[~wrong] > 0).all()
+    assert own.median() < 1.1 * targeted.median()
 
 
 def test_misclassified_images_cost_nothing():

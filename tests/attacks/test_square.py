@@ -10,10 +10,10 @@ from sprout_fast.attacks import square as module
 from sprout_fast.attacks.balls import BALLS
 from sprout_fast.attacks.square import square
 
-NORMS = pytest.mark.parametrize("norm", ["linf", "l2"])
+NORMS = pytest.mark.parametrize("norm", BALLS)
 
 
-@NORMS
+@pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_succeeds_as_often_as_torchattacks(norm):
     """On average over seeds, between which two or three images differ.
 
@@ -28,7 +28,8 @@ def test_succeeds_as_often_as_torchattacks(norm):
             model, norm={"linf": "Linf", "l2": "L2"}[norm], eps=eps, n_queries=250, seed=seed
         )
         expected.append(errs(model, reference(images, labels), labels).float().mean())
-        points = square(model, images, labels, norm=norm, eps=eps, queries=250, seed=seed)
+        options = {"queries": 250, "rescale_schedule": True, "seed": seed}
+        points = square(model, images, labels, norm=norm, eps=eps, **options)
         got.append(errs(model, points, labels).float().mean())
     mean = torch.stack(expected).mean()
     assert 0.2 < mean < 0.8
@@ -52,14 +53,8 @@ def recorded(images, norm, **options):
     return seen[1:]
 
 
-def test_linf_squares_shrink_as_in_the_paper():
-    images = torch.full((40, 3, 16, 16), 0.5)
-    points = recorded(images, "linf", eps=0.1, queries=1000)
-    assert len(points) == 1000
-    for point in (points[0], points[-1]):
-        assert torch.allclose((point - images).abs(), torch.tensor(0.1))  # at corners of the ball
-    assert (points[0] == points[0][:, :, :1]).all()  # stripes
-
+def sides_of(points):
+    """Return the side of each query's squares, the largest over the images."""
     sides = []
     for before, after in zip(points[:-1], points[1:], strict=True):
         changed = (before != after).any(1)  # [B,H,W]
@@ -68,6 +63,28 @@ def test_linf_squares_shrink_as_in_the_paper():
         # A channel of the square changes as a whole or not at all.
         if sides[-1] == 1:
             assert changed.sum((1, 2)).max() == 1
+    return sides
+
+
+def test_the_default_schedule_is_autoattacks():
+    images = torch.full((40, 3, 16, 16), 0.5)
+    sides = sides_of(recorded(images, "linf", eps=0.1, queries=600))
+    # sqrt(0.8 * 256 / 2^i), halved after 10, 50, 200 and 500 queries, however many there are.
+    for last, side in ((10, 14), (50, 10), (200, 7), (500, 5)):
+        assert sides[last] == side, last
+        assert sides[last + 1] < side, last
+    assert sides[-1] == 4
+
+
+def test_linf_squares_shrink_as_in_the_paper():
+    images = torch.full((40, 3, 16, 16), 0.5)
+    points = recorded(images, "linf", eps=0.1, queries=1000, rescale_schedule=True)
+    assert len(points) == 1000
+    for point in (points[0], points[-1]):
+        assert torch.allclose((point - images).abs(), torch.tensor(0.1))  # at corners of the ball
+    assert (points[0] == points[0][:, :, :1]).all()  # stripes
+
+    sides = sides_of(points)
     # sqrt(0.8 * 256 / 2^i), halved after 1, 5, 20, 50, 100, 200, 400, 600, 800 of the queries.
     expected = [14, 14, 10, 10, 10, 10, 7]
     assert sides[:7] == expected
@@ -92,12 +109,29 @@ def test_each_image_has_its_own_squares(norm):
 
 def test_l2_proposals_use_the_whole_ball():
     images = torch.full((8, 3, 16, 16), 0.5)
-    points = recorded(images, "l2", eps=0.4, queries=60)
+    points = recorded(images, "l2", eps=0.4, queries=60, rescale_schedule=True)
     for point in points:
         assert torch.allclose((point - images).flatten(1).norm(dim=1), torch.tensor(0.4), rtol=1e-4)
     # Nothing changes outside two squares of the same side, 3 pixels at the end.
     changed = ((points[-1] - points[-2]).abs() > 1e-6).any(1).sum((1, 2))
     assert changed.max() <= 18 and changed.float().mean() > 9
+
+
+def test_l1_proposals_use_the_whole_ball_and_are_sparse():
+    images = torch.full((8, 3, 16, 16), 0.5)
+    points = recorded(images, "l1", eps=4, queries=60, rescale_schedule=True)
+    for point in points[10:]:
+        assert torch.allclose((point - images).flatten(1).abs().sum(1), torch.tensor(4.0))
+    assert (points[-1] != images).float().mean() < 0.1
+
+
+def test_shape_of_the_l1_bump():
+    bump = module._bump(6, order=1, decay=4)
+    assert bump.abs().sum() == pytest.approx(1)
+    sums = [sum(j**-4 for j in range(d + 1, 5)) for d in range(4)]
+    peak = [[sums[max(abs(r - 1), abs(c - 3))] for c in range(6)] for r in range(3)]
+    ratio = bump[:3] / torch.tensor(peak, dtype=torch.float64)
+    torch.testing.assert_close(ratio, ratio[0, 0].expand(3, 6))
 
 
 def test_shape_of_the_l2_bump():

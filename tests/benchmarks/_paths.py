@@ -1,8 +1,8 @@
-"""Puts tools/ on ``sys.path``, so that the programs in this folder can import its packages."""
+"""Puts tools/ and tests/ on ``sys.path``, for the programs in this folder."""
 
 import sys
 from pathlib import Path
 
+TESTS = str(Path(__file__).resolve().parents[1])
 TOOLS = str(Path(__file__).resolve().parents[2] / "tools")
-if TOOLS not in sys.path:  # pytest has it there already
-    sys.path.insert(0, TOOLS)
+sys.path[:0] = [path for path in (TOOLS, TESTS) if path not in sys.path]  # pytest's has them

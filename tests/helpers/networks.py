@@ -14,8 +14,8 @@ CLASSES = 10
 SIDE = 8  # pixels
 EPS = 0.04  # l-inf radius of adversarial training
 # Radii at which attacks succeed on about half, and on about a third, of the images of `victim`.
-HALF_EPS = {"linf": 0.027, "l2": 0.3}
-THIRD_EPS = {"linf": 0.02, "l2": 0.25}
+HALF_EPS = {"linf": 0.027, "l2": 0.3, "l1": 1.6}
+THIRD_EPS = {"linf": 0.02, "l2": 0.25, "l1": 1.2}
 
 
 def made_images(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:

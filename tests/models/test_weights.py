@@ -3,9 +3,13 @@
 import argparse
 import copy
 import pickle
+import shlex
+import subprocess
+import sys
 import warnings
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -68,33 +72,191 @@ def checkpoint(model, *, arch="squeezenet1_1", num_classes=10, ema=None):
     }
 
 
+# How the content is made of a state dict, and what the message says after "loaded 9 tensors".
 FORMS = {
-    "plain": lambda state: state,
-    "ddp": lambda state: prefixed(state, "module."),
-    "compiled": lambda state: prefixed(state, "_orig_mod."),
-    "ddp of compiled": lambda state: prefixed(state, "module._orig_mod."),
-    "compiled ddp": lambda state: prefixed(state, "_orig_mod.module."),
-    "foreign state_dict": lambda state: {"state_dict": prefixed(state, "module."), "epoch": 1},
-    "foreign model": lambda state: {"model": state, "optimizer": {"lr": 0.1}, "args": None},
-    "averaged model": lambda state: (
-        {"n_averaged": torch.tensor(4)} | prefixed(state, "module.")  # torch's AveragedModel
+    "plain": (lambda state: state, ""),
+    "ddp": (lambda state: prefixed(state, "module."), " without the prefix 'module.'"),
+    "compiled": (lambda state: prefixed(state, "_orig_mod."), " without the prefix '_orig_mod.'"),
+    "ddp of compiled": (
+        lambda state: prefixed(state, "module._orig_mod."),
+        " without the prefixes 'module.', '_orig_mod.'",
     ),
-    "half": lambda state: {
-        k: v.half().float() if v.is_floating_point() else v for k, v in state.items()
-    },
+    "compiled ddp": (
+        lambda state: prefixed(state, "_orig_mod.module."),
+        " without the prefixes 'module.', '_orig_mod.'",
+    ),
+    "ddp twice": (
+        lambda state: prefixed(state, "module.module."),
+        " without the prefix 'module.module.'",
+    ),
+    "compiled layer": (
+        lambda state: {key.replace("conv.", "conv._orig_mod."): v for key, v in state.items()},
+        " without the prefix '_orig_mod.'",
+    ),
+    "wrapped": (
+        lambda state: {"net": prefixed(state, "backbone."), "epoch": 3},
+        " without the prefix 'backbone.'",
+    ),
+    "behind a normalization": (
+        lambda state: {"0.mean": torch.zeros(3), "0.std": torch.ones(3)} | prefixed(state, "1."),
+        " without the prefix '1.', left out 2 others (0.mean, 0.std)",
+    ),
+    "lightning": (
+        lambda state: {
+            "state_dict": prefixed(state, "model.") | {"loss.weight": torch.ones(3)},
+            "pytorch-lightning_version": "2.5.0",
+            "hyper_parameters": {"lr": 0.1},
+            "optimizer_states": [{"state": {}}],
+        },
+        " without the prefix 'model.', left out 1 other (loss.weight)",
+    ),
+    "robustness library": (
+        lambda state: {
+            "model": prefixed(state, "module.model.") | prefixed(state, "module.attacker.model.")
+        },
+        " without the prefix 'module.model.', left out 9 others "
+        "(module.attacker.model.conv.weight, module.attacker.model.conv.bias, "
+        "module.attacker.model.norm.weight and 6 more)",
+    ),
+    "foreign state_dict": (
+        lambda state: {"state_dict": prefixed(state, "module."), "epoch": 1},
+        " without the prefix 'module.'",
+    ),
+    "foreign model": (lambda state: {"model": state, "optimizer": {"lr": 0.1}, "args": None}, ""),
+    "model_state_dict": (lambda state: {"model_state_dict": state, "optimizer": {}}, ""),
+    "averages alone": (lambda state: {"state_dict_ema": state, "epoch": 1}, ""),
+    "averages and weights": (
+        lambda state: {"state_dict": state, "state_dict_ema": changed(state)},
+        "",
+    ),
+    "averages by another name": (
+        lambda state: prefixed(changed(state), "ema.") | prefixed(state, "model."),
+        " without the prefix 'model.', left out 9 others (ema.conv.weight, ema.conv.bias, "
+        "ema.norm.weight and 6 more)",
+    ),
+    "averaged model": (
+        lambda state: {"n_averaged": torch.tensor(4)} | prefixed(state, "module."),  # torch's
+        " without the prefix 'module.'",
+    ),
+    "half": (
+        lambda state: {k: v.half() if v.is_floating_point() else v for k, v in state.items()},
+        "",
+    ),
 }
+
+
+def changed(state_dict):
+    return {key: value + 1 for key, value in state_dict.items()}
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("new_format", [True, False])
 def test_load_weights_accepts_every_form(tmp_path, form, new_format):
     source, model = small_model(), small_model()
-    content = FORMS[form](source.state_dict())
-    path = save(content, tmp_path, _use_new_zipfile_serialization=new_format)
+    make, says = FORMS[form]
+    path = save(make(source.state_dict()), tmp_path, _use_new_zipfile_serialization=new_format)
     message = load_weights(model, path, reset_head=False)
     expected = source.state_dict()
-    assert same(model.state_dict(), FORMS["half"](expected) if form == "half" else expected)
-    assert message.startswith(str(path)) and message.endswith("loaded 9 tensors")
+    if form == "half":
+        expected = {k: v.half().float() for k, v in expected.items()}
+    assert same(model.state_dict(), expected)
+    assert message.startswith(str(path)) and message.endswith(f": loaded 9 tensors{says}")
+
+
+@pytest.mark.parametrize("form", ["averages and weights", "averages alone", "in one", "timm's"])
+def test_averaged_weights_are_loaded_by_ema(tmp_path, form):
+    source, model = small_model(), small_model()
+    state = source.state_dict()
+    content = {
+        "averages and weights": {"state_dict": changed(state), "state_dict_ema": state},
+        "averages alone": {"model_ema": prefixed(state, "module.")},
+        "in one": prefixed(changed(state), "model.") | prefixed(state, "ema_model.module."),
+        "timm's": {"arch": "x", "state_dict_ema": state, "state_dict": changed(state), "metric": 1},
+    }[form]
+    load_weights(model, save(content, tmp_path), ema=True)
+    assert same(model.state_dict(), state)
+
+
+def test_ema_needs_averaged_weights(tmp_path):
+    for content in (small_model().state_dict(), checkpoint(small_model())):
+        with pytest.raises(UserError, match="^ema .* has no averaged weights, expected"):
+            load_weights(small_model(), save(content, tmp_path), ema=True)
+
+
+def test_safetensors(tmp_path, monkeypatch):
+    safetensors = pytest.importorskip("safetensors.torch")
+    source, model = small_model(), small_model()
+    state = {key: value.contiguous() for key, value in source.state_dict().items()}
+    for name in ("model.safetensors", "renamed.pth"):
+        safetensors.save_file(prefixed(state, "model."), tmp_path / name)
+        load_weights(model, tmp_path / name)
+        assert same(model.state_dict(), source.state_dict())
+    content = (tmp_path / name).read_bytes()
+    cut = write(tmp_path / "cut.safetensors", content[: len(content) // 2])
+    with pytest.raises(
+        UserError, match="cut.safetensors: is not a whole safetensors file"
+    ) as error:
+        load_weights(model, cut)
+    assert "\n" not in str(error.value)
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)
+    with pytest.raises(UserError, match="requires safetensors: pip install safetensors"):
+        load_weights(model, tmp_path / "model.safetensors")
+
+
+def quantized(weight):
+    return torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8)
+
+
+VALUES = {
+    "meta": (lambda weight: weight.to("meta"), "on the meta device, without values"),
+    "quantized": (quantized, "of torch.qint8"),
+    "complex": (lambda weight: weight.to(torch.complex64), "of torch.complex64"),
+    "int8": (lambda weight: weight.to(torch.int8), "of torch.int8"),
+    "bool": (lambda weight: weight > 0, "of torch.bool"),
+    "float8": (lambda weight: weight.to(torch.float8_e4m3fn), "of torch.float8_e4m3fn"),
+    "NaN": (lambda weight: weight.where(weight < weight.max(), torch.nan), "in 1 of 80 places"),
+    "infinite": (lambda weight: weight / 0, "NaN or infinite in 80 of 80 places"),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # quantized tensors are deprecated, but their files exist
+@pytest.mark.parametrize("kind", VALUES)
+def test_values_that_are_no_weights(monkeypatch, kind):
+    change, says = VALUES[kind]
+    model = small_model()
+    before, state = snapshot(model), snapshot(small_model())
+    state["fc.weight"] = change(state["fc.weight"])
+    monkeypatch.setattr("sprout_fast.models.weights.read_torch_file", lambda path: state)
+    with pytest.raises(
+        UserError, match=f"^w.pt: fc.weight is .*{says}; expected finite fl"
+    ) as error:
+        load_weights(model, "w.pt", reset_head=True)
+    assert "\n" not in str(error.value)
+    assert same(model.state_dict(), before)
+
+
+@pytest.mark.parametrize("form", ["args", "whole model", "model in a dict", "numpy", "averages"])
+def test_a_file_with_python_objects_says_how_to_convert_it(tmp_path, form):
+    """The command in the message is run, and its output loaded."""
+    source, model = small_model(), small_model()
+    state, args = source.state_dict(), argparse.Namespace(lr=0.1)
+    content = {
+        "args": {"model": state, "args": args, "optimizer": {"state": {}, "lr": [0.1]}},
+        "whole model": source,
+        "model in a dict": {"net": source, "acc": 0.9},
+        "numpy": {"state_dict": state, "best": np.float64(0.5)},
+        "averages": {"state_dict": changed(state), "state_dict_ema": state, "args": args},
+    }[form]
+    folder = tmp_path / "it's a folder"
+    folder.mkdir()
+    path = save(content, folder, "last.pth.tar")
+    with pytest.raises(UserError, match="contains a Python object .* trust: python -c ") as error:
+        load_weights(model, path)
+    assert "\n" not in str(error.value)
+    command = str(error.value).partition("trust: python ")[2]
+    subprocess.run([sys.executable, *shlex.split(command)], check=True)
+    load_weights(model, folder / "last.pth.weights.pt", ema=form == "averages")
+    assert same(model.state_dict(), state)
 
 
 def test_load_weights_prefers_the_ema_of_a_checkpoint(tmp_path):
@@ -307,7 +469,7 @@ BAD_FILES = {
     "list": (lambda d: save([torch.zeros(3)], d), "contains a list"),
     "empty dict": (lambda d: save({}, d), "contains an empty dict"),
     "no tensors": (lambda d: save({"lr": 0.1, "epoch": 3}, d), "'lr' is a float"),
-    "nested": (lambda d: save({"net": {"w": torch.zeros(1)}}, d), "'net' is a dict of w"),
+    "nested": (lambda d: save({"other": {"w": torch.zeros(1)}}, d), "'other' is a dict of w"),
     "checkpoint without weights": (
         lambda d: save({"format": CHECKPOINT_FORMAT, "config": {}}, d),
         "contains nothing",

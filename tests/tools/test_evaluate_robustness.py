@@ -163,7 +163,10 @@ def test_an_interrupted_run_resumes(checkpoint, tmp_path):
             "--scale 2.0: expected a number in (0,1]",
         ),
         (["--checkpoint", "{checkpoint}", "--surrogate", "{weights}"], "checkpoint"),
-        (["--checkpoint", "{checkpoint}", "--data", "{other}"], "was trained on 3 (a, ...)"),
+        (
+            ["--checkpoint", "{checkpoint}", "--data", "{other}"],
+            "3 outputs, and by name none",
+        ),
         (["--checkpoint", "{checkpoint}", "--protocl", "all"], "did you mean --protocol"),
         (["--chekpoint", "x.pt"], "unknown option --chekpoint; did you mean --checkpoint?"),
         ([], "--checkpoint required: a checkpoint, or a file with weights"),

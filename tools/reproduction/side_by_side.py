@@ -69,7 +69,7 @@ class SideBySide:
     def write(self, out: Path) -> list[Path]:
         """Write ``table_N.md``, ``.json`` and, for a figure, ``.png``; returns their paths."""
         paths = [out / f"{self.exhibit.stem}.{suffix}" for suffix in ("md", "json", "png")]
-        paths[0].write_text(self._markdown())
+        paths[0].write_text(self._markdown(), encoding="utf-8")
         write_json(paths[1], self._json())
         if self.exhibit.draw is None:
             return paths[:2]

@@ -117,7 +117,7 @@ def benchmark(options: Options, argv: Sequence[str]) -> int:
     if options.json is not None:
         options.json.write_text(json.dumps(times.as_json(), indent=1) + "\n")
     if options.markdown is not None:
-        options.markdown.write_text(times.markdown())
+        options.markdown.write_text(times.markdown(), encoding="utf-8")
     return 0
 
 

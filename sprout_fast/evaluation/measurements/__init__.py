@@ -7,6 +7,7 @@ from sprout_fast.evaluation.measurements.diversity import Diversity
 from sprout_fast.evaluation.measurements.gradients import Gradients
 from sprout_fast.evaluation.measurements.invariance import Invariance
 from sprout_fast.evaluation.measurements.landscape import Landscape
+from sprout_fast.evaluation.measurements.stability import Stability
 
 __all__ = [
     "AttackMeasurement",
@@ -17,4 +18,5 @@ __all__ = [
     "Invariance",
     "Landscape",
     "Measurement",
+    "Stability",
 ]

@@ -23,6 +23,7 @@ _ATTACKS = {
     "apgd_t": "Auto-PGD, targeted DLR loss",
     "autoattack": "official AutoAttack",
     "cw_l2": "C&W, smallest l2 perturbation",
+    "fab": "FAB, smallest perturbation",
     "fab_t": "FAB, smallest perturbation toward each target class",
     "noise": "uniform noise in the ball",
     "pgd": "PGD",
@@ -73,7 +74,7 @@ def write_report(results: Results, folder: str | Path) -> Path:
             not_drawn.append(plot)
         else:
             figure.write_bytes(image := png(drawing))
-            drawn.append((plot, drawing, _data_url(image)))
+            drawn.append((plot, drawing, data_url(image)))
     environment = Environment(
         loader=PackageLoader("sprout_fast.evaluation.report", "."),
         autoescape=True,
@@ -82,9 +83,9 @@ def write_report(results: Results, folder: str | Path) -> Path:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "ball": _describe_ball,
-        "data_url": _data_url,
-        "describe_attack": _describe_attack,
+        "ball": describe_ball,
+        "data_url": data_url,
+        "describe_attack": describe_attack,
         "number": lambda value: f"{value:.4g}",
         "json": lambda value: json.dumps(value, ensure_ascii=False),
     }
@@ -103,19 +104,19 @@ def write_report(results: Results, folder: str | Path) -> Path:
     return path
 
 
-def _data_url(image: bytes) -> str:
+def data_url(image: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(image).decode()}"
 
 
-def _describe_attack(parameters: Mapping[str, Any]) -> str:
+def describe_attack(parameters: Mapping[str, Any]) -> str:
     """Describe an attack by its parameters, as in ``AttackMeasurement.parameters()``.
 
-    >>> _describe_attack({"attack": "pgd", "norm": "linf", "eps": 0.03, "options": {
+    >>> describe_attack({"attack": "pgd", "norm": "linf", "eps": 0.03, "options": {
     ...     "steps": 20, "step_size": 0.006, "restarts": 1, "loss": "margin"}})
     'PGD; l-inf, eps 0.03; 20 steps; step size 0.006; 1 start; loss margin'
     """
     attack = parameters["attack"]
-    parts = [_ATTACKS.get(attack, attack), _describe_ball(parameters["norm"], parameters["eps"])]
+    parts = [_ATTACKS.get(attack, attack), describe_ball(parameters["norm"], parameters["eps"])]
     for name, value in parameters["options"].items():
         if name in _COUNTS:
             parts.append(f"{value:,} {_COUNTS[name][value != 1]}")
@@ -127,10 +128,10 @@ def _describe_attack(parameters: Mapping[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def _describe_ball(norm: str, eps: float) -> str:
+def describe_ball(norm: str, eps: float) -> str:
     """Describe a ball, with its radius as a multiple of 1/255 if it is one.
 
-    >>> _describe_ball("linf", 8 / 255), _describe_ball("l2", 0.5)
+    >>> describe_ball("linf", 8 / 255), describe_ball("l2", 0.5)
     ('l-inf, eps 8/255', 'l2, eps 0.5')
     """
     levels = eps * 255

@@ -18,7 +18,6 @@ AUTOATTACK = {
 class Verdict(NamedTuple):
     """The statements at the top of the report. The ball is that of the evaluation."""
 
-    doubtful: bool  # checks of the audit failed, and robust accuracy is above 0
     strongest: Record | None  # the attack with most errors within the ball, if any found one
     errors: int  # its errors, on images that are classified correctly without an attack
     # Attacks that ran only on samples still correctly classified. Run on all images, they might
@@ -45,7 +44,6 @@ def verdict_of(results: Results) -> Verdict:
     ]
     missing = [name for key, name in AUTOATTACK.items() if not {key, "autoattack"} & {*in_ball}]
     return Verdict(
-        doubtful=bool(results.audit.failed) and results.robust.correct > 0,
         strongest=results.attacks[strongest] if most > 0 else None,
         errors=most,
         cascaded=[name for name, one in results.attacks.items() if one.parameters["cascade"]],
