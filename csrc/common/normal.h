@@ -26,15 +26,14 @@ SPROUT_HOST_DEVICE Float minus_two_log_uniform(typename Lane<Float>::Word w) {
   const Float k = Lane<Float>::from((low >> 23) + 129);
   const Float below = same_bits<Float>((bits & 0x7FFFFF) | kMinusOne) + 2.0f;
   const Float h = bits < 0 ? below : s;
-  // -2 log(1 - h/2) = h + h^2 p(h). Both terms of the result are nonnegative.
-  Float p = h * 0.0055255223996937275f - 0.012809081003069878f;
-  p = p * h + 0.018885819241404533f;
-  p = p * h - 0.005654486361891031f;
-  p = p * h + 0.016480563208460808f;
-  p = p * h + 0.030460353940725327f;
-  p = p * h + 0.08340802788734436f;
-  p = p * h + 0.24999761581420898f;
-  return k * -1.3862943611198906f + (h * h * p + h);
+  // -2 log(1 - h/2) = h + h^2 p(h), p in pairs of terms, which wait for each other less (Estrin).
+  const Float square = h * h;
+  const Float p01 = h * 0.08340802788734436f + 0.24999761581420898f;
+  const Float p23 = h * 0.016480563208460808f + 0.030460353940725327f;
+  const Float p45 = h * 0.018885819241404533f - 0.005654486361891031f;
+  const Float p67 = h * 0.0055255223996937275f - 0.012809081003069878f;
+  const Float p = ((p67 * square + p45) * square + p23) * square + p01;
+  return k * -1.3862943611198906f + (square * p + h);  // two nonnegative terms
 }
 
 SPROUT_HOST_DEVICE float log_uniform(uint32_t w) { return -0.5f * minus_two_log_uniform<float>(w); }
