@@ -118,6 +118,8 @@ int64_t draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
   if (r.drawn_log_g != nullptr) {
     for (int64_t k = 0; k < K; ++k) r.log_g[k] = r.drawn_log_g[k];
     for (int64_t k = K; k < padded; ++k) r.log_g[k] = -std::numeric_limits<T>::infinity();
+    // Variates of a NaN are any numbers.
+    if (r.label_mass != r.label_mass) r.log_g[r.label] = r.label_mass;
     return K;
   }
   // The labels' variates first: they have most of the row's mass, so the larger one bounds which of
