@@ -51,10 +51,10 @@ def caption(machine: Mapping[str, Any], date: str) -> str:
     threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     return (
         f"{date}, {gpu}{machine['processor']}, {machine['cores']} cores (sprout_fast with"
-        f" {machine['cpu_isa']}, torch with {machine['torch_isa']}), {threads}, other processes used"
-        f" {100 * others:.0f} % of CPU"
-        f" time{warning}; torch {machine['torch']}, sprout_fast {machine['sprout_fast']} built with"
-        f" {machine['compiler']}, Python {machine['python']}"
+        f" {machine['cpu_isa']}, torch with {machine['torch_isa']}), {threads}, other processes"
+        f" used {100 * others:.0f} % of CPU time{warning}; torch {machine['torch']},"
+        f" sprout_fast {machine['sprout_fast']} built with {machine['compiler']},"
+        f" Python {machine['python']}"
     )
 
 
