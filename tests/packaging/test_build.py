@@ -134,6 +134,39 @@ def test_kernels_of_every_instruction_set_agree(isa):
     assert int(re.search(r"^(\d+) passed", out, re.MULTILINE)[1]) > 60
 
 
+def test_avx512_gives_the_bits_of_avx2():
+    """Wider vectors change no result: the same operations, fused alike, and sums in 16 lanes."""
+    code = (
+        "import hashlib, sprout_fast, torch\n"
+        "torch.manual_seed(0)\n"
+        "state = torch.tensor([1, 2, 0])\n"
+        "x = torch.randint(256, (3, 3, 33, 31), dtype=torch.uint8)\n"
+        "partner, lam = torch.tensor([1, 2, 0]), torch.tensor([0.3])\n"
+        "found = [sprout_fast.gaussian_mixup(x, partner, lam, state, dtype=d)\n"
+        "         for d in (torch.float32, torch.bfloat16, torch.float16)]\n"
+        "for classes in (10, 700):\n"
+        "    a = (3 * torch.rand(20, classes)).requires_grad_()\n"
+        "    logits = torch.randn(20, classes).requires_grad_()\n"
+        "    labels = torch.arange(20) % classes\n"
+        "    outputs = [sprout_fast.log_gamma(a, state), sprout_fast.dirichlet(a, state)]\n"
+        "    for beta_grad in ('implicit', 'expected'):\n"
+        "        outputs.append(sprout_fast.sprout_loss(logits, labels, None, None, a[0], state,\n"
+        "                                               beta_grad=beta_grad))\n"
+        "    for out in outputs:\n"
+        "        grads = torch.autograd.grad(out, [a, logits], torch.rand(out.shape),\n"
+        "                                    allow_unused=True)\n"
+        "        found += [out.detach(), *(g for g in grads if g is not None)]\n"
+        "data = b''.join(t.reshape(-1).view(torch.uint8).numpy().tobytes() for t in found)\n"
+        "print(len(found), hashlib.sha256(data).hexdigest())"
+    )
+    results = set()
+    for isa in ("avx2", "avx512"):
+        skip_unless_usable(isa)
+        env = os.environ | {"SPROUT_FAST_ISA": isa}
+        results.add(run(sys.executable, "-c", code, cwd=ROOT, env=env))
+    assert len(results) == 1 and next(iter(results)).startswith("23 ")
+
+
 def test_instruction_set_that_does_not_exist_is_an_error():
     code = (
         "import sprout_fast, torch\n"
