@@ -3,6 +3,8 @@
 // Python 3.10 and later.
 #include <Python.h>
 
+#include <stdexcept>
+
 #include "ops/cpu/isa.h"
 
 static PyObject* build_info_json(PyObject*, PyObject*) {
@@ -10,13 +12,18 @@ static PyObject* build_info_json(PyObject*, PyObject*) {
 }
 
 // The call into the library also keeps the linker from dropping it.
-static PyObject* have_avx2(PyObject*, PyObject*) {
-  return PyBool_FromLong(sprout_fast::have_avx2() ? 1 : 0);
+static PyObject* cpu_isa(PyObject*, PyObject*) {
+  try {
+    return PyUnicode_FromString(sprout_fast::isa_name(sprout_fast::best_isa()));
+  } catch (const std::runtime_error& error) {
+    PyErr_SetString(PyExc_RuntimeError, error.what());
+    return nullptr;
+  }
 }
 
 static PyMethodDef methods[] = {
     {"build_info_json", build_info_json, METH_NOARGS, "How this build was made, as JSON."},
-    {"have_avx2", have_avx2, METH_NOARGS, "Whether the AVX2 kernels are the ones in use."},
+    {"cpu_isa", cpu_isa, METH_NOARGS, "The instruction set of the CPU kernels in use."},
     {nullptr, nullptr, 0, nullptr}};
 
 static PyModuleDef definition = {

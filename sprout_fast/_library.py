@@ -55,12 +55,12 @@ def build_info() -> dict[str, object]:
 
     Example:
         >>> import sprout_fast
-        >>> sprout_fast.build_info()["cpu_isa"] in ("avx2", "portable")
+        >>> sprout_fast.build_info()["cpu_isa"] in ("avx512", "avx2", "portable")
         True
     """
     library = load()
     info = json.loads(library.build_info_json())
-    info["cpu_isa"] = "avx2" if library.have_avx2() else "portable"
+    info["cpu_isa"] = library.cpu_isa()
     info["cuda_loaded"] = _cuda_is_loaded()
     return info
 

@@ -1,6 +1,7 @@
 // exp, log, sin and cos as straight-line code, so that the compiler vectorizes loops over them on
 // CPU and host and device agree to the last few bits. Only the float versions that kernels need in
-// bulk are written out; double uses the standard library.
+// bulk are written out; double uses the standard library. Functions that are templates of the
+// floating-point type also serve vectors of floats (Lane, csrc/ops/cpu/vector.h).
 //
 // The polynomials are minimax fits by csrc/generate/elementary.py, which prints their errors.
 #pragma once
@@ -24,6 +25,27 @@ SPROUT_HOST_DEVICE int32_t float_to_bits(float value) {
   memcpy(&bits, &value, sizeof bits);
   return bits;
 }
+
+// The value of another type with the same bits.
+template <typename To, typename From>
+SPROUT_HOST_DEVICE To same_bits(From value) {
+  To result;
+  static_assert(sizeof result == sizeof value);
+  memcpy(&result, &value, sizeof result);
+  return result;
+}
+
+// What goes with float, or with a vector of floats, of the same size: signed and unsigned integers,
+// and functions that operators do not cover.
+template <typename Float>
+struct Lane;
+template <>
+struct Lane<float> {
+  using Int = int32_t;
+  using Word = uint32_t;
+  static SPROUT_HOST_DEVICE float from(int32_t i) { return static_cast<float>(i); }
+  static SPROUT_HOST_DEVICE float sqrt(float x) { return std::sqrt(x); }
+};
 
 // log(1 + f) for f in [sqrt(1/2) - 1, sqrt(2) - 1]. Relative error of the fit: 8e-10.
 SPROUT_HOST_DEVICE float log1p_reduced(float f) {
@@ -98,26 +120,25 @@ SPROUT_HOST_DEVICE float fast_exp(float x) { return fast_exp_below_88(x > 88.37f
 SPROUT_HOST_DEVICE double fast_exp(double x) { return std::exp(x); }
 
 // (sin, cos) of 2 pi w / 2^32.
-SPROUT_HOST_DEVICE void sincos_turns(uint32_t w, float* sine, float* cosine) {
-  const uint32_t quadrant = (w + 0x20000000u) >> 30;
-  const int32_t rest = static_cast<int32_t>(w - (quadrant << 30));    // within 1/8 turn of 0
-  const float t = static_cast<float>(rest) * 1.4629180792671596e-9f;  // 2 pi / 2^32
-  const float s = t * t;
-  float a = -1.9517297914717346e-04f;
-  a = a * s + 8.332177996635437e-03f;
-  a = a * s + -1.6666655242443085e-01f;
-  const float sin_t = t + t * s * a;
-  float b = 2.443845005473122e-05f;
-  b = b * s + -1.388736767694354e-03f;
-  b = b * s + 4.166664555668831e-02f;
-  const float cos_t = 1.0f - 0.5f * s + s * s * b;
-  const bool swap = (quadrant & 1u) != 0;
-  const float sin_q = swap ? cos_t : sin_t;
-  const float cos_q = swap ? sin_t : cos_t;
+template <typename Float>
+SPROUT_HOST_DEVICE void sincos_turns(typename Lane<Float>::Word w, Float* sine, Float* cosine) {
+  using Int = typename Lane<Float>::Int;
+  // The multiple of a quarter turn that is nearest is in the upper two bits of w + 1/8 turn; the
+  // rest, within 1/8 turn of 0, is the lower 30 bits of w as a signed number, here times 4.
+  const typename Lane<Float>::Word y = w + 0x20000000u, twice_y = y + y;
+  const Float t = Lane<Float>::from((Int)(w << 2)) * 3.657295199817824e-10f;  // 2 pi / 2^34
+  const Float s = t * t;
+  const Float a =
+      (s * -1.9517297914717346e-04f + 8.332177996635437e-03f) * s - 1.6666655242443085e-01f;
+  const Float sin_t = t * s * a + t;
+  const Float b =
+      (s * 2.443845005473122e-05f - 1.388736767694354e-03f) * s + 4.166664555668831e-02f;
+  const Float cos_t = (s * b - 0.5f) * s + 1.0f;
+  const Float sin_q = (Int)twice_y < 0 ? cos_t : sin_t;  // an odd number of quarter turns
+  const Float cos_q = (Int)twice_y < 0 ? sin_t : cos_t;
   // Set the signs by their bits.
-  *sine = bits_to_float(float_to_bits(sin_q) ^ static_cast<int32_t>((quadrant & 2u) << 30));
-  *cosine =
-      bits_to_float(float_to_bits(cos_q) ^ static_cast<int32_t>(((quadrant + 1u) & 2u) << 30));
+  *sine = same_bits<Float>(same_bits<Int>(sin_q) ^ (Int)(y & 0x80000000u));
+  *cosine = same_bits<Float>(same_bits<Int>(cos_q) ^ (Int)((y ^ twice_y) & 0x80000000u));
 }
 SPROUT_HOST_DEVICE void sincos_turns(uint32_t w, double* sine, double* cosine) {
 #if defined(__CUDA_ARCH__)

@@ -2,20 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
-#include "macros.h"
+#include "elementary.h"
 
 namespace sprout_fast {
-
-template <typename To, typename From>
-SPROUT_HOST_DEVICE To same_bits(From value) {
-  To result;
-  static_assert(sizeof result == sizeof value);
-  memcpy(&result, &value, sizeof result);
-  return result;
-}
 
 template <typename T>
 using BitsOf = std::conditional_t<sizeof(T) == 4, int32_t, int64_t>;

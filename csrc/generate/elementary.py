@@ -1,4 +1,4 @@
-"""Print the polynomials of csrc/common/elementary.h and the errors of the fits.
+"""Print the polynomials of csrc/common/elementary.h and normal.h and the errors of the fits.
 
 Each is a minimax fit by Lawson's algorithm (least squares on Chebyshev nodes, reweighted by the
 error) to values from mpmath, in the form that the header evaluates. Coefficients are rounded to
@@ -36,6 +36,15 @@ def log1p_rest(f):
     return (mpmath.log1p(f) - f + f * f / 2) / f**3 if abs(f) > 1e-12 else mpmath.mpf(1) / 3
 
 
+def log_uniform_rest(h):
+    """Return P in -2 log(1 - h/2) = h + h^2 P(h)."""
+    return (-2 * mpmath.log1p(-h / 2) - h) / h**2 if h > 1e-9 else mpmath.mpf(1) / 4
+
+
+def log_uniform_weight(h):
+    return float(h * h / (-2 * mpmath.log1p(-mpmath.mpf(float(h)) / 2)))
+
+
 def exp_rest(r):
     """Return P in exp(r) = 1 + r + r^2 P(r)."""
     return (mpmath.expm1(r) - r) / r**2 if abs(r) > 1e-10 else mpmath.mpf(1) / 2
@@ -57,6 +66,7 @@ def main() -> None:
     half_log2, eighth = float(mpmath.log(2) / 2), float((mpmath.pi / 4) ** 2)
     for name, function, low, high, degree, relative_to in (
         ("log1p", log1p_rest, 2**-0.5 - 1, 2**0.5 - 1, 8, lambda f: f * f + 1e-9),
+        ("log of uniform", log_uniform_rest, 1e-9, 1.0, 7, log_uniform_weight),
         ("exp", exp_rest, -half_log2, half_log2, 5, lambda r: r * r + 1e-6),
         ("sin", sin_rest, 1e-9, eighth, 2, lambda s: s),
         ("cos", cos_rest, 1e-9, eighth, 2, lambda s: s * s),

@@ -31,7 +31,8 @@ struct GaussianMixupArgs {
 // grad_images[i] = lam_i g_i / std + sum over j with partner_j = i of (1 - lam_j) g_j / std.
 struct GaussianMixupBackwardArgs {
   Dtype grad_dtype, image_dtype;
-  const void* grad;  // [B, H, W, C] dense
+  const void* grad;     // [B, H, W, C] dense, or
+  bool grad_is_planar;  // [B, C, H, W] dense (on CPU only)
   const int64_t* partner;
   const float* lam;
   int64_t lam_stride;

@@ -124,11 +124,15 @@ GaussianMixupBackwardCall prepare_gaussian_mixup_backward(const Tensor& grad,
   check_partner_and_lam(op, partner, lam, grad);
   check_channels_of(op, "std", std, grad.size(1), true);
   const std::vector<int64_t> shape = {grad.size(0), grad.size(1), grad.size(2), grad.size(3)};
-  GaussianMixupBackwardCall call{torch::stable::contiguous(grad, MemoryFormat::ChannelsLast),
-                                 empty_channels_last(shape, dtype, grad),
-                                 dense(partner),
-                                 dense(lam),
-                                 {}};
+  // The layout of a network's gradient that is not channels-last. A copy would cost more than the
+  // kernel.
+  const bool planar = grad.is_cpu() && grad.size(1) > 1 && grad.is_contiguous();
+  GaussianMixupBackwardCall call{
+      planar ? grad : torch::stable::contiguous(grad, MemoryFormat::ChannelsLast),
+      empty_channels_last(shape, dtype, grad),
+      dense(partner),
+      dense(lam),
+      {}};
   if (grad.is_cpu() && partner) {
     check_index_values(op, "partner", *call.partner, grad.size(0));
     check_lam_values(op, *call.lam);
@@ -137,6 +141,7 @@ GaussianMixupBackwardCall prepare_gaussian_mixup_backward(const Tensor& grad,
   args.grad_dtype = to_dtype(grad.scalar_type());
   args.image_dtype = to_dtype(dtype);
   args.grad = call.grad.const_data_ptr();
+  args.grad_is_planar = planar;
   args.partner = data_or_null<int64_t>(call.partner);
   args.lam = data_or_null<float>(call.lam);
   args.lam_stride = lam && lam->size(0) != 1 ? 1 : 0;

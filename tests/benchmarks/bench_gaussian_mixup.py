@@ -15,11 +15,14 @@ from sprout_fast import gaussian_mixup, sample_mixup
 CONTESTANTS = ("sprout_fast", "eager", "compiled", "memcpy")
 
 
-def mixup_case(batch, side, *, dtype=torch.float32, floating=False, parts=True, setting="") -> Case:
+def mixup_case(
+    batch, side, *, dtype=torch.float32, floating=False, what=None, parts=True, setting=""
+) -> Case:
     """Return the case of a uint8 batch, or of a float32 batch with gradient to the images.
 
     Without ``parts``, images are only normalized.
     """
+    what = what or (WITH_BACKWARD if floating else FORWARD)
     images = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8)
     images = images.contiguous(memory_format=torch.channels_last)
     if floating:
@@ -32,12 +35,12 @@ def mixup_case(batch, side, *, dtype=torch.float32, floating=False, parts=True, 
 
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
     reads = (2 if parts else 1) * images.element_size()
-    backward = images.numel() * (images.element_size() + 2 * dtype.itemsize) if floating else 0
+    backward = images.numel() * (images.element_size() + 2 * dtype.itemsize)
     return Case(
         "gaussian_mixup",
         f"{batch}×3×{side}×{side}",
-        WITH_BACKWARD if floating else FORWARD,
-        images.numel() * (reads + dtype.itemsize) + backward,
+        what,
+        images.numel() * (reads + dtype.itemsize) + (backward if what == WITH_BACKWARD else 0),
         {"sprout_fast": ours, "eager": composites.gaussian_mixup},
         (images, partner, lam, mean, std, dtype),
         leaves=(images,),
@@ -62,14 +65,17 @@ def test_warm(measure, contestant, batch, side, dtype):
 
 
 @pytest.mark.parametrize("contestant", CONTESTANTS)
+@pytest.mark.parametrize("memory", ["fresh", "warm"])
 @pytest.mark.parametrize("batch, side", IMAGES)
-def test_normalization_only(measure, contestant, batch, side):
+def test_normalization_only(measure, contestant, batch, side, memory):
     """Without noise and Mixup, as in natural training."""
-    case = mixup_case(batch, side, parts=False, setting="to float32, fresh, normalized only")
-    measure(case, contestant, memory="fresh")
+    setting = f"to float32, {memory}, normalized only"
+    measure(mixup_case(batch, side, parts=False, setting=setting), contestant, memory=memory)
 
 
 @pytest.mark.parametrize("contestant", CONTESTANTS)
+@pytest.mark.parametrize("what", [FORWARD, WITH_BACKWARD])
 @pytest.mark.parametrize("batch, side", IMAGES)
-def test_gradient_to_images(measure, contestant, batch, side):
-    measure(mixup_case(batch, side, floating=True, setting="from float32"), contestant)
+def test_gradient_to_images(measure, contestant, batch, side, what):
+    case = mixup_case(batch, side, floating=True, what=what, setting="from float32")
+    measure(case, contestant, memory="warm")

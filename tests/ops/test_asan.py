@@ -1,7 +1,6 @@
-"""The op tests on a CPU library built with AddressSanitizer.
+"""The op tests on a CPU library built with AddressSanitizer, for every instruction set.
 
-This is a selection; ``make asan`` runs all of them, with UndefinedBehaviorSanitizer, for the AVX2
-and the portable kernels.
+This is a selection; ``make asan`` runs all of them, with UndefinedBehaviorSanitizer.
 """
 
 import os
@@ -12,6 +11,7 @@ import sys
 import sysconfig
 
 import pytest
+from helpers.isa import skip_unless_usable
 from helpers.paths import ROOT
 from simt.build import sanitizer_environment
 
@@ -65,8 +65,9 @@ def package():
     return folder
 
 
-@pytest.mark.parametrize("isa", ["avx2", "portable"] if EVERYTHING else ["avx2"])
+@pytest.mark.parametrize("isa", ["avx512", "avx2", "portable"])
 def test_no_errors(package, isa):
+    skip_unless_usable(isa)
     assert "__asan_report_store" in run("nm", "-D", package / "lib" / "libsprout_fast.so")
     tests = [ROOT / "tests" / "ops" / f"test_{name}.py" for name in [*OPS, "fuzz"]]
     env = os.environ | sanitizer_environment()

@@ -157,6 +157,22 @@ def test_ranks_draw_the_numbers_of_one_rank():
     assert torch.equal(whole, torch.cat(parts))
 
 
+@pytest.mark.parametrize("side", [272, 273])
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_large_batches_equal_single_images(side, memory_format):
+    """From 16 MiB on, the CPU kernel stores around the caches, where vectors are aligned.
+
+    With an odd side, images begin at elements that are not multiples of four.
+    """
+    x = random_images((20, 3, side, side)).contiguous(memory_format=memory_format)
+    options = dict(mean=MEAN, std=STD)
+    whole = gaussian_mixup(x, None, None, torch.tensor([5, 1, 0]), **options)
+    assert whole.nbytes >= 2**24
+    for i in (0, 1, 2, 3, 19):
+        one = gaussian_mixup(x[i : i + 1], None, None, torch.tensor([5, 1, i]), **options)
+        assert torch.equal(whole[i : i + 1], one)
+
+
 def test_does_not_depend_on_threads():
     x = random_images((5, 3, 37, 41))
     partner, lam = mixing(5)
@@ -197,6 +213,21 @@ def test_gradient_of_lower_precision(image_dtype):
     (out * weights).sum().backward()
     tolerance = 1e-5 if image_dtype == torch.float32 else 2**-7
     torch.testing.assert_close(x.grad.double(), exact.grad, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 16])
+def test_gradient_of_any_layout(channels):
+    """The incoming gradient of a network that is not channels-last is not copied on CPU."""
+    x = random_images((5, channels, 21, 33), torch.float32).requires_grad_()
+    partner, lam = mixing(5)
+    y = gaussian_mixup(x, partner, lam, STATE, std=[0.2 + 0.1 * c for c in range(channels)])
+    grad = torch.randn(y.shape)
+    found = [
+        torch.autograd.grad(y, x, LAYOUTS[layout](grad), retain_graph=True)[0] for layout in LAYOUTS
+    ]
+    assert len(found) > 2
+    for other in found:
+        assert torch.equal(found[0], other)
 
 
 def test_opcheck():

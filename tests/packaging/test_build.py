@@ -1,7 +1,9 @@
 """The build: what setup.py chooses and refuses, and what the compiled libraries hold."""
 
+import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.command import run
+from helpers.isa import skip_unless_usable
 from helpers.paths import ROOT
 
 import sprout_fast
@@ -47,42 +50,77 @@ def test_libraries_name_no_path_of_the_build_machine():
     assert b"\0torch/csrc/stable/" in library
 
 
-def avx2_objects():
-    """The compiled AVX2 kernels, of which an x86-64 build has at least one."""
-    if "avx2" not in sprout_fast.build_info()["cpu_isas"]:
-        pytest.skip("this build has no AVX2 kernels")
+def objects_of(isa):
+    """The kernels compiled for an instruction set, of which an x86-64 build has two."""
+    if isa not in sprout_fast.build_info()["cpu_isas"]:
+        pytest.skip(f"this build has no {isa} kernels")
     folder = ROOT / "build" / f"cmake-torch{torch.__version__}"
-    objects = sorted(folder.glob("CMakeFiles/sprout_kernels_avx2.dir/**/*.o"))
+    objects = sorted(folder.glob(f"CMakeFiles/sprout_kernels_{isa}.dir/**/*.o"))
     assert objects, folder
     return objects
 
 
-def test_avx2_objects_hold_no_code_for_others():
-    """No weak symbol: the linker could keep its AVX2 code for machines without AVX2."""
-    for file in avx2_objects():
+@pytest.mark.parametrize("isa", ["avx2", "avx512"])
+def test_objects_hold_no_code_for_others(isa):
+    """No weak symbol: the linker could keep its code for machines without the instruction set."""
+    for file in objects_of(isa):
         weak = [line for line in run("nm", file).splitlines() if " W " in line or " V " in line]
         # The reference to the personality routine of C++ exceptions is data without instructions.
         assert not [line for line in weak if "__gxx_personality" not in line], file
 
 
-def test_avx2_objects_hold_no_masked_loads():
-    """GCC 12 compiles ``condition ? x : load`` to one, under a wrong mask with -fno-trapping-math.
+# GCC 12 compiles ``condition ? x : load`` to a masked load, under a wrong mask with
+# -fno-trapping-math. (Found by tests/simt: sprout_loss with a beta of 0.) If one turns up, load
+# first, then select.
 
-    (Found by tests/simt: sprout_loss with a beta of 0.) If one turns up, load first, then select.
-    """
-    for file in avx2_objects():
+
+def test_avx2_objects_hold_no_masked_loads():
+    for file in objects_of("avx2"):
         code = run("objdump", "-d", "--no-show-raw-insn", file)
         assert "maskmov" not in code, file
 
 
+def masked_loads(command, folder):
+    """The vectorizer's masked loads in what ``command`` compiles.
+
+    With AVX-512 the instruction does not tell: GCC also merges an ordinary load and a select.
+    """
+    words = shlex.split(command)
+    words[words.index("-o") + 1] = "/dev/null"
+    code = run(*words, "-fdump-tree-optimized=/dev/stdout", cwd=folder)
+    assert ";; Function" in code
+    return [line for line in code.splitlines() if ".MASK_LOAD" in line]
+
+
+def test_avx512_kernels_compile_to_no_masked_loads(tmp_path):
+    folder = objects_of("avx512")[0].parents[5]
+    entries = json.loads((folder / "compile_commands.json").read_text())
+    commands = [e["command"] for e in entries if "SPROUT_ISA=avx512" in e["command"]]
+    assert len(commands) == len(objects_of("avx512"))
+    if not sprout_fast.build_info()["compiler"].startswith("GNU"):
+        pytest.skip("only GCC prints its intermediate code")
+    for command in commands:
+        assert not masked_loads(command, folder), command
+    planted = tmp_path / "planted.cpp"
+    planted.write_text(
+        "float sum(const int* key, const float* x) { float s = 0;\n"
+        "for (int k = 0; k < 64; ++k) s += key[k] != 0 ? x[k] : 0.0f; return s; }"
+    )
+    source = next(word for word in shlex.split(commands[0]) if word.endswith("_kernel.cpp"))
+    planted_command = commands[0].replace(source, str(planted)) + " -ffast-math"
+    assert masked_loads(planted_command, folder)
+
+
 # Every dtype, layout and region of the gradient in a few seconds; `make asan` runs all.
-PORTABLE = (
+SELECTED = (
     "against_mpmath or float64 or concentrations_zero or test_dtypes or layouts or of_log_gamma"
 )
 
 
-def test_portable_kernels_agree():
-    """Part of the op tests on the same source without AVX2, in a process of its own."""
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+def test_kernels_of_every_instruction_set_agree(isa):
+    """Part of the op tests on the same source for another instruction set, in its own process."""
+    skip_unless_usable(isa)
     code = (
         "import sys, pytest, sprout_fast\n"
         "print(sprout_fast.build_info()['cpu_isa'], flush=True)\n"
@@ -90,10 +128,59 @@ def test_portable_kernels_agree():
     )
     ops = ["dirichlet", "gaussian_mixup", "generalized_cross_entropy", "log_gamma", "pgd_step"]
     tests = [ROOT / "tests" / "ops" / f"test_{op}.py" for op in [*ops, "sprout_loss"]]
-    env = os.environ | {"SPROUT_FAST_ISA": "portable"}
-    out = run(sys.executable, "-c", code, *tests, "-k", PORTABLE, cwd=ROOT, env=env)
-    assert out.splitlines()[0] == "portable"
+    env = os.environ | {"SPROUT_FAST_ISA": isa}
+    out = run(sys.executable, "-c", code, *tests, "-k", SELECTED, cwd=ROOT, env=env)
+    assert out.splitlines()[0] == isa
     assert int(re.search(r"^(\d+) passed", out, re.MULTILINE)[1]) > 60
+
+
+def test_avx512_gives_the_bits_of_avx2():
+    """Wider vectors change no result: the same operations, fused alike, and sums in 16 lanes."""
+    code = (
+        "import hashlib, sprout_fast, torch\n"
+        "torch.manual_seed(0)\n"
+        "state = torch.tensor([1, 2, 0])\n"
+        "x = torch.randint(256, (3, 3, 33, 31), dtype=torch.uint8)\n"
+        "partner, lam = torch.tensor([1, 2, 0]), torch.tensor([0.3])\n"
+        "found = [sprout_fast.gaussian_mixup(x, partner, lam, state, dtype=d)\n"
+        "         for d in (torch.float32, torch.bfloat16, torch.float16)]\n"
+        "for classes in (10, 700):\n"
+        "    a = (3 * torch.rand(20, classes)).requires_grad_()\n"
+        "    logits = torch.randn(20, classes).requires_grad_()\n"
+        "    labels = torch.arange(20) % classes\n"
+        "    outputs = [sprout_fast.log_gamma(a, state), sprout_fast.dirichlet(a, state)]\n"
+        "    for beta_grad in ('implicit', 'expected'):\n"
+        "        outputs.append(sprout_fast.sprout_loss(logits, labels, None, None, a[0], state,\n"
+        "                                               beta_grad=beta_grad))\n"
+        "    for out in outputs:\n"
+        "        grads = torch.autograd.grad(out, [a, logits], torch.rand(out.shape),\n"
+        "                                    allow_unused=True)\n"
+        "        found += [out.detach(), *(g for g in grads if g is not None)]\n"
+        "data = b''.join(t.reshape(-1).view(torch.uint8).numpy().tobytes() for t in found)\n"
+        "print(len(found), hashlib.sha256(data).hexdigest())"
+    )
+    results = set()
+    for isa in ("avx2", "avx512"):
+        skip_unless_usable(isa)
+        env = os.environ | {"SPROUT_FAST_ISA": isa}
+        results.add(run(sys.executable, "-c", code, cwd=ROOT, env=env))
+    assert len(results) == 1 and next(iter(results)).startswith("23 ")
+
+
+def test_instruction_set_that_does_not_exist_is_an_error():
+    code = (
+        "import sprout_fast, torch\n"
+        "try: sprout_fast.log_gamma(torch.ones(2), torch.zeros(3).long())\n"
+        "except RuntimeError as error: print(error)\n"
+        "sprout_fast.build_info()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT, env=os.environ | {"SPROUT_FAST_ISA": "avx1024"}, capture_output=True, text=True,
+    )  # fmt: skip
+    message = "SPROUT_FAST_ISA must be one of (.*, )?portable on this machine, got 'avx1024'"
+    assert re.search(message, done.stdout), done.stdout + done.stderr
+    assert re.search(message, done.stderr.splitlines()[-1])
 
 
 SETUP = """

@@ -316,7 +316,7 @@ def test_added_times_only_mixer_and_loss(linear, batch, monkeypatch):
 
 def step_times(**changes):
     machine = dict(gpu=None, processor="P", cores=2, cpu_isa="avx2", threads=2, torch="2")
-    machine |= dict(sprout_fast="0", compiler="C", python="3", others=0.0)
+    machine |= dict(torch_isa="AVX2", sprout_fast="0", compiler="C", python="3", others=0.0)
     seconds = {
         "natural": {0: 2.0, 1: 4.0, 2: 2.0},
         "sprout": {0: 2.0, 1: 4.4, 2: 2.2},

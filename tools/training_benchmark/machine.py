@@ -28,6 +28,7 @@ def machine_info(device: torch.device | str = "cpu") -> dict[str, Any]:
         "processor": _processor(),
         "cores": os.cpu_count(),
         "cpu_isa": build["cpu_isa"],
+        "torch_isa": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "sprout_fast": build["version"],
@@ -49,10 +50,11 @@ def caption(machine: Mapping[str, Any], date: str) -> str:
     gpu = f"{machine['gpu']}, " if machine["gpu"] else ""
     threads = "1 thread" if machine["threads"] == 1 else f"{machine['threads']} threads"
     return (
-        f"{date}, {gpu}{machine['processor']}, {machine['cores']} cores ({machine['cpu_isa']}),"
-        f" {threads}, other processes used {100 * others:.0f} % of CPU"
-        f" time{warning}; torch {machine['torch']}, sprout_fast {machine['sprout_fast']} built with"
-        f" {machine['compiler']}, Python {machine['python']}"
+        f"{date}, {gpu}{machine['processor']}, {machine['cores']} cores (sprout_fast with"
+        f" {machine['cpu_isa']}, torch with {machine['torch_isa']}), {threads}, other processes"
+        f" used {100 * others:.0f} % of CPU time{warning}; torch {machine['torch']},"
+        f" sprout_fast {machine['sprout_fast']} built with {machine['compiler']},"
+        f" Python {machine['python']}"
     )
 
 
@@ -76,5 +78,9 @@ def _busy_seconds() -> tuple[float, float]:
 
 
 def _processor() -> str:
-    found = re.search(r"^model name\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return found.group(1) if found else platform.machine()
+    """Return name, family and model: a cloud's names do not tell one generation from another."""
+    entries = re.findall(r"^(.*?)\s*: (.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    found = dict(reversed(entries))  # of the first processor
+    if "model name" not in found:
+        return platform.machine()
+    return f"{found['model name']} (family {found['cpu family']}, model {found['model']})"

@@ -38,6 +38,7 @@ Tensor gaussian_mixup_cpu(const GaussianMixupCall& call) {
 }
 
 Tensor gaussian_mixup_backward_cpu(const GaussianMixupBackwardCall& call) {
+  advise_large_pages(call.grad_images);
   const auto kernel = SPROUT_BEST_KERNEL(gaussian_mixup_backward_images);
   torch::stable::parallel_for(0, call.args.batch, 1,
                               [&](int64_t begin, int64_t end) { kernel(call.args, begin, end); });

@@ -58,27 +58,31 @@ inline __attribute__((always_inline)) void uniform_below_exp(const uint32_t* wor
   for (int64_t i = 0; i < lanes; ++i) below[i] = log_uniform_as<T>(word[i]) < x[i] ? 1 : 0;
 }
 
-// k, k + 1, ... for k in [-kPhiloxLanes, kRowChunk), as many as there are in a block.
+// Attempts are made for this many elements at a time, stage by stage: each stage is a chain of
+// dependent instructions, and only those of several elements together keep the processor busy.
+constexpr int64_t kAttempts = 64;
+
+// k, k + 1, ... for k in (-4, kRowChunk), as many as there are in a block.
 struct Indices {
-  int32_t of[kRowChunk + 10 * kPhiloxLanes];
+  int32_t of[4 + kRowChunk + kAttempts];
 };
 constexpr Indices indices() {
   Indices table = {};
-  int32_t k = -kPhiloxLanes;
+  int32_t k = -4;
   for (int32_t& index : table.of) index = k++;
   return table;
 }
 inline const int32_t* indices_from(int64_t k) {
   static constexpr Indices kIndices = indices();
-  return kIndices.of + kPhiloxLanes + k;
+  return kIndices.of + 4 + k;
 }
 
-// Attempts are made for this many elements at a time, stage by stage: each stage is a chain of
-// dependent instructions, and only those of several elements together keep the processor busy.
-constexpr int64_t kAttempts = 8 * kPhiloxLanes;
+// Elements are processed in multiples of this, whatever the instruction set.
+constexpr int64_t kAttemptLanes = 16;
+static_assert(kAttempts % (2 * kLanes) == 0 && kAttemptLanes % kLanes == 0);
 
 // The attempts of a block, given their normals: the variates, including boosts, and whether they
-// are accepted. `elements` must be a multiple of 2 kPhiloxLanes.
+// are accepted. `elements` must be a multiple of kAttemptLanes.
 template <typename T>
 inline __attribute__((always_inline)) void attempts(int64_t elements, const GammaRow<T>& row,
                                                     const T* normal, const uint32_t* word,
@@ -94,52 +98,80 @@ inline __attribute__((always_inline)) void attempts(int64_t elements, const Gamm
   for (int64_t i = 0; i < elements; ++i) {
     variate[i] += log_uniform_as<T>(boost_word[i]) * row.boost[i];
   }
-  constexpr int64_t kLanes = 2 * kPhiloxLanes;
-  for (int64_t i = 0; i < elements; i += kLanes) {
-    uniform_below_exp<kLanes>(word + i, log_acceptance + i, accepted + i);
+  for (int64_t i = 0; i < elements; i += kAttemptLanes) {
+    uniform_below_exp<kAttemptLanes>(word + i, log_acceptance + i, accepted + i);
+  }
+}
+
+// The normals of the first attempt for 2 kLanes consecutive elements, from the words of their
+// pairs.
+SPROUT_INLINE void store_pair_normals(const Words& radius, const Words& angle, float* normal) {
+  Floats even, odd;
+  normal_pair(radius, angle, &even, &odd);
+  store(interleave_low((Words)even, (Words)odd), normal);
+  store(interleave_high((Words)even, (Words)odd), normal + kLanes);
+}
+SPROUT_INLINE void store_pair_normals(const Words& radius, const Words& angle, double* normal) {
+  uint32_t words[2][2 * kLanes];
+  store(interleave_low(radius, angle), words[0]);
+  store(interleave_high(radius, angle), words[0] + kLanes);
+  for (int64_t i = 0; i < 2 * kLanes; i += 2) {
+    normal_pair(words[0][i], words[0][i + 1], &normal[i], &normal[i + 1]);
   }
 }
 
 // The first attempt for kAttempts consecutive elements, the first of them even, whose pairs share a
 // Philox block. `row` begins with them.
 template <typename T>
-inline __attribute__((always_inline)) void attempt_block(const PhiloxDraw& draw, int64_t first,
-                                                         const GammaRow<T>& row,
-                                                         const uint32_t* boost_word, T* variate,
-                                                         int32_t* accepted) {
-  uint32_t radius_word[kAttempts / 2], angle_word[kAttempts / 2], word[kAttempts];
-  for (int64_t i = 0; i < kAttempts / 2; i += kPhiloxLanes) {
-    uint32_t words[4][kPhiloxLanes];
-    draw.block(first + 2 * i, kEverySecond, words);
-    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) radius_word[i + lane] = words[0][lane];
-    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) angle_word[i + lane] = words[1][lane];
-    interleave_pairs(words[2], words[3], word + 2 * i);
-  }
-  T radius[kAttempts / 2], normal[kAttempts];
-  for (int64_t i = 0; i < kAttempts / 2; ++i) radius[i] = normal_radius<T>(radius_word[i]);
-  for (int64_t i = 0; i < kAttempts / 2; ++i) {
-    T sine, cosine;
-    sincos_turns(angle_word[i], &sine, &cosine);
-    normal[2 * i] = radius[i] * cosine;
-    normal[2 * i + 1] = radius[i] * sine;
+SPROUT_INLINE void attempt_block(const PhiloxDraw& draw, int64_t first, const GammaRow<T>& row,
+                                 const uint32_t* boost_word, T* variate, int32_t* accepted) {
+  uint32_t word[kAttempts];
+  T normal[kAttempts];
+  constexpr int kVectors = 2;
+  for (int64_t i = 0; i < kAttempts; i += kVectors * 2 * kLanes) {
+    Words words[4][kVectors];
+    draw.twos(first + i, words);
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t k = i + v * 2 * kLanes;
+      store_pair_normals(words[0][v], words[1][v], normal + k);
+      store(interleave_low(words[2][v], words[3][v]), word + k);
+      store(interleave_high(words[2][v], words[3][v]), word + k + kLanes);
+    }
   }
   attempts(kAttempts, row, normal, word, boost_word, variate, accepted);
 }
 
+// The words of the boosts of `count` elements from `first`, a multiple of four: four neighbors
+// share a Philox block. Writes whole multiples of kBoosts.
+constexpr int kBoostVectors = kLanes == 4 ? 4 : 2;
+constexpr int64_t kBoosts = kBoostVectors * 4 * kLanes;
+static_assert(kBoosts % kAttempts == 0);
+inline void fill_boost_words(const PhiloxDraw& draw, int64_t first, int64_t count, uint32_t* out) {
+  for (int64_t i = 0; i < count; i += kBoosts) {
+    Words words[4][kBoostVectors];
+    draw.fours(first + i, words);
+    for (int v = 0; v < kBoostVectors; ++v) {
+      Words group[4] = {words[0][v], words[1][v], words[2][v], words[3][v]};
+      transpose_in_lanes(group);
+      for (int j = 0; j < 4; ++j) store(group[j], out + i + v * 4 * kLanes + j * kLanes);
+    }
+  }
+}
+
 // One attempt for each of `count` <= kAttempts elements, listed in `waiting`, of the row that
 // begins at element `first`; writes the variates to log_g. Writes the indices of rejected elements
-// to `rejected`, which has room for count + kPhiloxLanes, and returns their number.
+// to `rejected`, which has room for count + kCompactLanes, and returns their number.
 template <typename T>
 int64_t attempt_waiting(const PhiloxDraw& draw, int64_t first, const T* a,
                         const uint32_t* boost_word, const int32_t* waiting, int64_t count, T* log_g,
                         int32_t* rejected) {
-  constexpr int64_t kLanes = 2 * kPhiloxLanes;
-  const int64_t elements = (count + kLanes - 1) / kLanes * kLanes;
-  int32_t index[kAttempts], odd[kAttempts], even_neighbor[kAttempts];
+  const int64_t elements = (count + kAttemptLanes - 1) / kAttemptLanes * kAttemptLanes;
+  int32_t index[kAttempts], odd[kAttempts];
+  uint32_t even_neighbor[kAttempts];
   for (int64_t i = 0; i < elements; ++i) index[i] = waiting[i < count ? i : 0];
   for (int64_t i = 0; i < elements; ++i) {
     odd[i] = (index[i] ^ static_cast<int32_t>(first)) & 1;
-    even_neighbor[i] = index[i] - odd[i];
+    even_neighbor[i] = static_cast<uint32_t>(first) + static_cast<uint32_t>(index[i] - odd[i]);
   }
   T concentration[kAttempts], shapes[kGammaShapeArrays * kAttempts];
   uint32_t boost[kAttempts];
@@ -148,13 +180,16 @@ int64_t attempt_waiting(const PhiloxDraw& draw, int64_t first, const T* a,
   // Recomputing the shapes is cheaper than gathering them.
   const GammaRow<T> row = gamma_row(elements, concentration, shapes, kAttempts);
   uint32_t radius_word[kAttempts], angle_word[kAttempts], word[kAttempts];
-  for (int64_t i = 0; i < elements; i += kPhiloxLanes) {
-    uint32_t words[4][kPhiloxLanes];
-    draw.block(first, even_neighbor + i, words);
-    for (int64_t lane = 0; lane < kPhiloxLanes; ++lane) {
-      radius_word[i + lane] = words[0][lane];
-      angle_word[i + lane] = words[1][lane];
-      word[i + lane] = odd[i + lane] != 0 ? words[3][lane] : words[2][lane];
+  constexpr int kVectors = kAttemptLanes / kLanes;
+  for (int64_t i = 0; i < elements; i += kAttemptLanes) {
+    Words element[kVectors], words[4][kVectors];
+    for (int v = 0; v < kVectors; ++v) element[v] = load<Words>(even_neighbor + i + v * kLanes);
+    draw.words(element, words);
+    for (int v = 0; v < kVectors; ++v) {
+      const int64_t k = i + v * kLanes;
+      store(words[0][v], radius_word + k);
+      store(words[1][v], angle_word + k);
+      store(load<Ints>(odd + k) != 0 ? words[3][v] : words[2][v], word + k);
     }
   }
   T normal[kAttempts], variate[kAttempts];
@@ -178,26 +213,22 @@ __attribute__((noinline)) int64_t log_gamma_chunk(const PhiloxCall& call, int64_
                                                   T* log_g) {
   const T infinity = std::numeric_limits<T>::infinity();
   // Elements waiting for their first attempt, and rejected ones waiting for another.
-  int32_t waiting[kRowChunk + kPhiloxLanes], rejected[kRowChunk + kPhiloxLanes];
+  int32_t waiting[kRowChunk + kCompactLanes], rejected[kRowChunk + kCompactLanes];
   int64_t first_wait = 0, second_wait = 0, drawn = 0;
-  uint32_t boost_words[kRowChunk + 2 * kAttempts];
-  uint32_t* const boost_word = boost_words + kAttempts;  // blocks extend beyond the ends of the row
+  uint32_t boost_words[4 + kRowChunk + kBoosts];
+  uint32_t* const boost_word = boost_words + 4;  // blocks extend beyond the ends of the row
   const PhiloxDraw boost_draw(call, Stream::kGamma, kGammaBoostDraw, first);
   const PhiloxDraw first_draw(call, Stream::kGamma, 0, first);
-  // The words of the boosts. Four neighbors share a Philox block, and in a row of small
-  // concentrations the word alone shows that most elements are negligible: log U / a < t if
-  // 1 - U > -a t. Elements with a >= 1 have no boost that could show it, and are always drawn: a
-  // threshold of 0 or more, as next to a variate above e^44, would drop all of them.
+  fill_boost_words(boost_draw, first - (first & 3), count + (first & 3), boost_word - (first & 3));
+  // In a row of small concentrations the word of the boost alone shows that most elements are
+  // negligible: log U / a < t if 1 - U > -a t. Elements with a >= 1 have no boost that could show
+  // it, and are always drawn: a threshold of 0 or more, as next to a variate above e^44, would drop
+  // all of them.
   const T below_floor = floor - T(kLogGammaHeadroom);
   const T threshold = (below_floor < T(0) ? below_floor : T(-1)) * T(-0x1p32);
   constexpr T kOffset =
       T(512) - T(0x1p31);  // accounts for the rounding of the conversion, and for its sign
   for (int64_t k = -(first & 3); k < count; k += kAttempts) {
-    for (int64_t i = 0; i < kAttempts; i += 4 * kPhiloxLanes) {
-      uint32_t words[4][kPhiloxLanes];
-      boost_draw.block(first + k + i, kEveryFourth, words);
-      interleave(words, boost_word + k + i);
-    }
     // [begin, end) of the block is in the row; outside, a = -inf, which is never drawn. (For a = 0,
     // one word in 2^23 passes the test because of rounding.)
     const int64_t begin = k < 0 ? -k : 0, end = count - k < kAttempts ? count - k : kAttempts;

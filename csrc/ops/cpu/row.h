@@ -93,6 +93,8 @@ T row_exponentials(int64_t padded, const T* x, T top, T* out) {
   return sum;
 }
 
+constexpr int64_t kCompactLanes = 8;
+
 // For each mask of 8 lanes, the lanes that are set, in order.
 struct SetLanes {
   uint8_t lane[256][8];
@@ -107,14 +109,14 @@ constexpr SetLanes set_lanes() {
   return table;
 }
 
-// An array of 32-bit values to compact. `to` needs room for 8 more values, and may be `from`.
+// An array of 32-bit values to compact. `to` needs room for kCompactLanes more, and may be `from`.
 struct Compacted {
   const void* from;
   void* to;
 };
 
-// Of `count` values, a multiple of 8, writes those whose key is `wanted`, in order, and returns
-// their number. Written by hand for AVX2: GCC 12 compacts one at a time, at 1 ns each.
+// Of `count` values, a multiple of kCompactLanes, writes those whose key is `wanted`, in order, and
+// returns their number. Written by hand for AVX2: GCC 12 compacts one at a time, at 1 ns each.
 template <typename... Arrays>
 inline __attribute__((always_inline)) int64_t compact(const int32_t* key, int32_t wanted,
                                                       int64_t count, Arrays... arrays) {

@@ -1,5 +1,6 @@
-// sprout_loss on CPU, one row at a time. The variates of a row are kept in scratch only; the
-// backward pass draws them again, unless the forward pass has computed the gradient of the logits.
+// sprout_loss on CPU, one row at a time; rows of few classes draw their variates together. The
+// variates are kept in scratch only; the backward pass draws them again, unless the forward pass
+// has computed the gradient of the logits.
 #include "sprout_loss_kernel.h"
 
 #include <cmath>
@@ -11,6 +12,13 @@
 SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
+// Variates of consecutive rows, [rows, K], drawn together.
+template <typename T>
+struct Variates {
+  T concentration[kRowChunk], log_g[kRowChunk];
+  T w[kRowChunk];  // dlog_g/da, if the implicit gradient is wanted
+};
+
 template <typename T>
 struct Row {
   T* logits;         // [padded], -inf in the padding
@@ -20,6 +28,8 @@ struct Row {
   GammaRow<T> base;  // scale alpha beta
   int64_t label, partner;
   T label_mass, partner_mass;  // what the labels add to `base`
+  const T* drawn_log_g;        // [K] what was drawn with other rows, or null
+  const T* drawn_w;
 };
 
 template <typename T>
@@ -28,18 +38,17 @@ T concentration_of(const Row<T>& r, int64_t k) {
          (k == r.partner ? r.partner_mass : T(0));
 }
 
-template <typename T, typename Logit>
-Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scratch) {
-  const int64_t K = args.classes, padded = padded_classes(K);
+// A row without its logits.
+template <typename T>
+Row<T> label_row(const SproutLossArgs& args, int64_t row, const T* base, T* scratch) {
+  const int64_t padded = padded_classes(args.classes);
   Row<T> r;
+  r.drawn_log_g = r.drawn_w = nullptr;
   r.logits = scratch;
   r.log_g = r.logits + padded;
   r.z = r.log_g + padded;
   r.softmax = r.z + padded;
   r.base = {base, base + padded, base + 2 * padded, base + 3 * padded, base + 4 * padded};
-  const Logit* logits = static_cast<const Logit*>(args.logits) + row * K;
-  for (int64_t k = 0; k < K; ++k) r.logits[k] = static_cast<T>(logits[k]);
-  for (int64_t k = K; k < padded; ++k) r.logits[k] = -std::numeric_limits<T>::infinity();
   const T label_total = static_cast<T>(args.scale) * (T(1) - static_cast<T>(args.alpha));
   const T lam = args.lam == nullptr ? T(1) : static_cast<T>(args.lam[row * args.lam_stride]);
   r.label = args.labels[row];
@@ -57,10 +66,62 @@ Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scrat
   return r;
 }
 
+// The number of the row among those whose variates were drawn together is `drawn_as`.
+template <typename T, typename Logit>
+Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scratch,
+                const Variates<T>* variates, int64_t drawn_as) {
+  const int64_t K = args.classes, padded = padded_classes(K);
+  Row<T> r = label_row(args, row, base, scratch);
+  const Logit* logits = static_cast<const Logit*>(args.logits) + row * K;
+  for (int64_t k = 0; k < K; ++k) r.logits[k] = static_cast<T>(logits[k]);
+  for (int64_t k = K; k < padded; ++k) r.logits[k] = -std::numeric_limits<T>::infinity();
+  if (variates != nullptr) {
+    r.drawn_log_g = variates->log_g + drawn_as * K;
+    r.drawn_w = variates->w + drawn_as * K;
+  }
+  return r;
+}
+
+inline bool adds_expected(const SproutLossArgs& args) {
+  return args.wants_grad_beta && args.beta_grad == BetaGrad::kExpected;
+}
+inline bool adds_implicit(const SproutLossArgs& args) {
+  return args.wants_grad_beta && args.beta_grad != BetaGrad::kExpected;
+}
+
+// Draws the variates of rows [begin, end), at most kRowChunk of them.
+template <typename T>
+void draw_rows(const SproutLossArgs& args, const PhiloxCall& call, int64_t begin, int64_t end,
+               const T* base, Variates<T>& variates) {
+  const int64_t K = args.classes, count = (end - begin) * K;
+  T* a = variates.concentration;
+  for (int64_t row = begin; row < end; ++row) {
+    const Row<T> r = label_row<T>(args, row, base, nullptr);
+    T* of_row = a + (row - begin) * K;
+    for (int64_t k = 0; k < K; ++k) of_row[k] = base[k];
+    of_row[r.label] += r.label_mass;
+    of_row[r.partner] += r.partner_mass;
+  }
+  const T infinity = std::numeric_limits<T>::infinity();
+  const GammaRow<T> row{a, nullptr, nullptr, nullptr, nullptr};
+  log_gamma_row(call, call.first_element + begin * K, count, row, -infinity, variates.log_g);
+  if (!adds_implicit(args)) return;
+  T g[kRowChunk];
+  for (int64_t i = 0; i < count; ++i) g[i] = fast_exp(variates.log_g[i]);
+  log_gamma_gradients(count, a, variates.log_g, g, variates.w);
+}
+
 // Draws the variates of a row. Returns an upper bound of the number that are not -inf.
 template <typename T>
 int64_t draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const Row<T>& r) {
   const int64_t K = args.classes, padded = padded_classes(K);
+  if (r.drawn_log_g != nullptr) {
+    for (int64_t k = 0; k < K; ++k) r.log_g[k] = r.drawn_log_g[k];
+    for (int64_t k = K; k < padded; ++k) r.log_g[k] = -std::numeric_limits<T>::infinity();
+    // Variates of a NaN are any numbers.
+    if (r.label_mass != r.label_mass) r.log_g[r.label] = r.label_mass;
+    return K;
+  }
   // The labels' variates first: they have most of the row's mass, so the larger one bounds which of
   // the others are negligible.
   const int64_t element = call.first_element + row * K;
@@ -123,13 +184,6 @@ inline Drawn drawn_classes(const Row<double>&, int64_t classes, int64_t) {
   return {classes, nullptr};
 }
 
-inline bool adds_expected(const SproutLossArgs& args) {
-  return args.wants_grad_beta && args.beta_grad == BetaGrad::kExpected;
-}
-inline bool adds_implicit(const SproutLossArgs& args) {
-  return args.wants_grad_beta && args.beta_grad != BetaGrad::kExpected;
-}
-
 // Adds weight x scale alpha dL/da_k for every class, here with the expected gradient (c_k - E[L]) /
 // a_0 (docs/method.md: L is linear in z).
 template <typename T>
@@ -152,22 +206,26 @@ void add_implicit_grad_beta(const SproutLossArgs& args, const Row<T>& r, const D
   by_chunks(drawn.count, [&](int64_t first, int64_t count) {
     T listed_a[kRowChunk], exponentials[kRowChunk], w[kRowChunk];
     const T *a = r.base.a + first, *log_g = r.log_g + first, *g = r.z + first;
-    if (drawn.index != nullptr) {
-      for (int64_t i = 0; i < count; ++i) listed_a[i] = r.base.a[drawn.index[first + i]];
-      a = listed_a;
+    if (r.drawn_w != nullptr) {
+      for (int64_t i = 0; i < count; ++i) w[i] = r.drawn_w[first + i];
+    } else {
+      if (drawn.index != nullptr) {
+        for (int64_t i = 0; i < count; ++i) listed_a[i] = r.base.a[drawn.index[first + i]];
+        a = listed_a;
+      }
+      if (stats[kTopG] != T(0)) {
+        for (int64_t i = 0; i < count; ++i) exponentials[i] = fast_exp(log_g[i]);
+        g = exponentials;
+      }
+      log_gamma_gradients(count, a, log_g, g, w);
+      const auto of_label = [&](int64_t k) {
+        const int64_t i = drawn.position(k) - first;
+        if (i < 0 || i >= count) return;
+        w[i] = log_gamma_gradient(concentration_of(r, k), log_g[i]);
+      };
+      of_label(r.label);
+      if (r.partner != r.label) of_label(r.partner);
     }
-    if (stats[kTopG] != T(0)) {
-      for (int64_t i = 0; i < count; ++i) exponentials[i] = fast_exp(log_g[i]);
-      g = exponentials;
-    }
-    log_gamma_gradients(count, a, log_g, g, w);
-    const auto of_label = [&](int64_t k) {
-      const int64_t i = drawn.position(k) - first;
-      if (i < 0 || i >= count) return;
-      w[i] = log_gamma_gradient(concentration_of(r, k), log_g[i]);
-    };
-    of_label(r.label);
-    if (r.partner != r.label) of_label(r.partner);
     const auto gradient = [&](int64_t i) {
       const T cost = log_sum - (r.logits[first + i] - top);
       const T by_w = by_sum * r.z[first + i] * (cost - loss) * w[i];
@@ -198,9 +256,9 @@ T by_z_sum(const SproutLossArgs& args, const T* stats) {
 
 template <typename T, typename Logit>
 void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const T* base,
-                 T* scratch, T* grad_beta) {
+                 T* scratch, T* grad_beta, const Variates<T>* variates, int64_t drawn_as) {
   const int64_t K = args.classes, padded = padded_classes(K);
-  const Row<T> r = load_row<T, Logit>(args, row, base, scratch);
+  const Row<T> r = load_row<T, Logit>(args, row, base, scratch, variates, drawn_as);
   T* stats = static_cast<T*>(args.row_stats) + row * kRowStats;
 
   const T top = row_maximum(r.logits, padded);
@@ -257,9 +315,9 @@ void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
 
 template <typename T, typename Logit>
 void backward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const T* base,
-                  T* scratch, T* grad_beta) {
+                  T* scratch, T* grad_beta, const Variates<T>* variates, int64_t drawn_as) {
   const int64_t K = args.classes, padded = padded_classes(K);
-  const Row<T> r = load_row<T, Logit>(args, row, base, scratch);
+  const Row<T> r = load_row<T, Logit>(args, row, base, scratch, variates, drawn_as);
   const T* stats = static_cast<const T*>(args.row_stats) + row * kRowStats;
   const T* grad_loss = static_cast<const T*>(args.grad_loss);
   const T weight = args.reduction == Reduction::kNone   ? grad_loss[row]
@@ -291,14 +349,22 @@ void rows(const SproutLossArgs& args, int64_t begin, int64_t end, const void* ba
   with_floating_type(args.dtype, [&](auto logit) {
     using Logit = decltype(logit);
     using T = decltype(logit * 1.0f);
-    for (int64_t row = begin; row < end; ++row) {
-      if constexpr (kBackward) {
-        backward_row<T, Logit>(args, call, row, static_cast<const T*>(base),
-                               static_cast<T*>(scratch), static_cast<T*>(grad_beta));
-      } else {
-        forward_row<T, Logit>(args, call, row, static_cast<const T*>(base),
-                              static_cast<T*>(scratch), static_cast<T*>(grad_beta));
-      }
+    const T* of_base = static_cast<const T*>(base);
+    const auto run = [&](int64_t row, const Variates<T>* variates, int64_t drawn_as) {
+      constexpr auto run_row = kBackward ? backward_row<T, Logit> : forward_row<T, Logit>;
+      run_row(args, call, row, of_base, static_cast<T*>(scratch), static_cast<T*>(grad_beta),
+              variates, drawn_as);
+    };
+    if (args.classes > kFewClasses || args.label_mode == LabelMode::kMean) {
+      for (int64_t row = begin; row < end; ++row) run(row, nullptr, 0);
+      return;
+    }
+    Variates<T> variates;
+    const int64_t some = kRowChunk / args.classes;
+    for (int64_t first = begin; first < end; first += some) {
+      const int64_t last = end - first < some ? end : first + some;
+      draw_rows(args, call, first, last, of_base, variates);
+      for (int64_t row = first; row < last; ++row) run(row, &variates, row - first);
     }
   });
 }

@@ -6,7 +6,13 @@
 namespace sprout_fast {
 
 // Padded to whole vectors; the padding holds classes that do not contribute.
-inline int64_t padded_classes(int64_t classes) { return (classes + 31) / 32 * 32; }
+inline int64_t padded_classes(int64_t classes) {
+  return classes <= 16 ? 16 : (classes + 31) / 32 * 32;
+}
+
+// Rows of at most this many classes draw their variates together, as many rows as fit into a chunk
+// of 1024 elements: alone, each would fill a part of the vectors only.
+constexpr int64_t kFewClasses = 32;
 
 // Length of the data shared by all rows, in elements of the accumulation type: scale alpha beta_k
 // and the four arrays of its GammaRow (each of padded_classes; the first is 0 in its padding), and
