@@ -112,7 +112,11 @@ def parse(
     if given.resume is not None and recipe is not None:
         reason = "excluded by resume, since the checkpoint has its own options"
         raise UserError(f"{recipe}: {reason}", option="recipe")
-    defaults = {} if recipe is None else read_recipe(recipe)
+    defaults = {}
+    if recipe is not None:
+        starts = options([*from_yaml, *argv]).weights is not None
+        on_imagenet = not issubclass(config_type, CifarConfig)
+        defaults = read_recipe(recipe, imagenet_weights=starts and on_imagenet)
     if given.resume is not None:
         if read_checkpoint is None:
             from sprout_fast.models.checkpoint import read_checkpoint
@@ -132,14 +136,21 @@ def parse(
     return config, checkpoint
 
 
-def read_recipe(name: str) -> dict[str, Any]:
+def read_recipe(name: str, *, imagenet_weights: bool = False) -> dict[str, Any]:
     """Return the options of ``recipes/NAME.yaml``.
 
-    >>> read_recipe("paper")["sigma"]
-    0.1
+    Args:
+        name: name of the recipe.
+        imagenet_weights: whether the run is on ImageNet or another image folder and starts from
+            weights, for which the recipe's section of that name overrides its other options.
+
+    >>> read_recipe("paper")["sigma"], read_recipe("paper", imagenet_weights=True)["epochs"]
+    (0.1, 2)
     """
     file = importlib.resources.files("sprout_fast.training") / "recipes" / f"{name}.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
+    options = yaml.safe_load(file.read_text(encoding="utf-8"))
+    section = options.pop("imagenet_weights", {})
+    return options | section if imagenet_weights else options
 
 
 def _read_yaml(path: Path, config_type: type[TrainConfig]) -> dict[str, Any]:

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 
-import torch
 from rich.console import Console
-from training_benchmark.rounds import synchronize
 from training_benchmark.tables import console_table
-from training_benchmark.trainee import build_trainee, synthetic_batches
 
 from reproduction.exhibits.base import Exhibit
 from reproduction.store import Store
 from reproduction.training import Training
 from sprout_fast.evaluation.measurements import AttackMeasurement, Landscape, Measurement
-from sprout_fast.methods import build_method
 
 
 def passes_of(measurement: Measurement) -> int:
@@ -116,7 +111,7 @@ class Plan:
             f" with at most {sum(attacks.values()):,} (an attack drops images once misclassified)"
         )
         pass_seconds = {
-            arch: seconds_per_pass(arch, self._side(arch), self.store.device) for arch in training
+            arch: self.store.seconds_per_pass(arch, self._side(arch)) for arch in training
         }
         train = sum(passes * pass_seconds[arch] for arch, passes in training.items())
         attack = sum(passes * pass_seconds[arch] for arch, passes in attacks.items())
@@ -128,22 +123,6 @@ class Plan:
 
     def _side(self, arch: str) -> int:
         return next(one["image_size"] for one in self.trainings if one["arch"] == arch)
-
-
-def seconds_per_pass(arch: str, image_size: int, device: torch.device) -> float:
-    """Return seconds per image of a natural training step, the faster of two."""
-    trainee = build_trainee(arch, 10, image_size=image_size, device=device)
-    count = 32 if image_size <= 64 else 4
-    batches = synthetic_batches(trainee, count)
-    method = build_method("natural", trainee.setting).to(device)
-    seconds = []
-    for _ in range(3):  # the first warms up
-        synchronize(device)
-        start = time.perf_counter()
-        method.training_step(trainee.optimize, *next(batches))
-        synchronize(device)
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:]) / count
 
 
 def duration(seconds: float) -> str:

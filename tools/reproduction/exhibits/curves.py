@@ -36,14 +36,19 @@ def draw_curves(xlabel: str) -> Callable[[Findings], Figure]:
 
 
 def plot_cells(
-    axes: Axes, findings: Findings, cells: list[Cell], places: list[float], label: str
+    axes: Axes,
+    findings: Findings,
+    cells: list[Cell],
+    places: list[float],
+    label: str,
+    style: dict[str, Any] | None = None,
 ) -> None:
-    """Draw one curve with intervals."""
+    """Draw one curve with intervals, by default in the style of the method in its label."""
     values = [findings.value(cell) for cell in cells]
     numbers = [value.number for value in values]
     styles: dict[str, Any] = {METHOD_NAMES[method]: METHODS[method] for method in METHODS}
-    style = styles.get(label, OURS)
-    axes.errorbar(places, numbers, errors(values), capsize=2, elinewidth=0.8, label=label, **style)
+    styled: dict[str, Any] = style or styles.get(label, OURS)
+    axes.errorbar(places, numbers, errors(values), capsize=2, elinewidth=0.8, label=label, **styled)
 
 
 def errors(values: list[Value]) -> list[list[float]]:
