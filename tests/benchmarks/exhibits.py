@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Reproduce every table and figure of the paper at a tiny scale on real images, end to end.
 
-python tests/benchmarks/exhibits.py --data cifar10_images.tar --imagenet imagenet --out runs/exhibits
+python tests/benchmarks/exhibits.py --data cifar10_images.tar --imagenet imagenet --out runs/all
 
 It shows that each runs, and prints what each says. Finished work in --out is reused.
 """
