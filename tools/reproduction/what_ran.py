@@ -30,6 +30,8 @@ def differences(exhibit: Exhibit, store: Store) -> list[str]:
         arch = exhibit.scale.arch(network)
         if arch.removeprefix("cifar_") != network:
             lines.append(f"{arch} instead of {network_name(network)}")
+    if missing := [network_name(one) for one in full.networks if one not in exhibit.networks]:
+        lines.append(f"without {', '.join(missing)}")
     return lines
 
 
@@ -39,8 +41,14 @@ def _data_lines(exhibit: Exhibit, full: Exhibit, counts: Counts) -> list[str]:
         ("training images", f"{counts.train:,}", f"{dataset.train_images:,}"),
         ("classes", f"{counts.classes:,}", f"{dataset.classes:,}"),
     ]
-    if exhibit.measured():
-        found.append(("test images", f"{counts.test:,}", f"{dataset.test_images:,}"))
+    limits = [one.limit for named in exhibit.measured().values() for one in named.values()]
+    if limits:
+        most = None if None in limits else max(limit for limit in limits if limit is not None)
+        now, then = (
+            count if most is None else min(count, most)
+            for count in (counts.test, dataset.test_images)
+        )
+        found.append(("test images", f"{now:,}", f"{then:,}"))
     for option, text in (
         ("epochs", "epochs"),
         ("batch_size", "batch size"),

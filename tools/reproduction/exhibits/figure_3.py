@@ -43,5 +43,5 @@ def figure_3(scale: Scale) -> Exhibit:
             f"the widths, here {', '.join(map(str, scale.widths))}, and PGD-20 are assumptions"
             " about the paper's figure",
         ],
-        draw=draw_curves("width"),
+        draw=draw_curves("width", ticks=scale.widths),
     )

@@ -31,5 +31,5 @@ def table_11(scale: Scale) -> Exhibit:
             f" value is a mean over {what.draws} such draws per image, so the interval over images"
             " is also one over draws",
         ],
-        incomparable="the paper does not say which model, images and number of draws it measured",
+        incomparable="the model, the images and the number of draws are choices",
     )

@@ -39,5 +39,6 @@ def table_3(scale: Scale) -> Exhibit:
             " the same network, and continues after that model misclassifies an image; SPROUT is"
             " initialized from the same model",
         ],
-        incomparable="the paper does not state the attack that it transfers",
+        incomparable="the transferred attack and the natural model that it is computed on are not the"
+        " paper's own",
     )

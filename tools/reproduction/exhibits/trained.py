@@ -30,7 +30,7 @@ TRAINING_CHOSEN = [
 ]
 BASELINES_CHOSEN = [
     "adversarial training and TRADES have the options of their own papers, and the trainer's"
-    " default schedule, as the natural model has; the paper does not state its own"
+    " default schedule, as the natural model has"
 ]
 #: What the paper did on ImageNet, in the notes of the tables that it concerns.
 IMAGENET_TIMES = published(None, "ResNet-152")
