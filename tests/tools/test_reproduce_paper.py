@@ -403,6 +403,18 @@ def test_equal_work_has_equal_estimates(tmp_path: Path, monkeypatch: pytest.Monk
     assert shown[0] == shown[1] and next(trials) == 0.5
 
 
+def test_the_estimate_knows_that_cw_ends_early_and_what_a_diversity_costs() -> None:
+    made = exhibit("table 8", 1.0)
+    passes = {
+        name: plan.passes_of(one)
+        for named in made.measured().values()
+        for name, one in named.items()
+    }
+    assert passes == {"clean": 1, "PGD-100 at 0.03": 100, "C&W-l2 at 0.05": 1800, "contrast x 2": 1}
+    (diversity,) = next(iter(exhibit("table 11").measured().values())).values()
+    assert plan.passes_of(diversity) == 30
+
+
 def test_a_training_error_names_no_option_of_another_tool(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -33,7 +33,7 @@ def table_2(scale: Scale) -> Exhibit:
             *BASELINES_CHOSEN,
             "the paper's Wide ResNet is read as WRN-34-10",
         ],
-        incomparable="the authors' code keeps the epoch that is best under PGD-5 on the test images,"
-        " which raises its SPROUT's numbers; here the last epoch is measured",
+        incomparable="the authors' code keeps the epoch that is best under PGD-5 on the test"
+        " images, which raises its SPROUT's numbers; here the last epoch is measured",
         footnotes=notes_of(*tables.values()),
     )

@@ -39,6 +39,6 @@ def table_3(scale: Scale) -> Exhibit:
             " the same network, and continues after that model misclassifies an image; SPROUT is"
             " initialized from the same model",
         ],
-        incomparable="the transferred attack and the natural model that it is computed on are not the"
-        " paper's own",
+        incomparable="the transferred attack and the natural model that it is computed on are not"
+        " the paper's own",
     )
