@@ -5,7 +5,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc cmake -type f)
 CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train test asan fuzz bench label-mass learn audit-calibration study gpu-check build lint docs format wheel wheel-check clean
+.PHONY: train test asan fuzz bench label-mass learn audit-calibration study exhibits gpu-check build lint docs format wheel wheel-check clean
 
 train: build
 	$(BIN)/python tools/train_imagenet.py --arch resnet152
@@ -38,6 +38,12 @@ audit-calibration: build
 study: build
 	$(BIN)/python tools/run_study.py --data $(or $(DATA),$(error set DATA, e.g. make study DATA=cifar10_images.tar)) \
 		--scale $(or $(SCALE),0.1) --out $(or $(OUT),runs/study)
+
+# Every table and figure of the paper, end to end on a few real images:
+# make exhibits DATA=cifar10_images.tar IMAGENET=imagenet [OUT=runs/exhibits]
+exhibits: build
+	$(BIN)/python tests/benchmarks/exhibits.py --data $(or $(DATA),$(error set DATA, e.g. make exhibits DATA=cifar10_images.tar IMAGENET=imagenet)) \
+		--imagenet $(or $(IMAGENET),$(error set IMAGENET, e.g. make exhibits DATA=cifar10_images.tar IMAGENET=imagenet)) --out $(or $(OUT),runs/exhibits)
 
 # `make test` runs these in part. All op tests on a CPU library with ASan and UBSan; the fuzz test on
 # fresh examples, 100 times as many.

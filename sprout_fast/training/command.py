@@ -122,7 +122,11 @@ def parse(
         if read_checkpoint is None:
             from sprout_fast.training.checkpoint import read_run_checkpoint as read_checkpoint
         checkpoint = read_checkpoint(resume)
-    defaults = {} if recipe is None else read_recipe(recipe)
+    defaults = {}
+    if recipe is not None:
+        starts = options([*from_yaml, *argv]).weights is not None
+        on_imagenet = not issubclass(config_type, CifarConfig)
+        defaults = read_recipe(recipe, imagenet_weights=starts and on_imagenet)
     if resume is not None and checkpoint is not None:
         # The run's folder may have been moved: continue in the checkpoint's folder. The checkpoint
         # holds the weights, so the file that the run started from is not needed.
@@ -163,14 +167,21 @@ def _newest_checkpoint(out: Path | None) -> tuple[Path | None, dict[str, Any] | 
     return path, content
 
 
-def read_recipe(name: str) -> dict[str, Any]:
+def read_recipe(name: str, *, imagenet_weights: bool = False) -> dict[str, Any]:
     """Return the options of ``recipes/NAME.yaml``.
 
-    >>> read_recipe("paper")["sigma"]
-    0.1
+    Args:
+        name: name of the recipe.
+        imagenet_weights: whether the run is on ImageNet or another image folder and starts from
+            weights, for which the recipe's section of that name overrides its other options.
+
+    >>> read_recipe("paper")["sigma"], read_recipe("paper", imagenet_weights=True)["epochs"]
+    (0.1, 2)
     """
     file = importlib.resources.files("sprout_fast.training") / "recipes" / f"{name}.yaml"
-    return yaml.safe_load(file.read_text(encoding="utf-8"))
+    options = yaml.safe_load(file.read_text(encoding="utf-8"))
+    section = options.pop("imagenet_weights", {})
+    return options | section if imagenet_weights else options
 
 
 def _read_yaml(path: Path, config_type: type[TrainConfig]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 """Simulate beta over a training run, and print the mass that labels keep on the true class.
 
 python tests/benchmarks/label_mass.py [--page docs/method.md]
+python tests/benchmarks/label_mass.py --epochs 2    # a run of another length
 
 The simulated network is ideal: for an image of class y it predicts the mean of the labels that it
 is trained on, E[z | y], whatever the current beta. Then the gradient of beta is known in closed
@@ -46,8 +47,8 @@ def expected_gradient(beta: NDArray, alpha: float) -> NDArray:
     return alpha * (cost - loss.mean()) / total
 
 
-def simulate(classes: int, recipe: str | None) -> list[float]:
-    """Return the expected mass on the true class after each of the epochs in ``READ_AT``."""
+def simulate(classes: int, recipe: str | None, epochs: int = EPOCHS) -> list[float]:
+    """Return the expected mass on the true class after the epochs in ``READ_AT``, and the last."""
     options = {} if recipe is None else read_recipe(recipe)
     follows_lr = options.get("beta_lr") == "lr"
     names = ("alpha", "scale", "beta_init", "beta_momentum", "beta_weight_decay", "mass_floor")
@@ -56,9 +57,9 @@ def simulate(classes: int, recipe: str | None) -> list[float]:
     rate *= IMAGES[classes] / SUBSTEPS / (1 - loss.beta_momentum)
     beta = loss.beta.double().numpy()
     masses = []
-    for step in range(EPOCHS * SUBSTEPS):
+    for step in range(epochs * SUBSTEPS):
         factor = learning_rate_factor(
-            step, options.get("schedule", "cosine"), warmup_steps=0, total_steps=EPOCHS * SUBSTEPS
+            step, options.get("schedule", "cosine"), warmup_steps=0, total_steps=epochs * SUBSTEPS
         )
         gradient = expected_gradient(beta, loss.alpha) - loss.beta_weight_decay * beta
         beta = np.maximum(beta + rate * factor * gradient, loss.beta_min)
@@ -66,16 +67,25 @@ def simulate(classes: int, recipe: str | None) -> list[float]:
             slope = loss.alpha * (loss.mass_floor - 1 / classes)
             largest = (1 - loss.alpha) * (1 - loss.mass_floor) / slope
             beta = np.maximum(beta * min(1, largest / beta.sum()), loss.beta_min)
-        if (step + 1) % SUBSTEPS == 0 and (step + 1) // SUBSTEPS in READ_AT:
+        if (step + 1) % SUBSTEPS == 0 and (step + 1) // SUBSTEPS in read_at(epochs):
             loss.beta.copy_(torch.from_numpy(beta))
             masses.append(loss.expected_true_mass().item())
     return masses
 
 
-def rows(recipes: Iterable[str | None]) -> list[list[str]]:
+def read_at(epochs: int) -> list[int]:
+    """Return the epochs after which the mass is read."""
+    return sorted({*(one for one in READ_AT if one < epochs), epochs})
+
+
+def rows(recipes: Iterable[str | None], epochs: int = EPOCHS) -> list[list[str]]:
     """Return the rows of the table: a recipe, a number of classes, and the masses."""
     return [
-        [f"`{recipe}`" if recipe else "none", str(k), *(f"{m:.2f}" for m in simulate(k, recipe))]
+        [
+            f"`{recipe}`" if recipe else "none",
+            str(k),
+            *(f"{mass:.2f}" for mass in simulate(k, recipe, epochs)),
+        ]
         for recipe in recipes
         for k in IMAGES
     ]
@@ -84,12 +94,13 @@ def rows(recipes: Iterable[str | None]) -> list[list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--page", type=Path, help="page whose table is replaced")
-    page = parser.parse_args().page
-    header = ["`--recipe`", "K", *(f"epoch {n}" for n in READ_AT)]
-    table = markdown_table(header, rows((None, "paper", "reference-code")), left=1)
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="length of the run")
+    given = parser.parse_args()
+    header = ["`--recipe`", "K", *(f"epoch {n}" for n in read_at(given.epochs))]
+    table = markdown_table(header, rows((None, "paper", "reference-code"), given.epochs), left=1)
     print(table)
-    if page is not None:
-        replace_section(page, "label-mass", table)
+    if given.page is not None:
+        replace_section(given.page, "label-mass", table)
 
 
 if __name__ == "__main__":

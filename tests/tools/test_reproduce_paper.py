@@ -1,12 +1,19 @@
-"""tools/reproduce_paper.py: all tables and figures are planned and drawn, and two are run."""
+"""tools/reproduce_paper.py: all tables and figures are planned and drawn, and two are run.
+
+``make exhibits`` runs them all on real images.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
+import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,14 +23,18 @@ from helpers.paths import TOOLS
 from PIL import Image
 from reproduce_paper import main
 from reproduction import plan, store
+from reproduction import subset_folder as subsets
 from reproduction.datasets import CIFAR, IMAGENET
 from reproduction.exhibits.base import EXHIBITS, Measured
+from reproduction.exhibits.trained import TRAINING_CHOSEN
 from reproduction.findings import Findings
+from reproduction.locks import locked
 from reproduction.options import FIGURES, TABLES
 from reproduction.scale import Scale
 from reproduction.side_by_side import SideBySide, headline
 from reproduction.store import TIMED_METHODS, Store
 from reproduction.subset_folder import subset_folder
+from reproduction.what_ran import differences, timing_lines, training_lines
 from rich.console import Console
 from training_benchmark.rounds import Timings
 
@@ -40,6 +51,7 @@ from sprout_fast.evaluation.measurements import (
 from sprout_fast.evaluation.recorder import AccuracyRecord, Record, Recorder
 from sprout_fast.methods.sprout import Sprout
 from sprout_fast.models import read_checkpoint
+from sprout_fast.nn.loss import SproutLoss
 
 TOOL = TOOLS / "reproduce_paper.py"
 CPU = torch.device("cpu")
@@ -71,7 +83,7 @@ def test_all_tables_and_figures_are_registered() -> None:
 def test_every_plan(
     name: str, value: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(plan, "seconds_per_pass", lambda *_: 0.001)
+    monkeypatch.setattr(Store, "seconds_per_pass", lambda *_: 0.001)
     made = exhibit(name, value)
     assert f"{made.kind} {made.number}" == name
     assert len({(cell.row, cell.column) for cell in made.cells}) == len(made.cells)
@@ -86,10 +98,9 @@ def test_every_plan(
     for training in trainings:
         assert training.label in shown
     assert list(tmp_path.iterdir()) == []
-    if value == 1:
-        assert "not comparable" not in headline(made) and made.scale.lines(CIFAR, []) == []
-    else:
-        assert "SCALED DOWN (--scale 1e-06): these numbers are not comparable" in headline(made)
+    title = headline(made, same_size=value == 1)
+    scaled = "SCALED DOWN (--scale 1e-06): these numbers are not comparable to the paper's"
+    assert (scaled in title) == (value != 1)
 
 
 def test_scale_1_has_the_papers_sizes() -> None:
@@ -125,14 +136,14 @@ def test_scale_1_has_the_papers_sizes() -> None:
 def test_rules_of_the_scale(value: float) -> None:
     scale, root = Scale(value), math.sqrt(value)
     assert scale.train_images() == max(64, round(50_000 * root))
-    assert scale.epochs() == max(1, round(200 * root))
+    assert scale.train("vgg16", "natural")["epochs"] == max(1, round(200 * root))
     assert scale.test_images() == max(10, round(10_000 * root))
     assert scale.setting().scaled(100, 3) == max(3, round(100 * value**0.25))
     small = scale.arch("vgg16") != "cifar_vgg16"
     assert small == (value < 0.1)
     assert scale.train_images() // scale.batch_size() >= 32 or scale.batch_size() == 8
-    assert any("instead of 50,000" in line for line in scale.lines(CIFAR, ["vgg16"]))
-    assert any("instead of VGG-16" in line for line in scale.lines(CIFAR, ["vgg16"])) == small
+    lines = differences(EXHIBITS["table 7"](scale), FakeStore())
+    assert any("instead of VGG-16" in line for line in lines) == small
 
 
 #: docs/method.md, "The paper's figures": one entry per row of each table.
@@ -182,7 +193,8 @@ class FakeStore:
 
     out, device, timing_budget = Path("out"), CPU, 1.0
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: store.Counts | None = None, rounds: int = 2) -> None:
+        self.sizes, self.rounds = sizes, rounds
         self.generator = torch.Generator().manual_seed(0)
 
     def epochs_done(self, training) -> int:
@@ -193,6 +205,15 @@ class FakeStore:
 
     def described(self, dataset) -> str:
         return "random"
+
+    def counts(self, dataset) -> store.Counts:
+        return self.sizes or store.Counts(
+            dataset.train_images, dataset.test_images, dataset.classes
+        )
+
+    def config(self, training) -> dict:
+        resolved = {"lr": 0.1, "warmup_epochs": 0.5, "weight_decay": 5e-4, "schedule": "cosine"}
+        return resolved | dict(training.options)
 
     def images(self, dataset):
         return store.Images(torch.zeros(20, 3, 2, 2), torch.zeros(20), CLASSES, 20, "random")
@@ -218,7 +239,10 @@ class FakeStore:
         return CLASSES, torch.rand(10, generator=self.generator)
 
     def seconds(self, arch: str) -> dict[str, list[float]]:
-        return {name: [float(place), 2.0 + place] for place, name in enumerate(TIMED_METHODS, 1)}
+        return {
+            name: [float(place + number) for number in range(self.rounds)]
+            for place, name in enumerate(TIMED_METHODS, 1)
+        }
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -231,14 +255,176 @@ def test_all_output_files(name: str, tmp_path: Path) -> None:
     content = json.loads(paths[1].read_text())
     assert len(content["cells"]) == len(made.cells) and not content["comparable_in_size"]
     text = paths[0].read_text()
-    assert text.splitlines()[0] == headline(made)
+    assert text.splitlines()[0] == headline(made, same_size=False)
     assert all(f"- {note}" in text for note in (*made.chosen, *made.footnotes))
-    assert len(made.chosen) > 0 and "scaled down" in text
+    assert "scaled down" in text and (made.incomparable is None) == (not results.has_published)
     for cell in content["cells"]:
         if cell["images"] is not None:
             assert cell["low"] <= cell["measured"] <= cell["high"] and cell["images"] == 20
     if is_figure:
         assert min(Image.open(paths[2]).size) > 300
+
+
+def lines_of(name: str, value: float = TINY, sizes: store.Counts | None = None) -> list[str]:
+    return differences(exhibit(name, value), FakeStore(sizes))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_at_scale_1_nothing_differs_but_the_data_at_hand(name: str) -> None:
+    assert lines_of(name, 1.0) == []
+    made = exhibit(name, 1.0)
+    lines = lines_of(name, 1.0, store.Counts(150, 50, 4))
+    dataset = made.dataset
+    expected = [f"training images: 150 instead of {dataset.train_images:,}"]
+    expected += [f"classes: 4 instead of {dataset.classes:,}"]
+    if made.measured() and name != "figure 2":  # whose landscape is a mean over 16 images
+        expected += [f"test images: 50 instead of {dataset.test_images:,}"]
+    assert lines == (expected if made.trainings() else [])
+    assert headline(made, same_size=not lines).startswith(
+        f"{made.name} SCALED DOWN: these" if lines else f"{made.name}: "
+    )
+
+
+def test_only_what_ran_is_said_to_be_scaled_down() -> None:
+    assert lines_of("table 6") == [
+        "cifar_resnet8 instead of VGG-16",
+        "cifar_wrn10_1 instead of WRN-34-10",
+    ]
+    assert not any("test images" in line or "steps" in line for line in lines_of("figure 4"))
+    assert "test images: 10 instead of 16" in lines_of("figure 2", 1.0, store.Counts(64, 10, 10))
+    assert "epochs: 1 instead of 90 (natural), 2 (sprout)" in lines_of("table 4")
+    assert "side of the images in pixels: 96 instead of 224" in lines_of("table 10")
+    assert "C&W-l2 at 0.05: 32 steps and 2 binary searches instead of 1000 and 10" in (
+        lines_of("table 8")
+    )
+    assert lines_of("figure 3")[-1] == "without WRN-34-5, WRN-34-10"
+    assert "WRN-10" in exhibit("figure 3").title and "WRN-34" in exhibit("figure 3", 1.0).title
+    assert "PGD with 3 steps" in exhibit("figure 3").title
+    assert any("widths, here 1, 2, 4, and" in text for text in exhibit("figure 3").chosen)
+    assert any("C&W's margin loss and 3 steps" in text for text in exhibit("figure 6").chosen)
+
+
+def test_table_9_says_that_its_columns_are_equal_at_a_small_scale() -> None:
+    same = [line for line in lines_of("table 9") if "are the same attack" in line]
+    assert same == [
+        "PGD-20 at 0.03, 3x PGD-20 at 0.03, 5x PGD-20 at 0.03, 8x PGD-20 at 0.03, 10x PGD-20 at"
+        " 0.03, 10x PGD-100 at 0.03 are the same attack at this scale: they differ in their random"
+        " numbers at most"
+    ]
+    assert not any("are the same attack" in line for line in lines_of("table 9", 0.5))
+
+
+@pytest.mark.parametrize(
+    ("rounds", "legend"),
+    [
+        (1, "Seconds: one round each, so without an interval."),
+        (3, "Seconds: medians over 3 rounds, with quartiles where there are several."),
+    ],
+)
+def test_seconds_of_one_round_have_no_quartiles(rounds: int, legend: str) -> None:
+    made, kept = exhibit("table 6"), FakeStore(rounds=rounds)
+    results = SideBySide(Findings(made, kept, print), kept, [])
+    text = results._markdown()
+    assert legend in text and ("2 (1.5 to 2.5)" in text) == (rounds == 3)
+    assert "confidence intervals" not in text and "trainings:" not in text
+    assert any("pgd_at makes 7 attack steps" in line for line in timing_lines(made, kept))
+
+
+def test_trainings_are_described_by_their_own_options() -> None:
+    lines = training_lines(exhibit("table 10"), FakeStore(store.Counts(150, 50, 10)))
+    assert lines[0].startswith("resnet18, natural; resnet18, free_at: 1 epoch of 150 images of 96")
+    assert lines[1].startswith("resnet18, sprout, initialized from natural: 1 epoch of 150 images")
+    assert "schedule cosine" in lines[0] and "schedule stages" in lines[1]
+    assert "options of free_at: eps 0.01569, replays 8" in lines
+    assert f"1/({round(1 / (10 * SproutLoss(10).beta_lr))} K) per image" in TRAINING_CHOSEN[1]
+
+
+def test_figure_7_has_the_papers_networks_and_starts() -> None:
+    made = exhibit("figure 7", 1.0)
+    (steps_rows, steps), (start_rows, balls) = made.parts()
+    assert steps_rows == ["natural", "adversarial training", "TRADES", "SPROUT"]
+    assert steps == [f"PGD {steps}" for steps in (10, 20, 50, 100, 200, 500)]
+    assert len(start_rows) == 6 and len(balls) == 8 and balls[0] == "eps 0"
+    archs = {
+        rows[0]: {
+            cell.source.training["arch"]
+            for cell in made.cells
+            if isinstance(cell.source, Measured) and cell.row in rows
+        }
+        for rows in (steps_rows, start_rows)
+    }
+    assert list(archs.values()) == [{"cifar_wrn34_10"}, {"cifar_vgg16"}]
+    starts = {
+        cell.row: cell.source.training.start and cell.source.training.start["method"]
+        for cell in made.cells
+        if isinstance(cell.source, Measured) and cell.row in start_rows
+    }
+    assert [*starts.values()] == ["natural", None, "pgd_at", "trades", "natural", "natural"]
+
+
+def test_figure_1_divides_by_the_best_of_each_dimension() -> None:
+    made = exhibit("figure 1")
+    of_paper = made.remarks(Findings(made, FakeStore(), print))[1]
+    # As in the figure's caption, but for adversarial training.
+    assert of_paper.endswith(
+        "natural 0.6718, adversarial training 0.6941, TRADES 0.7107, SPROUT 0.8798"
+    )
+    assert any("0.6941" in note for note in made.footnotes)
+
+
+def test_imagenet_tables_say_what_the_paper_did() -> None:
+    for name in ("table 4", "table 6", "table 10"):
+        assert any("little more than one further epoch" in note for note in exhibit(name).footnotes)
+    trained = {one["method"]: one for one in exhibit("table 10", 1.0).trainings()}
+    epochs = {method: one["epochs"] for method, one in trained.items()}
+    assert epochs == {"natural": 90, "free_at": 11, "sprout": 2}
+
+
+def test_parts_of_the_test_images_spread_over_the_classes(images: Path) -> None:
+    found = Store(Path("out"), Scale(1.0, images), CPU).images(CIFAR)
+    whole = read_images(images, loader="memory")
+    assert sorted(found.labels[:10].tolist()) == sorted(found.labels[10:].tolist()) == [*range(10)]
+    assert found.labels.tolist() != [*range(10), *range(10)]
+    pairs = zip(whole.images, whole.labels, strict=True)
+    known = {image.numpy().tobytes(): int(label) for image, label in pairs}
+    for image, label in zip(found.images, found.labels, strict=True):
+        assert known.pop(image.numpy().tobytes()) == label
+
+
+def test_equal_work_has_equal_estimates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trials = iter((0.25, 0.5))
+    monkeypatch.setattr(store, "_trial", lambda *_: next(trials))
+    shown = []
+    for name in ("table 8", "figure 1"):
+        console = Console(file=io.StringIO(), width=180)
+        made = exhibit(name)
+        plan.Plan(made, Store(tmp_path, made.scale, CPU)).print_to(console)
+        shown.append(console.file.getvalue())
+    assert shown[0] == shown[1] and next(trials) == 0.5
+
+
+def test_the_estimate_knows_that_cw_ends_early_and_what_a_diversity_costs() -> None:
+    made = exhibit("table 8", 1.0)
+    passes = {
+        name: plan.passes_of(one)
+        for named in made.measured().values()
+        for name, one in named.items()
+    }
+    assert passes == {"clean": 1, "PGD-100 at 0.03": 100, "C&W-l2 at 0.05": 1800, "contrast x 2": 1}
+    (diversity,) = next(iter(exhibit("table 11").measured().values())).values()
+    assert plan.passes_of(diversity) == 30
+
+
+def test_a_training_error_names_no_option_of_another_tool(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def failing(*_: object) -> int:
+        raise UserError("64: larger than the training set", option="batch_size")
+
+    monkeypatch.setattr(store, "train", failing)
+    assert run(images, tmp_path, "--table", "11") == 2
+    error = capsys.readouterr().err
+    assert "cifar_resnet8, natural: batch_size 64: larger than" in error and "--" not in error
 
 
 def test_an_unavailable_attack_is_an_error() -> None:
@@ -309,7 +495,13 @@ def test_tables_7_and_2_run_and_finished_work_is_reused(
     shown = capsys.readouterr().out
     assert shown.startswith("Table 7 SCALED DOWN (--scale 1e-06): these numbers are not comparable")
     assert "to do: 0 trainings" in shown and "cifar_resnet8 instead of VGG-16" in shown
-    assert f"- 64 training and 10 test images of {images}" in shown
+    assert f"- 64 training and 10 test images of 10 classes, {images}, balanced, seed 0" in shown
+    assert "PGD-100 at 0.03: 3 steps instead of 100" in shown
+    # Of the trainings' options, those that the checkpoints hold.
+    assert (
+        "1 epoch of 64 images of 32 pixels, batch size 8, SGD with peak learning rate 0.00062"
+        in (shown)
+    )
     content = json.loads((tmp_path / "table_7.json").read_text())
     assert len(content["cells"]) == 16
     assert calls["train"] == before["train"] and calls["step"] == before["step"]
@@ -374,6 +566,49 @@ def test_a_subset_has_every_class_and_is_written_once(images: Path, tmp_path: Pa
         assert subset_folder(images, dataset, tmp_path, **sizes, seed=1) == subset
         assert subset.stat().st_mtime_ns == stamp
         assert subset_folder(images, dataset, tmp_path, **sizes, seed=2) != subset
+        # A subset that has lost an image is an error, not a smaller subset.
+        files[0].unlink()
+        with pytest.raises(UserError, match=r"has 42 images, expected the 43 of images\.txt"):
+            subset_folder(images, dataset, tmp_path, **sizes, seed=1)
+
+
+def test_two_processes_make_one_subset(images: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from reproduction.datasets import CIFAR\n"
+        "from reproduction.subset_folder import subset_folder\n"
+        "print(len(list(subset_folder(Path(sys.argv[1]), CIFAR, Path(sys.argv[2]),"
+        " train=60, test=20, seed=0).glob('*/*/*'))))"
+    )
+    argv = [sys.executable, "-c", program, str(images), str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(TOOLS), *sys.path])}
+    key = hashlib.sha256(f"{images.resolve()} 0".encode()).hexdigest()[:8]
+    folder = tmp_path / f"cifar-10-60-20-{key}"
+    with locked(folder):  # both wait for this process
+        running = [
+            subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment)
+            for _ in range(2)
+        ]
+        for process in running:
+            assert process.stdout is not None
+            assert process.stdout.readline().startswith("waiting for another process that works on")
+        assert not folder.exists()
+    shown = [process.communicate()[0].splitlines() for process in running]
+    assert [lines[-1] for lines in shown] == ["80", "80"]
+    assert [path for path in tmp_path.iterdir() if path.name[0] != "."] == [folder]
+
+
+def test_an_interrupted_subset_leaves_nothing_behind(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    sizes = {"train": 20, "test": 10, "seed": 0}
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(subsets, "_images", stop)  # after all images were written
+        subset_folder(images, CIFAR, tmp_path, **sizes)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".lock"]
+    assert len(list(subset_folder(images, CIFAR, tmp_path, **sizes).glob("*/*/*"))) == 30
 
 
 @pytest.mark.parametrize(
@@ -412,7 +647,7 @@ def test_unsuitable_data_leaves_no_partial_subset(
     out = tmp_path / "out"
     assert run(tmp_path / "data", out, "--table", "11") == 2
     assert "no val/ or test/" in capsys.readouterr().err
-    assert list(out.iterdir()) == []
+    assert list(out.glob("cifar*")) == list(out.glob("models/*/*")) == []
 
 
 def test_figure_4_requires_ten_classes() -> None:

@@ -69,7 +69,7 @@ class Findings:
         if isinstance(source, Timed):
             seconds = self._seconds[source.arch][source.method]
             low, high = quartiles(seconds) if len(seconds) > 1 else (None, None)
-            return Value(statistics.median(seconds), low, high)
+            return Value(statistics.median(seconds), low, high, rounds=len(seconds))
         assert isinstance(source, Beta)
         names, beta = self.beta(source.training)
         if max(source.one, source.other) >= len(beta):

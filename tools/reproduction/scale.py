@@ -54,10 +54,6 @@ class Scale:
         """Return the number of test images."""
         return self._rooted(dataset.test_images, 10)
 
-    def epochs(self, dataset: DataSet = CIFAR) -> int:
-        """Return the number of epochs."""
-        return self._rooted(dataset.epochs, 1)
-
     def batch_size(self, dataset: DataSet = CIFAR) -> int:
         """Return a power of two from 8 up that leaves at least 32 batches per epoch if possible."""
         wanted = max(8, self.train_images(dataset) // 32)
@@ -103,16 +99,19 @@ class Scale:
             (depth, widths, of_ten) for least, depth, widths, of_ten in _WIDE if self.value >= least
         )
 
+    @property
+    def wide_name(self) -> str:
+        """Name of the networks of Figure 3 without their width, e.g. ``"WRN-34"``."""
+        return f"WRN-{self._wide()[0]}"
+
     def label(self, network: str) -> str:
-        """Return the network's name, followed by its replacement if there is one.
+        """Return the name of the network, and before it the one that stands in for it, if any.
 
         >>> Scale(1).label("vgg16"), Scale(0.001).label("vgg16")
-        ('VGG-16', 'VGG-16 (cifar_resnet8)')
+        ('VGG-16', 'cifar_resnet8 for VGG-16')
         """
         name, arch = network_name(network), self.arch(network)
-        if arch.removeprefix("cifar_") == network:
-            return name
-        return f"{name} ({arch})"
+        return name if arch.removeprefix("cifar_") == network else f"{arch} for {name}"
 
     def train(
         self,
@@ -133,42 +132,21 @@ class Scale:
             dataset: data set to train on.
             recipe: one of ``sprout_fast/training/recipes``.
             start: training whose final weights are the initial weights.
-            epochs: overrides the scale's number of epochs.
+            epochs: at scale 1; by default those of the recipe or else of the data set.
             **options: options of the run, which override all others.
         """
-        values = {} if recipe is None else read_recipe(recipe)
+        on_imagenet = dataset is IMAGENET and start is not None
+        values = {} if recipe is None else read_recipe(recipe, imagenet_weights=on_imagenet)
         values |= {"method": method, "arch": self.arch(network), "seed": self.seed}
         values |= {
             "data": _path(self.data if dataset is CIFAR else self.imagenet),
-            "epochs": epochs or self.epochs(dataset),
+            "epochs": self._rooted(epochs or values.get("epochs", dataset.epochs), 1),
             "batch_size": self.batch_size(dataset),
             "image_size": self.image_size(dataset),
         }
         values |= options
         count = None if self.is_full else self.train_images(dataset)
         return Training(dataset, tuple(sorted(values.items())), count, start)
-
-    def lines(self, dataset: DataSet, networks: list[str]) -> list[str]:
-        """Return one line for each size that differs from the paper's."""
-        if self.is_full:
-            return []
-        steps = self.setting(dataset).scaled
-        lines = [
-            f"{self.train_images(dataset):,} training images instead of {dataset.train_images:,}",
-            f"epochs: {self.epochs(dataset)} instead of {dataset.epochs}",
-            f"{self.test_images(dataset):,} test images instead of {dataset.test_images:,}",
-            f"attack steps and restarts times {self.attack_scale:.3g}: PGD-20 has {steps(20, 3)}"
-            f" steps, PGD-100 has {steps(100, 3)}, 10 random starts become {steps(10)}; the step"
-            " size is still eps/5",
-        ]
-        if self.batch_size(dataset) != dataset.batch_size:
-            lines.append(f"batch size {self.batch_size(dataset)} instead of {dataset.batch_size}")
-        if dataset is IMAGENET and self.image_size(dataset) != 224:
-            lines.append(f"images of {self.image_size(dataset)} pixels instead of 224")
-        for network in networks:
-            if self.arch(network).removeprefix("cifar_") != network:
-                lines.append(f"{self.arch(network)} instead of {network_name(network)}")
-        return lines
 
 
 def network_name(network: str) -> str:

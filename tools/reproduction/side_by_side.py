@@ -17,25 +17,26 @@ from training_benchmark.tables import console_table, markdown_table
 from reproduction.exhibits.base import Exhibit, Value
 from reproduction.findings import Findings
 from reproduction.store import Store, write_json
+from reproduction.what_ran import differences, timing_lines, training_lines
 from sprout_fast.evaluation.report.plots.base import STYLE
 from sprout_fast.evaluation.results import versions
 
-INTERVALS = (
-    "In parentheses: 95 % confidence intervals over the choice of images, not over seeds; seconds"
-    " are medians with quartiles."
-)
 
+def headline(exhibit: Exhibit, *, same_size: bool) -> str:
+    """Return the first line of all output.
 
-def headline(exhibit: Exhibit) -> str:
-    """Return the first line of all output."""
-    scale = exhibit.scale
-    if scale.is_full:
+    Args:
+        exhibit: the table or figure.
+        same_size: whether all sizes are the paper's.
+    """
+    if same_size:
         return (
             f"{exhibit.name}: {exhibit.title}. One run, with the paper's sizes if it states them."
         )
+    scale = "" if exhibit.scale.is_full else f" (--scale {exhibit.scale.value:g})"
     return (
-        f"{exhibit.name} SCALED DOWN (--scale {scale.value:g}): these numbers are not comparable to"
-        f" the paper's. {exhibit.title[0].upper()}{exhibit.title[1:]}."
+        f"{exhibit.name} SCALED DOWN{scale}: these numbers are not comparable to the paper's."
+        f" {exhibit.title[0].upper()}{exhibit.title[1:]}."
     )
 
 
@@ -46,6 +47,8 @@ class SideBySide:
         self.findings, self.exhibit, self.store = findings, findings.exhibit, store
         self.has_published = any(cell.published is not None for cell in self.exhibit.cells)
         self.values = [(cell, findings.value(cell)) for cell in self.exhibit.cells]
+        self.differences = differences(self.exhibit, store)
+        self.headline = headline(self.exhibit, same_size=not self.differences)
         self.command = shlex.join(["python", "tools/reproduce_paper.py", *argv])
         self.date = date.today().isoformat()
 
@@ -55,11 +58,12 @@ class SideBySide:
         def line(text: str) -> None:
             console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-        line(headline(self.exhibit))
-        table = console_table(["", *self.exhibit.columns()], self._rows(), left=1)
-        # Let a narrow terminal wrap lines, because rich would drop columns.
-        needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
-        Console(file=console.file, width=max(console.width, needed)).print(table)
+        line(self.headline)
+        for columns, rows in self._parts():
+            table = console_table(columns, rows, left=1)
+            # Let a narrow terminal wrap lines, because rich would drop columns.
+            needed = Measurement.get(console, console.options.update(max_width=1000), table).maximum
+            Console(file=console.file, width=max(console.width, needed)).print(table)
         line(self._legend())
         for title, lines in self._notes().items():
             line(f"\n{title}:")
@@ -74,7 +78,7 @@ class SideBySide:
         if self.exhibit.draw is None:
             return paths[:2]
         title = self.exhibit.name
-        if not self.exhibit.scale.is_full:
+        if self.differences:
             title += ", scaled down: not comparable to the paper's"
         style: Any = STYLE
         with matplotlib.rc_context(style):
@@ -84,42 +88,65 @@ class SideBySide:
         return paths
 
     def _legend(self) -> str:
-        if self.has_published:
-            return f"Measured value | the paper's. {INTERVALS}"
-        return f"Measured values; the paper's figure has no numbers. {INTERVALS}"
+        values = [value for _, value in self.values]
+        legend = ["Measured value | the paper's."]
+        if not self.has_published:
+            legend = ["Measured values; the paper's figure has no numbers."]
+        if any(value.images is not None and value.low is not None for value in values):
+            legend.append(
+                "In parentheses: 95 % confidence intervals over the choice of images, not over"
+                " seeds."
+            )
+        if rounds := [value.rounds for value in values if value.rounds is not None]:
+            low, high = min(rounds), max(rounds)
+            made = f"{low}" if low == high else f"{low} to {high}"
+            legend.append(
+                "Seconds: one round each, so without an interval."
+                if high == 1
+                else f"Seconds: medians over {made} rounds, with quartiles where there are several."
+            )
+        return " ".join(legend)
 
-    def _rows(self) -> list[list[str]]:
+    def _parts(self) -> list[tuple[list[str], list[list[str]]]]:
+        """Return headings and rows of each part."""
         texts = {}
         for cell, value in self.values:
             text = value_text(value)
             if self.has_published:
                 text += " | -" if cell.published is None else f" | {cell.published:g}"
             texts[cell.row, cell.column] = text
-        columns = self.exhibit.columns()
         return [
-            [row, *(texts.get((row, column), "") for column in columns)]
-            for row in self.exhibit.rows()
+            (
+                ["", *columns],
+                [[row, *(texts.get((row, column), "") for column in columns)] for row in rows],
+            )
+            for rows, columns in self.exhibit.parts()
         ]
 
     def _notes(self) -> dict[str, list[str]]:
-        exhibit, scale = self.exhibit, self.exhibit.scale
+        exhibit, store = self.exhibit, self.store
         found = {
-            "scaled down": scale.lines(exhibit.dataset, exhibit.networks),
+            "remarks": [] if exhibit.remarks is None else exhibit.remarks(self.findings),
+            "scaled down": self.differences,
+            "not comparable at any scale": [exhibit.incomparable] if exhibit.incomparable else [],
+            "trainings": training_lines(exhibit, store),
+            "timings": timing_lines(exhibit, store),
             "choices where the paper is not specific": exhibit.chosen,
             "remarks on the paper's numbers": exhibit.footnotes,
         }
-        if exhibit.measured():
-            found["images"] = [self.store.described(exhibit.dataset)]
+        if exhibit.trainings():
+            found["images"] = [store.described(exhibit.dataset)]
         return {title: lines for title, lines in found.items() if lines}
 
     def _markdown(self) -> str:
-        rows = [[cell.replace("|", "\\|") for cell in row] for row in self._rows()]
         blocks = [
-            headline(self.exhibit) + "\n",
+            self.headline + "\n",
             f"`{self.command}`, {self.date}, torch {torch.__version__}, {self.store.device}\n",
-            markdown_table(["", *self.exhibit.columns()], rows, left=1),
-            self._legend() + "\n",
         ]
+        for columns, rows in self._parts():
+            escaped = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+            blocks.append(markdown_table(columns, escaped, left=1))
+        blocks.append(self._legend() + "\n")
         for title, lines in self._notes().items():
             blocks.append(f"{title}:\n\n" + "".join(f"- {text}\n" for text in lines))
         return "\n".join(blocks)
@@ -128,8 +155,8 @@ class SideBySide:
         exhibit = self.exhibit
         return {
             "exhibit": exhibit.name,
-            "headline": headline(exhibit),
-            "comparable_in_size": exhibit.scale.is_full,
+            "headline": self.headline,
+            "comparable_in_size": not self.differences,
             "command": self.command,
             "date": self.date,
             "scale": exhibit.scale.value,
@@ -144,6 +171,7 @@ class SideBySide:
                     "low": value.low,
                     "high": value.high,
                     "images": value.images,
+                    "rounds": value.rounds,
                     "paper": cell.published,
                 }
                 for cell, value in self.values
@@ -153,7 +181,7 @@ class SideBySide:
                     "label": one.label,
                     "folder": str(self.store.folder(one).relative_to(self.store.out)),
                     "options": dict(one.options),
-                    "images": one.limit,
+                    "images": self.store.counts(one.dataset).train,
                     "starts_from": one.start and one.start.name,
                 }
                 for one in exhibit.trainings()

@@ -5,30 +5,46 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from training_benchmark.contestants import build_contestants, build_methods
-from training_benchmark.rounds import measure
+from training_benchmark.rounds import measure, synchronize
 from training_benchmark.trainee import build_trainee, synthetic_batches
 
 from reproduction.datasets import CIFAR, DataSet
+from reproduction.locks import locked
 from reproduction.scale import Scale
 from reproduction.subset_folder import subset_folder
 from reproduction.training import Training
-from sprout_fast.data import default_loader
+from sprout_fast.data import default_loader, scan
 from sprout_fast.data.validation import Images, read_images
+from sprout_fast.errors import UserError
 from sprout_fast.evaluation.measurements import Clean, Measurement
 from sprout_fast.evaluation.recorder import PrintProgress, Record, Recorder
 from sprout_fast.evaluation.subject import Subject
 from sprout_fast.files import atomic_write
+from sprout_fast.methods import build_method
 from sprout_fast.models import load_model, read_checkpoint
 from sprout_fast.training.run import train
 
 #: Methods of Table 6, always timed together because only ratios compare.
 TIMED_METHODS = ("natural", "pgd_at", "trades", "free_at", "sprout")
-_TIMED_BATCH, _TIMED_IMAGES = 128, 10 * 50_000
+TIMED_BATCH, TIMED_IMAGES, TIMED_SIDE = 128, 10 * 50_000, 32
+# The command's own options; those of the trainer mean nothing to its user.
+_OWN_OPTIONS = ("data", "imagenet", "device", "seed", "out")
+
+
+class Counts(NamedTuple):
+    """How many images and classes there are to train and measure on."""
+
+    train: int
+    test: int
+    classes: int
 
 
 class Store:
@@ -36,7 +52,7 @@ class Store:
 
     ``models/ARCH-METHOD-KEY`` contains a training, ``measured`` the results per image of each model
     and ``times`` the timings. A key is a hash of all options, so that results for other scales and
-    seeds can share the folder.
+    seeds can share the folder. So can several processes: each piece of work has a lock.
 
     Args:
         out: the folder.
@@ -47,6 +63,8 @@ class Store:
     def __init__(self, out: Path, scale: Scale, device: torch.device) -> None:
         self.out, self.scale, self.device = out, scale, device
         self._images: dict[DataSet, Images] = {}
+        self._counts: dict[DataSet, Counts] = {}
+        self._folders: dict[DataSet, Path] = {}
 
     def folder(self, training: Training) -> Path:
         """Return the folder of a training, whether or not it exists."""
@@ -61,6 +79,10 @@ class Store:
         path = self.checkpoint(training)
         return read_checkpoint(path)["epoch"] if path.exists() else 0
 
+    def config(self, training: Training) -> Mapping[str, Any]:
+        """Return all options that a training ran with, by name."""
+        return read_checkpoint(self.checkpoint(training))["config"]
+
     def train(self, training: Training) -> None:
         """Run or resume a training whose ``start`` is finished.
 
@@ -68,6 +90,16 @@ class Store:
             KeyboardInterrupt: after Ctrl-C; the state has been saved.
             UserError, FatalError: raised by the trainer.
         """
+        with locked(self.folder(training)):
+            if self.epochs_done(training) < training["epochs"]:  # else another process has run it
+                try:
+                    self._train(training)
+                except UserError as error:
+                    if error.option in _OWN_OPTIONS:
+                        raise
+                    raise UserError(f"{training.label}: {error}") from error
+
+    def _train(self, training: Training) -> None:
         path = self.checkpoint(training)
         weights = None if training.start is None else self.checkpoint(training.start)
         config = training.config(
@@ -107,18 +139,19 @@ class Store:
             subject.surrogate = load_model(self.checkpoint(source), self.device)
             folder = folder / f"from-{source.key}"
         images = self.images(training.dataset)
-        recorder = Recorder(
-            subject,
-            images.images,
-            images.labels,
-            batch_size=100,
-            seed=self.scale.seed,
-            cache_dir=folder,
-            gallery=0,
-            progress=PrintProgress(),
-        )
-        # Clean first, since attacks skip misclassified images.
-        recorder.run([Clean(), *(one for one in measurements if one.name != Clean().name)])
+        with locked(folder):
+            recorder = Recorder(
+                subject,
+                images.images,
+                images.labels,
+                batch_size=100,
+                seed=self.scale.seed,
+                cache_dir=folder,
+                gallery=0,
+                progress=PrintProgress(),
+            )
+            # Clean first, since attacks skip misclassified images.
+            recorder.run([Clean(), *(one for one in measurements if one.name != Clean().name)])
         return recorder.records
 
     def beta(self, training: Training) -> tuple[list[str], torch.Tensor]:
@@ -128,31 +161,46 @@ class Store:
 
     def seconds(self, arch: str) -> dict[str, list[float]]:
         """Return seconds for ten epochs of 50,000 images by method, one value per round."""
-        budget = self.timing_budget
-        key = hashlib.sha256(f"{arch} {self.device} {budget}".encode()).hexdigest()[:12]
+        return self._timed(arch, self.timing_budget, lambda: self._time_methods(arch))
+
+    def _time_methods(self, arch: str) -> dict[str, list[float]]:
+        trainee = build_trainee(
+            arch,
+            10,
+            image_size=TIMED_SIDE,
+            amp="bf16" if self.device.type == "cuda" else "none",
+            device=self.device,
+        )
+        contestants, _ = build_contestants(trainee, build_methods(trainee, TIMED_METHODS), [])
+        timings = measure(
+            contestants,
+            synthetic_batches(trainee, TIMED_BATCH),
+            self.device,
+            base="natural",
+            rounds=20,
+            budget=self.timing_budget,
+            progress=lambda text: None,
+        )
+        steps = TIMED_IMAGES / TIMED_BATCH
+        return {name: [steps * one for one in timings.of(name)] for name in timings.seconds}
+
+    def seconds_per_pass(self, arch: str, image_size: int) -> float:
+        """Return seconds per image of a natural training step, from a trial of a few steps.
+
+        The trial is made once, so that all exhibits that need the same work expect the same time.
+        """
+        return self._timed(
+            arch, image_size, lambda: {"natural": [_trial(arch, image_size, self.device)]}
+        )["natural"][0]
+
+    def _timed(
+        self, arch: str, what: object, run: Callable[[], dict[str, list[float]]]
+    ) -> dict[str, list[float]]:
+        key = hashlib.sha256(f"{arch} {self.device} {what}".encode()).hexdigest()[:12]
         path = self.out / "times" / f"{arch}-{key}.json"
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            trainee = build_trainee(
-                arch,
-                10,
-                image_size=32,
-                amp="bf16" if self.device.type == "cuda" else "none",
-                device=self.device,
-            )
-            contestants, _ = build_contestants(trainee, build_methods(trainee, TIMED_METHODS), [])
-            timings = measure(
-                contestants,
-                synthetic_batches(trainee, _TIMED_BATCH),
-                self.device,
-                base="natural",
-                rounds=20,
-                budget=budget,
-                progress=lambda text: None,
-            )
-            steps = _TIMED_IMAGES / _TIMED_BATCH
-            found = {name: [steps * one for one in timings.of(name)] for name in timings.seconds}
-            write_json(path, found)
+        with locked(path):
+            if not path.exists():
+                write_json(path, run())
         return json.loads(path.read_text())
 
     @property
@@ -161,22 +209,38 @@ class Store:
         return max(5.0, 600 * self.scale.value**0.5)
 
     def images(self, dataset: DataSet) -> Images:
-        """Return the test images to measure on."""
+        """Return the test images to measure on, in an order whose every part spreads over classes.
+
+        A measurement of a few images measures the first ones, and Mixup's partners come from the
+        same batch, while data sets list one class after the other.
+        """
         if dataset not in self._images:
-            self._images[dataset] = read_images(
+            found = read_images(
                 self._data(dataset),
                 loader="memory" if dataset is CIFAR else default_loader(),
                 image_size=self.scale.image_size(dataset),
             )
+            order = torch.from_numpy(spread_order(found.labels.numpy(), self.scale.seed))
+            self._images[dataset] = dataclasses.replace(
+                found, images=found.images[order], labels=found.labels[order]
+            )
         return self._images[dataset]
 
+    def counts(self, dataset: DataSet) -> Counts:
+        """Return how many images and classes trainings and measurements have."""
+        if dataset not in self._counts:
+            found = scan(self._data(dataset))
+            self._counts[dataset] = Counts(len(found.train), len(found.val), len(found.classes))
+        return self._counts[dataset]
+
     def described(self, dataset: DataSet) -> str:
-        """Return the actual number of images in one line."""
-        test = f"{len(self.images(dataset).labels):,} test images of {self._whole(dataset)}"
-        if self.scale.is_full:
-            return test
-        train = sum(1 for _ in self._data(dataset).glob("train/*/*"))
-        return f"{train:,} training and {test}, balanced over the classes, seed {self.scale.seed}"
+        """Return where the images are from, in one line."""
+        counts, whole = self.counts(dataset), self._whole(dataset)
+        text = (
+            f"{counts.train:,} training and {counts.test:,} test images of {counts.classes:,}"
+            f" classes, {whole}"
+        )
+        return text if self.scale.is_full else f"{text}, balanced, seed {self.scale.seed}"
 
     def _whole(self, dataset: DataSet) -> Path:
         path = self.scale.data if dataset is CIFAR else self.scale.imagenet
@@ -188,8 +252,52 @@ class Store:
         whole = self._whole(dataset)
         if self.scale.is_full:
             return whole
-        train, test = self.scale.train_images(dataset), self.scale.test_images(dataset)
-        return subset_folder(whole, dataset, self.out, train=train, test=test, seed=self.scale.seed)
+        if dataset not in self._folders:
+            self._folders[dataset] = subset_folder(
+                whole,
+                dataset,
+                self.out,
+                train=self.scale.train_images(dataset),
+                test=self.scale.test_images(dataset),
+                seed=self.scale.seed,
+            )
+        return self._folders[dataset]
+
+
+def spread_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Return the order of N images in which each class comes once before any comes twice.
+
+    Images of a class, and classes within a round, are in random order.
+
+    Args:
+        labels: int64 [N].
+        seed: seed of the order.
+
+    >>> labels = np.array([0, 0, 0, 1, 1, 1, 2])
+    >>> sorted(labels[spread_order(labels, 0)][:3].tolist())
+    [0, 1, 2]
+    """
+    random = np.random.default_rng([seed, 3])
+    order = random.permutation(len(labels))
+    of_class = order[np.argsort(labels[order], kind="stable")]
+    _, starts, class_of = np.unique(labels[of_class], return_index=True, return_inverse=True)
+    rounds = np.arange(len(labels)) - starts[class_of]
+    return of_class[np.lexsort((random.random(len(labels)), rounds))]
+
+
+def _trial(arch: str, image_size: int, device: torch.device) -> float:
+    trainee = build_trainee(arch, 10, image_size=image_size, device=device)
+    count = 32 if image_size <= 64 else 4
+    batches = synthetic_batches(trainee, count)
+    method = build_method("natural", trainee.setting).to(device)
+    seconds = []
+    for _ in range(5):  # the first warms up
+        synchronize(device)
+        start = time.perf_counter()
+        method.training_step(trainee.optimize, *next(batches))
+        synchronize(device)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:]) / count
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -14,6 +14,7 @@ from sprout_fast.attacks.base import borrowed, value_and_gradient
 from sprout_fast.evaluation.measurements.base import Batch, Measurement
 from sprout_fast.evaluation.subject import Subject
 from sprout_fast.ops.dirichlet import dirichlet
+from sprout_fast.ops.sample_mixup import sample_mixup
 from sprout_fast.random import PhiloxState
 
 MODULES = ("dirichlet", "mixup", "ga")
@@ -27,26 +28,29 @@ class Diversity(Measurement):
     the model's own beta, or else one uniform on [0, 10/K]), ``mixup`` (image and label are mixed
     with another image of the batch, with weight lambda ~ Beta(mixup_alpha, mixup_alpha)) and ``ga``
     (Gaussian noise is added to the image). Each gradient is with respect to the module's output
-    image.
+    image. All random numbers are drawn per image, lambda too, and again for each of ``draws``
+    passes, so that images are independent and the spread over images is also that over draws. The
+    partners come from the batch: order the images at random.
 
     Args:
         sigma: standard deviation of the Gaussian noise, for images in [0,1].
         mixup_alpha: parameter of Mixup's beta distribution.
         alpha: weight of beta in the Dirichlet's concentration.
+        draws: number of draws, over which each image's similarities are averaged.
 
-    Columns: ``dirichlet_mixup``, ``dirichlet_ga`` and ``mixup_ga``, each in [-1,1], and 0 if a
-    gradient is 0.
+    Columns: ``dirichlet_mixup``, ``dirichlet_ga`` and ``mixup_ga``, each in [-1,1]; a draw counts 0
+    if a gradient is 0.
     """
 
     name: str = "diversity"
     sigma: float = 0.1
     mixup_alpha: float = 0.2
     alpha: float = 0.01
+    draws: int = 10
 
     def measure(self, subject: Subject, batch: Batch) -> dict[str, Tensor]:
         generator, device = batch.generator(), batch.images.device
         one_hot = F.one_hot(batch.labels, subject.num_classes).to(batch.images.dtype)
-        gradients = {}
 
         def gradient_of(images: Tensor, target: Tensor) -> Tensor:
             loss = functools.partial(F.cross_entropy, target=target, reduction="none")
@@ -58,19 +62,26 @@ class Diversity(Measurement):
             drawn = torch.rand(subject.num_classes, generator=generator, device=device)
             beta = drawn * 10 / subject.num_classes
         concentration = (1 - self.alpha) * one_hot + self.alpha * beta.to(device)
-        state = PhiloxState(batch.seed, device=device).next()
-        gradients["dirichlet"] = gradient_of(batch.images, dirichlet(concentration, state))
+        state = PhiloxState(batch.seed, device=device)
+        found = {f"{one}_{other}": [] for one, other in itertools.combinations(MODULES, 2)}
+        for _ in range(self.draws):
+            gradients = {
+                "dirichlet": gradient_of(batch.images, dirichlet(concentration, state.next()))
+            }
+            partner, lam = sample_mixup(
+                len(one_hot), state.next(), mixup_alpha=self.mixup_alpha, per_sample=True
+            )
+            gradients["mixup"] = gradient_of(
+                _mixed(batch.images, partner, lam), _mixed(one_hot, partner, lam)
+            )
+            noise = torch.randn(batch.images.shape, generator=generator, device=device)
+            gradients["ga"] = gradient_of(batch.images + self.sigma * noise, one_hot)
+            for one, other in itertools.combinations(MODULES, 2):
+                similarity = F.cosine_similarity(gradients[one], gradients[other], dim=1)
+                found[f"{one}_{other}"].append(similarity)
+        return {name: torch.stack(draws).mean(0) for name, draws in found.items()}
 
-        beta_distribution = torch.distributions.Beta(self.mixup_alpha, self.mixup_alpha)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(batch.seed)
-            lam = beta_distribution.sample().item()
-        mixed = lam * batch.images + (1 - lam) * batch.images.roll(1, 0)
-        gradients["mixup"] = gradient_of(mixed, lam * one_hot + (1 - lam) * one_hot.roll(1, 0))
 
-        noise = torch.randn(batch.images.shape, generator=generator, device=device)
-        gradients["ga"] = gradient_of(batch.images + self.sigma * noise, one_hot)
-        return {
-            f"{one}_{other}": F.cosine_similarity(gradients[one], gradients[other], dim=1)
-            for one, other in itertools.combinations(MODULES, 2)
-        }
+def _mixed(values: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
+    weight = lam.to(values.dtype).view(-1, *[1] * (values.ndim - 1))
+    return values[partner].lerp(values, weight)

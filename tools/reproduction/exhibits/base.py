@@ -25,12 +25,13 @@ Kind = Literal["table", "figure"]
 
 @dataclass(frozen=True)
 class Value:
-    """A number with its 95 % interval (quartiles for seconds) and the number of images."""
+    """A number with its 95 % interval over ``images``, or with its quartiles over ``rounds``."""
 
     number: float
     low: float | None = None
     high: float | None = None
     images: int | None = None
+    rounds: int | None = None
     is_percent: bool = False
 
 
@@ -50,7 +51,7 @@ def percent(found: Accuracy) -> Value:
     50.0
     """
     low, high = found.interval
-    return Value(100 * found.top1, 100 * low, 100 * high, found.total, is_percent=True)
+    return Value(100 * found.top1, 100 * low, 100 * high, images=found.total, is_percent=True)
 
 
 def mean_of(column: str, *place: int) -> Read:
@@ -69,7 +70,7 @@ def mean_of(column: str, *place: int) -> Read:
         if len(values) < 2:
             return Value(mean, images=len(values))
         half = 1.96 * values.std().item() / len(values) ** 0.5
-        return Value(mean, mean - half, mean + half, len(values))
+        return Value(mean, mean - half, mean + half, images=len(values))
 
     return read
 
@@ -132,8 +133,11 @@ class Exhibit:
         cells: in reading order.
         networks: the paper's networks that are trained.
         dataset: data set that they are trained on.
-        chosen: choices where the paper is not specific.
+        chosen: choices where the paper is not specific. Sizes and options are not among them: the
+            report derives those from what ran.
+        incomparable: what differs from the paper even at scale 1, in one line.
         footnotes: remarks on the paper's numbers.
+        remarks: returns remarks on the measured numbers.
         draw: draws the figure; None for a table.
     """
 
@@ -145,7 +149,9 @@ class Exhibit:
     networks: list[str]
     dataset: DataSet = CIFAR
     chosen: list[str] = field(default_factory=list)
+    incomparable: str | None = None
     footnotes: list[str] = field(default_factory=list)
+    remarks: Callable[[Findings], list[str]] | None = None
     draw: Callable[[Findings], Figure] | None = None
 
     @property
@@ -191,9 +197,20 @@ class Exhibit:
         """Return the names of the rows."""
         return list(dict.fromkeys(cell.row for cell in self.cells))
 
-    def columns(self) -> list[str]:
-        """Return the headings of the columns."""
-        return list(dict.fromkeys(cell.column for cell in self.cells))
+    def parts(self) -> list[tuple[list[str], list[str]]]:
+        """Return rows and columns of each part: rows that have their columns in common.
+
+        Most exhibits have one part; rows that are merely incomplete belong to it.
+        """
+        found: list[tuple[list[str], list[str]]] = []
+        for row in self.rows():
+            own = [cell.column for cell in self.cells if cell.row == row]
+            part = next((part for part in found if {*part[1]} & {*own}), None)
+            if part is None:
+                found.append(part := ([], []))
+            part[0].append(row)
+            part[1].extend(column for column in own if column not in part[1])
+        return found
 
 
 Builder = Callable[[Scale], Exhibit]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from reproduction.exhibits.base import Cell, Value
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from reproduction.findings import Findings
 
 
-def draw_curves(xlabel: str) -> Callable[[Findings], Figure]:
+def draw_curves(xlabel: str, ticks: Sequence[int] | None = None) -> Callable[[Findings], Figure]:
     """Return a function that draws each row as a curve over the columns' numbers."""
 
     def draw(findings: Findings) -> Figure:
@@ -29,6 +29,8 @@ def draw_curves(xlabel: str) -> Callable[[Findings], Figure]:
             plot_cells(axes, findings, cells, [number_in(cell.column) for cell in cells], row)
         accuracy_axis(axes)
         axes.set_xlabel(xlabel)
+        if ticks is not None:
+            axes.set_xticks(ticks)
         axes.legend()
         return figure
 
@@ -36,14 +38,19 @@ def draw_curves(xlabel: str) -> Callable[[Findings], Figure]:
 
 
 def plot_cells(
-    axes: Axes, findings: Findings, cells: list[Cell], places: list[float], label: str
+    axes: Axes,
+    findings: Findings,
+    cells: list[Cell],
+    places: list[float],
+    label: str,
+    style: dict[str, Any] | None = None,
 ) -> None:
-    """Draw one curve with intervals."""
+    """Draw one curve with intervals, by default in the style of the method in its label."""
     values = [findings.value(cell) for cell in cells]
     numbers = [value.number for value in values]
     styles: dict[str, Any] = {METHOD_NAMES[method]: METHODS[method] for method in METHODS}
-    style = styles.get(label, OURS)
-    axes.errorbar(places, numbers, errors(values), capsize=2, elinewidth=0.8, label=label, **style)
+    styled: dict[str, Any] = style or styles.get(label, OURS)
+    axes.errorbar(places, numbers, errors(values), capsize=2, elinewidth=0.8, label=label, **styled)
 
 
 def errors(values: list[Value]) -> list[list[float]]:

@@ -56,11 +56,18 @@ def figure_2(scale: Scale) -> Exhibit:
         chosen=[
             *TRAINING_CHOSEN,
             *BASELINES_CHOSEN,
-            f"the mean over {what.limit} test images, up to {what.radius:g} in both directions; the"
-            " paper does not state network, image and range",
+            f"up to {what.radius:g} in both directions; the paper does not state network, image and"
+            " range",
         ],
+        remarks=averaged_over,
         draw=draw_landscapes,
     )
+
+
+def averaged_over(findings: Findings) -> list[str]:
+    """Return how many images the means are over."""
+    value = findings.value(findings.exhibit.cells[0])
+    return [f"means over {value.images} test images, spread over the classes"]
 
 
 def draw_landscapes(findings: Findings) -> Figure:

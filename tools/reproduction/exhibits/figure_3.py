@@ -14,6 +14,7 @@ from reproduction.exhibits.trained import (
     BASELINES_CHOSEN,
     TRAINING_CHOSEN,
     compared,
+    steps_of,
 )
 from reproduction.scale import Scale
 from sprout_fast.paper import METHOD_NAMES
@@ -27,7 +28,8 @@ def figure_3(scale: Scale) -> Exhibit:
     return Exhibit(
         "figure",
         3,
-        "accuracy in percent under PGD-20 against the width of WRN-34, CIFAR-10, eps 0.03",
+        f"accuracy in percent under PGD with {steps_of(what)} steps against the width of"
+        f" {scale.wide_name}, CIFAR-10, eps 0.03",
         scale,
         [
             Cell(METHOD_NAMES[method], f"width {width}", Measured(trained[width][method], what))
@@ -38,7 +40,8 @@ def figure_3(scale: Scale) -> Exhibit:
         chosen=[
             *TRAINING_CHOSEN,
             *BASELINES_CHOSEN,
-            "widths 1, 2, 4, 5, 10 and PGD-20 are assumptions about the paper's figure",
+            f"the widths, here {', '.join(map(str, scale.widths))}, and PGD-20 are assumptions"
+            " about the paper's figure",
         ],
-        draw=draw_curves("width"),
+        draw=draw_curves("width", ticks=scale.widths),
     )

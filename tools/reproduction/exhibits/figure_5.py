@@ -13,7 +13,7 @@ from reproduction.exhibits.base import (
     paper_measurement,
 )
 from reproduction.exhibits.curves import number_in, plot_cells
-from reproduction.exhibits.trained import TRAINING_CHOSEN, sprout
+from reproduction.exhibits.trained import TRAINING_CHOSEN, sprout, steps_of
 from reproduction.scale import Scale
 from sprout_fast.evaluation.report.plots.base import accuracy_axis
 
@@ -33,7 +33,7 @@ def figure_5(scale: Scale) -> Exhibit:
     return Exhibit(
         "figure",
         5,
-        "accuracy in percent under PGD-20 against mixup_alpha and alpha,"
+        f"accuracy in percent under PGD with {steps_of(what)} steps against mixup_alpha and alpha,"
         f" SPROUT on {scale.label(NETWORK)}, CIFAR-10, eps 0.03",
         scale,
         [
@@ -48,8 +48,8 @@ def figure_5(scale: Scale) -> Exhibit:
         [NETWORK],
         chosen=[
             *TRAINING_CHOSEN,
-            "the values of mixup_alpha (the paper's a) and alpha are assumptions; the other one is"
-            " fixed at 0.2 and 0.01, respectively",
+            "the values of mixup_alpha (the paper's a) and alpha are assumptions; while one varies,"
+            " the other has the recipe's value",
         ],
         draw=draw_sensitivity,
     )

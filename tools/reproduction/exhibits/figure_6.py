@@ -13,6 +13,7 @@ from reproduction.exhibits.trained import (
     BASELINES_CHOSEN,
     TRAINING_CHOSEN,
     compared,
+    steps_of,
 )
 from reproduction.scale import Scale
 from sprout_fast.evaluation.protocols import PAPER_EPS, PAPER_EPS_CURVE, paper_pgd
@@ -41,8 +42,8 @@ def figure_6(scale: Scale) -> Exhibit:
         chosen=[
             *TRAINING_CHOSEN,
             *BASELINES_CHOSEN,
-            "the attack is PGD with C&W's margin loss and 100 steps of size eps/5; the paper does"
-            " not state network, steps and eps",
+            f"the attack is PGD with C&W's margin loss and {steps_of(attacks[PAPER_EPS])} steps of"
+            " size eps/5; the paper does not state network, steps and eps",
         ],
         draw=draw_curves("eps"),
     )

@@ -30,4 +30,5 @@ def table_5(scale: Scale) -> Exhibit:
             "rotation is counterclockwise and bilinear with black corners; brightness and contrast"
             " are adjusted as in torchvision",
         ],
+        incomparable="the interpolation of the rotation and the clipping to [0, 1] are choices",
     )

@@ -17,24 +17,23 @@ from reproduction.exhibits.base import (
 )
 from reproduction.scale import Scale
 from reproduction.training import Training
-from sprout_fast.paper import METHOD_NAMES, PublishedTable
+from sprout_fast.evaluation.measurements import AttackMeasurement, Measurement
+from sprout_fast.paper import METHOD_NAMES, PublishedTable, published
 
 TRAINING_CHOSEN = [
     "one run with one seed, measured after the last epoch (the authors' code keeps the epoch with"
     " the best accuracy under PGD-5 on the test images)",
-    "SPROUT: recipe paper.yaml, initialized from the natural model's last epoch, with a tenth of"
-    " its learning rate; beta is initialized from U(0, 10/K), and its step size is 0.5/K",
+    "SPROUT: recipe paper.yaml, initialized from the natural model's last epoch unless stated"
+    " otherwise, with a tenth of the learning rate that random weights have; beta is initialized"
+    " from U(0, 10/K), and its rate is 1/(256 K) per image, times the learning rate's fraction of"
+    " its peak",
 ]
 BASELINES_CHOSEN = [
-    "adversarial training: PGD-7 with eps 8/255 and step size 2/255; TRADES: eps 0.031, 10 steps of"
-    " size 0.007, weight 6; both and the natural model: SGD, learning rate 0.1 at batch size 128,"
-    " cosine schedule",
+    "adversarial training and TRADES have the options of their own papers, and the trainer's"
+    " default schedule, as the natural model has"
 ]
-IMAGENET_CHOSEN = [
-    "90 epochs per model, random crops of 224 pixels, SGD, learning rate 0.1 at batch size 256",
-    "PGD-20 towards the random target, step size eps/5, on the whole validation set at scale 1",
-    "the natural model is trained too; no pretrained weights are used",
-]
+#: What the paper did on ImageNet, in the notes of the tables that it concerns.
+IMAGENET_TIMES = published(None, "ResNet-152")
 
 
 def compared(scale: Scale, network: str) -> dict[str, Training]:
@@ -91,6 +90,12 @@ def grid(
         for row, numbers in table.rows.items()
         for (column, what), number in zip(table.columns.items(), numbers, strict=True)
     ]
+
+
+def steps_of(measurement: Measurement) -> int:
+    """Return the number of steps that an attack makes."""
+    assert isinstance(measurement, AttackMeasurement), measurement.name
+    return measurement.options["steps"]
 
 
 def notes_of(*tables: PublishedTable) -> list[str]:
