@@ -1,12 +1,12 @@
 """The CUDA ops against the CPU ops on the same draws. Needs a GPU; part of ``make gpu-check``.
 
-Integer streams are the same as on CPU, and floats differ by ulps of the transcendental functions,
-which the tolerances account for. Without a GPU, tests/simt/test_simt.py executes the source of the
-kernels on the CPU instead.
+The comparisons are those of tests/helpers/gate.py, which tests/ops/test_gate.py tests on the CPU.
+Without a GPU, tests/simt/test_simt.py executes the source of the kernels on the CPU instead.
 """
 
 import pytest
 import torch
+from helpers import gate
 from helpers.op_inputs import STATE
 
 from sprout_fast import (
@@ -30,41 +30,20 @@ def close(actual, expected, **tolerances):
 
 @pytest.mark.parametrize("per_sample", [False, True])
 def test_sample_mixup(per_sample):
-    partner, lam = sample_mixup(300, STATE.cuda(), per_sample=per_sample)
-    expected_partner, expected_lam = sample_mixup(300, STATE, per_sample=per_sample)
-    assert torch.equal(partner.cpu(), expected_partner)
-    close(lam, expected_lam, rtol=3e-5, atol=1e-6)
+    gate.sample_mixup_case(300, per_sample).check("cuda")
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 7, 9), (8, 3, 224, 224), (3, 16, 6, 11), (0, 3, 4, 4)])
 @pytest.mark.parametrize("image_dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("noise", ["marginal", "paired"])
-def test_gaussian_mixup(shape, image_dtype, dtype, noise):
-    images = torch.randint(256, shape, dtype=torch.uint8)
-    if image_dtype != torch.uint8:
-        images = (images / 255).to(image_dtype)
-    partner, lam = sample_mixup(shape[0], STATE, per_sample=True)
-    for layout in (torch.contiguous_format, torch.channels_last):
-        x = images.contiguous(memory_format=layout)
-        options = dict(mean=0.4, std=0.2, noise=noise, dtype=dtype)
-        expected = gaussian_mixup(x, partner, lam, STATE, **options)
-        actual = gaussian_mixup(x.cuda(), partner.cuda(), lam.cuda(), STATE.cuda(), **options)
-        rounding = {torch.float32: 4e-6, torch.float16: 2**-9, torch.bfloat16: 2**-6}[dtype]
-        close(actual, expected, rtol=rounding, atol=rounding)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_gaussian_mixup(shape, image_dtype, dtype, noise, layout):
+    gate.gaussian_mixup_case(shape, image_dtype, dtype, noise, layout).check("cuda")
 
 
 def test_gaussian_mixup_gradient():
-    x = torch.rand(6, 3, 16, 16)
-    partner, lam = torch.tensor([1, 1, 1, 3, 0, 2]), torch.rand(6)
-    weights = torch.randn(6, 3, 16, 16)
-    gradients = []
-    for device in ("cpu", "cuda"):
-        leaf = x.to(device).requires_grad_()
-        out = gaussian_mixup(leaf, partner.to(device), lam.to(device), STATE.to(device))
-        (out * weights.to(device)).sum().backward()
-        gradients.append(leaf.grad.cpu())
-    close(*gradients, rtol=1e-5, atol=1e-6)
+    gate.gaussian_mixup_gradient_case().check("cuda")
 
 
 @pytest.mark.parametrize("alpha, scale", [(0.01, 1.0), (1 / 11, 11.0)])
@@ -73,23 +52,9 @@ def test_gaussian_mixup_gradient():
 @pytest.mark.parametrize("beta_grad", ["implicit", "expected"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_sprout_loss(alpha, scale, classes, label_mode, beta_grad, dtype):
-    torch.manual_seed(0)
-    batch = 33 if classes <= 1000 else 5
-    logits = (3 * torch.randn(batch, classes)).to(dtype)
-    labels, partner_labels = torch.randint(classes, (2, batch))
-    lam, beta = torch.rand(batch), torch.rand(classes)
-    results = []
-    for device in ("cpu", "cuda"):
-        x = logits.to(device).requires_grad_()
-        b = beta.to(device).requires_grad_()
-        loss = sprout_loss(
-            x, labels.to(device), partner_labels.to(device), lam.to(device), b, STATE.to(device),
-            alpha=alpha, scale=scale, label_mode=label_mode, beta_grad=beta_grad,
-        )  # fmt: skip
-        results.append([loss.detach(), *torch.autograd.grad(loss, (x, b))])
-    for actual, theirs in zip(results[1], results[0], strict=True):
-        size = theirs.abs().max().float().item()
-        close(actual, theirs, rtol=2e-2 if dtype == torch.bfloat16 else 1e-4, atol=1e-4 * size)
+    gate.sprout_loss_case(
+        classes, alpha=alpha, scale=scale, label_mode=label_mode, beta_grad=beta_grad, dtype=dtype
+    ).check("cuda")
 
 
 def test_wrong_values_make_rows_nan():
@@ -185,17 +150,11 @@ def same(actual, theirs):
     )
 
 
+@pytest.mark.parametrize("op", ["log_gamma", "dirichlet"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("shape", [(0, 5), (1, 1), (7, 3), (5, 1000), (3, 100_000)])
-def test_log_gamma_and_dirichlet(shape, dtype):
-    a = torch.logspace(-4, 4, shape[0] * shape[1], dtype=dtype).view(shape)
-    tolerance = 3e-5 if dtype == torch.float32 else 1e-10
-    for op in (log_gamma, dirichlet):
-        actual = on_samples(lambda leaf, op=op: op(leaf, STATE.cuda()), a.cuda())
-        expected = on_samples(lambda leaf, op=op: op(leaf, STATE), a)
-        for x, y in zip(actual, expected, strict=True):
-            scale = max(y.abs().max().item(), 1.0) if y.numel() else 1.0
-            close(x, y, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+def test_log_gamma_and_dirichlet(op, shape, dtype):
+    gate.samples_case(op, shape, dtype).check("cuda")
 
 
 @pytest.mark.parametrize("classes", [2, 10, 255, 257, 1000, 100_000])
@@ -203,40 +162,13 @@ def test_log_gamma_and_dirichlet(shape, dtype):
 @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_generalized_cross_entropy(classes, target_kind, reduction, dtype):
-    torch.manual_seed(0)
-    batch = 33 if classes <= 1000 else 3
-    logits = (3 * torch.randn(batch, classes)).to(dtype)
-    target = torch.randint(classes, (batch,))
-    if target_kind == "probabilities":
-        target = torch.softmax(torch.randn(batch, classes), 1).to(dtype)
-    results = []
-    for device in ("cpu", "cuda"):
-        leaf = logits.to(device).requires_grad_()
-        loss = generalized_cross_entropy(
-            leaf, target.to(device), label_smoothing=0.1, reduction=reduction
-        )
-        results.append([loss.detach(), *torch.autograd.grad(loss.sum(), leaf)])
-    rounding = {torch.float16: 2**-10, torch.bfloat16: 2**-7}.get(dtype, 1e-5)
-    for actual, theirs in zip(results[1], results[0], strict=True):
-        size = theirs.abs().max().float().item()
-        close(actual, theirs, rtol=rounding, atol=1e-5 * size)
+    gate.generalized_cross_entropy_case(classes, target_kind, reduction, dtype).check("cuda")
 
 
 @pytest.mark.parametrize("layout", ["dense", "strided", "misaligned"])
 @pytest.mark.parametrize("grad_dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_pgd_step(layout, grad_dtype):
-    torch.manual_seed(0)
-    x, x_adv, grad = torch.rand(3, 4, 3, 9, 11)
-    results = []
-    for device in ("cpu", "cuda"):
-        tensors = [t.to(device) for t in (x_adv.clone(), grad.to(grad_dtype) - 0.5, x)]
-        if layout == "strided":
-            tensors = [t.transpose(1, 3) for t in tensors]
-        if layout == "misaligned":
-            tensors = [t.flatten()[1:] for t in tensors]
-        moved, g, center = tensors
-        results.append(pgd_step_(moved, g, center, step=2 / 255, eps=8 / 255))
-    assert torch.equal(results[1].cpu(), results[0])
+    gate.pgd_step_case(layout, grad_dtype).check("cuda")
 
 
 def test_more_elements_than_int32_can_index():
