@@ -4,6 +4,7 @@
 #include <Python.h>
 
 #include "ops/cpu/isa.h"
+#include "ops/device_support.h"
 
 static PyObject* build_info_json(PyObject*, PyObject*) {
   return PyUnicode_FromString(SPROUT_BUILD_INFO_JSON);
@@ -14,9 +15,26 @@ static PyObject* have_avx2(PyObject*, PyObject*) {
   return PyBool_FromLong(sprout_fast::have_avx2() ? 1 : 0);
 }
 
+static PyObject* device_problem(PyObject*, PyObject* arguments) {
+  const char *archs = nullptr, *device = nullptr;
+  int capability = 0;
+  if (!PyArg_ParseTuple(arguments, "sis", &archs, &capability, &device)) return nullptr;
+  return PyUnicode_FromString(sprout_fast::device_problem(archs, capability, device).c_str());
+}
+
+static PyObject* driver_problem(PyObject*, PyObject* arguments) {
+  int driver = 0, runtime = 0;
+  if (!PyArg_ParseTuple(arguments, "ii", &driver, &runtime)) return nullptr;
+  return PyUnicode_FromString(sprout_fast::driver_problem(driver, runtime).c_str());
+}
+
 static PyMethodDef methods[] = {
     {"build_info_json", build_info_json, METH_NOARGS, "How this build was made, as JSON."},
     {"have_avx2", have_avx2, METH_NOARGS, "Whether the AVX2 kernels are the ones in use."},
+    {"device_problem", device_problem, METH_VARARGS,
+     "Why code built for these architectures does not run on a GPU, or an empty string."},
+    {"driver_problem", driver_problem, METH_VARARGS,
+     "Why a driver does not serve a CUDA runtime, or an empty string."},
     {nullptr, nullptr, 0, nullptr}};
 
 static PyModuleDef definition = {
