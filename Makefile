@@ -76,8 +76,16 @@ build: .venv/.built
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
 	touch $@
 
+# What the CUDA library is built for. Another list of architectures, or a GPU that was not there
+# before, needs another build.
+BUILT_FOR := $(FORCE_CUDA) $(TORCH_CUDA_ARCH_LIST) $(shell nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | sort -u)
+
+.venv/.built-for: .venv/.installed FORCE
+	@echo '$(BUILT_FOR)' | cmp -s - $@ || echo '$(BUILT_FOR)' > $@
+FORCE:
+
 # An editable install: Python files need none, but for the version. pyproject.toml has the programs.
-.venv/.built: .venv/.installed CMakeLists.txt setup.py pyproject.toml sprout_fast/_version.py $(NATIVE)
+.venv/.built: .venv/.installed .venv/.built-for CMakeLists.txt setup.py pyproject.toml sprout_fast/_version.py $(NATIVE)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
 	$(BIN)/python -c "import sprout_fast; [print(f'{k:>17}: {v}') for k, v in sprout_fast.build_info().items()]"
 	touch $@

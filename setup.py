@@ -4,7 +4,8 @@ Decides one thing: whether the CUDA library is built. It is if torch is a CUDA b
 found (on PATH, under CUDA_HOME, or from the package nvidia-cuda-nvcc); FORCE_CUDA=1 builds it
 whatever torch is, FORCE_CUDA=0 turns it off. TORCH_CUDA_ARCH_LIST names the architectures
 ("9.0;12.0+PTX"), or is "torch" for those of torch's own build, as a release is; by default they are
-those of the GPUs present, or 9.0 on a machine without one.
+those of the GPUs present, or on a machine without one those from 8.0 to 12.0 that nvcc knows, and
+PTX for later GPUs.
 """
 
 from __future__ import annotations
@@ -70,7 +71,16 @@ def find_nvcc() -> str | None:
     return next((c for c in candidates if c and os.access(c, os.X_OK)), None)
 
 
-def cuda_archs() -> list[str]:
+def default_archs(nvcc: str | None) -> str:
+    """Architectures for a machine without a GPU: A100, RTX 30 and 40, H100, B200, RTX 50, later."""
+    wanted = ["8.0", "8.6", "8.9", "9.0", "10.0", "12.0"]
+    if nvcc is not None:
+        printed = subprocess.check_output([nvcc, "--list-gpu-arch"], text=True).split()
+        wanted = [arch for arch in wanted if f"compute_{arch.replace('.', '')}" in printed]
+    return ";".join(wanted) + "+PTX"
+
+
+def cuda_archs(nvcc: str | None = None) -> list[str]:
     """CMake's names ("90", "120a") for TORCH_CUDA_ARCH_LIST ("9.0;12.0a+PTX") or this machine."""
     import torch
 
@@ -86,7 +96,7 @@ def cuda_archs() -> list[str]:
     if not named:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         present = {"{}.{}".format(*torch.cuda.get_device_capability(i)) for i in range(count)}
-        named = ";".join(sorted(present)) or "9.0"
+        named = ";".join(sorted(present)) or default_archs(nvcc or find_nvcc())
     archs = []
     for name in filter(None, named.split(";")):
         arch = name.removesuffix("+PTX").replace(".", "")
@@ -112,7 +122,7 @@ def cuda_choice() -> tuple[str | None, str]:
         if forced:
             sys.exit("FORCE_CUDA=1, but no nvcc: put it on PATH or install nvidia-cuda-nvcc")
         return None, "off: torch is a CUDA build, but there is no nvcc on PATH or under CUDA_HOME"
-    return nvcc, f"on, {nvcc} for {', '.join(cuda_archs())}"
+    return nvcc, f"on, {nvcc} for {', '.join(cuda_archs(nvcc))}"
 
 
 class CMakeBuild(build_ext):
@@ -137,7 +147,7 @@ class CMakeBuild(build_ext):
         if nvcc:
             arguments += [
                 f"-DCMAKE_CUDA_COMPILER={nvcc}",
-                f"-DSPROUT_CUDA_ARCHS={';'.join(cuda_archs())}",
+                f"-DSPROUT_CUDA_ARCHS={';'.join(cuda_archs(nvcc))}",
             ]
             # Of the package nvidia-cuda-nvcc, which has lib/ where nvcc tells the linker lib64/.
             libraries = Path(nvcc).parents[1] / "lib"

@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "ops/cpu/isa.h"
+#include "ops/device_support.h"
 
 static PyObject* build_info_json(PyObject*, PyObject*) {
   return PyUnicode_FromString(SPROUT_BUILD_INFO_JSON);
@@ -21,9 +22,26 @@ static PyObject* cpu_isa(PyObject*, PyObject*) {
   }
 }
 
+static PyObject* device_problem(PyObject*, PyObject* arguments) {
+  const char *archs = nullptr, *device = nullptr;
+  int capability = 0;
+  if (!PyArg_ParseTuple(arguments, "sis", &archs, &capability, &device)) return nullptr;
+  return PyUnicode_FromString(sprout_fast::device_problem(archs, capability, device).c_str());
+}
+
+static PyObject* driver_problem(PyObject*, PyObject* arguments) {
+  int driver = 0, runtime = 0;
+  if (!PyArg_ParseTuple(arguments, "ii", &driver, &runtime)) return nullptr;
+  return PyUnicode_FromString(sprout_fast::driver_problem(driver, runtime).c_str());
+}
+
 static PyMethodDef methods[] = {
     {"build_info_json", build_info_json, METH_NOARGS, "How this build was made, as JSON."},
     {"cpu_isa", cpu_isa, METH_NOARGS, "The instruction set of the CPU kernels in use."},
+    {"device_problem", device_problem, METH_VARARGS,
+     "Why code built for these architectures does not run on a GPU, or an empty string."},
+    {"driver_problem", driver_problem, METH_VARARGS,
+     "Why a driver does not serve a CUDA runtime, or an empty string."},
     {nullptr, nullptr, 0, nullptr}};
 
 static PyModuleDef definition = {

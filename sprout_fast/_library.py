@@ -13,6 +13,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 PACKAGE = Path(__file__).parent
 CUDA_LIBRARY = PACKAGE / "lib" / "libsprout_fast_cuda.so"
@@ -50,8 +51,9 @@ def build_info() -> dict[str, object]:
 
     Returns:
         ``version``, ``torch_built_with``, ``torch_abi``, ``compiler``, ``cpu_isas`` (instruction
-        sets compiled), ``cuda`` (version of nvcc, or None) and ``cuda_archs`` describe the build;
-        ``cpu_isa`` and ``cuda_loaded`` what runs here.
+        sets compiled), ``cuda`` (version of nvcc, or None), ``cuda_archs`` and ``cuda_driver`` (the
+        NVIDIA driver that it needs) describe the build; ``cpu_isa``, ``cuda_loaded`` and
+        ``cuda_devices`` what runs here: of each GPU "ok", or why the CUDA ops will not run on it.
 
     Example:
         >>> import sprout_fast
@@ -62,7 +64,23 @@ def build_info() -> dict[str, object]:
     info = json.loads(library.build_info_json())
     info["cpu_isa"] = library.cpu_isa()
     info["cuda_loaded"] = _cuda_is_loaded()
+    if info["cuda"] is not None:
+        info["cuda_driver"] = f"for CUDA {info['cuda'].split('.')[0]}.0 or later"
+        info["cuda_devices"] = _devices(library, info) if info["cuda_loaded"] else {}
     return info
+
+
+def _devices(library: ModuleType, info: dict[str, Any]) -> dict[str, str]:
+    """Return "ok" or a problem for each GPU that torch sees."""
+    import torch
+
+    archs, found = ";".join(info["cuda_archs"]), {}
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(index)
+        capability, name = 10 * properties.major + properties.minor, f"cuda:{index}"
+        problem = library.device_problem(archs, capability, f"{name} ({properties.name})")
+        found[f"{name} ({properties.name})"] = problem or "ok"
+    return found
 
 
 def _cuda_is_loaded() -> bool:

@@ -15,6 +15,7 @@ from helpers.isa import skip_unless_usable
 from helpers.paths import ROOT
 
 import sprout_fast
+from sprout_fast import _C
 
 PACKAGE = Path(sprout_fast.__file__).parent
 
@@ -203,6 +204,58 @@ def test_arch_list(listed, archs):
     env = os.environ | {"TORCH_CUDA_ARCH_LIST": listed}
     out = run(sys.executable, "-c", code, cwd=ROOT, env=env)
     assert out.splitlines()[-1] == str(archs)
+
+
+def test_without_a_gpu_the_build_serves_every_recent_one(tmp_path):
+    nvcc = tmp_path / "nvcc"
+    for known, expected in (
+        ("75 80 86 87 89 90 100 120", "8.0;8.6;8.9;9.0;10.0;12.0+PTX"),
+        ("75 80 86 89 90", "8.0;8.6;8.9;9.0+PTX"),
+    ):
+        lines = "\\n".join(f"compute_{arch}" for arch in known.split())
+        nvcc.write_text(f"#!/bin/sh\nprintf '{lines}\\n'\n")
+        nvcc.chmod(0o755)
+        out = run(sys.executable, "-c", f"{SETUP}print(s['default_archs']({str(nvcc)!r}))", cwd=ROOT)
+        assert out.splitlines()[-1] == expected
+
+
+@pytest.mark.parametrize(
+    "archs, capability, runs",
+    [
+        ("80-real", 80, True),
+        ("80-real", 86, True),  # machine code runs on later GPUs of the major version
+        ("86-real", 80, False),
+        ("80-real", 90, False),
+        ("80", 90, True),  # PTX is compiled on any later GPU
+        ("80-virtual", 120, True),
+        ("90", 89, False),
+        ("90a-real", 90, True),
+        ("90a", 100, False),  # neither code nor PTX of a suffix runs elsewhere
+        ("100f-real", 103, True),
+        ("100f", 120, False),
+        ("80-real;86-real;89-real;90-real;100-real;120", 75, False),
+        ("80-real;86-real;89-real;90-real;100-real;120", 89, True),
+        ("80-real;86-real;89-real;90-real;100-real;120", 121, True),
+    ],
+)
+def test_a_gpu_that_the_library_was_not_built_for_is_named(archs, capability, runs):
+    problem = _C.device_problem(archs, capability, "cuda:0 (some GPU)")
+    assert (problem == "") == runs
+    if not runs:
+        dotted = f"{capability // 10}.{capability % 10}"
+        assert f"cuda:0 (some GPU) has {dotted}; rebuild" in problem
+        assert f"TORCH_CUDA_ARCH_LIST={dotted}: pip install" in problem
+        assert problem.count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    "driver, runs", [(13000, True), (13020, True), (14000, True), (12080, False), (0, True)]
+)
+def test_a_driver_that_is_too_old_is_named(driver, runs):
+    problem = _C.driver_problem(driver, 13000)
+    assert (problem == "") == runs
+    if not runs:
+        assert "built with CUDA 13.0" in problem and "driver supports CUDA 12.8;" in problem
 
 
 @pytest.mark.skipif(torch.version.cuda is None, reason="a CPU build of torch has no list")

@@ -14,12 +14,17 @@
 
 namespace sprout_fast {
 
+// Raises an error that says how to rebuild if this library's kernels cannot run on the device; it
+// asks once per device. Otherwise the first launch would fail with "no kernel image".
+void check_device(int device);
+
 // The tensor's device, made current as long as this lives, and torch's current stream on it.
 struct Launch {
   torch::stable::accelerator::DeviceGuard guard;
   cudaStream_t stream;
 
   explicit Launch(const Tensor& t) : guard(t.get_device_index()) {
+    check_device(t.get_device_index());
     void* current = nullptr;
     TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &current));
     stream = static_cast<cudaStream_t>(current);
