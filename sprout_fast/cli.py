@@ -15,6 +15,7 @@ import io
 import itertools
 import os
 import re
+import signal
 import sys
 import traceback
 import typing
@@ -65,6 +66,9 @@ def run_tool(prog: str, body: Callable[[], int]) -> int:
         message, status = str(error), 1
     except KeyboardInterrupt as stop:
         return _end(f"{prog}: interrupted", stop.args[0] if stop.args else 130)
+    except BrokenPipeError:  # the reader of the output has ended, as head does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
         if error.errno not in _FOLDER_ERRORS:
             return _unforeseen(prog, error)

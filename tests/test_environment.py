@@ -66,3 +66,15 @@ def test_options_from_an_editor_on_windows(data, tmp_path, encoding, capsys):
     (tmp_path / "config.yaml").write_bytes(lines.encode(encoding))
     assert train_cifar(["--config", str(tmp_path / "config.yaml")]) == 2
     assert "--seed -1: expected a number of at least 0" in capsys.readouterr().err
+
+
+def test_a_reader_that_ends_early_is_no_error():
+    """As in ``--help | head``: the next line has no reader."""
+    command = [sys.executable, TOOLS / "train_cifar.py", "--help"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        list(map(str, command)), env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        printed = process.stderr.read().decode()
+    assert printed == "" and process.returncode == 141

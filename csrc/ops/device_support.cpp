@@ -47,9 +47,10 @@ std::string device_problem(const char* archs, int capability, const char* device
     }
     holds += (holds.empty() ? "" : ", ") + dotted(arch.capability) + (arch.ptx ? "+PTX" : "");
   }
-  return "sprout_fast's CUDA library was built for compute capability " + holds + ", and " + device +
-         " has " + dotted(capability) + "; rebuild it on this machine, or with TORCH_CUDA_ARCH_LIST=" +
-         dotted(capability) + ": pip install --no-build-isolation -e . (or make build)";
+  return "sprout_fast's CUDA library was built for compute capability " + holds + ", and " +
+         device + " has " + dotted(capability) +
+         "; rebuild it on this machine, or with TORCH_CUDA_ARCH_LIST=" + dotted(capability) +
+         ": pip install --no-build-isolation -e . (or make build)";
 }
 
 std::string driver_problem(int driver, int runtime) {

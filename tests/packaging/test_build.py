@@ -215,7 +215,8 @@ def test_without_a_gpu_the_build_serves_every_recent_one(tmp_path):
         lines = "\\n".join(f"compute_{arch}" for arch in known.split())
         nvcc.write_text(f"#!/bin/sh\nprintf '{lines}\\n'\n")
         nvcc.chmod(0o755)
-        out = run(sys.executable, "-c", f"{SETUP}print(s['default_archs']({str(nvcc)!r}))", cwd=ROOT)
+        code = f"{SETUP}print(s['default_archs']({str(nvcc)!r}))"
+        out = run(sys.executable, "-c", code, cwd=ROOT)
         assert out.splitlines()[-1] == expected
 
 
