@@ -74,7 +74,7 @@ def _devices(library: ModuleType, info: dict[str, Any]) -> dict[str, str]:
     """Return "ok" or a problem for each GPU that torch sees."""
     import torch
 
-    archs, found = ";".join(info["cuda_archs"]), {}
+    archs, found = ",".join(info["cuda_archs"]), {}
     for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
         properties = torch.cuda.get_device_properties(index)
         capability, name = 10 * properties.major + properties.minor, f"cuda:{index}"

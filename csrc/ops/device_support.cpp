@@ -14,7 +14,7 @@ struct Arch {
 std::vector<Arch> parse(const char* archs) {
   std::vector<Arch> found;
   std::istringstream list(archs);
-  for (std::string name; std::getline(list, name, ';');) {
+  for (std::string name; std::getline(list, name, ',');) {
     Arch arch;
     size_t end = 0;
     arch.capability = std::stoi(name, &end);

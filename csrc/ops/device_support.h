@@ -10,7 +10,7 @@ namespace sprout_fast {
 
 // Empty if code built for `archs` runs on a GPU of compute capability `capability` (89 is 8.9);
 // otherwise one line that names both and says how to build for it. `archs` are CMake's names:
-// "80-real;90a-real;120" holds machine code for 8.0, which 8.6 runs too, for exactly 9.0, and
+// "80-real,90a-real,120" holds machine code for 8.0, which 8.6 runs too, for exactly 9.0, and
 // for 12.0 machine code and PTX, which all later GPUs compile.
 SPROUT_EXPORT std::string device_problem(const char* archs, int capability, const char* device);
 

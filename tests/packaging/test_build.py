@@ -234,9 +234,9 @@ def test_without_a_gpu_the_build_serves_every_recent_one(tmp_path):
         ("90a", 100, False),  # neither code nor PTX of a suffix runs elsewhere
         ("100f-real", 103, True),
         ("100f", 120, False),
-        ("80-real;86-real;89-real;90-real;100-real;120", 75, False),
-        ("80-real;86-real;89-real;90-real;100-real;120", 89, True),
-        ("80-real;86-real;89-real;90-real;100-real;120", 121, True),
+        ("80-real,86-real,89-real,90-real,100-real,120", 75, False),
+        ("80-real,86-real,89-real,90-real,100-real,120", 89, True),
+        ("80-real,86-real,89-real,90-real,100-real,120", 121, True),
     ],
 )
 def test_a_gpu_that_the_library_was_not_built_for_is_named(archs, capability, runs):
