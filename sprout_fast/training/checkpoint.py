@@ -265,6 +265,8 @@ def read_run_checkpoint(path: Path) -> dict[str, Any]:
             ):
                 got = type(content[name]).__name__
                 raise UserError(f"{path}: {name}: got {got}, expected {kind.__name__}")
+        if not -1 <= content["best_top1"] <= 1:  # written so that NaN fails too
+            raise UserError(f"{path}: best_top1: got {content['best_top1']}, expected at most 1")
         epoch, step, steps = content["epoch"], content["step"], content["steps_per_epoch"]
         if epoch < 0 or steps < 1 or not 0 <= step - epoch * steps <= steps:
             raise UserError(f"{path}: step {step} is not one of epoch {epoch} of {steps} steps")

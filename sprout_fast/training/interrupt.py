@@ -34,6 +34,14 @@ class Interrupt:
     def __init__(self) -> None:
         self.signal, self.held = 0, False
         self._installed, self._noted_at = False, 0.0
+        # torchrun dies of signals that it does not handle, and leaves its processes alive.
+        self._launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
+
+    def noted(self) -> int:
+        """Return ``signal``, which is SIGTERM too once torchrun has died."""
+        if not self.signal and self._launcher not in (None, os.getppid()):
+            self.signal = signal.SIGTERM
+        return self.signal
 
     @property
     def status(self) -> int:

@@ -231,7 +231,7 @@ class Trainer:
         )
         if warning := self.method.warning():
             self.display.warn(warning)
-        if self._stopped(self._any_signal.now(self.interrupt.signal)):
+        if self._stopped(self._any_signal.now(self.interrupt.noted())):
             return Outcome.INTERRUPTED
         if stop_at is not None and at.step >= stop_at:
             return Outcome.MAX_STEPS
@@ -267,7 +267,7 @@ class Trainer:
                         self._read(meter)
                     if self.display.due():
                         self._show(meter, log, done)
-                    if self._stopped(self._any_signal.late(self.interrupt.signal)):
+                    if self._stopped(self._any_signal.late(self.interrupt.noted())):
                         return Outcome.INTERRUPTED
                     reached = stop_at is not None and self.position.step >= stop_at
                     if reached and done < self.steps_per_epoch:
@@ -277,7 +277,7 @@ class Trainer:
             waiting_since = time.perf_counter()
         if done != self.steps_per_epoch:
             raise FatalError(f"the loader returned fewer than the {batches} batches of an epoch")
-        signal = self._any_signal.now(self.interrupt.signal)
+        signal = self._any_signal.now(self.interrupt.noted())
         return Outcome.INTERRUPTED if self._stopped(signal) else None
 
     def _training_step(self, images: Tensor, labels: Tensor) -> None:
@@ -417,7 +417,7 @@ class Trainer:
         # Of which every process has at least so many: all stop after the same one.
         common = -(-(loader.num_images // size) // loader.batch_size) if size > 1 else 0
         for index, batch in enumerate(self.display.watched("validation", loader)):
-            signal = self._any_signal.late(self.interrupt.signal) if index < common else 0
+            signal = self._any_signal.late(self.interrupt.noted()) if index < common else 0
             if self._stopped(signal):
                 raise KeyboardInterrupt
             yield batch

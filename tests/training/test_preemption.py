@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import errno
+import gc
+import multiprocessing
 import os
 import signal
 import socket
+import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.image_files import write_folder
 from helpers.tiny_run import BATCH, FakeLoader, assert_same, make_trainer
 from torch.nn.parallel import DistributedDataParallel
 
+from sprout_fast.data import build_loaders
 from sprout_fast.distributed import World, joined_world
 from sprout_fast.errors import UserError
 from sprout_fast.training import checkpoint
@@ -68,6 +74,18 @@ def test_outside_of_training_a_signal_stops_at_once_with_its_status() -> None:
     with make_trainer().interrupt.installed(), pytest.raises(KeyboardInterrupt) as stop:
         os.kill(os.getpid(), signal.SIGTERM)
     assert stop.value.args == (75,)
+
+
+def test_a_run_whose_launcher_died_saves_and_stops(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "1")
+    trainer = make_trainer(tmp_path)
+    assert trainer.fit(max_steps=1) is Outcome.MAX_STEPS
+    monkeypatch.setattr(os, "getppid", lambda: 1)
+    assert trainer.fit() is Outcome.INTERRUPTED
+    assert trainer.interrupt.status == 75
+    assert read_run_checkpoint(tmp_path / "last.pt")["step"] == 2
 
 
 @pytest.mark.parametrize("save_every", ["1", "2", "3", "1s"])
@@ -245,3 +263,24 @@ def test_all_ranks_stop_at_the_same_step_whoever_got_the_signal(tmp_path: Path) 
     whole = read_run_checkpoint(tmp_path / "nothing" / "last.pt")
     for name in CASES:
         assert_same(read_run_checkpoint(tmp_path / name / "last.pt"), whole)
+
+
+@pytest.mark.skipif(find_spec("torchvision") is None, reason="needs torchvision")
+def test_workers_of_the_torch_loader_outlive_a_signal_to_all_processes(tmp_path: Path) -> None:
+    """torchrun signals whole groups of processes, schedulers all processes of a job."""
+    write_folder(tmp_path, {split: {"a": 4, "b": 4} for split in ("train", "val")})
+    train = build_loaders(tmp_path, loader="torch", batch_size=2, image_size=8, workers=1).train
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        batches = iter(train)
+        next(batches)
+        workers = multiprocessing.active_children()
+        for worker in workers:
+            os.kill(worker.pid, number)
+        assert workers and len(list(batches)) == 3
+    start = time.monotonic()
+    del train, batches
+    gc.collect()
+    for worker in workers:
+        worker.join(30)
+        assert worker.exitcode == 0
+    assert time.monotonic() - start < 30  # they end with their loader, not by the alarm

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from typing import Any
@@ -17,6 +18,8 @@ from sprout_fast.data.listing import Split
 from sprout_fast.data.loaders.augmentation import View
 from sprout_fast.data.loaders.base import LOADERS, SquareLoader
 from sprout_fast.errors import UserError
+
+_TIME_TO_SAVE = 60  # seconds
 
 _Key = tuple[int, int]  # epoch, index
 
@@ -47,10 +50,18 @@ class _Images(Dataset):
         return image.permute(1, 2, 0).contiguous(), int(self._split.labels[index])
 
 
-def _freeze(worker_id: int) -> None:
+def _start_worker(worker_id: int) -> None:
     # A forked worker must not collect what it inherited: the destructor of a DALI pipeline waits
     # for threads that the worker does not have, or crashes.
     gc.freeze()
+    # torchrun and schedulers send signals to all processes, and the training process is to finish
+    # its step. It would fail if a worker ended first. On SIGTERM, which also ends the workers of a
+    # process that exits, they stay for as long as that may take.
+    for name in ("SIGINT", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(_TIME_TO_SAVE))
 
 
 def _collate(samples: list[tuple[Tensor, int] | UserError]) -> list[Tensor] | UserError:
@@ -80,7 +91,7 @@ class TorchLoader(SquareLoader):
             persistent_workers=self._workers > 0,
             pin_memory=self._device.type == "cuda",
             collate_fn=_collate,
-            worker_init_fn=_freeze,
+            worker_init_fn=_start_worker,
             generator=torch.Generator(),  # else every epoch draws from the global one
         )
 
