@@ -194,7 +194,7 @@ def test_help_shows_every_option_in_its_group(
 def test_help_breaks_lines_only_at_the_width_of_the_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "300")  # of which tyro may make several columns
+    monkeypatch.setenv("COLUMNS", "1000")
     texts = [
         line.strip("│ ").split("  ")[-1].strip()
         for line in help_of(capsys, TrainConfig).splitlines()
