@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.utils.data import get_worker_info
 
 
 class PhiloxState(nn.Module):
-    """Random state of a run: the int64 [3] buffer ``(seed, offset, first_row)``.
+    """Random state of a run: the buffer ``(seed, offset)``, int64 [2], and a rank's ``first_row``.
 
-    Every op that draws random numbers accepts such a triple as ``rng_state`` and draws the same
-    numbers for the same triple on every device. :meth:`next` advances the state on the device, so
-    it can be captured in CUDA graphs and compiled graphs, and a run resumes exactly from its
-    ``state_dict``.
+    Every op that draws random numbers accepts the triple ``(seed, offset, first_row)`` as
+    ``rng_state``, int64 [3], and draws the same numbers for the same triple on every device.
+    :meth:`next` advances the state on the device, so it can be captured in CUDA graphs and compiled
+    graphs, and a run resumes exactly from its ``state_dict``. ``first_row`` is no buffer:
+    DistributedDataParallel would broadcast it, and all ranks would draw the same numbers.
 
     Args:
         seed: any integer; its lowest 64 bits are used.
@@ -38,14 +42,34 @@ class PhiloxState(nn.Module):
         if first_row < 0:
             raise ValueError(f"first_row must be at least 0, got {first_row}")
         seed = (seed + (1 << 63)) % (1 << 64) - (1 << 63)  # any integer, as int64
-        state = torch.tensor([seed, 0, first_row], dtype=torch.int64, device=device)
+        state = torch.tensor([seed, 0], dtype=torch.int64, device=device)
         self.register_buffer("state", state)
+        self._first_row = torch.tensor([first_row], dtype=torch.int64, device=device)
+
+    def current(self) -> Tensor:
+        """Return ``(seed, offset, first_row)``, int64 [3]."""
+        return torch.cat((self.state, self._first_row))
 
     def next(self) -> Tensor:
-        """Return a copy of the state for one call, int64 [3], and increment the offset."""
-        current = self.state.clone()
+        """Return :meth:`current` for one call, and increment the offset.
+
+        Raises:
+            RuntimeError: in a worker process of a DataLoader.
+        """
+        if not torch.compiler.is_compiling() and get_worker_info() is not None:
+            raise RuntimeError(
+                "a random state is advanced in a DataLoader's worker process: each worker has a "
+                "copy of it, so that all would draw the same numbers; call the module on the "
+                "batches that the DataLoader returns"
+            )
+        current = self.current()
         self.state[1] += 1
         return current
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PhiloxState:
+        super()._apply(fn, recurse)
+        self._first_row = fn(self._first_row)
+        return self
+
     def extra_repr(self) -> str:
-        return f"seed, offset, first_row = {self.state.tolist()}"
+        return f"seed, offset, first_row = {self.current().tolist()}"

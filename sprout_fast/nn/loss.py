@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import torch
@@ -161,6 +162,19 @@ class SproutLoss(nn.Module):
         """Restore the accumulation counts."""
         self.micro_steps, self.images = state.tolist()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SproutLoss:
+        """Keep beta and what belongs to it float32 when ``model.half()`` and the like cast it."""
+        before = dict(self.named_buffers(recurse=False))
+        super()._apply(fn, recurse)
+        for name, buffer in self.named_buffers(recurse=False):
+            if buffer.dtype != before[name].dtype:
+                self.register_buffer(
+                    name,
+                    before[name].to(buffer.device),
+                    name not in self._non_persistent_buffers_set,
+                )
+        return self
+
     def forward(self, logits: Tensor, target: MixupTarget | Tensor) -> Tensor:
         """Compute the mean loss of a batch; in training mode, also take an ascent step of beta.
 
@@ -198,7 +212,7 @@ class SproutLoss(nn.Module):
         beta_grad: BetaGrad = self.beta_grad if wants_grad else "none"
 
         def drawn(target: MixupTarget) -> tuple[Tensor, Tensor]:
-            state = self.rng.next() if self.training else self.rng.state
+            state = self.rng.next() if self.training else self.rng.current()
             arguments = SproutLossArguments(
                 logits, *target, beta, state, self.alpha, self.scale, self.label_mode, beta_grad
             )
@@ -220,6 +234,11 @@ class SproutLoss(nn.Module):
     @torch.no_grad()
     def _ascend(self, grad: Tensor, images: int) -> None:
         if self.accumulation_steps > 1:
+            if grad.is_cuda and torch.cuda.is_current_stream_capturing():
+                raise RuntimeError(
+                    "SproutLoss with accumulation_steps > 1 cannot be captured into a CUDA graph: "
+                    "whether beta ascends depends on a count that the graph would not change"
+                )
             self.beta_grad_sum.add_(grad, alpha=images)
             self.images += images
             self.micro_steps = (self.micro_steps + 1) % self.accumulation_steps

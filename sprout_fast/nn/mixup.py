@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, get_args
 
 import torch
@@ -72,6 +73,8 @@ class SproutMixup(nn.Module):
         if not 0 <= mixup_alpha <= 1e5:
             raise ValueError(f"mixup_alpha must be in [0, 1e5] (0: no Mixup), got {mixup_alpha}")
         check_option("noise", noise, get_args(Noise))
+        # The op needs numbers, and reading them from a GPU's tensor in each call would wait for it.
+        sigma, mean, std = (x.tolist() if isinstance(x, Tensor) else x for x in (sigma, mean, std))
         self.sigma, self.mixup_alpha, self.mean, self.std = sigma, mixup_alpha, mean, std
         self.per_sample, self.dtype = per_sample, dtype
         self.noise: Noise = noise
@@ -93,6 +96,13 @@ class SproutMixup(nn.Module):
             self.sigma = [s / d for s, d in zip(sigmas, stds, strict=True)]
         self.input_normalized = input_normalized_by is not None
         self.rng = PhiloxState(seed, device, first_row)
+        self._checks_range = True
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SproutMixup:
+        """Cast the output as ``model.half()`` and the like cast the model."""
+        super()._apply(fn, recurse)
+        self.dtype = fn(torch.empty((), dtype=self.dtype, device=self.rng.state.device)).dtype
+        return self
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, MixupTarget]:
         """Mix a batch.
@@ -112,7 +122,10 @@ class SproutMixup(nn.Module):
             raise TypeError(
                 "images must be floating and normalized if input_normalized_by is given, got uint8"
             )
-        rng_state = self.rng.next() if self.training else self.rng.state
+        if self._checks_range and images.is_floating_point() and not torch.compiler.is_compiling():
+            self._checks_range = False  # once: on a GPU it waits for the images
+            self._warn_of_range(images)
+        rng_state = self.rng.next() if self.training else self.rng.current()
         partner, target = None, MixupTarget(labels)
         if self.training and self.mixup_alpha > 0:
             partner, lam = sample_mixup(
@@ -131,6 +144,19 @@ class SproutMixup(nn.Module):
             dtype=self.dtype,
         )
         return batch, target
+
+    def _warn_of_range(self, images: Tensor) -> None:
+        if images.is_cuda and torch.cuda.is_current_stream_capturing() or images.numel() == 0:
+            return
+        low, high = torch.stack(torch.aminmax(images)).tolist()
+        if self.input_normalized or (low > -0.5 and high < 1.5):
+            return
+        reason = "divide them by 255 or pass uint8" if high > 50 else "set input_normalized_by"
+        warnings.warn(
+            f"SproutMixup: images are from {low:.3g} to {high:.3g}, expected [0, 1]; if they are "
+            f"{'0 to 255' if high > 50 else 'normalized'}, {reason}",
+            stacklevel=3,
+        )
 
     def extra_repr(self) -> str:
         return f"sigma={self.sigma}, mixup_alpha={self.mixup_alpha}, noise={self.noise!r}"

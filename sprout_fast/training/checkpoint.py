@@ -20,7 +20,6 @@ from sprout_fast.errors import FatalError, UserError
 from sprout_fast.files import atomic_write
 from sprout_fast.models import CHECKPOINT_FORMAT, read_checkpoint
 from sprout_fast.models.torch_file import has_checksum, write_torch_file
-from sprout_fast.random import PhiloxState
 
 LAST, PREVIOUS, BEST = "last.pt", "last.previous.pt", "best.pt"
 
@@ -362,11 +361,7 @@ def restore_rng_state(state: dict[str, Any], method: nn.Module, world: World) ->
     torch's generator, which dropout uses, continues in the first process; the others keep their
     seeds.
     """
-    streams = [module for module in method.modules() if isinstance(module, PhiloxState)]
-    first_rows = [stream.state[2].clone() for stream in streams]
     method.load_state_dict(state["method"])
-    for stream, first_row in zip(streams, first_rows, strict=True):
-        stream.state[2] = first_row
     if world.is_main:
         torch.set_rng_state(state["torch"])
         if state["cuda"] and world.device.type == "cuda":

@@ -156,6 +156,21 @@ def test_defaults_depend_on_the_number_of_classes():
     assert SproutLoss(99).mass_floor == 0 and SproutLoss(100).mass_floor == 0.9
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_a_cast_model_keeps_beta_in_float32(dtype):
+    """As Lightning's bf16-true and ``model.half()`` cast it, with the network around it."""
+    model = torch.nn.ModuleDict(
+        {"network": torch.nn.Linear(3, 5), "loss": SproutLoss(5, alpha=0.3)}
+    )
+    model.to(dtype)
+    loss_fn, plain = model["loss"], SproutLoss(5, alpha=0.3)
+    assert {buffer.dtype for buffer in loss_fn.buffers()} == {torch.float32, torch.int64}
+    logits, target = logits_and_target()
+    logits = logits.to(dtype)
+    assert torch.equal(loss_fn(logits, target), plain(logits, target))
+    assert loss_fn.state_dict().keys() == plain.state_dict().keys()
+
+
 def test_accepts_labels_without_mixup():
     logits, target = logits_and_target()
     a = SproutLoss(5)(logits, target.labels)

@@ -1,5 +1,7 @@
 """SproutMixup against the reference implementations of its ops, and its options."""
 
+import warnings
+
 import pytest
 import torch
 from helpers.op_inputs import MEAN, STD, random_images
@@ -86,3 +88,36 @@ def test_rejects_options_at_construction(options, message):
 def test_rejects_uint8_if_normalized():
     with pytest.raises(TypeError, match="got uint8"):
         SproutMixup(input_normalized_by=(MEAN, STD))(IMAGES, torch.arange(6))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_cast_model_gets_images_of_its_dtype(dtype):
+    mixer = SproutMixup()
+    assert mixer.to(dtype)(random_images((2, 3, 4, 4)), torch.arange(2))[0].dtype == dtype
+    assert mixer.to("cpu").dtype == dtype
+    assert mixer.float().dtype == torch.float32
+
+
+def test_mean_and_std_are_read_once():
+    mean, std = torch.tensor([0.4, 0.5, 0.6]), torch.tensor([0.2, 0.3, 0.4])
+    mixer = SproutMixup(mean=mean, std=std)
+    assert mixer.mean == mean.tolist() and mixer.std == std.tolist()
+
+
+@pytest.mark.parametrize(
+    "low, high, message",
+    [
+        (-2.1, 2.6, r"from -2.1 to 2.6, expected \[0, 1\]; if they are normalized, set input_norm"),
+        (0.0, 255.0, r"from 0 to 255, .* if they are 0 to 255, divide them by 255 or pass uint8"),
+    ],
+)
+def test_images_far_outside_their_range_are_a_warning_once(low, high, message):
+    images, labels = torch.linspace(low, high, 96).view(2, 3, 4, 4), torch.arange(2)
+    mixer = SproutMixup(mean=0.4, std=0.2)
+    with pytest.warns(UserWarning, match=message):
+        mixer(images, labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        mixer(images, labels)
+        SproutMixup()(images.clamp(0, 1), labels)
+        SproutMixup(input_normalized_by=((0.4,) * 3, (0.2,) * 3))(images, labels)
