@@ -74,8 +74,8 @@ class SproutMixup(nn.Module):
             raise ValueError(f"mixup_alpha must be in [0, 1e5] (0: no Mixup), got {mixup_alpha}")
         check_option("noise", noise, get_args(Noise))
         # The op needs numbers, and reading them from a GPU's tensor in each call would wait for it.
-        sigma, mean, std = (x.tolist() if isinstance(x, Tensor) else x for x in (sigma, mean, std))
-        self.sigma, self.mixup_alpha, self.mean, self.std = sigma, mixup_alpha, mean, std
+        self.mean, self.std = (x.tolist() if isinstance(x, Tensor) else x for x in (mean, std))
+        self.sigma, self.mixup_alpha = sigma, mixup_alpha
         self.per_sample, self.dtype = per_sample, dtype
         self.noise: Noise = noise
         if input_normalized_by is not None:

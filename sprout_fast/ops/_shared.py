@@ -8,11 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch._C._functorch import is_batchedtensor, is_legacy_batchedtensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import is_in_torch_dispatch_mode
 
 
 def register_autograd(
-    op: str, backward: Callable, setup_context: Callable, outputs: int = 1
+    op: str,
+    backward: Callable,
+    setup_context: Callable,
+    outputs: int = 1,
+    jvp: Callable[[tuple, tuple, Tensor], Tensor] | None = None,
 ) -> Callable[..., Any]:
     """Register the autograd formula of ``sprout_fast::<op>`` and return a function that calls it.
 
@@ -20,7 +25,12 @@ def register_autograd(
     ``backward``. In eager mode it is an ``autograd.Function`` around the bare op, or the bare op if
     no argument requires a gradient: the Python autograd that ``torch.library`` registers, and that
     ``torch.compile`` and callers of ``torch.ops`` use, costs several times as much per call as the
-    kernel does on a small batch.
+    kernel does on a small batch. ``torch.func``'s transforms and forward-mode AD have an
+    ``autograd.Function`` of their own: without it, tangents would silently be 0.
+
+    Args:
+        jvp: maps inputs, outputs and the first input's tangent to the first output's tangent; None
+            makes forward-mode AD an error.
     """
 
     def no_second_derivative(ctx, *grads):
@@ -42,15 +52,71 @@ def register_autograd(
         setup_context(ctx, arguments, output)
         return public(output)
 
+    def transformed_context(ctx, inputs, output):
+        setup_context(ctx, inputs, output)
+        ctx.set_materialize_grads(False)
+        outputs = output if isinstance(output, tuple) else (output,)
+        every = *inputs, *outputs
+        ctx.save_for_forward(*(value for value in every if isinstance(value, Tensor)))
+        ctx.others = [None if isinstance(value, Tensor) else (value,) for value in every]
+        ctx.inputs = len(inputs)
+
+    def transformed_backward(ctx, *grads):
+        return (None,) * ctx.inputs if grads[0] is None else backward(ctx, *grads)
+
+    def transformed_jvp(ctx, *tangents):
+        given = [place for place, tangent in enumerate(tangents) if tangent is not None]
+        if jvp is None or given != [0]:
+            raise RuntimeError(
+                f"sprout_fast::{op} has no forward-mode derivative (torch.func.jvp, jacfwd) with "
+                "respect to this input; use reverse mode (torch.func.vjp, jacrev)"
+            )
+        tensors = iter(ctx.saved_tensors)
+        every = [next(tensors) if other is None else other[0] for other in ctx.others]
+        inputs, outputs = tuple(every[: ctx.inputs]), tuple(every[ctx.inputs :])
+        tangent = jvp(inputs, outputs, tangents[0])
+        return (tangent, *(torch.zeros_like(x) for x in outputs[1:])) if outputs[1:] else tangent
+
+    _TRANSFORMED[op] = _function(op, transformed_context, transformed_backward, transformed_jvp)
+    _TRANSFORMED[f"{op}_backward"] = _function(
+        f"{op}_backward", lambda *_: None, no_second_derivative, no_second_derivative
+    )
     members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     eager = type(op, (torch.autograd.Function,), members)
 
     def call(*arguments):
+        if is_transformed():
+            return public(call_op(op, *arguments))
         if not torch.compiler.is_compiling() and _wants_gradient(*arguments):
             return eager.apply(*arguments)
         return public(call_op(op, *arguments))
 
     return call
+
+
+# The ops with an ``autograd.Function`` for ``torch.func``'s transforms and forward-mode AD.
+_TRANSFORMED: dict[str, type[torch.autograd.Function]] = {}
+
+
+def is_transformed() -> bool:
+    """Return whether one of ``torch.func``'s transforms or forward-mode AD is active."""
+    if torch.compiler.is_compiling():
+        return False
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def _function(
+    op: str, setup_context: Callable, backward: Callable, jvp: Callable
+) -> type[torch.autograd.Function]:
+    """Return an ``autograd.Function`` around the bare op that ``torch.func`` can transform."""
+
+    def forward(*arguments):
+        with torch._C._AutoDispatchBelowAutograd():
+            return getattr(torch.ops.sprout_fast, op).default(*arguments)
+
+    members = {"forward": forward, "setup_context": setup_context, "backward": backward, "jvp": jvp}
+    static = {name: staticmethod(member) for name, member in members.items()}
+    return type(op, (torch.autograd.Function,), static | {"generate_vmap_rule": True})
 
 
 def _wants_gradient(*arguments) -> bool:
@@ -59,6 +125,8 @@ def _wants_gradient(*arguments) -> bool:
 
 def call_op(name: str, *arguments):
     """Call ``sprout_fast::<name>``, without its Python autograd if no gradient is required."""
+    if is_transformed() and name in _TRANSFORMED:
+        return _TRANSFORMED[name].apply(*arguments)
     op = getattr(torch.ops.sprout_fast, name).default
     if torch.compiler.is_compiling() or _wants_gradient(*arguments):
         return op(*arguments)
@@ -98,6 +166,7 @@ def forward_gives_gradient(logits: Tensor) -> bool:
     """
     return (
         torch.is_grad_enabled()
+        and not is_transformed()
         and isinstance(logits, Tensor)  # otherwise the op raises and names the argument
         and logits.requires_grad
         and logits.is_cpu

@@ -64,4 +64,12 @@ def _backward(ctx, grad_z, *_):
     return call_op("dirichlet_backward", grad_z, *ctx.saved_tensors), None
 
 
-_dirichlet = register_autograd("dirichlet", _backward, _setup_context)
+def _jvp(inputs, outputs, tangent):
+    concentration, rng_state = inputs
+    z = outputs[0]
+    log_g = call_op("log_gamma", concentration, rng_state)  # z is its softmax
+    along = z * call_op("log_gamma_backward", tangent, concentration, log_g)
+    return along - z * along.sum(-1, keepdim=True)
+
+
+_dirichlet = register_autograd("dirichlet", _backward, _setup_context, jvp=_jvp)

@@ -111,4 +111,11 @@ def _backward(ctx, grad):
     return call_op("gaussian_mixup_backward", *inputs), *(None,) * 8
 
 
-_gaussian_mixup = register_autograd("gaussian_mixup", _backward, _setup_context)
+def _jvp(inputs, outputs, tangent):
+    _, partner, lam, rng_state, _, _, std, noise, dtype = inputs
+    # The op is affine in the images: without noise and mean, it maps their tangent.
+    inputs = tangent, partner, lam, rng_state, [0.0], [0.0], std, noise, dtype
+    return call_op("gaussian_mixup", *inputs)
+
+
+_gaussian_mixup = register_autograd("gaussian_mixup", _backward, _setup_context, jvp=_jvp)

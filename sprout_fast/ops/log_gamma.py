@@ -63,4 +63,8 @@ def _backward(ctx, grad):
     return call_op("log_gamma_backward", grad, *ctx.saved_tensors), None
 
 
-_log_gamma = register_autograd("log_gamma", _backward, _setup_context)
+def _jvp(inputs, outputs, tangent):
+    return call_op("log_gamma_backward", tangent, inputs[0], outputs[0])
+
+
+_log_gamma = register_autograd("log_gamma", _backward, _setup_context, jvp=_jvp)
