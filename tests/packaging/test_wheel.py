@@ -138,7 +138,9 @@ def test_metadata(wheel):
     assert metadata["Author"] == "The sprout_fast authors"
     assert metadata["License-Expression"] == "Apache-2.0"
     assert metadata["Project-URL"] and metadata["Keywords"]
-    assert set(metadata.get_all("Provides-Extra", [])) == {"train", "bench", "docs", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {
+        *("train", "corruptions", "bench", "docs", "dev")
+    }
     entry_points = archive.read(f"{folder}/entry_points.txt").decode()
     assert sorted(re.findall(r"^([\w-]+) = ", entry_points, re.MULTILINE)) == PROGRAMS
 
