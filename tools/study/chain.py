@@ -24,6 +24,7 @@ from sprout_fast.evaluation.run import evaluate
 from sprout_fast.evaluation.subject import Subject
 from sprout_fast.files import atomic_write
 from sprout_fast.models.checkpoint import load_model, read_checkpoint
+from sprout_fast.training.checkpoint import newest_checkpoint
 from sprout_fast.training.command import read_recipe
 from sprout_fast.training.config import CifarConfig
 from sprout_fast.training.run import train
@@ -123,14 +124,17 @@ class Chain:
                 "device": str(self.device),
                 "seed": self.seed,
                 "keep_every": min(SNAPSHOT_EVERY, stage.epochs),
+                "save_every": "5m",
                 "final_attack_images": 0,
             }
         )
 
     def _train(self, stage: Stage) -> None:
-        config, path, content = self._config(stage), self.checkpoint(stage.name), None
-        if path.exists():
-            content = read_checkpoint(path)
+        config = self._config(stage)
+        path, content, problems = newest_checkpoint(self.folder(stage.name))
+        for problem in problems:
+            self._say(f"warning: {problem}")
+        if content is not None:
             self._check_same(stage, config, content["config"])
             if content["epoch"] >= stage.epochs:
                 return
@@ -139,12 +143,12 @@ class Chain:
                 config, resume=path, weights=None, lr=content["config"]["lr"]
             )
         self._say(f"\ntraining {stage.title}: {config.arch}, {stage.epochs} epochs")
-        if train(config, content) != 0:
-            raise KeyboardInterrupt
+        if status := train(config, content):
+            raise KeyboardInterrupt(status)
 
     def _check_same(self, stage: Stage, config: CifarConfig, stored: dict[str, Any]) -> None:
         wanted = config.stored()
-        ignored = {"data", "out", "weights", "device", "keep_every"}
+        ignored = {"data", "out", "weights", "device", "keep_every", "save_every"}
         for name, value in wanted.items():
             if name in ignored or value is None or name not in stored:
                 continue
