@@ -19,11 +19,11 @@ _STANDARD = {"apgd_ce", "apgd_t", "fab_t", "square"}
 def robustbench_entry(results: Mapping[str, Any]) -> dict[str, Any]:
     """Return the results in the form of a file in RobustBench's folder ``model_info``.
 
-    The data set is told from the number of classes. What an evaluation cannot know, such as authors
-    and venue, is empty. ``autoattack_acc`` is the accuracy under this package's four attacks of
-    AutoAttack, or more; its own evaluations are on the first 10,000 (CIFAR) or 5,000 images
-    (ImageNet), which ``footnote`` points out where the number differs. ``unreliable`` says whether
-    a check of the audit failed, and is left out if none was run.
+    The data set is inferred from the number of classes. What an evaluation cannot know, such as
+    authors and venue, is empty. ``autoattack_acc`` is the accuracy under this package's four
+    attacks of AutoAttack, or more; its own evaluations are on the first 10,000 (CIFAR) or 5,000
+    images (ImageNet), which ``footnote`` points out where the number differs. ``unreliable`` says
+    whether a check of the audit failed, and is left out if none was run.
 
     Args:
         results: content of results.json.

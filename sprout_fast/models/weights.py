@@ -247,7 +247,7 @@ def _of_model(
     for new, key in renamed.items():
         inner = new.removeprefix(prefix)
         if not new.startswith(prefix):
-            # torch.optim.swa_utils.AveragedModel has a counter beside the model.
+            # torch.optim.swa_utils.AveragedModel has a counter in addition to the model.
             others += [key] * (key != "n_averaged")
         elif has_auxiliary or not inner.startswith(_AUXILIARY):
             found[inner] = state_dict[key]

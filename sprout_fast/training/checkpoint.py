@@ -104,7 +104,7 @@ class Saved(NamedTuple):
 
 
 class CheckpointWriter:
-    """Writes the checkpoints of a run, at once or in a thread beside the training.
+    """Writes the checkpoints of a run, at once or in a thread alongside training.
 
     Nothing is written of weights, momenta or averages that are not finite. The checkpoint that
     ``last.pt`` replaces is kept as ``last.previous.pt``.

@@ -414,7 +414,7 @@ class Trainer:
 
     def _validation_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         loader, size = self.loaders.val, self.world.size
-        # Of which every process has at least so many: all stop after the same one.
+        # Every process has at least this many, so all stop after the same one.
         common = -(-(loader.num_images // size) // loader.batch_size) if size > 1 else 0
         for index, batch in enumerate(self.display.watched("validation", loader)):
             signal = self._any_signal.late(self.interrupt.noted()) if index < common else 0
