@@ -27,7 +27,9 @@ def report(tmp_path_factory):
     files = sorted({*BENCHMARKS.glob("bench_*.py")} - {*BENCHMARKS.glob("bench_data_*.py")})
     subprocess.run(
         [sys.executable, "-m", "pytest", *files, "--benchmark-quiet", f"--benchmark-json={path}"],
-        env=os.environ | {"SPROUT_FAST_BENCH": "tiny", "OMP_NUM_THREADS": "1"},
+        # pytest-benchmark measures nothing in a worker process of pytest-xdist.
+        env={key: value for key, value in os.environ.items() if "XDIST" not in key}
+        | {"SPROUT_FAST_BENCH": "tiny", "OMP_NUM_THREADS": "1"},
         cwd=BENCHMARKS.parents[1],
         check=True,
         timeout=300,

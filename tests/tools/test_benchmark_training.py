@@ -279,7 +279,8 @@ def test_parts_follow_the_step(linear, batch):
             clock.switch("loader")
         assert clock.seconds == expected[name], name
         assert not any(m._forward_hooks or m._forward_pre_hooks for m in method.modules())
-    assert not linear.optimize.optimizer._optimizer_step_pre_hooks
+    own = linear.optimize.optimizer._optimizer_step_pre_hooks.values()  # of OptimizeStep
+    assert [hook.__name__ for hook in own] == ["_before_step"]
 
 
 def test_parts_add_up_to_the_step_and_reveal_the_slow_one(linear, batch):

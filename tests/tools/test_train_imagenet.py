@@ -69,7 +69,7 @@ def test_a_run_writes_its_files(finished: Path, photos: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert {"config.yaml", "metrics.csv", "last.pt", "best.pt"} <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
-    assert not [name for name in names if name.startswith(".")]
+    assert [name for name in names if name.startswith(".")] == [".lock"]
     config = yaml.safe_load((finished / "config.yaml").read_text())
     assert config["data"] == str(photos) and config["method"] == "sprout"
     assert config["amp"] == "none" and config["warmup_epochs"] == 0.2  # resolved, not null
@@ -343,7 +343,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_previous_checkpoint(
     assert done.stderr.count("\n") == 1
     assert "last.pt: cannot be written" in done.stderr and "previous one is kept" in done.stderr
     assert read_checkpoint(out / "last.pt")["epoch"] == 2
-    assert not list(out.glob(".*"))
+    assert [path.name for path in out.glob(".*")] == [".lock"]
 
 
 def test_ctrl_c_saves_and_the_run_can_be_resumed(photos: Path, tmp_path: Path) -> None:

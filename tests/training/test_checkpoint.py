@@ -163,8 +163,8 @@ def test_each_process_resumes_at_its_own_rows_of_the_batch() -> None:
         again = method(16 * rank)
         torch.manual_seed(2)
         restore_rng_state(state, again, World(rank, 2, cpu))
-        assert again.mixer.rng.state.tolist() == [0, 3, 16 * rank]
-        assert again.loss.rng.state.tolist() == [0, 0, 16 * rank]
+        assert again.mixer.rng.current().tolist() == [0, 3, 16 * rank]
+        assert again.loss.rng.current().tolist() == [0, 0, 16 * rank]
         assert torch.equal(torch.rand(1), own) == (rank == 0)
 
 
@@ -198,7 +198,7 @@ def improving_trainer(folder: Path, epochs: int) -> Trainer:
     """Return a trainer whose every epoch is the best, and which resumes from ``last.pt``."""
     trainer = make_trainer(folder, epochs=epochs, batches=1, keep_every=2)
 
-    def validate() -> MeasuredAccuracy:
+    def validate(_: torch.nn.Module) -> MeasuredAccuracy:
         accuracy = Accuracy(trainer.position.epoch + 1, 6)
         return MeasuredAccuracy(accuracy, accuracy, 1.0)
 
