@@ -311,10 +311,11 @@ def table(results: list[dict[str, Any]], leaks: list[dict[str, Any]]) -> str:
         "|---|---:|---:|---:|---:|---|---:|",
     ]
     for r in results:
-        verdict = "; ".join(r["faults"]) or "all runs"
+        verdict = "; ".join(r["faults"]) or ("all runs" if r["runs"] else "not run")
+        slowest = f"{r['slowest']:.1f} s" if r["runs"] else ""
         lines.append(
             f"| {r['loader']} | {r['processes']} | {r['runs']} | {r['kills']} | {r['signals']} |"
-            f" {verdict} | {r['slowest']:.1f} s |"
+            f" {verdict} | {slowest} |"
         )
     if leaks:
         lines += [
