@@ -74,12 +74,11 @@ def views(
     if has_policy:
         form = {"dtype": [*dtypes, pair], "ndim": [*form["ndim"], 2]}
     outputs = len(form["ndim"])
+    options: dict[str, Any] = {"exec_dynamic": True, "prefetch_queue_depth": loading.prefetch}
 
     # The dynamic executor gives every output memory of its own. A policy has conditionals: each
     # image passes through its own operation alone.
-    @pipeline_def(
-        enable_conditionals=has_policy, exec_dynamic=True, prefetch_queue_depth=loading.prefetch
-    )
+    @pipeline_def(enable_conditionals=has_policy, **options)
     def graph() -> Any:
         inputs: Any = fn.external_source(source=source, num_outputs=outputs, **form)
         images = view(*inputs[:6], image_size=image_size, decoder=decoder)

@@ -126,7 +126,8 @@ def test_dalis_operations_are_torchvisions(policy: str) -> None:
     from sprout_fast.data.dali import views
 
     theirs = v2.TrivialAugmentWide() if policy == "trivial" else v2.RandAugment()
-    options, level, size = AugmentationOptions(auto_augment=policy, rand_ops=1), 14, 96
+    options = AugmentationOptions(auto_augment=policy, rand_ops=1)
+    level, size = 15, 331  # translations by whole pixels, which torchvision would round
     pixels = np.asarray(noise_image(3, (size, size)))
     image, view = torch.tensor(pixels).permute(2, 0, 1), validation_view(size, size, size, size)
     suite = get_trivial_augment_wide_suite()
@@ -149,7 +150,7 @@ def test_dalis_operations_are_torchvisions(policy: str) -> None:
 
         signs = (value, -value) if signed else (value, value)
         both = [max(distance(i, one), distance(i + 14, two)) for one, two in (signs, signs[::-1])]
-        assert min(both) < 3.5, name
+        assert min(both) < 4, name
         if name not in ("Identity", "AutoContrast"):  # the image has black and white
             assert (mine[i] != image).any(), name
 
