@@ -67,10 +67,14 @@ def build_trainer(
         loader=config.loader,
         batch_size=config.batch_size,
         image_size=config.image_size,
+        val_image_size=config.val_image_size,
+        val_resize=config.val_resize,
         device=world.device,
         seed=config.seed,
         workers=config.workers,
         loading=config,
+        augmentation=config,
+        mean=mean,
         limit_train=config.limit_train,
         shard_id=world.rank,
         num_shards=world.size,
@@ -85,7 +89,9 @@ def build_trainer(
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     model = _build_model(config, num_classes, world, display)
     model = model.to(world.device).to(memory_format=memory_format)
-    ema = None if config.ema is None else MovingAverage(model, config.ema)
+    if config.val_image_size not in (None, config.image_size):
+        _check_size(model, config, world)
+    ema = None if config.ema is None else MovingAverage(model, config.ema, config.ema_steps)
     raw = models.Normalized(model, mean, std).to(world.device)
     wrapped, network = _wrapped(model, config, world)
     optimizer = build_optimizer(
@@ -93,8 +99,10 @@ def build_trainer(
         model,
         lr=config.lr,
         momentum=config.momentum,
+        nesterov=config.nesterov,
         weight_decay=config.weight_decay,
         norm_decay=config.norm_decay,
+        layer_decay=config.layer_decay,
     )
     warmup_steps, total_steps = round(config.warmup_epochs * steps), config.epochs * steps
     optimize = OptimizeStep(
@@ -102,12 +110,18 @@ def build_trainer(
         models.Normalized(network, mean, std).to(world.device),
         optimizer,
         build_scheduler(
-            optimizer, config.schedule, warmup_steps=warmup_steps, total_steps=total_steps
+            optimizer,
+            config.schedule,
+            warmup_steps=warmup_steps,
+            total_steps=total_steps,
+            drop_steps=config.step_epochs * steps,
+            floor=config.min_lr / config.lr,
         ),
         GradScaler(world.device.type, enabled=config.amp == "fp16"),
         accumulation_steps=config.accumulation_steps,
         amp_dtype=AMP_DTYPES[config.amp],
         memory_format=memory_format,
+        clip_grad=config.clip_grad,
         ema=ema,
         detect_anomaly=config.detect_anomaly,
     )
@@ -174,6 +188,20 @@ def _build_model(
     if world.device.type != "cuda":
         raise UserError(f"needs GPUs, got {world.device}", option="sync_bn")
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+
+
+def _check_size(model: nn.Module, config: TrainConfig, world: World) -> None:
+    """Find out before training whether the network accepts validation images of another size."""
+    image = torch.zeros(1, 3, config.val_image_size, config.val_image_size, device=world.device)
+    try:
+        with models.evaluation_mode(model), torch.no_grad():
+            model(image)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{config.val_image_size}: {config.arch} does not accept it: {reason}",
+            option="val_image_size",
+        ) from error
 
 
 def _zero_init_residual(model: nn.Module) -> None:

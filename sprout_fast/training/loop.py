@@ -529,8 +529,8 @@ class Trainer:
             total = sum(len(group["params"]) for group in self.optimize.optimizer.param_groups)
             checkpoint.check_keys(state, range(total), f"{where}: optimizer.state")
             names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-            for number, parameter in self.optimize.momenta().items():
-                wanted, name = {"momentum_buffer": parameter}, names[id(parameter)]
-                checkpoint.check_like(state[number], wanted, f"{where}: optimizer of {name}")
+            for number, (parameter, wanted) in self.optimize.optimizer_state().items():
+                name = names[id(parameter)]
+                checkpoint.check_like(state[number], dict(wanted), f"{where}: optimizer of {name}")
         if content["loader"]["epoch"] != content["epoch"]:
             raise UserError(f"{where}: loader.epoch differs from epoch")

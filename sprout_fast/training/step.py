@@ -51,6 +51,7 @@ class OptimizeStep:
         amp_dtype: autocast type of the model; None means float32. The loss is outside of autocast:
             it accepts logits of any type and computes in float32.
         memory_format: memory format of the model's inputs.
+        clip_grad: norm that the gradients of all parameters are scaled down to, or None.
         ema: moving average of the weights, updated after each optimizer step.
         detect_anomaly: check loss and gradients of each step, which waits for the device.
 
@@ -69,6 +70,7 @@ class OptimizeStep:
     accumulation_steps: int = 1
     amp_dtype: torch.dtype | None = None
     memory_format: torch.memory_format = torch.channels_last
+    clip_grad: float | None = None
     ema: MovingAverage | None = None
     detect_anomaly: bool = False
 
@@ -125,6 +127,11 @@ class OptimizeStep:
             self._check_step(value)
         if complete:
             self.last_lr = self.lr
+            if self.clip_grad is not None:
+                self.scaler.unscale_(self.optimizer)  # a norm of scaled gradients means nothing
+                groups = self.optimizer.param_groups
+                parameters = [p for group in groups for p in group["params"]]
+                nn.utils.clip_grad_norm_(parameters, self.clip_grad)
             self._overflow = True  # a scaler that skips the step may not call the optimizer
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -192,26 +199,28 @@ class OptimizeStep:
     def _forward(self, inputs: Tensor) -> Tensor:
         return self._trained(inputs.contiguous(memory_format=self.memory_format))
 
-    def momenta(self) -> dict[int, Tensor]:
-        """Return the parameters that have a momentum, by their numbers in the optimizer's state.
-
-        A momentum has the shape and dtype of its parameter.
-        """
-        groups = self.optimizer.param_groups
-        ordered = [(p, group["momentum"]) for group in groups for p in group["params"]]
-        return {i: p for i, (p, momentum) in enumerate(ordered) if momentum}
+    def optimizer_state(self) -> dict[int, tuple[Tensor, dict[str, Tensor]]]:
+        """Return parameters and their momenta and the like, by their numbers in the state dict."""
+        ordered = [p for group in self.optimizer.param_groups for p in group["params"]]
+        state = self.optimizer.state
+        return {i: (p, state[p]) for i, p in enumerate(ordered) if p in state}
 
     def restore(self, content: Mapping[str, Any], step: int, skipped: int = 0) -> None:
-        """Restore momentum buffers and loss scale from a checkpoint, to resume at ``step``.
+        """Restore the optimizer's state and loss scale from a checkpoint, to resume at ``step``.
 
         Learning rate, momentum factor and weight decay remain those of this run, as does the memory
         format of the buffers, which the fused kernels require to be that of the weights.
         """
         stored = content["optimizer"]["state"]
-        for number, parameter in self.momenta().items():
-            if number in stored:
-                momentum = torch.empty_like(parameter).copy_(stored[number]["momentum_buffer"])
-                self.optimizer.state[parameter]["momentum_buffer"] = momentum.detach()
+        for number, (_, state) in self.optimizer_state().items():
+            for name, tensor in state.items() if number in stored else ():
+                tensor.copy_(stored[number][name])
+        groups = zip(
+            self.optimizer.param_groups, content["optimizer"]["param_groups"], strict=False
+        )
+        for group, before in groups:
+            if "step" in before:  # timm's LAMB counts there
+                group["step"] = before["step"].clone()
         applied = step - skipped
         own = self.scheduler.state_dict() | {"last_epoch": applied, "_step_count": applied + 1}
         self.scheduler.load_state_dict(own)

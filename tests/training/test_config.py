@@ -174,11 +174,12 @@ def test_help_shows_every_option_in_its_group(
             group = words
     fields = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(config_type)}
     assert set(group_of) == fields
-    assert list(dict.fromkeys(group_of.values()))[:8] == [
+    assert list(dict.fromkeys(group_of.values()))[:9] == [
         "options",
         "model options",
         "data options",
         "loading options",
+        "augmentation options",
         "optimization options",
         "device options",
         "output options",
@@ -250,7 +251,7 @@ def test_method_options_follow_names_to_where_they_are_defined() -> None:
     )
     names = _ModuleNames(ast.parse(source))
     kind = ast.parse("Shape | float", mode="eval").body
-    assert names.evaluate(kind) == Literal["cosine", "stages"] | float
+    assert names.evaluate(kind) == Literal["cosine", "stages", "step"] | float
     assert names.evaluate(ast.parse("_LOW / 2", mode="eval").body) == 0.25
 
 
