@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -153,6 +155,21 @@ def test_dalis_operations_are_torchvisions(policy: str) -> None:
         assert min(both) < 4, name
         if name not in ("Identity", "AutoContrast"):  # the image has black and white
             assert (mine[i] != image).any(), name
+
+
+@needs_dali
+@pytest.mark.parametrize("decode", ["auto", "cpu"])
+@pytest.mark.parametrize("policy", ["trivial", "rand"])
+def test_a_policy_has_a_graph_for_a_gpu(policy: str, decode: Literal["auto", "cpu"]) -> None:
+    """One can be defined, but not run, on any machine."""
+    from sprout_fast.data.dali import views
+
+    options = AugmentationOptions(auto_augment=policy)
+    settings = {"batch_size": 2, "num_threads": 1, "device_id": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipeline = views(lambda: (), 24, LoadingOptions(decode=decode), options, **settings)
+    assert pipeline.device_id == 0
 
 
 @every

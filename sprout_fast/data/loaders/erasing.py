@@ -36,7 +36,7 @@ class Erasing:
         if not self._probability:
             return
         if self._chosen[0] != epoch:
-            # Once for all samples: a generator for each would cost as much as a tenth of a batch.
+            # Once for all samples; making a generator for each takes longer than to draw.
             drawn = np.random.default_rng([self._seed, epoch, 3]).random(count)
             self._chosen = epoch, drawn < self._probability
         color = self._color = self._color.to(images.device)
