@@ -1,5 +1,6 @@
 """Optimizers, parameter groups, learning rate schedules, clipping and averages."""
 
+import math
 import sys
 import types
 
@@ -325,3 +326,18 @@ def test_a_step_that_overflows_is_skipped_with_clipping_too() -> None:
     inputs, target = torch.full((1, 1, 1, 2), 1e36), MixupTarget(torch.tensor([0]))
     step(inputs, target, lambda logits, _: logits.sum())
     assert step.skipped == 1 and torch.equal(model.weight, before)
+
+
+def test_stages_divide_by_ten_after_40_70_and_90_percent() -> None:
+    factors = [
+        learning_rate_factor(s, "stages", warmup_steps=0, total_steps=200) for s in range(201)
+    ]
+    expected = [1.0] * 80 + [0.1] * 60 + [0.01] * 40 + [0.001] * 20 + [0.0]
+    assert factors == expected
+
+
+def test_warmup_is_linear_and_the_cosine_is_half_a_period() -> None:
+    factors = [learning_rate_factor(s, warmup_steps=4, total_steps=24) for s in range(25)]
+    assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    for step, factor in enumerate(factors[4:]):
+        assert factor == pytest.approx(0.5 + 0.5 * math.cos(math.pi * step / 20), abs=1e-12)
