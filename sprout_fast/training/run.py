@@ -20,6 +20,7 @@ from sprout_fast.job import end_job
 from sprout_fast.training import final_check
 from sprout_fast.training.build import build_trainer
 from sprout_fast.training.config import TrainConfig
+from sprout_fast.training.graph import NCCL_ERROR_HANDLING
 from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.loop import Outcome, Trainer
 from sprout_fast.training.metrics import plot_beta
@@ -46,6 +47,9 @@ def train(config: TrainConfig, checkpoint: dict[str, Any] | None = None) -> int:
         FatalError: the loss or a weight is not finite, or no step succeeds.
     """
     config.check()
+    if config.cuda_graph:
+        # PyTorch's rule for capturing the exchange of gradients; read when the processes join.
+        os.environ.setdefault(NCCL_ERROR_HANDLING, "0")
     with (
         Interrupt().installed() as interrupt,
         joined_world(config.device, config.timeout) as world,
