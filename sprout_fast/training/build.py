@@ -214,16 +214,30 @@ def _wrapped(model: nn.Module, config: TrainConfig, world: World) -> tuple[nn.Mo
     network = compiled(model)
     if world.size == 1:
         return network, network
+    # Each step uses the same parameters, in every method. A static graph has no no_sync(), with
+    # which gradients are accumulated, and torch.compile splits the graph itself.
+    static = config.accumulation_steps == 1 and not config.compile
+    # A backward pass can be captured only if DistributedDataParallel was built on a side stream.
+    with side_stream(world.device) if config.cuda_graph else contextlib.nullcontext():
+        parallel = data_parallel(model, world, static_graph=static)
+    return compiled(parallel), network
+
+
+def data_parallel(model: nn.Module, world: World, *, static_graph: bool = False) -> nn.Module:
+    """Return ``model`` in DistributedDataParallel; a single process gets the model itself.
+
+    Args:
+        model: on the device of ``world``.
+        world: this process.
+        static_graph: whether each step uses the same parameters as often.
+    """
+    if world.size == 1:
+        return model
     ids = [world.device.index] if world.device.type == "cuda" else None
     # Each process keeps batch norm statistics of its own until validation: a broadcast before every
     # forward pass would write into what the first of two passes saved for backward.
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     options: dict[str, Any] = {name: False, "gradient_as_bucket_view": True}
-    # Each step uses the same parameters, in every method. A static graph has no no_sync(), with
-    # which gradients are accumulated, and torch.compile splits the graph itself.
-    options["static_graph"] = config.accumulation_steps == 1 and not config.compile
-    # A backward pass can be captured only if DistributedDataParallel was built on a side stream.
-    with side_stream(world.device) if config.cuda_graph else contextlib.nullcontext():
-        parallel = DistributedDataParallel(model, device_ids=ids, **options)
-    return compiled(parallel), network
+    options["static_graph"] = static_graph
+    return DistributedDataParallel(model, device_ids=ids, **options)

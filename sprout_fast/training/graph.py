@@ -167,11 +167,15 @@ class CapturedStep:
     Args:
         method, optimize: as in :class:`StaticStep`; :func:`check_capturable` says which.
         world: this process.
+
+    Attributes:
+        warmup: steps that are left before the capture.
     """
 
     def __init__(self, method: Method, optimize: OptimizeStep, world: World) -> None:
         self._step, self._device = StaticStep(method, optimize), world.device
-        self._warmup = _WARMUP if world.size == 1 else _PARALLEL_WARMUP
+        self._optimizer = optimize.optimizer
+        self.warmup = _WARMUP if world.size == 1 else _PARALLEL_WARMUP
         self._graph: torch.cuda.CUDAGraph | None = None
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
@@ -182,12 +186,13 @@ class CapturedStep:
                 captured, as where a network reads a value from the device.
         """
         self._step.load(images, labels)
-        if self._warmup:
-            self._warmup -= 1
+        if self.warmup:
+            self.warmup -= 1
             with side_stream(self._device):
                 self._step.run()
         else:
             if self._graph is None:
+                self._optimizer.zero_grad()  # the graph would add to gradients left by others
                 self._graph = captured(self._step.run)
             self._graph.replay()
         self._step.finish()
