@@ -174,7 +174,7 @@ class CapturedStep:
 
     def __init__(self, method: Method, optimize: OptimizeStep, world: World) -> None:
         self._step, self._device = StaticStep(method, optimize), world.device
-        self._optimizer = optimize.optimizer
+        self._method, self._optimizer = method, optimize.optimizer
         self.warmup = _WARMUP if world.size == 1 else _PARALLEL_WARMUP
         self._graph: torch.cuda.CUDAGraph | None = None
 
@@ -192,7 +192,10 @@ class CapturedStep:
                 self._step.run()
         else:
             if self._graph is None:
-                self._optimizer.zero_grad()  # the graph would add to gradients left by others
+                # What is pending would be part of the graph: gradients that others have left, and
+                # an exchange between processes, which reading beta completes.
+                self._optimizer.zero_grad()
+                _ = self._method.beta
                 self._graph = captured(self._step.run)
             self._graph.replay()
         self._step.finish()
