@@ -276,6 +276,14 @@ def test_the_budget_is_kept(monkeypatch, seed):
     assert not timings.seconds.keys() & timings.left_out.keys() and "natural" in timings.seconds
 
 
+def test_without_time_for_more_the_first_step_is_the_result(monkeypatch):
+    clock = FakeTime(monkeypatch)
+    rows = [clock.contestant("natural", 9.0), clock.contestant("ga", 9.0)]
+    timings = clock.measure(rows, rounds=9, budget=10)
+    assert timings.seconds == {"natural": {0: 9.0}} and timings.left_out == {"ga": 9.0}
+    assert clock.log == ["natural"]
+
+
 def test_every_contestant_has_a_turn_regardless_of_the_budget(monkeypatch):
     clock = FakeTime(monkeypatch)
     contestants = [clock.contestant("natural", 0.01), clock.contestant("free_at", 0.08)]

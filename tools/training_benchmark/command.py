@@ -175,7 +175,7 @@ def _measured(
             progress("timing the parts of steps")
             parts = measure_parts(by_part, trainee.optimize, batches, trainee.device, steps)
         added = {}
-        if pair:
+        if pair and clock() < end:
             progress("timing what SPROUT adds")
             both = {name: methods[name] for name in pair}
             added = measure_added(trainee, both, *next(batches), min(5.0, end - clock()))

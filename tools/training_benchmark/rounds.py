@@ -87,8 +87,9 @@ def measure(
         base: the row that others are compared with; it is timed in every round.
         rounds: maximum number of rounds.
         steps: steps per turn; None for as many as ``base`` makes in a quarter of a second.
-        budget: seconds in total, including warm-up. Only ``base`` is timed even if it exceeds them;
-            of the others, the most expensive ones are left out.
+        budget: seconds in total, including warm-up. Of the rows, the most expensive ones are left
+            out; of ``base``, one step is made in any case, the first one if there is no time for
+            more.
         every: time every row at least once, even if that exceeds ``budget``.
         progress: called with a line of text from time to time, first with an estimate.
     """
@@ -134,6 +135,10 @@ def measure(
         f" {len(kept)} of {len(rows)} rows, of {max(0.0, deadline - clock()):.0f} s left"
         + (f"; no time for {', '.join(timings.left_out)}" if timings.left_out else "")
     )
+    if clock() + steps * cost[base] > deadline and not every:
+        timings.left_out |= {name: one for name, one in guess.items() if name != base}
+        timings.seconds = {base: {0: cost[base]}}
+        return timings
     for name in kept:
         late = clock() + first[name] + steps * cost[base] > deadline
         if name != base and late and not every:
