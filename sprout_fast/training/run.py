@@ -17,10 +17,9 @@ from sprout_fast.distributed import World, joined_world
 from sprout_fast.errors import UserError
 from sprout_fast.files import atomic_write, folder_lock
 from sprout_fast.job import end_job
-from sprout_fast.training import final_check
+from sprout_fast.training import final_check, graph
 from sprout_fast.training.build import build_trainer
 from sprout_fast.training.config import TrainConfig
-from sprout_fast.training.graph import NCCL_ERROR_HANDLING
 from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.loop import Outcome, Trainer
 from sprout_fast.training.metrics import plot_beta
@@ -49,7 +48,7 @@ def train(config: TrainConfig, checkpoint: dict[str, Any] | None = None) -> int:
     config.check()
     if config.cuda_graph:
         # PyTorch's rule for capturing the exchange of gradients; read when the processes join.
-        os.environ.setdefault(NCCL_ERROR_HANDLING, "0")
+        os.environ.setdefault(graph.NCCL_ERROR_HANDLING, "0")
     with (
         Interrupt().installed() as interrupt,
         joined_world(config.device, config.timeout) as world,
