@@ -207,7 +207,7 @@ def test_mixer_loss_and_beta_stay_on_the_gpu(method, options):
         with Launches() as launches:
             inputs, target = built.mixer(images, labels)
             loss = built.loss(logits, target)
-        assert inputs.device.type == loss.device.type == "cuda" and len(launches.log) > 3
+        assert inputs.device.type == loss.device.type == "cuda" and launches.log
 
 
 def config(**changes) -> TrainConfig:
