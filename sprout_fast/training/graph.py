@@ -208,14 +208,18 @@ def captured(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
         UserError: ``call`` does what a graph cannot hold.
     """
     graph = torch.cuda.CUDAGraph()
-    try:
-        # Not "global": DALI's threads synchronize the device when they free memory, and a
-        # checkpoint may be copied meanwhile, which would end the capture.
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-            call()
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"the step cannot be captured: {reason}", option="cuda_graph") from error
+    # A capture that fails leaves its own stream the current one.
+    with torch.cuda.stream(torch.cuda.current_stream()):
+        try:
+            # Not "global": DALI's threads synchronize the device when they free memory, and a
+            # checkpoint may be copied meanwhile, which would end the capture.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                call()
+        except RuntimeError as error:
+            # Ending a capture that has failed fails too.
+            reason = str(error.__context__ or error).splitlines()[0]
+            message = f"the step cannot be captured: {reason}"
+            raise UserError(message, option="cuda_graph") from error
     return graph
 
 
