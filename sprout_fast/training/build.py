@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from sprout_fast.distributed import World
 from sprout_fast.errors import UserError
 from sprout_fast.methods import MethodSetting, build_method
 from sprout_fast.training.config import TrainConfig, parse_interval
+from sprout_fast.training.graph import CapturedStep, check_capturable, side_stream
 from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.loop import Trainer, steps_per_epoch
 from sprout_fast.training.optim import MovingAverage, build_optimizer, build_scheduler
@@ -61,6 +63,8 @@ def build_trainer(
     )
     # Before the loaders, which may decode all images: a mistake in its options is reported at once.
     method = build_method(config.method, setting, **config.method_options())
+    if config.cuda_graph:
+        check_capturable(config, method, world)
     loaders = build_loaders(
         data,
         listing=listing,
@@ -142,6 +146,7 @@ def build_trainer(
         record=config.stored() | record | {"mean": list(mean), "std": list(std)},
         display=display,
         interrupt=interrupt or Interrupt(),
+        captured=CapturedStep(method, optimize, world) if config.cuda_graph else None,
     )
     if checkpoint is not None:
         trainer.restore(checkpoint, config.resume)
@@ -232,19 +237,35 @@ def _wrapped(model: nn.Module, config: TrainConfig, world: World) -> tuple[nn.Mo
     """Return the model as it is trained, and as the attacks of the method see it."""
 
     def compiled(module: nn.Module) -> nn.Module:
-        return torch.compile(module) if config.compile else module  # pyright: ignore
+        return torch.compile(module, mode=config.compile) if config.compile else module  # pyright: ignore
 
     network = compiled(model)
     if world.size == 1:
         return network, network
+    # Each step uses the same parameters, in every method. A static graph has no no_sync(), with
+    # which gradients are accumulated, and torch.compile splits the graph itself.
+    static = config.accumulation_steps == 1 and not config.compile
+    # A backward pass can be captured only if DistributedDataParallel was built on a side stream.
+    with side_stream(world.device) if config.cuda_graph else contextlib.nullcontext():
+        parallel = data_parallel(model, world, static_graph=static)
+    return compiled(parallel), network
+
+
+def data_parallel(model: nn.Module, world: World, *, static_graph: bool = False) -> nn.Module:
+    """Return ``model`` in DistributedDataParallel; a single process gets the model itself.
+
+    Args:
+        model: on the device of ``world``.
+        world: this process.
+        static_graph: whether each step uses the same parameters as often.
+    """
+    if world.size == 1:
+        return model
     ids = [world.device.index] if world.device.type == "cuda" else None
     # Each process keeps batch norm statistics of its own until validation: a broadcast before every
     # forward pass would write into what the first of two passes saved for backward.
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     options: dict[str, Any] = {name: False, "gradient_as_bucket_view": True}
-    # Each step uses the same parameters, in every method. A static graph has no no_sync(), with
-    # which gradients are accumulated, and torch.compile splits the graph itself.
-    options["static_graph"] = config.accumulation_steps == 1 and not config.compile
-    parallel = DistributedDataParallel(model, device_ids=ids, **options)
-    return compiled(parallel), network
+    options["static_graph"] = static_graph
+    return DistributedDataParallel(model, device_ids=ids, **options)

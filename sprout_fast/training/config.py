@@ -28,6 +28,8 @@ else:
 # Options of one invocation, not of a run: config.yaml and checkpoints leave them out.
 INVOCATION_ONLY = ("config", "resume", "max_steps", "detect_anomaly")
 
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+
 # ``resume`` with this value looks for a checkpoint in the folder ``out``.
 AUTO_RESUME = Path("auto")
 
@@ -204,8 +206,11 @@ class DeviceOptions:
     """Mixed precision. Default: bf16 on CUDA, none on CPU."""
     channels_last: bool = True
     """Use the channels-last memory format."""
-    compile: bool = False
-    """Compile the model with torch.compile."""
+    compile: Auto[CompileMode] = None
+    """Compile the model with torch.compile in this mode. Default: not compiled."""
+    cuda_graph: bool = False
+    """Capture the training step into a CUDA graph after some steps, and replay it for each batch,
+    so that small networks do not wait for the host."""
     sync_bn: bool = False
     """Compute batch norm's statistics over the batches of all processes, not of each one alone; on
     GPUs."""

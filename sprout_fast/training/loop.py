@@ -22,6 +22,7 @@ from sprout_fast.methods import Method
 from sprout_fast.training import checkpoint
 from sprout_fast.training.checkpoint import BEST, LAST, CheckpointWriter, Saved
 from sprout_fast.training.config import Interval
+from sprout_fast.training.graph import CapturedStep
 from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.meter import Meter, Reading
 from sprout_fast.training.metrics import RAW_COLUMNS, MetricsLog
@@ -88,6 +89,7 @@ class Trainer:
         dist_bn: how batch norm's statistics are shared between processes before validation.
         display: where log lines go.
         interrupt: the signals that stop the run.
+        captured: the method's training step as a CUDA graph, if it is to be one.
     """
 
     model: nn.Module
@@ -105,6 +107,7 @@ class Trainer:
     record: dict[str, Any]
     display: Display
     interrupt: Interrupt = field(default_factory=Interrupt)
+    captured: CapturedStep | None = None
     position: Position = field(default_factory=Position, init=False)
 
     def __post_init__(self) -> None:
@@ -284,7 +287,10 @@ class Trainer:
         detect = self.optimize.detect_anomaly or torch.is_anomaly_enabled()
         try:
             with torch.autograd.set_detect_anomaly(detect):
-                self.method.training_step(self.optimize, images, labels)
+                if self.captured is None:
+                    self.method.training_step(self.optimize, images, labels)
+                else:
+                    self.captured(images, labels)
         except RuntimeError as error:
             if "returned nan" not in str(error):
                 raise

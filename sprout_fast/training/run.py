@@ -17,7 +17,7 @@ from sprout_fast.distributed import World, joined_world
 from sprout_fast.errors import UserError
 from sprout_fast.files import atomic_write, folder_lock
 from sprout_fast.job import end_job
-from sprout_fast.training import final_check
+from sprout_fast.training import final_check, graph
 from sprout_fast.training.build import build_trainer
 from sprout_fast.training.config import OPTIMIZER_DEFAULTS, TrainConfig
 from sprout_fast.training.interrupt import Interrupt
@@ -46,6 +46,9 @@ def train(config: TrainConfig, checkpoint: dict[str, Any] | None = None) -> int:
         FatalError: the loss or a weight is not finite, or no step succeeds.
     """
     config.check()
+    if config.cuda_graph:
+        # PyTorch's rule for capturing the exchange of gradients; read when the processes join.
+        os.environ.setdefault(graph.NCCL_ERROR_HANDLING, "0")
     with (
         Interrupt().installed() as interrupt,
         joined_world(config.device, config.timeout) as world,

@@ -116,8 +116,19 @@ class OptimizeStep:
     def __call__(
         self, inputs: Tensor | Sequence[Tensor], target: Any, loss: Callable[[Any, Any], Tensor]
     ) -> Tensor:
-        self._calls += 1
-        complete = self.between_steps
+        value, logits = self.launch(inputs, target, loss)
+        self.count(value, logits, target)
+        return value
+
+    def launch(
+        self, inputs: Tensor | Sequence[Tensor], target: Any, loss: Callable[[Any, Any], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Do the part of a step that is computed on the device.
+
+        Returns:
+            the loss and the first logits, detached.
+        """
+        complete = (self._calls + 1) % self.accumulation_steps == 0
         with self._gradient_exchange(complete):
             single = isinstance(inputs, Tensor)
             logits = [self._forward(batch) for batch in ([inputs] if single else inputs)]
@@ -126,7 +137,7 @@ class OptimizeStep:
         if self.detect_anomaly:
             self._check_step(value)
         if complete:
-            self.last_lr = self.lr
+            self._settle()  # before the learning rate is used
             if self.clip_grad is not None:
                 self.scaler.unscale_(self.optimizer)  # a norm of scaled gradients means nothing
                 groups = self.optimizer.param_groups
@@ -136,16 +147,22 @@ class OptimizeStep:
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad()
+        return value.detach(), logits[0].detach()
+
+    def count(self, loss: Tensor, logits: Tensor, target: Any) -> None:
+        """Do the part of a step that is the host's: counts, schedule, averages and meter."""
+        self._calls += 1
+        complete = self.between_steps
+        if complete:
+            self.last_lr = self.lr
             self.steps += 1
             if self.scaler.is_enabled():
                 self._await_verdict()
             else:
                 self._applied()
-        value = value.detach()
         if self.meter is not None:
             # The last argument is the number of this batch's step, from 1.
-            self.meter.add(value, logits[0].detach(), target, self.steps + (not complete))
-        return value
+            self.meter.add(loss, logits, target, self.steps + (not complete))
 
     def _check_step(self, loss: Tensor) -> None:
         step = self.steps + 1

@@ -45,16 +45,18 @@ def read(*argv: str) -> TrainConfig:
 def test_the_command_line_overrides_yaml(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(
-        "arch: vgg16_bn\nlr: 1e-3\nbatch-size: 7\ncompile: true\nchannels_last: false\ndata: null\n"
+        "arch: vgg16_bn\nlr: 1e-3\nbatch-size: 7\ncompile: max-autotune\n"
+        "channels_last: false\ncuda-graph: true\ndata: null\n"
     )
-    config = read("--config", str(file), "--arch", "resnet50", "--no-compile")
+    config = read("--config", str(file), "--arch", "resnet50", "--no-cuda-graph")
     assert (config.arch, config.lr, config.batch_size) == ("resnet50", 1e-3, 7)
-    assert (config.compile, config.channels_last, config.data) == (False, False, None)
+    assert (config.cuda_graph, config.channels_last, config.data) == (False, False, None)
+    assert config.compile == "max-autotune"
 
 
 def test_a_saved_config_reads_back_as_the_same_options(tmp_path: Path) -> None:
     config = read(
-        "--data", "photos", "--lr", "0.3", "--sigma=0.05", "--compile", "--mixup-alpha", "0"
+        "--data", "photos", "--lr", "0.3", "--sigma=0.05", "--compile", "default", "--cuda-graph"
     )
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(config.stored()))
