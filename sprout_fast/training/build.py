@@ -22,6 +22,7 @@ from sprout_fast.training.config import TrainConfig, parse_interval
 from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.loop import Trainer, steps_per_epoch
 from sprout_fast.training.optim import MovingAverage, build_optimizer, build_scheduler
+from sprout_fast.training.parallel import checkpoint_activations, shard
 from sprout_fast.training.progress import Display
 from sprout_fast.training.step import AMP_DTYPES, OptimizeStep
 
@@ -84,8 +85,17 @@ def build_trainer(
         )
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     model = _build_model(config, num_classes, world, display)
-    model = model.to(world.device).to(memory_format=memory_format)
     ema = None if config.ema is None else MovingAverage(model, config.ema)
+    for module in [model, *([] if ema is None else [ema.module])]:
+        if config.fsdp and world.size > 1:
+            shard(module, world)
+        else:
+            module.to(world.device).to(memory_format=memory_format)
+    if config.activation_checkpointing and not checkpoint_activations(model):
+        raise UserError(
+            f"{config.arch}: has no repeated blocks in a Sequential, ModuleList or ModuleDict",
+            option="activation_checkpointing",
+        )
     raw = models.Normalized(model, mean, std).to(world.device)
     wrapped, network = _wrapped(model, config, world)
     optimizer = build_optimizer(
@@ -207,7 +217,7 @@ def _wrapped(model: nn.Module, config: TrainConfig, world: World) -> tuple[nn.Mo
         return torch.compile(module) if config.compile else module  # pyright: ignore
 
     network = compiled(model)
-    if world.size == 1:
+    if world.size == 1 or config.fsdp:
         return network, network
     ids = [world.device.index] if world.device.type == "cuda" else None
     # Each process keeps batch norm statistics of its own until validation: a broadcast before every

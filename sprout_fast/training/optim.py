@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sprout_fast.errors import UserError
+from sprout_fast.training.parallel import is_sharded
 
 Schedule = Literal["cosine", "stages"]
 
@@ -45,8 +46,9 @@ def build_optimizer(
     options: dict[str, Any] = {"lr": lr, "momentum": momentum, "nesterov": False}
     if name == "apex-fused-sgd":
         return _apex_fused_sgd(groups, **options)
-    # Fused: one kernel per group instead of several passes over the weights, on CPU and CUDA.
-    optimizer = SGD(groups, fused=True, **options)
+    # Fused: one kernel per group instead of several passes over the weights, on CPU and CUDA. There
+    # is none for the weights of FSDP.
+    optimizer = SGD(groups, fused=not is_sharded(model), **options)
     # Starting from zeros gives the same first step. Otherwise torch allocates the buffers in that
     # step and leaves them unwritten if GradScaler skips it; the next step would read them.
     for parameter in (p for group in groups for p in group["params"] if momentum):
@@ -149,7 +151,8 @@ class MovingAverage:
     An update launches one kernel for all tensors and never waits for the device.
 
     Args:
-        model: the model; its tensors may change in place, but not be replaced.
+        model: the model; after the first update, its tensors may change in place, but not be
+            replaced.
         decay: the weight of the previous average, in (0,1).
 
     >>> model = nn.Linear(1, 1, bias=False)
@@ -164,18 +167,30 @@ class MovingAverage:
     def __init__(self, model: nn.Module, decay: float) -> None:
         self.module = copy.deepcopy(model).requires_grad_(False)
         self.updates = 0
-        self._decay = decay
-        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
-        self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._model, self._decay = model, decay
+
+    @functools.cached_property
+    def _groups(self) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """Averages and values: of counters, of whole tensors and of sharded ones.
+
+        Collected at the first update, since FSDP replaces the parameters of both before that.
+        """
+        groups: list[tuple[list[Tensor], list[Tensor]]] = [([], []), ([], []), ([], [])]
+        for average, value in zip(_tensors(self.module), _tensors(self._model), strict=True):
+            kind = average.is_floating_point() + hasattr(average, "to_local")
+            groups[kind][0].append(average)
+            groups[kind][1].append(value)
+        return groups
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average toward the model's present weights."""
         decay = min(self._decay, (1 + self.updates) / (10 + self.updates)) if self.updates else 0.0
-        averages, values = map(list, zip(*self._floats, strict=True))
-        get_ema_multi_avg_fn(decay)(averages, values, self.updates)
-        for average, value in self._counters:
+        counters, *floating = self._groups
+        for averages, values in floating:
+            if averages:
+                get_ema_multi_avg_fn(decay)(averages, values, self.updates)
+        for average, value in zip(*counters, strict=True):
             average.copy_(value)
         self.updates += 1
 

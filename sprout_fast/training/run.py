@@ -23,6 +23,7 @@ from sprout_fast.training.config import TrainConfig
 from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.loop import Outcome, Trainer
 from sprout_fast.training.metrics import plot_beta
+from sprout_fast.training.parallel import whole_weights
 from sprout_fast.training.progress import Display
 
 # Options that determine the weights and the method's state: a resumed run cannot change them.
@@ -208,9 +209,11 @@ def _report(config: TrainConfig, trainer: Trainer) -> None:
     display.line(
         f"measuring clean and PGD-{final_check.STEPS} accuracy on {count} validation images"
     )
-    for line in final_check.check_accuracy(
-        trainer.evaluated, loader, count=count, device=device, seed=config.seed
-    ):
+    with whole_weights(trainer.evaluated):
+        lines = final_check.check_accuracy(
+            trainer.evaluated, loader, count=count, device=device, seed=config.seed
+        )
+    for line in lines:
         display.line(line)
     best = config.out / "best.pt"
     display.line(f"saved {config.out / 'last.pt'}" + (f", {best}" * best.exists()))
