@@ -193,8 +193,10 @@ class OutputOptions:
     group = "output"
 
     out: Auto[Path] = None
-    """Folder for last.pt, best.pt, config.yaml, metrics.csv and TensorBoard events. Default:
-    runs/ARCH-METHOD, followed by a number if that exists."""
+    """Folder for last.pt, best.pt, config.yaml, environment.json, metrics.csv and TensorBoard
+    events. Default: runs/ARCH-METHOD, followed by a number if that exists."""
+    tracker: Auto[Literal["wandb"]] = None
+    """Also send the metrics to Weights & Biases, which needs the package wandb. Default: off."""
     save_every: Auto[str] = None
     """Also write last.pt within an epoch, after this many steps (500) or this time (90s, 10m, 2h),
     while training continues. Default: never."""

@@ -24,7 +24,7 @@ from sprout_fast.training.checkpoint import BEST, LAST, CheckpointWriter, Saved
 from sprout_fast.training.config import Interval
 from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.meter import Meter, Reading
-from sprout_fast.training.metrics import RAW_COLUMNS, MetricsLog
+from sprout_fast.training.metrics import RAW_COLUMNS, MetricsLog, WandbRun
 from sprout_fast.training.parallel import gathered, is_sharded, load_state, whole_weights
 from sprout_fast.training.progress import Display, describe
 from sprout_fast.training.step import OptimizeStep
@@ -89,6 +89,7 @@ class Trainer:
         dist_bn: how batch norm's statistics are shared between processes before validation.
         display: where log lines go.
         interrupt: the signals that stop the run.
+        wandb: gets the numbers too, if given.
     """
 
     model: nn.Module
@@ -106,6 +107,7 @@ class Trainer:
     record: dict[str, Any]
     display: Display
     interrupt: Interrupt = field(default_factory=Interrupt)
+    wandb: WandbRun | None = None
     position: Position = field(default_factory=Position, init=False)
 
     def __post_init__(self) -> None:
@@ -141,7 +143,7 @@ class Trainer:
                 self._writer.reserve(self._content())
             at = self.position
             names = [*(() if self.raw is None else RAW_COLUMNS), *self.method.statistics()]
-            log = MetricsLog(self._writer.folder, names, at.epoch, at.step)
+            log = MetricsLog(self._writer.folder, names, at.epoch, at.step, self.wandb)
         try:
             with self.display, self.interrupt.installed(held=True):
                 while self.position.epoch < self.epochs:
