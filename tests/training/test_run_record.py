@@ -114,12 +114,11 @@ def test_wandb_that_is_not_installed_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["tool.py"])
-    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     if folder:  # as W&B makes one for its files, which Python imports as a package
         (tmp_path / "wandb").mkdir()
         monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    else:
-        monkeypatch.setitem(sys.modules, "wandb", None)
+        del sys.modules["wandb"]
     assert train(tmp_path, "--out", str(tmp_path / "run"), "--tracker", "wandb") == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("tool.py: error: --tracker wandb: cannot be imported (")
