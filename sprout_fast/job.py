@@ -117,7 +117,7 @@ class Watch(threading.Thread):
             near = alive and machine == _machine()
             if near and _is_dead(int(pid)):
                 self._end(f"process {self._next} of {self._size} (pid {pid}) was killed")
-            if silent * _INTERVAL >= self._timeout:
+            if last and silent * _INTERVAL >= self._timeout:
                 if near:
                     with suppress(OSError):
                         os.kill(int(pid), signal.SIGKILL)
@@ -137,7 +137,10 @@ def _line(reason: str) -> str:
 
 
 def _key(name: str) -> str:
-    return f"sprout_fast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{name}"
+    # torchrun's own store outlives a restart. Other stores begin anew, and torchrun counts restarts
+    # for each machine by itself.
+    own = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return f"sprout_fast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0) if own else 0}/{name}"
 
 
 def _store() -> TCPStore | None:
