@@ -122,7 +122,7 @@ class Watch(threading.Thread):
             near = alive and machine == _machine()
             if near and _is_dead(int(pid)):
                 self._end(f"process {self._next} of {self._size} (pid {pid}) was killed", gone=1)
-            if silent >= (3 if _LOST.is_set() else self._timeout / _INTERVAL):
+            if last and silent >= (3 if _LOST.is_set() else self._timeout / _INTERVAL):
                 if near:
                     with suppress(OSError):
                         os.kill(int(pid), signal.SIGKILL)
@@ -143,7 +143,10 @@ def _line(reason: str) -> str:
 
 
 def _key(name: str) -> str:
-    return f"sprout_fast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{name}"
+    # torchrun's own store outlives a restart. Other stores begin anew, and torchrun counts restarts
+    # for each machine by itself.
+    own = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    return f"sprout_fast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0) if own else 0}/{name}"
 
 
 def _store() -> TCPStore | None:

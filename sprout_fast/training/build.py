@@ -24,6 +24,7 @@ from sprout_fast.training.graph import CapturedStep, check_capturable, side_stre
 from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.loop import Trainer, steps_per_epoch
 from sprout_fast.training.optim import MovingAverage, build_optimizer, build_scheduler
+from sprout_fast.training.parallel import checkpoint_activations, shard
 from sprout_fast.training.progress import Display
 from sprout_fast.training.step import AMP_DTYPES, OptimizeStep
 
@@ -92,10 +93,19 @@ def build_trainer(
         )
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     model = _build_model(config, num_classes, world, display)
-    model = model.to(world.device).to(memory_format=memory_format)
+    ema = None if config.ema is None else MovingAverage(model, config.ema, config.ema_steps)
+    for module in [model, *([] if ema is None else [ema.module])]:
+        if config.fsdp and world.size > 1:
+            shard(module, world)
+        else:
+            module.to(world.device).to(memory_format=memory_format)
+    if config.activation_checkpointing and not checkpoint_activations(model):
+        raise UserError(
+            f"{config.arch}: has no repeated blocks in a Sequential, ModuleList or ModuleDict",
+            option="activation_checkpointing",
+        )
     if config.val_image_size not in (None, config.image_size):
         _check_size(model, config, world)
-    ema = None if config.ema is None else MovingAverage(model, config.ema, config.ema_steps)
     raw = models.Normalized(model, mean, std).to(world.device)
     wrapped, network = _wrapped(model, config, world)
     optimizer = build_optimizer(
@@ -240,7 +250,7 @@ def _wrapped(model: nn.Module, config: TrainConfig, world: World) -> tuple[nn.Mo
         return torch.compile(module, mode=config.compile) if config.compile else module  # pyright: ignore
 
     network = compiled(model)
-    if world.size == 1:
+    if world.size == 1 or config.fsdp:
         return network, network
     # Each step uses the same parameters, in every method. A static graph has no no_sync(), with
     # which gradients are accumulated, and torch.compile splits the graph itself.

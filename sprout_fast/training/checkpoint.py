@@ -20,6 +20,7 @@ from sprout_fast.errors import FatalError, UserError
 from sprout_fast.files import atomic_write
 from sprout_fast.models import CHECKPOINT_FORMAT, read_checkpoint
 from sprout_fast.models.torch_file import has_checksum, write_torch_file
+from sprout_fast.training.parallel import local
 
 LAST, PREVIOUS, BEST = "last.pt", "last.previous.pt", "best.pt"
 
@@ -230,7 +231,7 @@ def nonfinite(value: Any) -> list[str]:
 
 def _tensors(value: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
     if isinstance(value, Tensor):
-        yield name, value
+        yield name, local(value)
     elif isinstance(value, Mapping):
         for key, item in value.items():
             yield from _tensors(item, f"{name}.{key}" if name else str(key))

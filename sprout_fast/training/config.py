@@ -214,6 +214,12 @@ class DeviceOptions:
     sync_bn: bool = False
     """Compute batch norm's statistics over the batches of all processes, not of each one alone; on
     GPUs."""
+    fsdp: bool = False
+    """Shard weights, gradients and momenta over the processes (torch's FSDP2), for networks that do
+    not fit into one GPU's memory; not with --compile."""
+    activation_checkpointing: bool = False
+    """Compute the activations within the network's blocks again in the backward pass, which needs
+    less memory and more time; not with --compile."""
     dist_bn: Literal["none", "reduce", "broadcast"] = "broadcast"
     """Batch norm's running statistics in validation and checkpoints, which differ from process to
     process: average them, copy the first process's to all, or leave each its own."""
@@ -231,8 +237,10 @@ class OutputOptions:
     group = "output"
 
     out: Auto[Path] = None
-    """Folder for last.pt, best.pt, config.yaml, metrics.csv and TensorBoard events. Default:
-    runs/ARCH-METHOD, followed by a number if that exists."""
+    """Folder for last.pt, best.pt, config.yaml, environment.json, metrics.csv and TensorBoard
+    events. Default: runs/ARCH-METHOD, followed by a number if that exists."""
+    tracker: Auto[Literal["wandb"]] = None
+    """Also send the metrics to Weights & Biases, which needs the package wandb. Default: off."""
     save_every: Auto[str] = None
     """Also write last.pt within an epoch, after this many steps (500) or this time (90s, 10m, 2h),
     while training continues. Default: never."""
@@ -391,6 +399,11 @@ class TrainConfig(
                 parse_interval(self.save_every)
             except UserError as error:
                 raise UserError(error.message, option="save_every") from None
+        for name in ("fsdp", "activation_checkpointing"):
+            if getattr(self, name) and self.compile:
+                raise UserError("excluded by compile", option=name)
+        if self.fsdp and self.optimizer == "apex-fused-sgd":
+            raise UserError("needs optimizer sgd, got apex-fused-sgd", option="fsdp")
         if self.reset_head and self.weights is None:
             raise UserError("needs weights, whose last layer it replaces", option="reset_head")
         if self.weights not in (None, Path("timm")) and not self.weights.exists():

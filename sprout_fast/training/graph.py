@@ -54,6 +54,8 @@ def check_capturable(
         )
     elif config.detect_anomaly:
         reason = "excluded by detect_anomaly, which reads the loss and gradients of every step"
+    elif config.fsdp:
+        reason = "excluded by fsdp, which allocates the weights of each block in every step"
     elif method.passes > 1:
         reason = (
             f"got method {method.name} with {method.passes} optimizer steps per batch, expected 1:"

@@ -25,7 +25,8 @@ from sprout_fast.training.config import Interval
 from sprout_fast.training.graph import CapturedStep
 from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.meter import Meter, Reading
-from sprout_fast.training.metrics import RAW_COLUMNS, MetricsLog
+from sprout_fast.training.metrics import RAW_COLUMNS, MetricsLog, WandbRun
+from sprout_fast.training.parallel import gathered, is_sharded, load_state, whole_weights
 from sprout_fast.training.progress import Display, describe
 from sprout_fast.training.step import OptimizeStep
 
@@ -90,6 +91,7 @@ class Trainer:
         display: where log lines go.
         interrupt: the signals that stop the run.
         captured: the method's training step as a CUDA graph, if it is to be one.
+        wandb: gets the numbers too, if given.
     """
 
     model: nn.Module
@@ -108,6 +110,7 @@ class Trainer:
     display: Display
     interrupt: Interrupt = field(default_factory=Interrupt)
     captured: CapturedStep | None = None
+    wandb: WandbRun | None = None
     position: Position = field(default_factory=Position, init=False)
 
     def __post_init__(self) -> None:
@@ -116,6 +119,7 @@ class Trainer:
         self._writer = self._rescuer if self.world.is_main else None
         self._loader_state = self.loaders.train.state_dict()
         self._source: Path | None = None  # the checkpoint that the run resumes from
+        self._sharded = is_sharded(self.model)
         self._finite_step = 0  # the last step at which all weights were found finite
 
     def _steps(self, batches: int) -> int:
@@ -134,13 +138,15 @@ class Trainer:
         log, self._saved_step = None, self.position.step
         self._saving_since = self.position.step, time.monotonic()
         self._any_signal = LateMaximum(self.world)
+        if self._sharded:
+            self._any_due = LateMaximum(self.world)
         if self._writer is not None:
             self._match_names(self._writer.folder)
-            if self.save_every is not None:
+            if self.save_every is not None and not self._sharded:
                 self._writer.reserve(self._content())
             at = self.position
             names = [*(() if self.raw is None else RAW_COLUMNS), *self.method.statistics()]
-            log = MetricsLog(self._writer.folder, names, at.epoch, at.step)
+            log = MetricsLog(self._writer.folder, names, at.epoch, at.step, self.wandb)
         try:
             with self.display, self.interrupt.installed(held=True):
                 while self.position.epoch < self.epochs:
@@ -313,7 +319,7 @@ class Trainer:
             except Exception as error:
                 step = self.position.step
                 unsaved = step != self._saved_step and self.optimize.between_steps
-                if self._rescuer is None or not unsaved:
+                if self._rescuer is None or not unsaved or self._sharded:
                     raise
                 # All processes have the same weights, so the one that fails can save them.
                 self._rescuer.save(self._content())
@@ -326,16 +332,26 @@ class Trainer:
             yield batch
 
     def _save_within_epoch(self, meter: Meter) -> None:
-        if self._writer is None or self.save_every is None:
+        if self.save_every is None:
             return
+        due = self._save_is_due()
+        if self._sharded:  # all take part, a step after the first process has found it due
+            due = self._any_due.late(int(due)) > 0
+        if due and (content := self._whole_content()) is not None and self._writer is not None:
+            self._writer.save_in_background(content, meter.bad_step)
+
+    def _save_is_due(self) -> bool:
+        if self._writer is None or self.save_every is None:
+            return False
         self._report_saved(self._writer.finished())
         steps, seconds = self.save_every
         since_step, since_time = self._saving_since
         due = steps is not None and self.position.step - since_step >= steps
         due |= seconds is not None and time.monotonic() - since_time >= seconds
-        if due and not self._writer.busy:
-            self._saving_since = self.position.step, time.monotonic()
-            self._writer.save_in_background(self._content(), meter.bad_step)
+        if not due or self._writer.busy:
+            return False
+        self._saving_since = self.position.step, time.monotonic()
+        return True
 
     def _report_saved(self, saved: Saved | None) -> None:
         if saved is not None:
@@ -408,12 +424,13 @@ class Trainer:
         # Each process has batch norm statistics of its own; the checkpoint holds the first one's.
         if self.dist_bn != "none":
             self.world.share_buffers(model, self.dist_bn)
-        validation = measure_accuracy(
-            model,
-            self._validation_batches(),
-            device=self.world.device,
-            amp_dtype=self.optimize.amp_dtype,
-        )
+        with whole_weights(model):
+            validation = measure_accuracy(
+                model,
+                self._validation_batches(),
+                device=self.world.device,
+                amp_dtype=self.optimize.amp_dtype,
+            )
         if math.isnan(validation.loss):
             raise FatalError(f"validation loss is NaN after step {self.position.step}")
         return validation
@@ -448,10 +465,21 @@ class Trainer:
             "config": self.record,
         }
 
+    def _whole_content(self) -> dict[str, Any] | None:
+        """Return ``_content`` in the process that writes checkpoints, and None in the others.
+
+        Sharded tensors are gathered on its host, for which all processes call this.
+        """
+        if self._sharded:
+            content = gathered(self._content(), keep=self._writer is not None)
+            return None if self._writer is None else content
+        return None if self._writer is None else self._content()
+
     def _save(self, names: list[str] | None = None) -> None:
         """Write last.pt and give it the ``names``, which the next one leaves as they are."""
-        if self._writer is not None:
-            self._writer.save(self._content(), names or [])
+        content = self._whole_content()
+        if content is not None and self._writer is not None:
+            self._writer.save(content, names or [])
         self._saved_step = self.position.step
         self._saving_since = self._saved_step, time.monotonic()
 
@@ -501,7 +529,7 @@ class Trainer:
                 f"epoch {epoch + 1}: starts again, since the order of its images depends on the"
                 " seed and their number, which have changed"
             )
-        self.model.load_state_dict(content["model"])
+        load_state(self.model, content["model"])
         skipped = round(content["skipped_steps"] * self.steps_per_epoch / before)
         self.optimize.restore(content, step, skipped)
         checkpoint.restore_rng_state(content["rng_state"], self.method, self.world)

@@ -1,4 +1,4 @@
-"""A run's numbers: metrics.csv, one row per epoch, TensorBoard events, and beta's figure."""
+"""A run's numbers: metrics.csv, one row per epoch, TensorBoard, W&B, and beta's figure."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import contextlib
 import csv
 import os
 import threading
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -43,15 +45,21 @@ class MetricsLog:
         statistics: names of the method's own columns, which follow the common ones.
         epoch, step: where the run resumes. Rows and events after that, written between the last
             checkpoint and an interruption, are dropped.
+        wandb: also gets the numbers, if given.
 
     Raises:
         UserError: the folder is full, read-only or gone.
     """
 
     def __init__(
-        self, out: Path, statistics: Iterable[str] = (), epoch: int = 0, step: int = 0
+        self,
+        out: Path,
+        statistics: Iterable[str] = (),
+        epoch: int = 0,
+        step: int = 0,
+        wandb: WandbRun | None = None,
     ) -> None:
-        self._path = out / "metrics.csv"
+        self._path, self._wandb = out / "metrics.csv", wandb
         self._columns = (*COLUMNS, *statistics)
         rows = _read(self._path) if self._path.exists() else []
         try:
@@ -66,13 +74,15 @@ class MetricsLog:
         threading.excepthook = _without_event_writer
 
     def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Write the numbers of optimizer step ``step`` to TensorBoard."""
+        """Write the numbers of optimizer step ``step`` to TensorBoard and W&B."""
+        if self._wandb is not None:
+            self._wandb.log("train", step, values)
         with self._writing_events() as events:
             for name, value in values.items():
                 events.add_scalar(f"train/{name}", value, step)
 
     def epoch(self, values: Mapping[str, float]) -> None:
-        """Append a row, a value for each column, to metrics.csv and write it to TensorBoard.
+        """Append a row, a value for each column, to metrics.csv, and log it elsewhere.
 
         Call it before the epoch's checkpoint is saved: a run killed in between repeats the epoch
         and its row, where one killed the other way round would have no row for it.
@@ -86,6 +96,8 @@ class MetricsLog:
                 os.fsync(file.fileno())
         except OSError as error:
             raise _cannot_write(self._path, error) from error
+        if self._wandb is not None:
+            self._wandb.log("epoch", int(values["step"]), values)
         with self._writing_events() as events:
             for name, value in values.items():
                 if name not in ("epoch", "step"):
@@ -108,6 +120,70 @@ class MetricsLog:
             yield self._events
         except OSError as error:  # of an earlier write, since a thread writes
             raise _cannot_write(self._path.with_name("events.out.tfevents"), error) from error
+
+
+class WandbRun(contextlib.AbstractContextManager):
+    """A run's record at Weights & Biases, which the same run continues after it was stopped.
+
+    W&B's own environment variables apply: ``WANDB_PROJECT`` (``sprout_fast`` by default),
+    ``WANDB_MODE=offline`` and so on. Its files are in the run's folder. Numbers are plotted over
+    the optimizer's step; W&B keeps those that a killed run logged after its last checkpoint.
+
+    Args:
+        out: the run's folder.
+        config: plain values.
+
+    Raises:
+        UserError: W&B refuses, for example since nobody has logged in.
+    """
+
+    def __init__(self, out: Path, config: Mapping[str, Any]) -> None:
+        wandb = wandb_package()
+        self._status = 0
+        identity = out / "wandb" / "id"
+        identity.parent.mkdir(exist_ok=True)
+        if not identity.exists():
+            with atomic_write(identity) as temporary:
+                temporary.write_text(uuid.uuid4().hex[:12])
+        try:
+            self._run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "sprout_fast"),
+                id=identity.read_text(),
+                name=os.environ.get("WANDB_NAME", out.name),
+                dir=str(out),
+                config=dict(config),
+                resume="allow",
+            )
+        except wandb.errors.Error as error:
+            reason = " ".join(str(error).split()).rstrip(".")
+            hint = "run wandb login first, or set WANDB_MODE=offline"
+            raise UserError(f"wandb: {reason}: {hint}", option="tracker") from error
+        self._run.define_metric("*", step_metric="step")
+
+    def log(self, group: str, step: int, values: Mapping[str, float]) -> None:
+        """Log numbers of optimizer step ``step`` under the names ``GROUP/NAME``."""
+        named = {f"{group}/{name}": value for name, value in values.items() if name != "step"}
+        self._run.log({"step": step, **named})
+
+    def preempted(self, status: int) -> None:
+        """Record that the run was stopped by a signal, with this exit status."""
+        self._run.mark_preempting()
+        self._status = status
+
+    def __exit__(self, kind: type | None, *error: object) -> None:
+        """Finish, as failed after an exception."""
+        self._run.finish(exit_code=self._status if kind is None else 1)
+
+
+def wandb_package() -> Any:
+    """Import W&B, or raise a UserError that says how to install it."""
+    try:
+        import wandb  # pyright: ignore[reportMissingImports]  (optional)
+        from wandb import init  # noqa: F401  # pyright: ignore  (not in a folder of that name)
+    except ImportError as error:
+        reason = f"wandb: cannot be imported ({error}): pip install wandb"
+        raise UserError(reason, option="tracker") from None
+    return wandb
 
 
 def _without_event_writer(args: threading.ExceptHookArgs) -> None:

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from sprout_fast.errors import UserError
+from sprout_fast.training.parallel import is_sharded
 
 Schedule = Literal["cosine", "stages", "step"]
 
@@ -59,13 +60,15 @@ def build_optimizer(
         groups = _layer_groups(groups, layer_scales(model, layer_decay), lr)
     sgd: dict[str, Any] = {"lr": lr, "momentum": momentum, "nesterov": nesterov}
     adam: dict[str, Any] = {"lr": lr, "betas": (momentum, 0.999)}
-    # Fused: one kernel per group instead of several passes over the weights, on CPU and CUDA.
+    # Fused: one kernel per group instead of several passes over the weights, on CPU and CUDA. There
+    # is none for the weights of FSDP.
+    fused = not is_sharded(model)
     if name == "sgd":
-        optimizer = SGD(groups, fused=True, **sgd)
+        optimizer = SGD(groups, fused=fused, **sgd)
     elif name == "apex-fused-sgd":
         optimizer = _apex_fused_sgd(groups, **sgd)
     elif name == "adamw":
-        optimizer = AdamW(groups, fused=True, **adam)
+        optimizer = AdamW(groups, fused=fused, **adam)
     else:
         optimizer = _timm_lamb(groups, **adam)
     # Starting from zeros gives the same first step. Otherwise torch allocates SGD's buffers in that
@@ -271,7 +274,8 @@ class MovingAverage:
     An update launches one kernel for all tensors and never waits for the device.
 
     Args:
-        model: the model; its tensors may change in place, but not be replaced.
+        model: the model; after the first update, its tensors may change in place, but not be
+            replaced.
         decay: the weight of the previous average, in [0,1).
         interval: calls per update.
 
@@ -287,10 +291,20 @@ class MovingAverage:
     def __init__(self, model: nn.Module, decay: float, interval: int = 1) -> None:
         self.module = copy.deepcopy(model).requires_grad_(False)
         self.updates = 0  # calls of update
-        self._decay, self._interval = decay, interval
-        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
-        self._floats = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._counters = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self._model, self._decay, self._interval = model, decay, interval
+
+    @functools.cached_property
+    def _groups(self) -> list[tuple[list[Tensor], list[Tensor]]]:
+        """Averages and values: of counters, of whole tensors and of sharded ones.
+
+        Collected at the first update, since FSDP replaces the parameters of both before that.
+        """
+        groups: list[tuple[list[Tensor], list[Tensor]]] = [([], []), ([], []), ([], [])]
+        for average, value in zip(_tensors(self.module), _tensors(self._model), strict=True):
+            kind = average.is_floating_point() + hasattr(average, "to_local")
+            groups[kind][0].append(average)
+            groups[kind][1].append(value)
+        return groups
 
     @torch.no_grad()
     def update(self) -> None:
@@ -300,9 +314,11 @@ class MovingAverage:
         if waited:
             return
         decay = min(self._decay, (1 + done) / (10 + done)) if done else 0.0
-        averages, values = map(list, zip(*self._floats, strict=True))
-        get_ema_multi_avg_fn(decay)(averages, values, done)
-        for average, value in self._counters:
+        counters, *floating = self._groups
+        for averages, values in floating:
+            if averages:
+                get_ema_multi_avg_fn(decay)(averages, values, done)
+        for average, value in zip(*counters, strict=True):
             average.copy_(value)
 
 

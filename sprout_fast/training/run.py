@@ -17,18 +17,20 @@ from sprout_fast.distributed import World, joined_world
 from sprout_fast.errors import UserError
 from sprout_fast.files import atomic_write, folder_lock
 from sprout_fast.job import end_job
-from sprout_fast.training import final_check, graph
+from sprout_fast.training import environment, final_check, graph
 from sprout_fast.training.build import build_trainer
 from sprout_fast.training.config import OPTIMIZER_DEFAULTS, TrainConfig
 from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.loop import Outcome, Trainer
-from sprout_fast.training.metrics import plot_beta
+from sprout_fast.training.metrics import WandbRun, plot_beta, wandb_package
+from sprout_fast.training.parallel import whole_weights
 from sprout_fast.training.progress import Display
 
 # Options that determine the weights and the method's state: a resumed run cannot change them.
 _FIXED = ("arch", "method", "image_size", "normalization", "modules", "beta_batch", "layer_decay")
 # All files that a run writes.
-_FILES = ("*.pt", "config.yaml", "metrics.csv", "*.png", "events.out.tfevents.*")
+_FILES = ("*.pt", "config.yaml", "metrics.csv", "*.png", "events.out.tfevents.*", "wandb")
+_FILES += (environment.FILE,)
 
 
 def train(config: TrainConfig, checkpoint: dict[str, Any] | None = None) -> int:
@@ -55,6 +57,8 @@ def train(config: TrainConfig, checkpoint: dict[str, Any] | None = None) -> int:
         contextlib.ExitStack() as held,
     ):
         display = Display(enabled=world.is_main)
+        if config.tracker == "wandb" and world.is_main:
+            wandb_package()
         config = resolve(config, world)
         _check_agreement(config, checkpoint, world)
         if checkpoint is not None:
@@ -72,7 +76,9 @@ def train(config: TrainConfig, checkpoint: dict[str, Any] | None = None) -> int:
         if checkpoint is not None:
             checkpoint.clear()  # the callers keep it, and it is as large as the model's state
         if world.is_main:  # nothing is written before all else succeeded
-            _prepare_folder(config, display, held)
+            _prepare_folder(config, trainer.position.step, world, display, held)
+            if config.tracker == "wandb":
+                trainer.wandb = held.enter_context(WandbRun(config.out, config.stored()))
         world.barrier()
         _announce(config, trainer)
         last = config.out / "last.pt"
@@ -83,6 +89,8 @@ def train(config: TrainConfig, checkpoint: dict[str, Any] | None = None) -> int:
             return _stop(world, display, f"stopped without saving; {saved}", interrupt.status)
         step = trainer.position.step
         if outcome is Outcome.INTERRUPTED:
+            if trainer.wandb is not None:
+                trainer.wandb.preempted(interrupt.status)
             display.line(f"interrupted after step {step}; resume from {last}")
             return interrupt.status
         if outcome is Outcome.MAX_STEPS:
@@ -176,8 +184,13 @@ def _unused_folder(folder: Path) -> Path:
     return unused
 
 
-def _prepare_folder(config: TrainConfig, display: Display, held: contextlib.ExitStack) -> None:
-    """Create and lock the folder ``config.out``, move a previous run aside, write config.yaml."""
+def _prepare_folder(
+    config: TrainConfig, step: int, world: World, display: Display, held: contextlib.ExitStack
+) -> None:
+    """Create and lock the folder ``config.out``, move a previous run aside, write its first files.
+
+    ``step`` is the one that the run starts at.
+    """
     out = config.out
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -193,6 +206,7 @@ def _prepare_folder(config: TrainConfig, display: Display, held: contextlib.Exit
             display.line(f"moved the previous run in {out} to {previous}")
         with atomic_write(out / "config.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(config.stored(), sort_keys=False))
+        environment.record_start(out, world, step, config.resume)
     except OSError as error:
         raise UserError(f"{out}: cannot be written: {error.strerror}", option="out") from error
 
@@ -226,9 +240,11 @@ def _report(config: TrainConfig, trainer: Trainer) -> None:
     display.line(
         f"measuring clean and PGD-{final_check.STEPS} accuracy on {count} validation images"
     )
-    for line in final_check.check_accuracy(
-        trainer.evaluated, loader, count=count, device=device, seed=config.seed
-    ):
+    with whole_weights(trainer.evaluated):
+        lines = final_check.check_accuracy(
+            trainer.evaluated, loader, count=count, device=device, seed=config.seed
+        )
+    for line in lines:
         display.line(line)
     best = config.out / "best.pt"
     display.line(f"saved {config.out / 'last.pt'}" + (f", {best}" * best.exists()))

@@ -18,6 +18,7 @@ from sprout_fast.errors import FatalError
 from sprout_fast.training.checkpoint import listed, nonfinite
 from sprout_fast.training.meter import Meter
 from sprout_fast.training.optim import MovingAverage
+from sprout_fast.training.parallel import like, load_state
 
 # A loss scale of 2**16 is then 6e-5, below which float16 gradients have no use for it.
 MOST_SKIPPED_STEPS = 30
@@ -41,8 +42,8 @@ class OptimizeStep:
     """The training step that the loop passes to a method: :class:`sprout_fast.methods.Optimize`.
 
     Args:
-        model: maps normalized images, float [B,3,H,W], to logits [B,K]; plain, compiled, or in
-            DistributedDataParallel.
+        model: maps normalized images, float [B,3,H,W], to logits [B,K]; plain, compiled, sharded,
+            or in DistributedDataParallel.
         network: maps images in [0,1] to logits, with the same weights, outside of
             DistributedDataParallel.
         optimizer, scheduler: stepped together.
@@ -231,7 +232,7 @@ class OptimizeStep:
         stored = content["optimizer"]["state"]
         for number, (_, state) in self.optimizer_state().items():
             for name, tensor in state.items() if number in stored else ():
-                tensor.copy_(stored[number][name])
+                tensor.copy_(like(tensor, stored[number][name]))
         groups = zip(
             self.optimizer.param_groups, content["optimizer"]["param_groups"], strict=False
         )
@@ -250,7 +251,7 @@ class OptimizeStep:
             self.scaler.load_state_dict(content["scaler"])
         if self.ema is not None and applied:
             # A run that had no averages before starts them at its weights.
-            self.ema.module.load_state_dict(content["ema"] or content["model"])
+            load_state(self.ema.module, content["ema"] or content["model"])
             self.ema.updates = applied
         self.steps, self._skipped = step, skipped
 
@@ -259,4 +260,6 @@ class OptimizeStep:
         model = getattr(self.model, "_orig_mod", self.model)
         if isinstance(model, DistributedDataParallel) and not now:
             return model.no_sync()
+        if hasattr(model, "set_requires_gradient_sync"):  # of FSDP
+            model.set_requires_gradient_sync(now)  # pyright: ignore[reportCallIssue]
         return contextlib.nullcontext()

@@ -49,6 +49,7 @@ def start(number, rank, port, *case):
     os.dup2(log, 1), os.dup2(log, 2)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ["TORCHELASTIC_RESTART_COUNT"] = str(rank)  # torchrun counts on each node by itself
     sys.argv[0] = "job.py"
     os._exit(run_tool("job.py", lambda: body(*case)))
 
