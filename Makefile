@@ -70,12 +70,12 @@ mutants: build
 	cd tests/benchmarks && ../../$(BIN)/python -m mutants --python $(PYTHON_MUTANTS) --native $(NATIVE_MUTANTS) \
 		--state ../../build/mutants --page ../../docs/mutants.md
 
-# The first thing to run on a machine with a GPU: builds for it, compares its ops with the CPU's, and
-# times them and a training step.
+# The first thing to run on a machine with a GPU: builds for it, compares its ops with the CPU's and
+# replays of a training step with launches, and times the ops, a step, and what SPROUT adds to it.
 gpu-check: .venv/.installed
 	@$(BIN)/python -c "import sys, torch; sys.exit(0 if torch.cuda.is_available() else 'gpu-check: torch finds no GPU')"
 	@$(MAKE) --no-print-directory build
-	$(BIN)/python -m pytest tests/ops/test_cuda.py
+	$(BIN)/python -m pytest tests/ops/test_cuda.py tests/training/test_graph.py
 	$(BIN)/python tests/benchmarks/gpu_check.py
 
 build: .venv/.built

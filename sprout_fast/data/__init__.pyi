@@ -9,6 +9,7 @@ from .loaders.base import LoaderName as LoaderName
 from .loaders.base import Loaders as Loaders
 from .loaders.base import build_loaders as build_loaders
 from .loaders.base import default_loader as default_loader
+from .loaders.options import AugmentationOptions as AugmentationOptions
 from .loaders.options import LoadingOptions as LoadingOptions
 from .sample_set import make_sample_set as make_sample_set
 from .scanning import scan as scan

@@ -1,4 +1,4 @@
-"""DALI's pipelines. Nothing else in the package imports ``nvidia.dali``.
+"""DALI's pipelines. Besides dali_policy.py, nothing else in the package imports ``nvidia.dali``.
 
 Encoded images are fed from Python, so a pipeline needs no reader that could fail on a path, a tar
 or a file without saying which it was.
@@ -6,15 +6,17 @@ or a file without saying which it was.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from nvidia.dali import fn
-from nvidia.dali.pipeline import Pipeline
+from nvidia.dali.pipeline import Pipeline, pipeline_def
 from nvidia.dali.types import DALIDataType, DALIImageType, DALIInterpType
 
-from sprout_fast.data.loaders.options import LoadingOptions
+from sprout_fast.data.dali_policy import augmented
+from sprout_fast.data.loaders.options import AugmentationOptions, LoadingOptions
 
 _DECODER: dict[str, Any] = {"output_type": DALIImageType.RGB, "adjust_orientation": False}
 
@@ -55,28 +57,38 @@ def views(
     source: Callable[[], tuple[Any, ...]],
     image_size: int,
     loading: LoadingOptions,
+    augmentation: AugmentationOptions = AugmentationOptions(),  # noqa: B008  (never changed)
     **settings: Any,
 ) -> Pipeline:
     """Return a pipeline of views of images: uint8 [B, image_size, image_size, 3].
 
-    ``source`` returns, for a batch, the encoded images and the fields of their ``View``s, and
-    raises StopIteration at the end; ``settings`` are arguments of the pipeline.
+    ``source`` returns, for a batch, the encoded images, the first five fields of their ``View``s
+    and, with a policy, its operations; it raises StopIteration at the end. ``settings`` are
+    arguments of the pipeline.
     """
-    # The dynamic executor gives every output memory of its own.
-    pipeline = Pipeline(**settings, exec_dynamic=True, prefetch_queue_depth=loading.prefetch)
+    has_policy, on_gpu = augmentation.auto_augment != "none", settings["device_id"] is not None
+    decoder = gpu_decoder(loading) if on_gpu and loading.decode != "cpu" else {"device": "cpu"}
     pair = DALIDataType.INT32
-    with pipeline:
-        inputs: Any = fn.external_source(
-            source=source,
-            num_outputs=6,
-            dtype=[DALIDataType.UINT8, pair, pair, DALIDataType.FLOAT, pair, pair],
-            ndim=[1, 1, 1, 1, 1, 0],
-        )
-        on_gpu = pipeline.device_id is not None
-        decoder = gpu_decoder(loading) if on_gpu and loading.decode != "cpu" else {"device": "cpu"}
-        images = view(*inputs, image_size=image_size, decoder=decoder)
-        pipeline.set_outputs(images.gpu() if on_gpu else images)
-    return pipeline
+    dtypes = [DALIDataType.UINT8, pair, pair, DALIDataType.FLOAT, pair, pair]
+    form: dict[str, Any] = {"dtype": dtypes, "ndim": [1, 1, 1, 1, 1, 0]}
+    if has_policy:
+        form = {"dtype": [*dtypes, pair], "ndim": [*form["ndim"], 2]}
+    outputs = len(form["ndim"])
+    options: dict[str, Any] = {"exec_dynamic": True, "prefetch_queue_depth": loading.prefetch}
+
+    # The dynamic executor gives every output memory of its own. A policy has conditionals: each
+    # image passes through its own operation alone.
+    @pipeline_def(enable_conditionals=has_policy, **options)
+    def graph() -> Any:
+        inputs: Any = fn.external_source(source=source, num_outputs=outputs, **form)
+        images = view(*inputs[:6], image_size=image_size, decoder=decoder)
+        images = images.gpu() if on_gpu else images
+        return augmented(images, inputs[6], augmentation, image_size) if has_policy else images
+
+    # A policy's operations use two others of DALI's by names that are deprecated, and DALI shows
+    # its warnings whatever the filters say.
+    with warnings.catch_warnings(record=has_policy):
+        return graph(**settings)
 
 
 def gpu_decoder(loading: LoadingOptions) -> dict[str, Any]:

@@ -79,9 +79,11 @@ def _evaluate(config: EvaluateConfig, world: World) -> Results:
     # A cifar_* network that was trained on files of several sizes is evaluated on them too.
     in_memory = training.get("loader", "memory" if arch.startswith("cifar_") else "") == "memory"
     # A checkpoint's network may be code, which load_model imports only if the user named it.
-    own_size = training.get("image_size") or (224 if is_checkpoint else find_arch(arch).image_size)
+    own_size = training.get("val_image_size") or training.get("image_size")
+    own_size = own_size or (224 if is_checkpoint else find_arch(arch).image_size)
     crop = config.image_size or own_size
-    preprocessing = Preprocessing(crop, config.resize, config.interpolation, config.antialias)
+    resize = config.resize or (training.get("val_resize") if crop == own_size else None)
+    preprocessing = Preprocessing(crop, resize, config.interpolation, config.antialias)
     loader = config.loader or ("memory" if in_memory else default_loader())
     chosen = preprocessing != Preprocessing(crop)
     if chosen and loader == "memory":

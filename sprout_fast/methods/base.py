@@ -79,13 +79,13 @@ class Optimize(Protocol):
         ...
 
     @property
-    def lr(self) -> float:
-        """Learning rate of the next optimizer step."""
+    def lr(self) -> float | Tensor:
+        """Learning rate of the next optimizer step; a 0-dim tensor in a captured step."""
         ...
 
     @property
-    def lr_factor(self) -> float:
-        """Learning rate of the next optimizer step as a fraction of the schedule's peak."""
+    def lr_factor(self) -> float | Tensor:
+        """The same as a fraction of the schedule's peak."""
         ...
 
     def __call__(
@@ -131,9 +131,16 @@ class Method(nn.Module):
     #: Number of calls of ``optimize`` per :meth:`training_step`, for the learning rate schedule.
     passes = 1
 
+    #: Whether a CUDA graph of one :meth:`training_step` serves for all: it launches the same for
+    #: every batch, reads nothing from the device, and keeps no state in Python. A class that
+    #: overrides :meth:`training_step` says so itself.
+    capturable: ClassVar[bool] = True
+
     def __init_subclass__(cls, name: str, **options: Any) -> None:
         super().__init_subclass__(**options)
         cls.name = name
+        if "training_step" in vars(cls):
+            cls.capturable = vars(cls).get("capturable", False)
         METHODS.register(name)(cls)
 
     def __init__(self, mixer: nn.Module, loss: nn.Module) -> None:

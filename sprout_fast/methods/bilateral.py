@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from sprout_fast.methods.base import Method, MethodSetting, Optimize
@@ -34,6 +33,8 @@ class BilateralAdversarialTraining(Method, name="bilateral"):
         label_margin: ratio of the true class's label to the largest wrong one; the paper uses 9.
     """
 
+    capturable = True
+
     def __init__(
         self,
         setting: MethodSetting,
@@ -53,7 +54,7 @@ class BilateralAdversarialTraining(Method, name="bilateral"):
         images = unit_images(images)
         with torch.no_grad(), evaluation_mode(optimize.network):
             logits = optimize.network(images).float()
-        own = F.one_hot(labels, logits.shape[1]).bool()
+        own = _own_classes(labels, logits.shape[1])
         confusing = logits.masked_fill(own, -torch.inf).argmax(1)
         targeted = cross_entropy_of(confusing)
         adversarial = self.attack(optimize.network, images, lambda attacked: -targeted(attacked))
@@ -70,10 +71,15 @@ def adversarial_label(logits: Tensor, labels: Tensor, margin: float) -> Tensor:
     >>> adversarial_label(torch.zeros(1, 10), torch.tensor([0]), 9.0)[0, :2]
     tensor([0.5000, 0.0556])
     """
-    own = F.one_hot(labels, logits.shape[1]).bool()
+    own = _own_classes(labels, logits.shape[1])
     gradient = -logits.log_softmax(1)
     least = gradient.masked_fill(own, torch.inf).amin(1, keepdim=True)
     wrong = (gradient - least + _GAMMA).masked_fill(own, 0)
     wrong = wrong / wrong.sum(1, keepdim=True)
     moved = 1 / (1 + margin * wrong.amax(1, keepdim=True))  # 1 - moved = margin x moved x largest
     return torch.where(own, 1 - moved, moved * wrong)
+
+
+def _own_classes(labels: Tensor, num_classes: int) -> Tensor:
+    """Return a mask of the labels, bool [B, K]; unlike ``F.one_hot``, it reads nothing on a CPU."""
+    return labels[:, None] == torch.arange(num_classes, device=labels.device)

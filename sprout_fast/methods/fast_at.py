@@ -30,6 +30,8 @@ class FastAdversarialTraining(AdversarialTraining, name="fast_at"):
         step_size: length of the attack's one step, on images in [0, 1]; the paper uses 1.25 eps.
     """
 
+    capturable = True
+
     def __init__(
         self, setting: MethodSetting, *, eps: float = 8 / 255, step_size: float = 10 / 255
     ) -> None:

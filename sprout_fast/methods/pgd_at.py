@@ -21,6 +21,8 @@ class AdversarialTraining(Method, name="pgd_at"):
         attack_steps: number of PGD steps, each a forward and a backward pass.
     """
 
+    capturable = True
+
     def __init__(
         self,
         setting: MethodSetting,

@@ -51,6 +51,8 @@ class Sprout(Method, name="sprout"):
             for none. By default none below 100 classes and 0.9 from there.
     """
 
+    capturable = True
+
     def __init__(
         self,
         setting: MethodSetting,

@@ -25,6 +25,8 @@ class StableTraining(Method, name="stable"):
         stability: weight of the stability term; Zheng et al. use 0.01 for classification.
     """
 
+    capturable = True
+
     def __init__(
         self, setting: MethodSetting, *, sigma: float = 0.1, stability: float = 0.01
     ) -> None:

@@ -31,6 +31,8 @@ class Trades(Method, name="trades"):
         kl_weight: weight of the KL term, the paper's 1/lambda, which is 6 on CIFAR-10.
     """
 
+    capturable = True
+
     def __init__(
         self,
         setting: MethodSetting,

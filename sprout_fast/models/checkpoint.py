@@ -52,7 +52,7 @@ def load_model(
 
     It has the averaged weights (``ema``) if the checkpoint has any, else those of ``model``. Of the
     config it uses ``arch``, ``num_classes``, ``mean``, ``std`` and, if given, ``classes`` and
-    ``image_size``. The global random state is not changed.
+    ``image_size`` or ``val_image_size``. The global random state is not changed.
 
     Args:
         path: ``last.pt`` or ``best.pt`` of a training run.
@@ -96,7 +96,7 @@ def load_model(
             )
         wrapped = Normalized(model, config["mean"], config["std"])
         wrapped.classes = list(config["classes"]) if config.get("classes") else None
-        wrapped.image_size = config.get("image_size")
+        wrapped.image_size = config.get("val_image_size") or config.get("image_size")
     except (TypeError, ValueError) as error:
         raise UserError(f"{path}: its config does not fit: {error}") from error
     apply_state_dict(model, state_dict, name=f"{path}{kind}", file_arch=file_arch)

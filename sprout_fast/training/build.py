@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import sys
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from sprout_fast.distributed import World
 from sprout_fast.errors import UserError
 from sprout_fast.methods import MethodSetting, build_method
 from sprout_fast.training.config import TrainConfig, parse_interval
+from sprout_fast.training.graph import CapturedStep, check_capturable, side_stream
 from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.loop import Trainer, steps_per_epoch
 from sprout_fast.training.optim import MovingAverage, build_optimizer, build_scheduler
@@ -62,16 +64,22 @@ def build_trainer(
     )
     # Before the loaders, which may decode all images: a mistake in its options is reported at once.
     method = build_method(config.method, setting, **config.method_options())
+    if config.cuda_graph:
+        check_capturable(config, method, world)
     loaders = build_loaders(
         data,
         listing=listing,
         loader=config.loader,
         batch_size=config.batch_size,
         image_size=config.image_size,
+        val_image_size=config.val_image_size,
+        val_resize=config.val_resize,
         device=world.device,
         seed=config.seed,
         workers=config.workers,
         loading=config,
+        augmentation=config,
+        mean=mean,
         limit_train=config.limit_train,
         shard_id=world.rank,
         num_shards=world.size,
@@ -85,7 +93,7 @@ def build_trainer(
         )
     memory_format = torch.channels_last if config.channels_last else torch.contiguous_format
     model = _build_model(config, num_classes, world, display)
-    ema = None if config.ema is None else MovingAverage(model, config.ema)
+    ema = None if config.ema is None else MovingAverage(model, config.ema, config.ema_steps)
     for module in [model, *([] if ema is None else [ema.module])]:
         if config.fsdp and world.size > 1:
             shard(module, world)
@@ -96,6 +104,8 @@ def build_trainer(
             f"{config.arch}: has no repeated blocks in a Sequential, ModuleList or ModuleDict",
             option="activation_checkpointing",
         )
+    if config.val_image_size not in (None, config.image_size):
+        _check_size(model, config, world)
     raw = models.Normalized(model, mean, std).to(world.device)
     wrapped, network = _wrapped(model, config, world)
     optimizer = build_optimizer(
@@ -103,8 +113,10 @@ def build_trainer(
         model,
         lr=config.lr,
         momentum=config.momentum,
+        nesterov=config.nesterov,
         weight_decay=config.weight_decay,
         norm_decay=config.norm_decay,
+        layer_decay=config.layer_decay,
     )
     warmup_steps, total_steps = round(config.warmup_epochs * steps), config.epochs * steps
     optimize = OptimizeStep(
@@ -112,12 +124,18 @@ def build_trainer(
         models.Normalized(network, mean, std).to(world.device),
         optimizer,
         build_scheduler(
-            optimizer, config.schedule, warmup_steps=warmup_steps, total_steps=total_steps
+            optimizer,
+            config.schedule,
+            warmup_steps=warmup_steps,
+            total_steps=total_steps,
+            drop_steps=config.step_epochs * steps,
+            floor=config.min_lr / config.lr,
         ),
         GradScaler(world.device.type, enabled=config.amp == "fp16"),
         accumulation_steps=config.accumulation_steps,
         amp_dtype=AMP_DTYPES[config.amp],
         memory_format=memory_format,
+        clip_grad=config.clip_grad,
         ema=ema,
         detect_anomaly=config.detect_anomaly,
     )
@@ -138,6 +156,7 @@ def build_trainer(
         record=config.stored() | record | {"mean": list(mean), "std": list(std)},
         display=display,
         interrupt=interrupt or Interrupt(),
+        captured=CapturedStep(method, optimize, world) if config.cuda_graph else None,
     )
     if checkpoint is not None:
         trainer.restore(checkpoint, config.resume)
@@ -186,6 +205,20 @@ def _build_model(
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
+def _check_size(model: nn.Module, config: TrainConfig, world: World) -> None:
+    """Find out before training whether the network accepts validation images of another size."""
+    image = torch.zeros(1, 3, config.val_image_size, config.val_image_size, device=world.device)
+    try:
+        with models.evaluation_mode(model), torch.no_grad():
+            model(image)
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{config.val_image_size}: {config.arch} does not accept it: {reason}",
+            option="val_image_size",
+        ) from error
+
+
 def _zero_init_residual(model: nn.Module) -> None:
     """Set the scale of the last norm in each residual block of a torchvision ResNet to 0.
 
@@ -214,19 +247,35 @@ def _wrapped(model: nn.Module, config: TrainConfig, world: World) -> tuple[nn.Mo
     """Return the model as it is trained, and as the attacks of the method see it."""
 
     def compiled(module: nn.Module) -> nn.Module:
-        return torch.compile(module) if config.compile else module  # pyright: ignore
+        return torch.compile(module, mode=config.compile) if config.compile else module  # pyright: ignore
 
     network = compiled(model)
     if world.size == 1 or config.fsdp:
         return network, network
+    # Each step uses the same parameters, in every method. A static graph has no no_sync(), with
+    # which gradients are accumulated, and torch.compile splits the graph itself.
+    static = config.accumulation_steps == 1 and not config.compile
+    # A backward pass can be captured only if DistributedDataParallel was built on a side stream.
+    with side_stream(world.device) if config.cuda_graph else contextlib.nullcontext():
+        parallel = data_parallel(model, world, static_graph=static)
+    return compiled(parallel), network
+
+
+def data_parallel(model: nn.Module, world: World, *, static_graph: bool = False) -> nn.Module:
+    """Return ``model`` in DistributedDataParallel; a single process gets the model itself.
+
+    Args:
+        model: on the device of ``world``.
+        world: this process.
+        static_graph: whether each step uses the same parameters as often.
+    """
+    if world.size == 1:
+        return model
     ids = [world.device.index] if world.device.type == "cuda" else None
     # Each process keeps batch norm statistics of its own until validation: a broadcast before every
     # forward pass would write into what the first of two passes saved for backward.
     known = inspect.signature(DistributedDataParallel).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     options: dict[str, Any] = {name: False, "gradient_as_bucket_view": True}
-    # Each step uses the same parameters, in every method. A static graph has no no_sync(), with
-    # which gradients are accumulated, and torch.compile splits the graph itself.
-    options["static_graph"] = config.accumulation_steps == 1 and not config.compile
-    parallel = DistributedDataParallel(model, device_ids=ids, **options)
-    return compiled(parallel), network
+    options["static_graph"] = static_graph
+    return DistributedDataParallel(model, device_ids=ids, **options)

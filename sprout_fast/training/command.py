@@ -213,8 +213,8 @@ def _read_yaml(path: Path, config_type: type[TrainConfig]) -> dict[str, Any]:
 def _as_arguments(values: Mapping[str, Any]) -> list[str]:
     """Return options as they would be typed.
 
-    >>> _as_arguments({"compile": True, "lr": 1, "modules": ["ga", "mixup"], "data": None})
-    ['--compile', '--lr=1', '--modules=ga,mixup']
+    >>> _as_arguments({"cuda_graph": True, "lr": 1, "modules": ["ga", "mixup"], "data": None})
+    ['--cuda-graph', '--lr=1', '--modules=ga,mixup']
     """
     arguments = []
     for name, value in values.items():

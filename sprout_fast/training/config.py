@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import tyro
 
 from sprout_fast.cli import Auto, literal_choices
-from sprout_fast.data.loaders.options import LoadingOptions
+from sprout_fast.data.loaders.options import AugmentationOptions, LoadingOptions
 from sprout_fast.errors import UserError
 from sprout_fast.methods.options import MethodOption, method_options
 from sprout_fast.registry import nearest
@@ -27,6 +27,8 @@ else:
 
 # Options of one invocation, not of a run: config.yaml and checkpoints leave them out.
 INVOCATION_ONLY = ("config", "resume", "max_steps", "detect_anomaly")
+
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
 # ``resume`` with this value looks for a checkpoint in the folder ``out``.
 AUTO_RESUME = Path("auto")
@@ -65,9 +67,23 @@ class RunOptions:
     method: MethodName = dataclasses.field(
         default="sprout", metadata={"help": f"Training method: {', '.join(METHOD_NAMES)}."}
     )
-    recipe: Auto[Literal["paper", "reference-code", "expected"]] = None
+    recipe: Auto[
+        Literal[
+            "paper",
+            "reference-code",
+            "expected",
+            "torchvision-v1",
+            "torchvision-v2",
+            "nvidia",
+            "timm-a1",
+            "timm-a2",
+            "timm-a3",
+        ]
+    ] = None
     """Set of defaults for SPROUT: as in the paper, as in its authors' code, or the paper's with the
-    exact expected gradient of beta."""
+    exact expected gradient of beta; or for a natural network on ImageNet: torchvision's weights
+    V1 (90 epochs) and V2 (600), NVIDIA's DeepLearningExamples (250), or timm's A1 to A3 (600, 300
+    and 100)."""
     config: Auto[Path] = None
     """YAML file with defaults for all options; the command line overrides it."""
     resume: Auto[Path] = None
@@ -107,6 +123,10 @@ class DataOptions:
     """Images per batch and process. Default: 64; 16 on the sample set."""
     image_size: Auto[int] = None
     """Side of the training and validation crops in pixels. Default: 224; 32 on the sample set."""
+    val_image_size: Auto[int] = None
+    """Side of the validation crops in pixels, if it differs."""
+    val_resize: Auto[int] = None
+    """Short side in pixels of validation images before the crop. Default: 256/224 of its side."""
     normalization: Literal["dataset", "none"] = "dataset"
     """Normalize images by the mean and standard deviation of the data set, or leave them in
     [0,1]."""
@@ -128,27 +148,48 @@ class OptimizationOptions:
     epochs: Auto[int] = None
     """Passes over the training images. Default: 90; 3 on the sample set."""
     lr: Auto[float] = None
-    """Peak learning rate. Default: 0.1 at 256 images per step, scaled linearly with batch size; a
-    tenth of that with --weights; 0.01 on the sample set."""
-    schedule: Literal["cosine", "stages"] = "cosine"
-    """Learning rate schedule: half a cosine down to 0, or divided by 10 after 40, 70 and 90 % of
-    the epochs, as in the authors' code."""
+    """Peak learning rate. Default: 0.1 at 256 images per step, scaled linearly with batch size
+    (adamw: 0.001 at 1024, timm-lamb: 0.005 at 2048); a tenth of that with --weights; 0.01 on the
+    sample set."""
+    lr_batch_size: Auto[int] = None
+    """Images per step that --lr is for; it is scaled linearly to those of the run. Default: --lr
+    is used as it is."""
+    min_lr: float = 0.0
+    """Learning rate at the end of the cosine."""
+    schedule: Literal["cosine", "stages", "step"] = "cosine"
+    """Learning rate schedule: half a cosine down to --min-lr; divided by 10 after 40, 70 and 90 %
+    of the epochs, as in the authors' code (stages); or every --step-epochs (step)."""
+    step_epochs: int = 30
+    """Epochs between two divisions by 10 of schedule step."""
     warmup_epochs: Auto[float] = None
     """Epochs of linear warm-up at the start. Default: a tenth of --epochs, at most 5; 0.2 on the
     sample set."""
-    optimizer: Literal["sgd", "apex-fused-sgd"] = "sgd"
-    """torch's fused SGD, or that of NVIDIA apex if installed."""
+    optimizer: Literal["sgd", "apex-fused-sgd", "adamw", "timm-lamb"] = "sgd"
+    """torch's fused SGD or AdamW, the SGD of NVIDIA apex or the LAMB of timm if installed."""
     momentum: float = 0.9
-    """Momentum of SGD, without Nesterov's variant."""
+    """Momentum of SGD; first beta of AdamW and LAMB, whose second is 0.999."""
+    nesterov: bool = False
+    """Use Nesterov's momentum in SGD."""
     weight_decay: Auto[float] = None
-    """L2 weight decay. Default: 1e-4."""
+    """Weight decay: L2 for SGD, decoupled for AdamW. Default: 1e-4 (adamw: 0.05, timm-lamb:
+    0.02)."""
     norm_decay: bool = False
     """Apply weight decay to normalization layers and biases too."""
+    layer_decay: Auto[float] = None
+    """Factor of the learning rate from each block of the network to the one before it, e.g. 0.75
+    to fine-tune a transformer. Default: one rate for all."""
+    clip_grad: Auto[float] = None
+    """Scale gradients down to this norm, over all parameters. Default: never."""
     accumulation_steps: int = 1
     """Batches whose gradients are averaged for one optimizer step."""
     ema: Auto[float] = None
     """Decay of an exponential moving average of the weights, e.g. 0.999, which is then evaluated
     and saved along with the weights. Default: off."""
+    ema_steps: int = 1
+    """Optimizer steps between two updates of the average."""
+    ema_adjust: bool = False
+    """Multiply 1 - --ema by the images between two updates over the epochs, as torchvision does, so
+    that one value serves runs of all lengths and batch sizes."""
     seed: int = 0
     """Seed of the initial weights, the order of the images and all random numbers of the method."""
 
@@ -165,8 +206,11 @@ class DeviceOptions:
     """Mixed precision. Default: bf16 on CUDA, none on CPU."""
     channels_last: bool = True
     """Use the channels-last memory format."""
-    compile: bool = False
-    """Compile the model with torch.compile."""
+    compile: Auto[CompileMode] = None
+    """Compile the model with torch.compile in this mode. Default: not compiled."""
+    cuda_graph: bool = False
+    """Capture the training step into a CUDA graph after some steps, and replay it for each batch,
+    so that small networks do not wait for the host."""
     sync_bn: bool = False
     """Compute batch norm's statistics over the batches of all processes, not of each one alone; on
     GPUs."""
@@ -262,6 +306,7 @@ class TrainConfig(
     OutputOptions,
     DeviceOptions,
     OptimizationOptions,
+    AugmentationOptions,
     LoadingOptions,
     DataOptions,
     ModelOptions,
@@ -310,6 +355,12 @@ class TrainConfig(
             "epochs": 1,
             "batch_size": 2,  # Mixup needs a partner, batch norm a variance
             "image_size": 8,
+            "val_image_size": 8,
+            "val_resize": 8,
+            "lr_batch_size": 1,
+            "min_lr": 0,
+            "step_epochs": 1,
+            "ema_steps": 1,
             "limit_train": 2,
             "workers": 1,
             "momentum": 0,
@@ -327,12 +378,22 @@ class TrainConfig(
             if value is not None and not low <= value < math.inf:  # written so that NaN fails too
                 raise UserError(f"{value}: expected a number of at least {low}", option=name)
         self.check_loading()
+        self.check_augmentation()
         if self.seed >= 2**63:
             raise UserError(f"{self.seed}: expected a number below 2**63", option="seed")
-        if self.lr is not None and not 0 < self.lr < math.inf:
-            raise UserError(f"{self.lr}: expected a positive number", option="lr")
-        if self.ema is not None and not 0 < self.ema < 1:
-            raise UserError(f"{self.ema}: expected a number between 0 and 1", option="ema")
+        for name in ("lr", "clip_grad"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"{value}: expected a positive number", option=name)
+        if self.lr_batch_size is not None and self.lr is None:
+            raise UserError(f"{self.lr_batch_size}: needs lr", option="lr_batch_size")
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise UserError(f"{self.ema}: expected a number from 0 to below 1", option="ema")
+        if self.layer_decay is not None and not 0 < self.layer_decay <= 1:
+            message = f"{self.layer_decay}: expected a number above 0, at most 1"
+            raise UserError(message, option="layer_decay")
+        if self.nesterov and (self.optimizer not in ("sgd", "apex-fused-sgd") or not self.momentum):
+            raise UserError("needs optimizer sgd with a momentum", option="nesterov")
         if self.save_every is not None:
             try:
                 parse_interval(self.save_every)
@@ -359,6 +420,9 @@ class TrainConfig(
                 )
 
 
+# Learning rate per image of a step and weight decay of optimizers that need others than SGD's:
+# torchvision's for Swin (1e-3 at 1024 images, 0.05) and those of "ResNet strikes back", A2.
+OPTIMIZER_DEFAULTS = {"adamw": (1e-3 / 1024, 0.05), "timm-lamb": (5e-3 / 2048, 0.02)}
 CIFAR_DEFAULTS = {"epochs": 200, "batch_size": 128, "image_size": 32, "weight_decay": 5e-4}
 DEFAULTS = {"epochs": 90, "batch_size": 64, "image_size": 224, "weight_decay": 1e-4}
 # For the sample set: a schedule that ends within five minutes with ResNet-152 on two CPU cores.
@@ -396,7 +460,8 @@ class CifarConfig(TrainConfig):
     warmup_epochs: Auto[float] = None
     """Epochs of linear warm-up at the start. Default: a tenth of --epochs, at most 5."""
     weight_decay: Auto[float] = None
-    """L2 weight decay. Default: 5e-4."""
+    """Weight decay: L2 for SGD, decoupled for AdamW. Default: 5e-4 (adamw: 0.05, timm-lamb:
+    0.02)."""
 
     lr_per_image = 0.1 / 128
 

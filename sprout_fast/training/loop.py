@@ -22,6 +22,7 @@ from sprout_fast.methods import Method
 from sprout_fast.training import checkpoint
 from sprout_fast.training.checkpoint import BEST, LAST, CheckpointWriter, Saved
 from sprout_fast.training.config import Interval
+from sprout_fast.training.graph import CapturedStep
 from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.meter import Meter, Reading
 from sprout_fast.training.metrics import RAW_COLUMNS, MetricsLog, WandbRun
@@ -89,6 +90,7 @@ class Trainer:
         dist_bn: how batch norm's statistics are shared between processes before validation.
         display: where log lines go.
         interrupt: the signals that stop the run.
+        captured: the method's training step as a CUDA graph, if it is to be one.
         wandb: gets the numbers too, if given.
     """
 
@@ -107,6 +109,7 @@ class Trainer:
     record: dict[str, Any]
     display: Display
     interrupt: Interrupt = field(default_factory=Interrupt)
+    captured: CapturedStep | None = None
     wandb: WandbRun | None = None
     position: Position = field(default_factory=Position, init=False)
 
@@ -290,7 +293,10 @@ class Trainer:
         detect = self.optimize.detect_anomaly or torch.is_anomaly_enabled()
         try:
             with torch.autograd.set_detect_anomaly(detect):
-                self.method.training_step(self.optimize, images, labels)
+                if self.captured is None:
+                    self.method.training_step(self.optimize, images, labels)
+                else:
+                    self.captured(images, labels)
         except RuntimeError as error:
             if "returned nan" not in str(error):
                 raise
@@ -557,8 +563,8 @@ class Trainer:
             total = sum(len(group["params"]) for group in self.optimize.optimizer.param_groups)
             checkpoint.check_keys(state, range(total), f"{where}: optimizer.state")
             names = {id(parameter): name for name, parameter in self.model.named_parameters()}
-            for number, parameter in self.optimize.momenta().items():
-                wanted, name = {"momentum_buffer": parameter}, names[id(parameter)]
-                checkpoint.check_like(state[number], wanted, f"{where}: optimizer of {name}")
+            for number, (parameter, wanted) in self.optimize.optimizer_state().items():
+                name = names[id(parameter)]
+                checkpoint.check_like(state[number], dict(wanted), f"{where}: optimizer of {name}")
         if content["loader"]["epoch"] != content["epoch"]:
             raise UserError(f"{where}: loader.epoch differs from epoch")

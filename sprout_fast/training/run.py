@@ -17,9 +17,9 @@ from sprout_fast.distributed import World, joined_world
 from sprout_fast.errors import UserError
 from sprout_fast.files import atomic_write, folder_lock
 from sprout_fast.job import end_job
-from sprout_fast.training import environment, final_check
+from sprout_fast.training import environment, final_check, graph
 from sprout_fast.training.build import build_trainer
-from sprout_fast.training.config import TrainConfig
+from sprout_fast.training.config import OPTIMIZER_DEFAULTS, TrainConfig
 from sprout_fast.training.interrupt import Interrupt
 from sprout_fast.training.loop import Outcome, Trainer
 from sprout_fast.training.metrics import WandbRun, plot_beta, wandb_package
@@ -27,7 +27,7 @@ from sprout_fast.training.parallel import whole_weights
 from sprout_fast.training.progress import Display
 
 # Options that determine the weights and the method's state: a resumed run cannot change them.
-_FIXED = ("arch", "method", "image_size", "normalization", "modules", "beta_batch")
+_FIXED = ("arch", "method", "image_size", "normalization", "modules", "beta_batch", "layer_decay")
 # All files that a run writes.
 _FILES = ("*.pt", "config.yaml", "metrics.csv", "*.png", "events.out.tfevents.*", "wandb")
 _FILES += (environment.FILE,)
@@ -48,6 +48,9 @@ def train(config: TrainConfig, checkpoint: dict[str, Any] | None = None) -> int:
         FatalError: the loss or a weight is not finite, or no step succeeds.
     """
     config.check()
+    if config.cuda_graph:
+        # PyTorch's rule for capturing the exchange of gradients; read when the processes join.
+        os.environ.setdefault(graph.NCCL_ERROR_HANDLING, "0")
     with (
         Interrupt().installed() as interrupt,
         joined_world(config.device, config.timeout) as world,
@@ -128,14 +131,29 @@ def _check_agreement(
 def resolve(config: TrainConfig, world: World) -> TrainConfig:
     """Return ``config`` with a value in place of every None that means "choose for me"."""
     new = dataclasses.replace(config)
+    images_per_step = new.batch_size or config.defaults()["batch_size"]
+    images_per_step *= new.accumulation_steps * world.size
+    if new.optimizer in OPTIMIZER_DEFAULTS:
+        lr_per_image, weight_decay = OPTIMIZER_DEFAULTS[new.optimizer]
+        if new.lr is None:
+            new.lr = lr_per_image * images_per_step * (0.1 if new.weights is not None else 1)
+        if new.weight_decay is None:
+            new.weight_decay = weight_decay
     for name, value in config.defaults().items():
         if getattr(new, name) is None:
             setattr(new, name, value)
     if new.warmup_epochs is None:
         new.warmup_epochs = min(5.0, new.epochs / 10)
     if new.lr is None:
-        images_per_step = new.batch_size * new.accumulation_steps * world.size
         new.lr = new.lr_per_image * images_per_step * (0.1 if new.weights is not None else 1)
+    # Both are resolved once: a checkpoint has the numbers that its run used.
+    if new.lr_batch_size is not None:
+        new.lr, new.lr_batch_size = new.lr * images_per_step / new.lr_batch_size, None
+    if new.ema is not None and new.ema_adjust:
+        factor = images_per_step * new.ema_steps / new.epochs
+        new.ema, new.ema_adjust = 1 - min(1.0, (1 - new.ema) * factor), False
+    if new.min_lr > new.lr:
+        raise UserError(f"{new.min_lr}: larger than lr, {new.lr:.4g}", option="min_lr")
     new.loader = new.loader or default_loader()
     if new.workers is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

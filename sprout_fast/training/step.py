@@ -52,6 +52,7 @@ class OptimizeStep:
         amp_dtype: autocast type of the model; None means float32. The loss is outside of autocast:
             it accepts logits of any type and computes in float32.
         memory_format: memory format of the model's inputs.
+        clip_grad: norm that the gradients of all parameters are scaled down to, or None.
         ema: moving average of the weights, updated after each optimizer step.
         detect_anomaly: check loss and gradients of each step, which waits for the device.
 
@@ -70,6 +71,7 @@ class OptimizeStep:
     accumulation_steps: int = 1
     amp_dtype: torch.dtype | None = None
     memory_format: torch.memory_format = torch.channels_last
+    clip_grad: float | None = None
     ema: MovingAverage | None = None
     detect_anomaly: bool = False
 
@@ -115,8 +117,19 @@ class OptimizeStep:
     def __call__(
         self, inputs: Tensor | Sequence[Tensor], target: Any, loss: Callable[[Any, Any], Tensor]
     ) -> Tensor:
-        self._calls += 1
-        complete = self.between_steps
+        value, logits = self.launch(inputs, target, loss)
+        self.count(value, logits, target)
+        return value
+
+    def launch(
+        self, inputs: Tensor | Sequence[Tensor], target: Any, loss: Callable[[Any, Any], Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """Do the part of a step that is computed on the device.
+
+        Returns:
+            the loss and the first logits, detached.
+        """
+        complete = (self._calls + 1) % self.accumulation_steps == 0
         with self._gradient_exchange(complete):
             single = isinstance(inputs, Tensor)
             logits = [self._forward(batch) for batch in ([inputs] if single else inputs)]
@@ -125,21 +138,32 @@ class OptimizeStep:
         if self.detect_anomaly:
             self._check_step(value)
         if complete:
-            self.last_lr = self.lr
+            self._settle()  # before the learning rate is used
+            if self.clip_grad is not None:
+                self.scaler.unscale_(self.optimizer)  # a norm of scaled gradients means nothing
+                groups = self.optimizer.param_groups
+                parameters = [p for group in groups for p in group["params"]]
+                nn.utils.clip_grad_norm_(parameters, self.clip_grad)
             self._overflow = True  # a scaler that skips the step may not call the optimizer
             self.scaler.step(self.optimizer)
             self.scaler.update()
             self.optimizer.zero_grad()
+        return value.detach(), logits[0].detach()
+
+    def count(self, loss: Tensor, logits: Tensor, target: Any) -> None:
+        """Do the part of a step that is the host's: counts, schedule, averages and meter."""
+        self._calls += 1
+        complete = self.between_steps
+        if complete:
+            self.last_lr = self.lr
             self.steps += 1
             if self.scaler.is_enabled():
                 self._await_verdict()
             else:
                 self._applied()
-        value = value.detach()
         if self.meter is not None:
             # The last argument is the number of this batch's step, from 1.
-            self.meter.add(value, logits[0].detach(), target, self.steps + (not complete))
-        return value
+            self.meter.add(loss, logits, target, self.steps + (not complete))
 
     def _check_step(self, loss: Tensor) -> None:
         step = self.steps + 1
@@ -193,27 +217,28 @@ class OptimizeStep:
     def _forward(self, inputs: Tensor) -> Tensor:
         return self._trained(inputs.contiguous(memory_format=self.memory_format))
 
-    def momenta(self) -> dict[int, Tensor]:
-        """Return the parameters that have a momentum, by their numbers in the optimizer's state.
-
-        A momentum has the shape and dtype of its parameter.
-        """
-        groups = self.optimizer.param_groups
-        ordered = [(p, group["momentum"]) for group in groups for p in group["params"]]
-        return {i: p for i, (p, momentum) in enumerate(ordered) if momentum}
+    def optimizer_state(self) -> dict[int, tuple[Tensor, dict[str, Tensor]]]:
+        """Return parameters and their momenta and the like, by their numbers in the state dict."""
+        ordered = [p for group in self.optimizer.param_groups for p in group["params"]]
+        state = self.optimizer.state
+        return {i: (p, state[p]) for i, p in enumerate(ordered) if p in state}
 
     def restore(self, content: Mapping[str, Any], step: int, skipped: int = 0) -> None:
-        """Restore momentum buffers and loss scale from a checkpoint, to resume at ``step``.
+        """Restore the optimizer's state and loss scale from a checkpoint, to resume at ``step``.
 
         Learning rate, momentum factor and weight decay remain those of this run, as does the memory
         format of the buffers, which the fused kernels require to be that of the weights.
         """
         stored = content["optimizer"]["state"]
-        for number, parameter in self.momenta().items():
-            if number in stored:
-                whole = like(parameter, stored[number]["momentum_buffer"])
-                momentum = torch.empty_like(parameter).copy_(whole)
-                self.optimizer.state[parameter]["momentum_buffer"] = momentum.detach()
+        for number, (_, state) in self.optimizer_state().items():
+            for name, tensor in state.items() if number in stored else ():
+                tensor.copy_(like(tensor, stored[number][name]))
+        groups = zip(
+            self.optimizer.param_groups, content["optimizer"]["param_groups"], strict=False
+        )
+        for group, before in groups:
+            if "step" in before:  # timm's LAMB counts there
+                group["step"] = before["step"].clone()
         applied = step - skipped
         own = self.scheduler.state_dict() | {"last_epoch": applied, "_step_count": applied + 1}
         self.scheduler.load_state_dict(own)

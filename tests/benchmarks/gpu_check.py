@@ -1,22 +1,28 @@
 #!/usr/bin/env python
 """Time every op and a SPROUT training step on a GPU; the last part of `make gpu-check`.
 
-Each op is compared with eager PyTorch, torch.compile and a copy of the same number of bytes, and
-the SPROUT step with a natural one. On CUDA, calls are captured into a graph (or launched and marked
-if that is not possible), timed with events, and preceded by a write of twice the size of the L2
-cache, so that inputs are read from memory. Contestants take turns, and their medians are compared.
+Each op is compared with eager PyTorch, torch.compile, a copy of the same number of bytes and its
+memory floor, the time of its bytes at the bandwidth of a large copy. What SPROUT adds to natural
+training is timed without the network, and whole steps launched and as CUDA graphs. On CUDA, calls
+are captured into a graph (or launched and marked if that is not possible), timed with events, and
+preceded by a write of twice the size of the L2 cache, so that inputs are read from memory; the
+profiler counts what they launch. Contestants take turns, and their medians are compared.
 tests/benchmarks/test_gpu_check.py runs the same code on the CPU at small sizes.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import _paths  # noqa: F401
 import composites
@@ -26,6 +32,7 @@ from composites import MEAN, STD
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+from training_benchmark.added import measure_added, own_part
 from training_benchmark.contestants import build_methods
 from training_benchmark.trainee import build_trainee, synthetic_batches
 
@@ -38,6 +45,8 @@ from sprout_fast import (
     sample_mixup,
     sprout_loss,
 )
+from sprout_fast.errors import UserError
+from sprout_fast.training.graph import CapturedStep, captured, side_stream
 
 
 @dataclass(frozen=True)
@@ -51,9 +60,14 @@ class Sizes:
     classes: int = 1000
     rounds: int = 50
     step_rounds: int = 20
+    added_seconds: float = 5.0
+    copy: int = 2**30  # bytes of the copy that shows the bandwidth
 
 
-TINY = Sizes(((3, 8),), ((3, 5),), "resnet18", (2, 32), classes=5, rounds=2, step_rounds=2)
+TINY = Sizes(
+    ((3, 8),), ((3, 5),), "resnet18", (2, 32), classes=5, rounds=2, step_rounds=2,
+    added_seconds=0.0, copy=2**20,
+)  # fmt: skip
 
 
 @dataclass
@@ -76,11 +90,19 @@ class Case:
 
 @dataclass
 class Result:
-    """Median ms by contestant, and the contestants that could not be captured into a graph."""
+    """One row of the table, measured.
+
+    Args:
+        case: what was measured.
+        ms: median ms by contestant.
+        launched: the contestants that could not be captured into a graph.
+        launches: kernels, copies and fills that a call of ours launches; None without a GPU.
+    """
 
     case: Case
     ms: dict[str, float]
     launched: set[str] = field(default_factory=set)
+    launches: int | None = None
 
 
 class Stopwatch:
@@ -126,27 +148,45 @@ class Stopwatch:
         return lambda: before.elapsed_time(after)
 
 
-def captured(call: Callable[[], object], device: torch.device) -> Callable[[], object] | None:
-    """Return the call as a CUDA graph's replay, or None if it cannot be captured.
-
-    Warms up on a side stream first, as required before capture.
-    """
+def replayed(call: Callable[[], object], device: torch.device) -> Callable[[], object] | None:
+    """Return the call as a CUDA graph's replay, or None if it cannot be captured."""
     if device.type != "cuda":
         return None
-    stream = torch.cuda.Stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
+    with side_stream(device):
         for _ in range(3):
             call()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
     try:
-        with torch.cuda.graph(graph):
-            call()
-    except RuntimeError:  # the call synchronizes
+        return captured(call).replay
+    except UserError:  # the call synchronizes
         torch.cuda.synchronize(device)
         return None
-    return graph.replay
+
+
+def count_launches(call: Callable[[], object], device: torch.device) -> int | None:
+    """Return how many kernels, copies and fills a call launches on a GPU; None without one."""
+    if device.type != "cuda":
+        return None
+    activities = [torch.profiler.ProfilerActivity.CPU, torch.profiler.ProfilerActivity.CUDA]
+    torch.cuda.synchronize(device)
+    with torch.profiler.profile(activities=activities) as profile:
+        call()
+        torch.cuda.synchronize(device)
+    with tempfile.TemporaryDirectory() as folder:
+        profile.export_chrome_trace(str(path := Path(folder, "trace.json")))
+        return launches_in(json.loads(path.read_text()))
+
+
+def launches_in(trace: dict[str, Any]) -> int:
+    """Return how many launches a profile in Chrome's format has."""
+    kinds = ("kernel", "gpu_memcpy", "gpu_memset")
+    return sum(event.get("cat") in kinds for event in trace["traceEvents"])
+
+
+def bandwidth(device: torch.device, size: int, rounds: int) -> float:
+    """Return the bytes per ms that a copy of ``size`` bytes reads and writes."""
+    source = torch.zeros(size, dtype=torch.uint8, device=device)
+    copy = partial(torch.empty_like(source).copy_, source)
+    return 2 * size / Stopwatch(device, rounds).medians({"copy": copy})["copy"]
 
 
 def measure(
@@ -157,10 +197,10 @@ def measure(
     if case.bytes:
         source = torch.empty(-(-case.bytes // 2), dtype=torch.uint8, device=device)
         calls["copy"] = partial(torch.empty_like(source).copy_, source)
-    replays = {name: captured(call, device) for name, call in calls.items()}
+    replays = {name: replayed(call, device) for name, call in calls.items()}
     launched = {n for n, replay in replays.items() if replay is None and device.type == "cuda"}
     ms = Stopwatch(device, rounds).medians({n: replays[n] or call for n, call in calls.items()})
-    return Result(case, ms, launched)
+    return Result(case, ms, launched, count_launches(case.ours, device))
 
 
 def gradients(loss: Tensor, *leaves: Tensor) -> tuple[Tensor, ...]:
@@ -258,24 +298,49 @@ def loss_cases(batch: int, classes: int, device: torch.device) -> Iterator[Case]
     )
 
 
-def step_case(sizes: Sizes, device: torch.device) -> Result:
-    """Time a SPROUT step as ``ours`` and a natural step as ``eager``, launched as in training."""
+def training_results(sizes: Sizes, device: torch.device) -> Iterator[Result]:
+    """Yield what SPROUT adds, and its step as ``ours`` against a natural one as ``eager``."""
     batch, side = sizes.step
+    size = f"{batch}x3x{side}x{side}"
     trainee = build_trainee(sizes.arch, sizes.classes, image_size=side, amp="bf16", device=device)
     images, labels = next(synthetic_batches(trainee, batch))
     methods = build_methods(trainee, ["sprout", "natural"])
-    ours, natural = (
-        partial(method.training_step, trainee.optimize, images, labels)
-        for method in methods.values()
-    )
+
+    def row(name: str, launches: int | None, **ms: float) -> Result:
+        return Result(Case(name, size, 0, _nothing, _nothing), ms, launches=launches)
+
+    steps = {n: partial(m.training_step, trainee.optimize) for n, m in methods.items()}
     for _ in range(3):  # cuDNN and the allocator settle
-        ours(), natural()
-    case = Case(
-        f"{sizes.arch} step, bf16: sprout vs natural", f"{batch}x3x{side}x{side}", 0, ours,
-        natural,
-    )  # fmt: skip
-    ms = Stopwatch(device, sizes.step_rounds).medians({"ours": ours, "eager": natural})
-    return Result(case, ms)
+        for step in steps.values():
+            step(images, labels)
+    timed = {name: partial(step, images, labels) for name, step in steps.items()}
+    launched = Stopwatch(device, sizes.step_rounds).medians(timed)
+    counts = {name: count_launches(call, device) for name, call in timed.items()}
+    seconds = measure_added(trainee, methods, images, labels, sizes.added_seconds)
+    own = {name: 1e3 * min(turns) for name, turns in seconds.items()}
+    parts = {n: own_part(trainee, m, images, labels) for n, m in methods.items()}
+    counted = {name: count_launches(part, device) for name, part in parts.items()}
+    yield row("sprout: mixer, loss and beta", counted["sprout"], ours=own["sprout"])
+    yield row("natural: normalization, loss", counted["natural"], ours=own["natural"])
+    both = (counted["sprout"], counted["natural"])
+    more = None if both[0] is None or both[1] is None else both[0] - both[1]
+    added = own["sprout"] - own["natural"]
+    share = f"{added / launched['natural']:.3%} of a step"
+    yield row(f"SPROUT adds, {share}", more, ours=added)
+    what = f"{sizes.arch} step, bf16: sprout vs natural"
+    yield row(what, counts["sprout"], ours=launched["sprout"], eager=launched["natural"])
+    if trainee.capturable:  # last, since each graph has memory of its own
+        graphs = {n: CapturedStep(m, trainee.optimize, trainee.world) for n, m in methods.items()}
+        for step in graphs.values():
+            for _ in range(step.warmup + 1):
+                step(images, labels)
+        calls = {name: partial(step, images, labels) for name, step in graphs.items()}
+        ms = Stopwatch(device, sizes.step_rounds).medians(calls)
+        yield row(f"{what}, graphs", None, ours=ms["sprout"], eager=ms["natural"])
+
+
+def _nothing() -> None:
+    """Stand in for the calls of a row that is timed elsewhere."""
 
 
 def results(
@@ -288,25 +353,29 @@ def results(
     for batch, classes in sizes.rows:
         for case in loss_cases(batch, classes, device):
             yield measure(case, device, sizes.rounds, compiler)
-    yield step_case(sizes, device)
+    yield from training_results(sizes, device)
 
 
-def table_of(found: list[Result], device: torch.device) -> Table:
-    """Return a table of the results: sprout_fast's times, and ratios to other contestants."""
+def table_of(found: list[Result], device: torch.device, bytes_per_ms: float) -> Table:
+    """Return a table of the results: sprout_fast's times, and ratios to other contestants.
+
+    ``bytes_per_ms`` is the :func:`bandwidth` that gives the memory floor.
+    """
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     table = Table(
         title=f"{where}, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}",
         caption="ms: median time of sprout_fast; eager, compiled: their time divided by it (for the"
         " step, eager is a natural one); / copy: it divided by the time of a copy of as many bytes;"
-        " *: launched, not captured into a graph",
+        f" floor: ms that its bytes need at {bytes_per_ms / 1e6:.0f} GB/s, as in a large copy;"
+        " launches: kernels, copies and fills; *: launched, not captured into a graph",
         caption_justify="left",
         box=None,
     )
     table.add_column("op", no_wrap=True)
-    for name in ("size", "ms", "eager", "compiled", "/ copy"):
+    for name in ("size", "ms", "eager", "compiled", "/ copy", "floor", "/ floor", "launches"):
         table.add_column(name, justify="right", no_wrap=True)
     for result in found:
-        ours = result.ms["ours"]
+        ours, floor = result.ms["ours"], result.case.bytes / bytes_per_ms
 
         def cell(name: str, ratio: Callable[[float], float], result: Result = result) -> str:
             if name not in result.ms:
@@ -320,6 +389,9 @@ def table_of(found: list[Result], device: torch.device) -> Table:
             cell("eager", lambda other, ours=ours: other / ours),
             cell("compiled", lambda other, ours=ours: other / ours),
             cell("copy", lambda copy, ours=ours: ours / copy),
+            f"{floor:.4f}" if floor else "-",
+            f"{ours / floor:.2f}" if floor else "-",
+            "-" if result.launches is None else str(result.launches),
         )
     return table
 
@@ -335,11 +407,15 @@ def main(argv: list[str] | None = None) -> int:
         print("gpu-check: torch finds no GPU", file=sys.stderr)
         return 1
     torch.manual_seed(0)
-    found = []
-    for result in results(TINY if options.tiny else Sizes(), device):
-        found.append(result)
-        print(f"{result.case.name} {result.case.size}: {result.ms['ours']:.4f} ms", flush=True)
-    Console(width=None if sys.stdout.isatty() else 150).print(table_of(found, device))
+    found, sizes = [], TINY if options.tiny else Sizes()
+    bytes_per_ms = bandwidth(device, sizes.copy, sizes.rounds)
+    try:
+        for result in results(sizes, device):
+            found.append(result)
+            print(f"{result.case.name} {result.case.size}: {result.ms['ours']:.4f} ms", flush=True)
+    except torch.OutOfMemoryError as error:
+        print(f"gpu-check: rows left out: {str(error).splitlines()[0]}", file=sys.stderr)
+    Console(width=None if sys.stdout.isatty() else 150).print(table_of(found, device, bytes_per_ms))
     return 0
 
 

@@ -1,5 +1,6 @@
 """The measurements of `make gpu-check`, run on the CPU at small sizes."""
 
+import json
 import subprocess
 import sys
 from functools import partial
@@ -15,25 +16,50 @@ def test_every_case_runs_and_is_tabulated(capsys):
     # Dynamo without inductor, whose C++ compiler needs minutes.
     compiler = partial(torch.compile, backend="eager")
     found = list(gpu_check.results(gpu_check.TINY, cpu, compiler))
-    assert len(found) == 10
+    assert len(found) == 13
     for result in found:
         expected = {"ours", "eager"}
-        if "sprout vs natural" not in result.case.name:
+        if result in found[-4:-1]:  # what SPROUT adds
+            expected = {"ours"}
+        elif "sprout vs natural" not in result.case.name:
             expected |= {"compiled"} | ({"copy"} if result.case.bytes else set())
-        assert result.ms.keys() == expected and min(result.ms.values()) > 0
-    Console(width=150).print(gpu_check.table_of(found, cpu))
+        assert result.ms.keys() == expected and result.launches is None
+        assert min(result.ms.values()) > 0 or result is found[-2]  # a difference
+    sprout, natural, added = (result.ms["ours"] for result in found[-4:-1])
+    assert added == sprout - natural
+    Console(width=150).print(gpu_check.table_of(found, cpu, 1e7))
     out = capsys.readouterr().out
     assert all(f"{result.case.name} " in out for result in found)
-    assert "resnet18 step, bf16: sprout vs natural" in out
+    assert "resnet18 step, bf16: sprout vs natural" in out and "SPROUT adds" in out
 
 
 def test_ratios():
-    """Eager and compiled are divided by ours, ours by the copy; a star marks launched calls."""
+    """Eager and compiled are divided by ours, ours by copy and floor; a star marks launches."""
     case = gpu_check.Case("op", "2x3", 12, None, None)
     ms = {"ours": 2.0, "eager": 7.0, "compiled": 1.0, "copy": 0.5}
-    table = gpu_check.table_of([gpu_check.Result(case, ms, {"eager"})], torch.device("cpu"))
+    result = gpu_check.Result(case, ms, {"eager"}, launches=3)
+    table = gpu_check.table_of([result], torch.device("cpu"), bytes_per_ms=15.0)
     cells = [list(column.cells)[0] for column in table.columns]
-    assert cells == ["op", "2x3", "2.0000", "3.50*", "0.50", "4.00"]
+    assert cells == ["op", "2x3", "2.0000", "3.50*", "0.50", "4.00", "0.8000", "2.50", "3"]
+
+
+def test_launches_are_counted_in_the_profilers_trace(tmp_path):
+    """Kernels, copies and fills count; a real profile of the CPU has many events and none."""
+    names = ("kernel", "cpu_op", "gpu_memcpy", "cuda_runtime", "gpu_memset", "kernel")
+    events = [{"cat": name} for name in names] + [{"ph": "M"}]
+    assert gpu_check.launches_in({"traceEvents": events}) == 4
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        torch.zeros(3).add_(1)
+    profile.export_chrome_trace(str(tmp_path / "trace.json"))
+    trace = json.loads((tmp_path / "trace.json").read_text())
+    assert any(event.get("cat") == "cpu_op" for event in trace["traceEvents"])
+    assert gpu_check.launches_in(trace) == 0
+    assert gpu_check.count_launches(lambda: None, torch.device("cpu")) is None
+
+
+def test_bandwidth_counts_what_is_read_and_written(monkeypatch):
+    monkeypatch.setattr(gpu_check.Stopwatch, "medians", lambda self, calls: {"copy": 4.0})
+    assert gpu_check.bandwidth(torch.device("cpu"), 1000, rounds=1) == 500.0
 
 
 def test_medians_take_turns():

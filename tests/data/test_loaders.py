@@ -464,7 +464,7 @@ def test_views_are_torchvisions():
     random = np.random.default_rng(0)
     for height, width in [(375, 500), (33, 57), (224, 224), (1, 300), (300, 2)]:
         for _ in range(20):
-            (top, left), (h, w), size, crop, _ = training_view(height, width, 24, random)
+            (top, left), (h, w), size, crop, *_ = training_view(height, width, 24, random)
             assert 0 <= top <= height - h and 0 <= left <= width - w and h > 0 and w > 0
             assert size == (24, 24) and crop == (0, 0)
         index = torch.arange(height * width, dtype=torch.float64).view(1, height, width)

@@ -27,7 +27,7 @@ from sprout_fast.training.step import OptimizeStep
 K, B = 4, 6
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 SETTING = MethodSetting(num_classes=K, mean=MEAN, std=STD, seed=5)
-ATTACK_FREE = ["natural", "ga", "ls", "ga_ls", "mixup", "sprout"]
+ATTACK_FREE = ["natural", "ga", "ls", "ga_ls", "mixup", "cutmix", "sprout"]
 LINF = ["pgd_at", "trades", "bilateral", "fast_at"]
 
 

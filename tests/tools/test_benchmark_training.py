@@ -2,8 +2,10 @@
 
 import itertools
 import json
+import os
 import re
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -20,9 +22,10 @@ from training_benchmark.added import measure_added
 from training_benchmark.contestants import Contestant, build_contestants, build_methods
 from training_benchmark.machine import caption
 from training_benchmark.parts import PARTS, PartsClock, measure_parts, timed
-from training_benchmark.rounds import Timings, measure
+from training_benchmark.rounds import Clock, Timings, measure
 from training_benchmark.step_times import StepTimes
 
+from sprout_fast.distributed import World
 from sprout_fast.methods import METHODS
 
 CPU = torch.device("cpu")
@@ -208,25 +211,25 @@ class FakeTime:
     def advance(self, seconds):
         self.now += seconds
 
-    def contestant(self, name, seconds):
+    def contestant(self, name, seconds, cost=1.0):
         def step(images, labels):
             self.log.append(name)
             self.now += next(seconds) if isinstance(seconds, Iterator) else seconds
 
-        return Contestant(name, step)
+        return Contestant(name, step, cost=cost)
 
     def measure(self, contestants, **options):
         endless = iter(lambda: (None, None), 0)
-        return measure(
-            contestants, endless, CPU, base="natural", progress=lambda _: None, **options
-        )
+        options = {"progress": lambda _: None} | options
+        clock = Clock(World(0, 1, CPU))
+        return measure(contestants, endless, clock, base="natural", **options)
 
 
 def test_contestants_take_turns_within_the_budget(monkeypatch):
     clock = FakeTime(monkeypatch)
     costs = {"natural": 1.0, "ga": 1.0, "trades": 10.0}
     contestants = [clock.contestant(*item) for item in costs.items()]
-    # Warm-up costs 12 of 50; the rest is enough for two rounds of trades and 8 of the others.
+    # Warm-up costs 13 of 50; the rest is enough for two rounds of trades and 8 of the others.
     timings = clock.measure(contestants, rounds=8, steps=1, budget=50)
     assert {name: len(found) for name, found in timings.seconds.items()} == {
         "natural": 8,
@@ -235,15 +238,56 @@ def test_contestants_take_turns_within_the_budget(monkeypatch):
     }
     assert clock.now <= 50
     assert timings.ratios("trades", "natural") == [10.0, 10.0]
-    log = clock.log[3:]  # after the warm-up
+    log = clock.log[4:]  # after the warm-up
     assert log[:5] == ["natural", "ga", "trades", "ga", "natural"]  # the order rotates
     assert timings.seconds["trades"].keys() == {0, 4}
+
+
+def test_rows_without_time_are_left_out_and_the_estimate_says_so(monkeypatch):
+    clock, lines = FakeTime(monkeypatch), []
+    costs = {"natural": 2.0, "trades": 14.0, "ga": 2.0, "free_at": 16.0, "stable": 4.0}
+    rows = [clock.contestant(*item, cost=item[1] / 2) for item in costs.items()]
+    rows[4] = clock.contestant("stable", 4.0)  # guessed at half its cost
+    timings = clock.measure(rows, rounds=9, budget=20, progress=lines.append)
+    assert lines[1] == (
+        "estimate: 2 s per natural step, 10 s for one round of 3 of 5 rows, of 18 s left;"
+        " no time for free_at, trades"
+    )
+    assert timings.left_out == {"free_at": 16.0, "trades": 14.0}
+    assert {name: len(found) for name, found in timings.seconds.items()} == {
+        "natural": 2, "ga": 2, "stable": 1,
+    }  # fmt: skip
+    assert clock.now <= 20 and "free_at" not in clock.log and "trades" not in clock.log
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_the_budget_is_kept(monkeypatch, seed):
+    """Whatever rows cost: up to natural's own two turns, and what a row's first guess is off."""
+    random = torch.Generator().manual_seed(seed)
+    clock = FakeTime(monkeypatch)
+    costs = (4 * torch.randn(9, generator=random)).exp().tolist()
+    guessed = [one / costs[0] * 2 ** (seed % 2) for one in costs]
+    names = ["natural", *"abcdefgh"]
+    rows = [clock.contestant(*item) for item in zip(names, costs, guessed, strict=True)]
+    budget = 10 * costs[0] * (1 + seed % 7)
+    timings = clock.measure(rows, rounds=20, steps=1, budget=budget)
+    assert clock.now <= budget * (1 + 1e-9)
+    assert timings.seconds.keys() | timings.left_out.keys() == set(names)
+    assert not timings.seconds.keys() & timings.left_out.keys() and "natural" in timings.seconds
+
+
+def test_without_time_for_more_the_first_step_is_the_result(monkeypatch):
+    clock = FakeTime(monkeypatch)
+    rows = [clock.contestant("natural", 9.0), clock.contestant("ga", 9.0)]
+    timings = clock.measure(rows, rounds=9, budget=10)
+    assert timings.seconds == {"natural": {0: 9.0}} and timings.left_out == {"ga": 9.0}
+    assert clock.log == ["natural"]
 
 
 def test_every_contestant_has_a_turn_regardless_of_the_budget(monkeypatch):
     clock = FakeTime(monkeypatch)
     contestants = [clock.contestant("natural", 0.01), clock.contestant("free_at", 0.08)]
-    timings = clock.measure(contestants, rounds=9, budget=0)
+    timings = clock.measure(contestants, rounds=9, budget=0, every=True)
     assert timings.steps == 25  # a quarter of a second of natural training
     assert {name: len(found) for name, found in timings.seconds.items()} == {
         "natural": 1,
@@ -254,12 +298,12 @@ def test_every_contestant_has_a_turn_regardless_of_the_budget(monkeypatch):
 
 def test_natural_is_in_every_round_even_if_steps_become_slower(monkeypatch):
     clock = FakeTime(monkeypatch)
-    seconds = itertools.chain([1.0] * 3, itertools.repeat(1.7))  # warm-up, then all later steps
+    seconds = itertools.chain([1.0] * 4, itertools.repeat(1.7))  # warm-up, then all later steps
     contestants = [clock.contestant(name, seconds) for name in ("natural", "ga", "mixup")]
-    timings = clock.measure(contestants, rounds=20, steps=1, budget=11)
+    timings = clock.measure(contestants, rounds=20, steps=1, budget=12)
     # Judging by the warm-up, two of them and natural would still fit into the second round.
     assert [list(found) for found in timings.seconds.values()] == [[0, 1], [0, 1], [0]]
-    assert clock.now < 12
+    assert clock.now < 13
 
 
 def test_parts_follow_the_step(linear, batch):
@@ -342,12 +386,20 @@ def step_times(**changes):
 
 def test_rows_of_the_table():
     rows = {row[0]: row[1:] for row in step_times().rows()}
-    assert rows["natural"][:4] == ["3", "2,000 [2,000, 3,000]", "1,000", "10,000"]
-    assert rows["natural"][4:6] == ["1.00 [1.00, 1.00]", "1.00"]
+    assert rows["natural"][:5] == ["3", "2,000 [2,000, 3,000]", "50", "1,000", "10,000"]
+    assert rows["natural"][5:7] == ["1.00 [1.00, 1.00]", "1.00"]
     # Ratios are taken within a round, and pgd_at ran in the slow one.
-    assert rows["pgd_at"][:6] == ["1", "32,000", "16,000", "160,000", "8.00", "9.05"]
-    assert rows["sprout"][4:6] == ["1.10 [1.05, 1.10]", "1.85"]
+    assert rows["pgd_at"][:7] == ["1", "32,000", "3.125", "16,000", "160,000", "8.00", "9.05"]
+    assert rows["sprout"][5:7] == ["1.10 [1.05, 1.10]", "1.85"]
     assert rows["natural (timm)"][-1] == "not measured: no timm"
+    four = next(step_times(processes=4).rows())
+    assert four[3:6] == ["200", "250", "2,500"]  # img/s of all processes; their epoch is a quarter
+
+
+def test_the_denominator_of_what_sprout_adds_is_the_replayed_step():
+    seconds = {"natural": {0: 2.0}, "natural, graph": {0: 1.0}, "sprout": {0: 2.0}}
+    added = next(step_times(timings=Timings(1, seconds)).floor_rows())
+    assert added[2] == "0.300% (3e+03 µs)"
 
 
 def test_speed_targets():
@@ -374,7 +426,7 @@ def test_every_row_is_measured_and_reported(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "timm", None)
     threads = torch.get_num_threads()
     files = {name: tmp_path / f"table.{name}" for name in ("json", "markdown")}
-    argv = "--arch cifar_resnet20 --image-size 8 --batch-size 4 --rounds 2 --steps 1 --budget 1"
+    argv = "--arch cifar_resnet20 --image-size 8 --batch-size 4 --rounds 2 --steps 1 --budget 90"
     argv = [*argv.split(), "--threads", "1", *(f"--{n}={path}" for n, path in files.items())]
     try:
         assert benchmark_training.main(argv) == 0
@@ -395,7 +447,8 @@ def test_every_row_is_measured_and_reported(tmp_path, monkeypatch, capsys):
         assert float(cells[row][2].split()[0].replace(",", "")) == pytest.approx(
             1e3 * median, rel=1e-2
         )
-        epoch = float(cells[row][3].replace(",", ""))
+        assert float(cells[row][3].replace(",", "")) == pytest.approx(4 / median, rel=1e-2)
+        epoch = float(cells[row][4].replace(",", ""))
         assert epoch == pytest.approx(50_000 / 4 * median, rel=1e-2)
         assert re.search(rf"^ *{re.escape(row)} +{len(seconds)} ", printed, re.MULTILINE)
     assert "not measured: timm cannot be imported" in markdown and "[quartiles]" in printed
@@ -403,15 +456,77 @@ def test_every_row_is_measured_and_reported(tmp_path, monkeypatch, capsys):
     assert "what SPROUT adds" in markdown and "| none |" in markdown
 
 
-def test_batches_of_a_data_set(tmp_path, capsys):
+def test_the_real_budget_is_kept(tmp_path, capsys):
+    """The whole, with 16 rows that would take minutes, on a small network."""
+    out = tmp_path / "table.json"
+    argv = f"--arch cifar_resnet20 --batch-size 32 --threads 1 --budget 12 --json {out}"
+    threads, start = torch.get_num_threads(), time.perf_counter()
+    try:
+        assert benchmark_training.main(argv.split()) == 0
+    finally:
+        torch.set_num_threads(threads)
+    assert time.perf_counter() - start < 18  # this machine's other load may hold up the last turn
+    captured = capsys.readouterr()
+    assert captured.err.splitlines()[1].startswith("estimate: ")
+    assert "no time for" in captured.err and "not measured: no time, about" in captured.out
+    assert "natural" in json.loads(out.read_text())["timings"]["seconds"]
+
+
+def save_images(folder, size, extension):
     from torchvision.utils import save_image
 
     for split in ("train", "test"):
         for name in ("cat", "dog", "eel"):
-            folder = tmp_path / "data" / split / name
-            folder.mkdir(parents=True)
+            (folder / split / name).mkdir(parents=True)
             for number in range(4):
-                save_image(torch.rand(3, 8, 8), folder / f"{number}.png")
+                path = folder / split / name / f"{number}.{extension}"
+                save_image(torch.rand(3, size, size), path)
+
+
+def run_in_processes(*argv):
+    """Run the program as a user would; in it, --world starts processes of their own."""
+    environment = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE")}
+    program = benchmark_training.__file__
+    command = [sys.executable, program, "--device", "cpu", "--world", "2", *argv]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+
+
+def test_throughput_of_two_processes_with_the_real_loader(tmp_path):
+    """DALI feeds two processes, which exchange gradients; one table counts the images of both."""
+    save_images(tmp_path / "data", 24, "jpg")
+    out = tmp_path / "table.json"
+    argv = "--arch cifar_resnet20 --image-size 16 --batch-size 3 --methods sprout --rounds 2"
+    argv += " --steps 1 --baselines torchvision,authors --parts none --budget 120 --loader dali"
+    argv += f" --data {tmp_path / 'data'} --json {out}"
+    done = run_in_processes(*argv.split())
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("estimate:") == 1 and done.stdout.count("natural (torchvision)") == 2
+    assert "batch size 3 x 2 processes" in done.stdout and "loader dali" in done.stdout
+    found = json.loads(out.read_text())
+    assert found["processes"] == 2
+    seconds = found["timings"]["seconds"]
+    assert seconds.keys() == {"natural", "natural (torchvision)", "sprout", "sprout (authors)"}
+    assert all(len(times) == 2 for times in seconds.values())
+    shown = re.search(r"^ *sprout +2 +\S+ \S+ \S+ +(\S+)", done.stdout, re.MULTILINE)
+    median = statistics.median(seconds["sprout"].values())
+    assert float(shown[1].replace(",", "")) == pytest.approx(6 / median, rel=1e-2)
+    assert found["added"].keys() == {"natural", "sprout"} and not found["parts"]
+
+
+def test_a_mistake_in_several_processes_is_one_line():
+    done = run_in_processes("--data", "nowhere")
+    assert done.returncode == 2 and done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1 and "nowhere" in done.stderr
+
+
+def test_the_number_of_processes_is_torchruns(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert benchmark_training.main(["--world", "2"]) == 2
+    assert "--world 2: the environment variable WORLD_SIZE is 4" in capsys.readouterr().err
+
+
+def test_batches_of_a_data_set(tmp_path, capsys):
+    save_images(tmp_path / "data", 8, "png")
     out = tmp_path / "table.json"
     argv = "--arch cifar_resnet20 --image-size 8 --batch-size 4 --rounds 1 --steps 1 --budget 1"
     argv += f" --methods natural --baselines none --json {out}"
@@ -437,6 +552,7 @@ def test_batches_of_a_data_set(tmp_path, capsys):
         ("--rounds 0", "--rounds 0: must be a number >= 1"),
         ("--budget nan", "--budget nan: must be"),
         ("--batch-size 1", "--batch-size 1: must be a number >= 2"),
+        ("--world 0", "--world 0: must be a number >= 1"),
         ("--loader torch", "--loader torch: requires data"),
         ("--data nowhere", "nowhere"),
         ("--json nowhere/t.json", "--json nowhere/t.json: no such folder"),

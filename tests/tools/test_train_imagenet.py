@@ -158,11 +158,12 @@ def test_a_previous_run_in_the_folder_is_moved_aside(
 def test_compile_uses_torch_compile(
     photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled = []
+    compiled, modes = [], []
     whole = torch.compile
 
-    def quick(model: torch.nn.Module) -> torch.nn.Module:  # without inductor's C++ compiler
+    def quick(model: torch.nn.Module, mode: str) -> torch.nn.Module:  # without inductor's compiler
         compiled.append(model)
+        modes.append(mode)
         return whole(model, backend="eager")
 
     monkeypatch.setattr(torch, "compile", quick)
@@ -175,12 +176,25 @@ def test_compile_uses_torch_compile(
         "--out",
         str(tmp_path / "run"),
     ]
-    assert (
-        train_imagenet([*argv, "--compile", "--max-steps", "1", "--final-attack-images", "0"]) == 0
-    )
-    assert len(compiled) == 1
+    argv += ["--compile", "max-autotune", "--max-steps", "1", "--final-attack-images", "0"]
+    assert train_imagenet(argv) == 0
+    assert len(compiled) == 1 and modes == ["max-autotune"]
     names = read_checkpoint(tmp_path / "run" / "last.pt")["model"].keys()
     assert names == compiled[0].state_dict().keys()  # without torch.compile's prefix
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_cuda_graph_needs_a_gpu(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("cuda_graph: true\n")
+    argv = [*SMALL, "--data", str(photos), "--out", str(tmp_path / "run"), "--config", str(file)]
+    assert train_imagenet(argv) == 2
+    assert error_line(capsys).endswith("error: --cuda-graph needs a GPU, got device cpu\n")
+    assert train_imagenet([*argv, "--accumulation-steps", "2"]) == 2
+    assert "--cuda-graph got accumulation_steps 2, expected 1" in error_line(capsys)
+    assert not (tmp_path / "run").exists()
 
 
 def test_divergence_is_one_line_and_status_1(

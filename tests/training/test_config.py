@@ -45,16 +45,18 @@ def read(*argv: str) -> TrainConfig:
 def test_the_command_line_overrides_yaml(tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text(
-        "arch: vgg16_bn\nlr: 1e-3\nbatch-size: 7\ncompile: true\nchannels_last: false\ndata: null\n"
+        "arch: vgg16_bn\nlr: 1e-3\nbatch-size: 7\ncompile: max-autotune\n"
+        "channels_last: false\ncuda-graph: true\ndata: null\n"
     )
-    config = read("--config", str(file), "--arch", "resnet50", "--no-compile")
+    config = read("--config", str(file), "--arch", "resnet50", "--no-cuda-graph")
     assert (config.arch, config.lr, config.batch_size) == ("resnet50", 1e-3, 7)
-    assert (config.compile, config.channels_last, config.data) == (False, False, None)
+    assert (config.cuda_graph, config.channels_last, config.data) == (False, False, None)
+    assert config.compile == "max-autotune"
 
 
 def test_a_saved_config_reads_back_as_the_same_options(tmp_path: Path) -> None:
     config = read(
-        "--data", "photos", "--lr", "0.3", "--sigma=0.05", "--compile", "--mixup-alpha", "0"
+        "--data", "photos", "--lr", "0.3", "--sigma=0.05", "--compile", "default", "--cuda-graph"
     )
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(config.stored()))
@@ -174,11 +176,12 @@ def test_help_shows_every_option_in_its_group(
             group = words
     fields = {f"--{field.name.replace('_', '-')}" for field in dataclasses.fields(config_type)}
     assert set(group_of) == fields
-    assert list(dict.fromkeys(group_of.values()))[:8] == [
+    assert list(dict.fromkeys(group_of.values()))[:9] == [
         "options",
         "model options",
         "data options",
         "loading options",
+        "augmentation options",
         "optimization options",
         "device options",
         "output options",
@@ -250,7 +253,7 @@ def test_method_options_follow_names_to_where_they_are_defined() -> None:
     )
     names = _ModuleNames(ast.parse(source))
     kind = ast.parse("Shape | float", mode="eval").body
-    assert names.evaluate(kind) == Literal["cosine", "stages"] | float
+    assert names.evaluate(kind) == Literal["cosine", "stages", "step"] | float
     assert names.evaluate(ast.parse("_LOW / 2", mode="eval").body) == 0.25
 
 

@@ -1,4 +1,4 @@
-"""Parameter groups, learning rate schedules, and the optimizer of apex."""
+"""Optimizers, parameter groups, learning rate schedules, clipping and averages."""
 
 import math
 import sys
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from sprout_fast import MixupTarget
 from sprout_fast.errors import UserError
 from sprout_fast.training.optim import (
     MovingAverage,
@@ -17,6 +18,7 @@ from sprout_fast.training.optim import (
     learning_rate_factor,
     parameter_groups,
 )
+from sprout_fast.training.step import OptimizeStep
 
 
 @pytest.fixture
@@ -187,6 +189,143 @@ def test_an_update_of_a_moving_average_moves_no_data_between_devices() -> None:
     for _ in range(3):
         ema.update()
     assert ema.updates == 3
+
+
+def test_an_average_is_updated_at_intervals() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    every, third = MovingAverage(model, 0.9), MovingAverage(model, 0.9, interval=3)
+    for call in range(9):
+        nn.init.constant_(model.weight, float(call))
+        third.update()
+        if call % 3 == 0:
+            every.update()
+        assert torch.equal(third.module.weight, every.module.weight)
+    assert third.updates == 9
+
+
+def test_adamw_and_lamb_take_decay_and_betas(model: nn.Module) -> None:
+    options = {"lr": 0.1, "momentum": 0.8, "weight_decay": 0.05}
+    adamw = build_optimizer("adamw", model, **options)
+    assert type(adamw) is torch.optim.AdamW and adamw.defaults["fused"]
+    lamb = build_optimizer("timm-lamb", model, **options)
+    assert type(lamb).__name__ == "Lamb"
+    for optimizer in (adamw, lamb):
+        assert [group["weight_decay"] for group in optimizer.param_groups] == [0.05, 0.0]
+        assert {group["betas"] for group in optimizer.param_groups} == {(0.8, 0.999)}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "timm-lamb"])
+def test_prepared_state_gives_the_steps_of_an_optimizer_without(name: str) -> None:
+    weights = [nn.Parameter(torch.ones(3, 2)) for _ in range(2)]
+    modules = [nn.ParameterList([weight]) for weight in weights]
+    one, two = (
+        build_optimizer(
+            name, module, lr=0.1, momentum=0.9, weight_decay=0.01, nesterov=name == "sgd"
+        )
+        for module in modules
+    )
+    two.state.clear()
+    for number in range(3):
+        for optimizer, weight in zip((one, two), weights, strict=True):
+            weight.grad = torch.arange(6.0).view(3, 2) - number
+            optimizer.step()
+        assert torch.equal(*weights)
+
+
+def test_nesterov_is_torchs(model: nn.Module) -> None:
+    optimizer = build_optimizer("sgd", model, lr=0.1, momentum=0.9, weight_decay=0.0, nesterov=True)
+    assert all(group["nesterov"] for group in optimizer.param_groups)
+
+
+def test_lamb_without_timm_is_a_user_error(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "timm.optim.lamb", None)
+    with pytest.raises(UserError, match="timm-lamb: needs timm"):
+        build_optimizer("timm-lamb", model, lr=0.1, momentum=0.9, weight_decay=0.0)
+
+
+def test_tokens_and_embeddings_have_no_decay() -> None:
+    import timm
+    from torchvision.models import VisionTransformer
+
+    vit = VisionTransformer(8, 4, 1, 2, 8, 16)
+    decayed, others = (
+        {name for name, p in vit.named_parameters() if any(p is q for q in group["params"])}
+        for group in parameter_groups(vit, 0.1)
+    )
+    assert {"class_token", "encoder.pos_embedding"} <= others
+    assert "encoder.layers.encoder_layer_0.self_attention.in_proj_weight" in decayed
+    other = timm.create_model("vit_tiny_patch16_224", depth=1)
+    undecayed = parameter_groups(other, 0.1)[1]["params"]
+    assert any(other.pos_embed is p for p in undecayed)
+
+
+def test_the_rate_decays_from_layer_to_layer_of_a_transformer() -> None:
+    from torchvision.models import VisionTransformer
+
+    vit = VisionTransformer(8, 4, num_layers=3, num_heads=2, hidden_dim=8, mlp_dim=16)
+    options = {"lr": 0.8, "momentum": 0.9, "weight_decay": 0.1, "layer_decay": 0.5}
+    optimizer = build_optimizer("adamw", vit, **options)
+    rate_of = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    expected = {"class_token": 0.05, "conv_proj.weight": 0.05, "encoder.pos_embedding": 0.05}
+    expected |= {f"encoder.layers.encoder_layer_{i}.mlp.0.weight": 0.1 * 2**i for i in range(3)}
+    expected |= {"encoder.ln.weight": 0.8, "heads.head.weight": 0.8}
+    for name, rate in expected.items():
+        assert rate_of[vit.get_parameter(name)] == pytest.approx(rate), name
+    assert optimizer.param_groups[0]["lr"] == 0.8  # the log's
+    build_scheduler(optimizer, warmup_steps=2, total_steps=4)
+    assert optimizer.param_groups[-1]["lr"] == pytest.approx(0.025)
+    with pytest.raises(UserError, match="layer_decay the network has no blocks"):
+        build_optimizer("adamw", nn.Sequential(nn.Linear(2, 2)), **options)
+
+
+def test_the_cosine_ends_at_the_floor_and_steps_divide_by_ten() -> None:
+    shape = {"warmup_steps": 2, "total_steps": 10}
+    rates = [learning_rate_factor(step, floor=0.1, **shape) for step in range(12)]
+    assert rates[:2] == [0.5, 1.0] and rates[6] == pytest.approx(0.55)
+    assert rates[10] == rates[11] == 0.1 and min(rates) == 0.1
+    stepped = [learning_rate_factor(s, "step", drop_steps=4, **shape) for s in range(10)]
+    assert stepped == pytest.approx([0.5, 1, 1, 1, 0.1, 0.1, 0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("fp16", [False, True])
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_gradients_are_clipped_by_their_unscaled_norm(fp16: bool, name: str) -> None:
+    """With the loss scaler on as well, whose gradients are 65,536 times as large."""
+    model = nn.Linear(2, 1, bias=False)
+    optimizer = build_optimizer(name, model, lr=1.0, momentum=0.0, weight_decay=0.0)
+    scheduler = build_scheduler(optimizer, warmup_steps=0, total_steps=10**9)
+    scaler = torch.amp.GradScaler("cpu", enabled=fp16)
+    step = OptimizeStep(model, model, optimizer, scheduler, scaler, clip_grad=0.5)
+    seen = []
+
+    def record(optimizer, *arguments) -> None:
+        # A fused optimizer receives clipped gradients and no scale to divide them by.
+        assert getattr(optimizer, "grad_scale", None) is None
+        seen.append(model.weight.grad.clone())
+
+    optimizer.register_step_pre_hook(record)
+    inputs = torch.tensor([[[[3.0, 4.0]]]])  # the gradient of the sum: norm 5
+    step.memory_format = torch.contiguous_format
+    target = MixupTarget(torch.tensor([0]))
+    step(inputs, target, lambda logits, _: logits.sum())
+    torch.testing.assert_close(seen[0], torch.tensor([[0.3, 0.4]]), rtol=1e-5, atol=0)
+    step(inputs * 0.01, target, lambda logits, _: logits.sum())
+    torch.testing.assert_close(seen[1], torch.tensor([[0.03, 0.04]]), rtol=1e-5, atol=0)
+
+
+def test_a_step_that_overflows_is_skipped_with_clipping_too() -> None:
+    model = nn.Linear(2, 1, bias=False)
+    before = model.weight.detach().clone()
+    optimizer = build_optimizer("sgd", model, lr=1.0, momentum=0.9, weight_decay=0.0)
+    scheduler = build_scheduler(optimizer, warmup_steps=0, total_steps=10**9)
+    scaler = torch.amp.GradScaler("cpu", enabled=True)
+    step = OptimizeStep(model, model, optimizer, scheduler, scaler, clip_grad=0.5)
+    step.memory_format = torch.contiguous_format
+    inputs, target = torch.full((1, 1, 1, 2), 1e36), MixupTarget(torch.tensor([0]))
+    step(inputs, target, lambda logits, _: logits.sum())
+    assert step.skipped == 1 and torch.equal(model.weight, before)
 
 
 def test_stages_divide_by_ten_after_40_70_and_90_percent() -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from training_benchmark.contestants import build_contestants, build_methods
-from training_benchmark.rounds import measure, synchronize
+from training_benchmark.rounds import Clock, measure, synchronize
 from training_benchmark.trainee import build_trainee, synthetic_batches
 
 from reproduction.datasets import CIFAR, DataSet
@@ -175,10 +175,11 @@ class Store:
         timings = measure(
             contestants,
             synthetic_batches(trainee, TIMED_BATCH),
-            self.device,
+            Clock(trainee.world),
             base="natural",
             rounds=20,
             budget=self.timing_budget,
+            every=True,
             progress=lambda text: None,
         )
         steps = TIMED_IMAGES / TIMED_BATCH

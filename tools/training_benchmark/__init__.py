@@ -5,7 +5,8 @@
     trainee.py         the one network that all contestants train
     baselines.py       training steps in plain PyTorch, as the authors, torchvision and timm do them
     contestants.py     the rows: the package's methods, and the baselines
-    rounds.py          contestants take turns; the clock
+    rounds.py          contestants take turns within a budget; the clock
+    processes.py       one process per device
     parts.py           how a step's time divides into parts
     added.py           what SPROUT adds to natural training
     step_times.py      tables, Markdown and JSON of the results

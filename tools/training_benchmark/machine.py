@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from sprout_fast import build_info
+from sprout_fast.distributed import World
 
 
 def machine_info(device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -59,13 +60,19 @@ def caption(machine: Mapping[str, Any], date: str) -> str:
 
 
 class OthersUse:
-    """Measures the share of CPU time used by other processes, from construction to the call."""
+    """Measures the share of CPU time used by other processes, from construction to the call.
 
-    def __init__(self) -> None:
+    ``world``, on one machine, are no others; all of its processes make the call.
+    """
+
+    def __init__(self, world: World | None = None) -> None:
+        self._world = world
         self._busy, self._start = _busy_seconds(), time.perf_counter()
 
     def __call__(self) -> float:
         everyone, us = (end - start for end, start in zip(_busy_seconds(), self._busy, strict=True))
+        if self._world is not None:
+            us = self._world.sum(torch.tensor(us, device=self._world.device)).item()
         available = (os.cpu_count() or 1) * (time.perf_counter() - self._start)
         return max(everyone - us, 0.0) / available
 

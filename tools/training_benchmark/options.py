@@ -56,7 +56,8 @@ class TimingOptions:
     group = "timing"
 
     budget: float = 600.0
-    """Seconds for the whole measurement. Every row gets at least one turn."""
+    """Seconds for everything. An estimate is printed first, and rows for which there is no time are
+    left out, the slowest first; natural is always timed."""
     rounds: int = 20
     """Maximum number of turns per row. Slow rows get fewer, within --budget."""
     steps: Auto[int] = None
@@ -71,6 +72,9 @@ class DeviceOptions:
 
     device: Auto[str] = None
     """Device, e.g. cuda, cuda:1, cpu. Default: cuda if available, else cpu."""
+    world: Auto[int] = None
+    """Number of processes, each with a GPU and a part of --data, that train together as in
+    DistributedDataParallel; img/s is that of all. torchrun may start them too. Default: 1."""
     threads: Auto[int] = None
     """Number of CPU threads. Default: chosen by torch."""
     amp: Auto[Literal["none", "bf16", "fp16"]] = None
@@ -104,6 +108,7 @@ class Options(OutputOptions, DeviceOptions, TimingOptions, DataOptions, RowOptio
             "steps": 1,
             "budget": 0,
             "threads": 1,
+            "world": 1,
             "images_per_epoch": 1,
         }
         for name, low in minimum.items():

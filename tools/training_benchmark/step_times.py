@@ -18,12 +18,13 @@ from training_benchmark.tables import console_table, markdown_table
 
 NATURAL, SPROUT = "natural", "sprout"
 NOTE = "note"
-COLUMNS = ["", "rounds", "ms per step", "s per epoch", "s for 10", "ratio", "paper", NOTE]
+COLUMNS = ["", "rounds", "ms per step", "img/s", "s per epoch", "s for 10", "ratio", "paper", NOTE]
 PART_COLUMNS = ["", "steps", *PARTS, "sum"]
 FLOOR_COLUMNS = ["target", "bound", "measured", ""]
 EXPLANATION = (
-    "Medians [quartiles]. ratio: to natural in the same round; paper: the paper's ratio, whose"
-    " SPROUT makes a second forward and backward pass for beta, like the row 'sprout, two passes'."
+    "Medians [quartiles]. img/s: of all processes; ratio: to natural in the same round; paper: the"
+    " paper's ratio, whose SPROUT makes a second forward and backward pass for beta, like the row"
+    " 'sprout, two passes'."
 )
 PARTS_EXPLANATION = (
     "Median ms per step and share of the sum. loss: including beta's ascent; optimizer: including"
@@ -79,6 +80,8 @@ class StepTimes:
         command: command line that repeats the measurement.
         arch, image_size, batch_size: what a step consists of.
         images_per_epoch: what an epoch consists of.
+        processes: number of processes, each with a batch of its own.
+        seconds: seconds for everything.
         setting: one line about precision, memory layout and images.
         timings: by row, including ``natural``.
         notes: by row.
@@ -100,17 +103,21 @@ class StepTimes:
     unavailable: dict[str, str] = field(default_factory=dict)
     parts: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     added: dict[str, list[float]] = field(default_factory=dict)
+    processes: int = 1
+    seconds: float = 0.0
 
     def rows(self) -> Iterator[list[str]]:
         """Yield the main table's rows, with ``COLUMNS``."""
+        per_step = self.batch_size * self.processes
         for row in self.timings.seconds:
             seconds = self.timings.of(row)
-            epoch = statistics.median(seconds) * self.images_per_epoch / self.batch_size
+            epoch = statistics.median(seconds) * self.images_per_epoch / per_step
             paper = published_ratio(self.arch, row)
             yield [
                 row,
                 str(len(seconds)),
                 spread([1e3 * one for one in seconds], 4),
+                f"{per_step / statistics.median(seconds):,.4g}",
                 f"{epoch:,.4g}" if epoch < 1e4 else f"{epoch:,.0f}",
                 f"{10 * epoch:,.4g}" if epoch < 1e3 else f"{10 * epoch:,.0f}",
                 spread(self.timings.ratios(row, NATURAL), 3),
@@ -118,7 +125,7 @@ class StepTimes:
                 self.notes.get(row, ""),
             ]
         for row, reason in self.unavailable.items():
-            yield [row, "0", *[""] * 5, f"not measured: {reason}"]
+            yield [row, "0", *[""] * 6, f"not measured: {reason}"]
 
     def part_rows(self) -> Iterator[list[str]]:
         """Yield the rows of the table of parts, one per method, with ``PART_COLUMNS``."""
@@ -130,7 +137,9 @@ class StepTimes:
     def floor_rows(self) -> Iterator[list[str]]:
         """Yield the rows of the table of speed targets, with ``FLOOR_COLUMNS``."""
         if {NATURAL, SPROUT} <= self.added.keys():
-            natural = min(self.timings.of(NATURAL))
+            graph = f"{NATURAL}, graph"  # without the host's time, which the added one lacks too
+            row = graph if graph in self.timings.seconds else NATURAL
+            natural = min(self.timings.of(row))
             difference = self.added_seconds()
             most = _ADDED_AT_MOST.get((self.arch, self.image_size))
             yield [
@@ -162,8 +171,10 @@ class StepTimes:
     def captions(self) -> tuple[str, str]:
         """Return what was measured, and the machine it was measured on."""
         return (
-            f"{self.arch}, {self.image_size} pixels, batch size {self.batch_size}, {self.setting};"
-            f" {self.images_per_epoch:,} images per epoch",
+            f"{self.arch}, {self.image_size} pixels, batch size {self.batch_size}"
+            + (f" x {self.processes} processes" if self.processes > 1 else "")
+            + f", {self.setting}; {self.images_per_epoch:,} images per epoch;"
+            f" measured in {self.seconds:.0f} s",
             caption(self.machine, self.date),
         )
 

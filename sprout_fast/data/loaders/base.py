@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from sprout_fast.data.decode import has_dali
 from sprout_fast.data.listing import Listing, Split
-from sprout_fast.data.loaders.augmentation import View, training_view, validation_view
-from sprout_fast.data.loaders.options import LoadingOptions
+from sprout_fast.data.loaders.augmentation import View, repeated, training_view, validation_view
+from sprout_fast.data.loaders.erasing import Erasing
+from sprout_fast.data.loaders.options import AugmentationOptions, LoadingOptions
 from sprout_fast.data.names import printable
 from sprout_fast.data.scanning import scan
 from sprout_fast.data.subsets import balanced_subset
@@ -47,7 +48,7 @@ class EpochLoader(ABC):
     channels-last view of NHWC memory; labels int64 [B]. No later batch is written into the memory
     of an earlier one. An epoch that was broken off is restarted by the next iteration.
 
-    Order, crops and flips depend on the seed, the epoch and the image's index alone, not on batch
+    Order and augmentation depend on the seed, the epoch and the image's index alone, not on batch
     size, workers or ranks. In training all ranks share one fresh permutation per epoch and see the
     same number of full batches. In validation each image comes exactly once over all ranks, in
     turn; the last batch may be smaller.
@@ -63,7 +64,7 @@ class EpochLoader(ABC):
         other.batches_left()                  # its number of batches; len(other) is a whole epoch
 
     ``images_done`` is 0 after :meth:`load_state_dict` if the epoch has to start again, because the
-    order is another one: the seed or the number of images differs.
+    order is another one: the seed, the number of images or their repetition differs.
 
     ``split`` holds the images and ``train`` asks for random crops, flips and order; the other
     arguments are those of :func:`build_loaders`.
@@ -84,6 +85,8 @@ class EpochLoader(ABC):
         seed: int,
         workers: int = 2,
         loading: LoadingOptions | None = None,
+        augmentation: AugmentationOptions | None = None,
+        mean: Sequence[float] = (0.0, 0.0, 0.0),
         shard_id: int = 0,
         num_shards: int = 1,
     ) -> None:
@@ -91,12 +94,19 @@ class EpochLoader(ABC):
         self._split, self._train, self._device = split, train, device
         self._seed, self._workers, self._loading = seed, workers, loading or LoadingOptions()
         self._shard_id, self._num_shards = shard_id, num_shards
+        plain = AugmentationOptions()
+        self._augmentation = augmentation if train and augmentation is not None else plain
+        self._repeats = self._augmentation.repeated_augmentation
+        self._erasing = Erasing(self._augmentation.erasing, mean, seed)
         self._epoch = 0
         self.images_done = 0
 
     @abstractmethod
-    def _batches(self, epoch: int, indices: list[np.ndarray]) -> Iterable[tuple[Tensor, Tensor]]:
-        """Yield NHWC images and labels for the batches of ``indices``, int64 [B] each."""
+    def _batches(self, epoch: int, samples: list[np.ndarray]) -> Iterable[tuple[Tensor, Tensor]]:
+        """Yield NHWC images and labels for the batches of ``samples``, int64 [B] each.
+
+        Sample s is image s // ``self._repeats``.
+        """
 
     def __len__(self) -> int:
         """Return the number of batches per epoch, on this rank."""
@@ -120,9 +130,12 @@ class EpochLoader(ABC):
         order, size, epoch = np.arange(self.num_images), self.batch_size, self._epoch
         if self._train:
             order = self._split.shuffled(np.random.default_rng([self._seed, epoch]))
+            order = repeated(order, self._repeats)
         order = order[self.images_done :][self._shard_id :: self._num_shards]
-        indices = [order[size * i : size * (i + 1)] for i in range(self.batches_left())]
-        for images, labels in self._batches(epoch, indices):
+        samples = [order[size * i : size * (i + 1)] for i in range(self.batches_left())]
+        batches = zip(self._batches(epoch, samples), samples, strict=True)
+        for (images, labels), numbers in batches:
+            self._erasing(images, epoch, numbers, self.num_images * self._repeats)
             yield images.permute(0, 3, 1, 2), labels
         self._epoch, self.images_done = epoch + 1, 0
 
@@ -134,23 +147,33 @@ class EpochLoader(ABC):
                 caller knows how many it has trained on; the loader is ahead of that.
         """
         done = self.images_done + batches * self.batch_size * self._num_shards
-        settings = {"seed": self._seed, "num_images": self.num_images}
-        return {**settings, "epoch": self._epoch, "images_done": done}
+        return {**self._order_settings(), "epoch": self._epoch, "images_done": done}
+
+    def _order_settings(self) -> dict[str, int]:
+        """Return what the order of an epoch depends on."""
+        return {"seed": self._seed, "num_images": self.num_images, "repeats": self._repeats}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from the place of ``state``, saved with any number of ranks and batch size.
 
-        With another seed or number of images, the epoch starts again: ``images_done`` is 0.
+        With another seed, number of images or number of repetitions, the epoch starts again:
+        ``images_done`` is 0.
         """
         self._epoch = state["epoch"]
-        same_order = (state["seed"], state["num_images"]) == (self._seed, self.num_images)
+        same_order = all(state[name] == value for name, value in self._order_settings().items())
         self.images_done = state["images_done"] if same_order else 0
 
 
 class SquareLoader(EpochLoader):
-    """A loader that crops and resizes each image to a square of ``image_size`` pixels."""
+    """A loader that crops and resizes each image to a square of ``image_size`` pixels.
 
-    def __init__(self, split: Split, *, image_size: int | None, **options: Any) -> None:
+    In validation, the short side is resized to ``resize`` pixels before; see
+    :func:`~sprout_fast.data.loaders.augmentation.validation_view`.
+    """
+
+    def __init__(
+        self, split: Split, *, image_size: int | None, resize: int | None = None, **options: Any
+    ) -> None:
         super().__init__(split, image_size=image_size, **options)
         if image_size is None or image_size < 1:
             raise UserError(
@@ -158,15 +181,24 @@ class SquareLoader(EpochLoader):
             )
         self.image_size = (image_size, image_size)
         # Not a method, since the torch loader's worker processes need it without the loader.
-        self._view = partial(_view, self._train, image_size, self._seed)
+        self._view = partial(_view, self._train, image_size, resize, self._seed)
 
 
 def _view(
-    train: bool, image_size: int, seed: int, height: int, width: int, epoch: int, index: int
+    train: bool,
+    image_size: int,
+    resize: int | None,
+    seed: int,
+    height: int,
+    width: int,
+    epoch: int,
+    sample: int,
 ) -> View:
     if not train:
-        return validation_view(height, width, image_size)
-    return training_view(height, width, image_size, np.random.default_rng([seed, epoch, index]))
+        return validation_view(height, width, image_size, resize)
+    random = np.random.default_rng([seed, epoch, sample])
+    view = training_view(height, width, image_size, random)
+    return view._replace(draw=int(random.integers(2**63)))
 
 
 #: Loaders by name.
@@ -183,6 +215,22 @@ class Loaders:
     description: str  #: One line for the log.
 
 
+def _validation_size(
+    kind: type[EpochLoader], image_size: int | None, val_image_size: int | None, resize: int | None
+) -> dict[str, Any]:
+    """Return the options of the validation loader that differ from those of training, checked."""
+    side = val_image_size or image_size
+    if not kind.resizes:
+        for option, value in (("val_image_size", val_image_size), ("val_resize", resize)):
+            if value is not None:
+                reason = f"the {kind.name} loader uses images as they are"
+                raise UserError(f"{value}: {reason}", option=option)
+        return {}
+    if resize is not None and side is not None and resize < side:
+        raise UserError(f"{resize}: is smaller than the crop of {side} pixels", option="val_resize")
+    return {"image_size": side, "resize": resize}
+
+
 def default_loader() -> Literal["dali", "torch"]:
     """Return ``"dali"`` if DALI is installed, else ``"torch"``."""
     return "dali" if has_dali() else "torch"
@@ -195,10 +243,14 @@ def build_loaders(
     loader: LoaderName,
     batch_size: int,
     image_size: int | None = None,
+    val_image_size: int | None = None,
+    val_resize: int | None = None,
     device: torch.device | str = "cpu",
     seed: int = 0,
     workers: int = 2,
     loading: LoadingOptions | None = None,
+    augmentation: AugmentationOptions | None = None,
+    mean: Sequence[float] = (0.0, 0.0, 0.0),
     limit_train: int | None = None,
     shard_id: int = 0,
     num_shards: int = 1,
@@ -213,10 +265,15 @@ def build_loaders(
         batch_size: images per batch, on this rank.
         image_size: side of the square images; optional for ``"memory"``, which uses images as they
             are and checks their size.
+        val_image_size: side of the validation images, if it differs.
+        val_resize: length of the short side of validation images before their center is cropped;
+            256/224 of their side by default.
         device: where the batches are wanted.
-        seed: seed of the order, the crops and the flips, and of ``limit_train``'s choice.
+        seed: seed of the order and the augmentation, and of ``limit_train``'s choice.
         workers: decoding threads (DALI) or processes (torch).
         loading: the other options of reading and decoding.
+        augmentation: how training images are varied besides by random crops and flips.
+        mean: color of what is erased of them, in [0, 1].
         limit_train: training images to use, a :func:`~sprout_fast.data.subsets.balanced_subset`;
             all by default.
         shard_id: this rank, in [0, ``num_shards``).
@@ -224,7 +281,8 @@ def build_loaders(
 
     Raises:
         UserError: the data set is missing, empty or inconsistent, a rank's share of it is smaller
-            than a batch, or the loader is unknown or not installed.
+            than a batch, the loader is unknown or not installed, or an option is out of range or
+            none of the loader's.
     """
     kind = LOADERS.look_up(loader)
     if limit_train is not None and limit_train < 1:
@@ -244,14 +302,21 @@ def build_loaders(
     common: dict[str, Any] = {"batch_size": batch_size, "image_size": image_size, "seed": seed}
     loading = loading or LoadingOptions()
     loading.check_loading()
+    augmentation = augmentation or AugmentationOptions()
+    augmentation.check_augmentation()
     device = torch.device(device)
     if loading.decode == "gpu" and (loader != "dali" or device.type == "cpu"):
         reason = f"loader dali decodes on a GPU, on device cuda; got {loader} on {device.type}"
         raise UserError(f"gpu: {reason}", option="decode")
     common |= {"device": device, "workers": workers, "loading": loading}
     common |= {"shard_id": shard_id, "num_shards": num_shards}
-    train, val = kind(train_split, train=True, **common), kind(listing.val, train=False, **common)
-    if val.image_size != train.image_size:
+    for_val = _validation_size(kind, image_size, val_image_size, val_resize)
+    if not kind.resizes and augmentation.auto_augment != "none":
+        reason = "loaders dali and torch have it, loader memory has not"
+        raise UserError(f"{augmentation.auto_augment}: {reason}", option="auto_augment")
+    train = kind(train_split, train=True, augmentation=augmentation, mean=mean, **common)
+    val = kind(listing.val, train=False, **common | for_val)
+    if not kind.resizes and val.image_size != train.image_size:
         (height, width), (rows, columns) = val.image_size, train.image_size
         raise UserError(
             f"{shown}: validation images have {width} x {height} pixels, training images "

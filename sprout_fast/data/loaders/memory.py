@@ -84,14 +84,16 @@ class MemoryLoader(EpochLoader):
         self._images = images.to(self._device)
         self._labels = torch.tensor(split.labels, device=self._device)
 
-    def _batches(self, epoch: int, indices: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-        order, crops = np.concatenate([*indices, np.empty(0, np.int64)]), ()
+    def _batches(self, epoch: int, samples: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+        order, crops = np.concatenate([*samples, np.empty(0, np.int64)]), ()
         if self._train:
-            # Drawn for all images and by NumPy, so that ranks and devices draw the same.
-            random, count = np.random.default_rng([self._seed, epoch, 1]), self.num_images
+            # Drawn for all samples and by NumPy, so that ranks and devices draw the same.
+            random = np.random.default_rng([self._seed, epoch, 1])
+            count = self.num_images * self._repeats
             top, left = random.integers(2 * augmentation.PADDING + 1, size=(2, count))
             flip = random.random(count) < augmentation.FLIP_PROBABILITY
             crops = (top[order], left[order], flip[order])
+        order = order // self._repeats
         gathered, *crops = (torch.from_numpy(row).to(self._device) for row in (order, *crops))
         for first in range(0, len(order), self.batch_size):
             batch = slice(first, first + self.batch_size)

@@ -1,4 +1,4 @@
-"""How images are read and decoded, which changes the speed and the memory, never the batches."""
+"""Options of the loaders: how images are read and decoded, and augmented for training."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from typing import Literal
 
 from sprout_fast.errors import UserError
 
+# Strengths of an operation of TrivialAugment or RandAugment, as in torchvision and DALI.
+MAGNITUDES = 31
+
 
 @dataclass
 class LoadingOptions:
-    """How images are read and decoded. Options of DALI's have its names, units and defaults.
+    """How images are read and decoded, which changes the speed and the memory, never the batches.
+
+    Options of DALI's have its names, units and defaults.
 
     >>> LoadingOptions(decode="cpu", prefetch=4).prefetch
     4
@@ -47,3 +52,43 @@ class LoadingOptions:
             raise UserError(message, option="hw_decoder_load")
         if self.decode not in ("auto", "cpu", "gpu"):
             raise UserError(f"{self.decode}: expected one of auto, cpu, gpu", option="decode")
+
+
+@dataclass
+class AugmentationOptions:
+    """How training images are varied, besides by random crops and flips.
+
+    >>> AugmentationOptions(auto_augment="trivial", erasing=0.1).erasing
+    0.1
+    """
+
+    group = "augmentation"
+
+    auto_augment: Literal["none", "trivial", "rand"] = "none"
+    """Distort the colors and the shape of training images: by one operation of random strength
+    (trivial: TrivialAugment Wide), or by --rand-ops operations of --rand-magnitude (rand:
+    RandAugment). With dali and torch, each by its own library."""
+    rand_ops: int = 2
+    """Operations per image of RandAugment."""
+    rand_magnitude: int = 9
+    """Strength of RandAugment's operations, from 0 to 30."""
+    erasing: float = 0.0
+    """Probability of erasing a random rectangle of a training image."""
+    repeated_augmentation: int = 1
+    """Times that an epoch shows each of its images, augmented differently. An epoch keeps its
+    length, and so has a part of the images, drawn anew for each."""
+
+    def check_augmentation(self) -> None:
+        """Raise ``UserError`` if an option is out of range."""
+        if self.auto_augment not in (policies := ("none", "trivial", "rand")):
+            message = f"{self.auto_augment}: expected one of {', '.join(policies)}"
+            raise UserError(message, option="auto_augment")
+        for name, low, high in (
+            ("rand_ops", 1, math.inf),
+            ("rand_magnitude", 0, MAGNITUDES - 1),
+            ("erasing", 0, 1),
+            ("repeated_augmentation", 1, math.inf),
+        ):
+            if not low <= (value := getattr(self, name)) <= high or value == math.inf:
+                bounds = f"of at least {low}" if high == math.inf else f"from {low} to {high}"
+                raise UserError(f"{value}: expected a number {bounds}", option=name)
