@@ -169,10 +169,14 @@ def forward_gives_gradient(logits: Tensor) -> bool:
         and not is_transformed()
         and isinstance(logits, Tensor)  # otherwise the op raises and names the argument
         and logits.requires_grad
-        and logits.is_cpu
-        and logits.dtype in (torch.float32, torch.float64)
+        and keeps_gradient(logits)
         and not torch.compiler.is_compiling()
     )
+
+
+def keeps_gradient(logits: Tensor) -> bool:
+    """Return whether an op of a loss can return the gradient of these logits."""
+    return logits.is_cpu and logits.dtype in (torch.float32, torch.float64)
 
 
 def scale_(gradient: Tensor, grad_loss: Tensor) -> Tensor:

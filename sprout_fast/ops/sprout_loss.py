@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -115,6 +116,103 @@ def sprout_loss_and_grad_beta(arguments: SproutLossArguments) -> tuple[Tensor, T
         return _GradientInForward.apply(*arguments, True, True)
     loss, grad_beta = _sprout_loss(*arguments, True, False)
     return loss, grad_beta.detach()
+
+
+class SproutStepArguments(NamedTuple):
+    """The arguments of the op ``sprout_loss_``, a training step of the loss, in their order.
+
+    ``beta``, ``rng``, ``grad_sum`` and ``velocity`` are written to. ``step`` is empty, or
+    ``(divisor, size, momentum, weight_decay, smallest, largest_total)``: beta then ascends on
+    ``grad_sum / divisor``, to which ``weight`` times this batch's gradient has been added.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    partner_labels: Tensor | None
+    lam: Tensor | None
+    beta: Tensor  # float32 [K]
+    rng: Tensor  # int64 [2], (seed, offset)
+    first_row: Tensor  # int64 [1]
+    alpha: float
+    scale: float
+    label_mode: LabelMode
+    beta_grad: BetaGrad
+    grad_sum: Tensor  # float32 [K]
+    weight: float
+    velocity: Tensor  # float32 [K]
+    lr_factor: Tensor  # float32 scalar
+    step: Sequence[float]
+
+
+_step_op = torch.ops.sprout_fast.sprout_loss_.default
+
+
+def sprout_loss_and_step(arguments: SproutStepArguments) -> Tensor:
+    """Compute the mean of :func:`sprout_loss`, and change the training state as its op does.
+
+    The loss is differentiable with respect to the logits; the backward pass uses beta and the
+    random state as they were. Not for ``torch.compile`` and ``torch.func``, which need functional
+    ops: see :func:`sprout_loss_and_grad_beta`.
+    """
+    logits = arguments[0]
+    if torch.is_grad_enabled() and logits.requires_grad:
+        loss = _TrainingStep.apply(logits, arguments)
+    else:
+        with torch._C._AutoDispatchBelowAutograd():
+            loss = _step_op(*arguments, False)[0]
+    torch.autograd.graph.increment_version((arguments.beta, arguments.rng))
+    return loss
+
+
+class _TrainingStep(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, arguments):
+        keeps = _shared.keeps_gradient(logits)
+        with torch._C._AutoDispatchBelowAutograd():
+            loss, *others, grad_logits = _step_op(*arguments, keeps)
+        ctx.save_for_backward(*arguments[:4], *others)
+        ctx.options = arguments[7:10]
+        ctx.grad_logits = grad_logits if keeps else None
+        ctx.set_materialize_grads(False)
+        return loss
+
+    @staticmethod
+    def backward(ctx, *grad_outputs):
+        (grad_loss,) = grad_outputs
+        if grad_loss is None:  # the loss went into a function that passes no gradient on
+            return None, None
+        grad_logits, ctx.grad_logits = ctx.grad_logits, None
+        # A second backward pass finds it handed out; with create_graph the op has to refuse.
+        if grad_logits is not None and not torch.is_grad_enabled():
+            return _shared.scale_(grad_logits, grad_loss), None
+        *tensors, row_stats = ctx.saved_tensors
+        options = *ctx.options, "none", "mean"
+        inputs = *tensors, *options, row_stats, grad_loss
+        return _shared.call_op("sprout_loss_backward", *inputs)[0], None
+
+
+@torch.library.register_fake("sprout_fast::sprout_loss_")
+def _(*inputs):
+    arguments = SproutStepArguments(*inputs[:-1])
+    _shared.check_one_device("sprout_loss_", **arguments._asdict())
+    loss, *rest = _shared.fake_loss(arguments.logits, "mean", _ROW_STATS, inputs[-1])
+    return loss, torch.empty_like(arguments.beta), arguments.rng.new_empty([3]), *rest
+
+
+def step_beta_(
+    beta: Tensor, grad_sum: Tensor, velocity: Tensor, lr_factor: Tensor, step: Sequence[float]
+) -> None:
+    """Take a step of beta, and set ``grad_sum`` to 0: see :class:`SproutStepArguments`."""
+    torch.ops.sprout_fast.sprout_loss_step_(beta, grad_sum, velocity, lr_factor, step)
+    if not torch.compiler.is_compiling():  # otherwise the traced copy does it
+        torch.autograd.graph.increment_version(beta)
+
+
+@torch.library.register_fake("sprout_fast::sprout_loss_step_")
+def _(beta, grad_sum, velocity, lr_factor, step):
+    _shared.check_one_device(
+        "sprout_loss_step_", beta=beta, grad_sum=grad_sum, velocity=velocity, lr_factor=lr_factor
+    )
 
 
 def _gradients(grad_logits: Tensor | None, grad_beta: Tensor | None) -> tuple:
