@@ -17,7 +17,6 @@ from sprout_fast.ops.sprout_loss import (
     BetaGrad,
     LabelMode,
     SproutLossArguments,
-    SproutStepArguments,
     sprout_loss_and_grad_beta,
     sprout_loss_and_step,
     step_beta_,
@@ -231,41 +230,35 @@ class SproutLoss(nn.Module):
             self._compute(logits, target, True)
 
     def _compute(self, logits: Tensor, target: MixupTarget | Tensor, progresses: bool) -> Tensor:
-        if isinstance(target, Tensor):
-            target = MixupTarget(target)
         if self._pending is not None:
             self._finish_step()
-        functional = torch.compiler.is_compiling() or is_transformed() or not self.training
+        if isinstance(target, Tensor):
+            target = MixupTarget(target)
+        functional = not self.training or is_transformed() or torch.compiler.is_compiling()
         if functional or (self.labels_per_pair == 2 and target.lam is not None):
             return self._compose(logits, target, progresses)
-        self.rng.check_process()
-        weight, step = self._plan(logits) if progresses else (0.0, [])
-        buffers: dict[str, Any] = self._buffers
-        rng = self.rng
-        grad_sum, exchanged = buffers["beta_grad_sum"], None
-        if step and _world_size() > 1:
-            exchanged = self._to_exchange()
-            if self.accumulation_steps == 1:
-                grad_sum = exchanged
-        arguments = SproutStepArguments(
-            logits,
-            *target,
-            buffers["beta"],
-            rng.state,
-            rng.first_row,
-            self.alpha,
-            self.scale,
-            self.label_mode,
-            self.beta_grad if progresses else "none",
-            grad_sum,
-            weight,
-            buffers["beta_velocity"],
-            buffers["lr_factor"],
-            step if exchanged is None else (),
-        )
-        loss = sprout_loss_and_step(arguments)
+        # Looked up once: attributes of a module cost as much as the arithmetic of a small batch.
+        own: dict[str, Any] = self._buffers
+        rng: Any = self._modules["rng"]
+        rng.check_process()
+        beta_grad: BetaGrad = self.beta_grad if progresses else "none"
+        weight, step, grad_sum, exchanged = 0.0, [], own["beta_grad_sum"], None
         if progresses:
-            self._count(len(logits))
+            weight, step = self._plan(logits)
+            if step and _world_size() > 1:
+                exchanged = self._to_exchange()
+                if self.accumulation_steps == 1:
+                    grad_sum = exchanged
+        loss = sprout_loss_and_step(
+            logits,
+            target,
+            (own["beta"], rng._buffers["state"], rng.first_row),
+            (self.alpha, self.scale, self.label_mode, beta_grad),
+            (grad_sum, weight, own["beta_velocity"], own["lr_factor"]),
+            step if exchanged is None else [],
+        )
+        if progresses and self.accumulation_steps > 1:
+            self._count(logits)
         if exchanged is not None:
             if grad_sum is not exchanged:
                 exchanged.copy_(grad_sum)
@@ -305,8 +298,8 @@ class SproutLoss(nn.Module):
     @torch.no_grad()
     def _ascend(self, grad: Tensor, logits: Tensor) -> None:
         weight, step = self._plan(logits)
-        self._count(len(logits))
         if self.accumulation_steps > 1:
+            self._count(logits)
             self.beta_grad_sum.add_(grad, alpha=weight)
             if not step:
                 return
@@ -321,7 +314,7 @@ class SproutLoss(nn.Module):
 
     def _plan(self, logits: Tensor) -> tuple[float, list[float]]:
         """Return the weight of a batch's gradient in the sum, and the step on it, if any."""
-        images, divisor = len(logits), 1
+        images, divisor = logits.shape[0], 1
         weight = 1.0
         if self.accumulation_steps > 1:
             if logits.is_cuda and torch.cuda.is_current_stream_capturing():
@@ -339,10 +332,9 @@ class SproutLoss(nn.Module):
         bounds = self.beta_min, self.beta_largest_total
         return weight, [divisor * world, size, momentum, decay, *bounds]
 
-    def _count(self, images: int) -> None:
-        if self.accumulation_steps > 1:
-            self.micro_steps = (self.micro_steps + 1) % self.accumulation_steps
-            self.images = self.images + images if self.micro_steps else 0
+    def _count(self, logits: Tensor) -> None:
+        self.micro_steps = (self.micro_steps + 1) % self.accumulation_steps
+        self.images = self.images + len(logits) if self.micro_steps else 0
 
     def _to_exchange(self) -> Tensor:
         """Return a sum of gradients that is no buffer: DDP may broadcast those meanwhile."""

@@ -76,6 +76,8 @@ def _channels(
 ) -> list[float]:
     if value is None:
         return [default]
+    if type(value) is float:
+        return [value]
     if isinstance(value, Tensor):
         return value.double().flatten().tolist()
     try:

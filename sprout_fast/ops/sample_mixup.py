@@ -52,12 +52,13 @@ def sample_mixup_(
     """
     rng.check_process()
     state = rng.state
-    drawn = torch.ops.sprout_fast.sample_mixup_(
-        state, rng.first_row, labels, mixup_alpha, per_sample
-    )
+    drawn = _advancing_op(state, rng.first_row, labels, mixup_alpha, per_sample)
     if not torch.compiler.is_compiling():  # otherwise the traced copy does it
         torch.autograd.graph.increment_version(state)
     return drawn
+
+
+_advancing_op = torch.ops.sprout_fast.sample_mixup_.default
 
 
 @torch.library.register_fake("sprout_fast::sample_mixup_")

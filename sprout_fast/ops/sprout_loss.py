@@ -118,49 +118,39 @@ def sprout_loss_and_grad_beta(arguments: SproutLossArguments) -> tuple[Tensor, T
     return loss, grad_beta.detach()
 
 
-class SproutStepArguments(NamedTuple):
-    """The arguments of the op ``sprout_loss_``, a training step of the loss, in their order.
-
-    ``beta``, ``rng``, ``grad_sum`` and ``velocity`` are written to. ``step`` is empty, or
-    ``(divisor, size, momentum, weight_decay, smallest, largest_total)``: beta then ascends on
-    ``grad_sum / divisor``, to which ``weight`` times this batch's gradient has been added.
-    """
-
-    logits: Tensor
-    labels: Tensor
-    partner_labels: Tensor | None
-    lam: Tensor | None
-    beta: Tensor  # float32 [K]
-    rng: Tensor  # int64 [2], (seed, offset)
-    first_row: Tensor  # int64 [1]
-    alpha: float
-    scale: float
-    label_mode: LabelMode
-    beta_grad: BetaGrad
-    grad_sum: Tensor  # float32 [K]
-    weight: float
-    velocity: Tensor  # float32 [K]
-    lr_factor: Tensor  # float32 scalar
-    step: Sequence[float]
-
-
 _step_op = torch.ops.sprout_fast.sprout_loss_.default
 
 
-def sprout_loss_and_step(arguments: SproutStepArguments) -> Tensor:
-    """Compute the mean of :func:`sprout_loss`, and change the training state as its op does.
+def sprout_loss_and_step(
+    logits: Tensor,
+    target: tuple[Tensor, Tensor | None, Tensor | None],
+    state: tuple[Tensor, Tensor, Tensor],
+    options: tuple[float, float, LabelMode, BetaGrad],
+    ascent: tuple[Tensor, float, Tensor, Tensor],
+    step: Sequence[float],
+) -> Tensor:
+    """Compute the mean of :func:`sprout_loss`, and change the training state, in few launches.
 
     The loss is differentiable with respect to the logits; the backward pass uses beta and the
     random state as they were. Not for ``torch.compile`` and ``torch.func``, which need functional
     ops: see :func:`sprout_loss_and_grad_beta`.
+
+    Args:
+        target: labels, partner_labels, lam.
+        state: beta; (seed, offset), int64 [2], which advances; first_row, int64 [1].
+        options: alpha, scale, label_mode, beta_grad.
+        ascent: grad_sum, float32 [K], to which weight times beta's gradient is added; weight;
+            velocity, float32 [K]; lr_factor, float32 scalar.
+        step: empty, or (divisor, size, momentum, weight_decay, smallest, largest_total): beta and
+            velocity then take a step on ``grad_sum / divisor``, and grad_sum becomes 0.
     """
-    logits = arguments[0]
+    arguments = *target, *state, *options, *ascent, step
     if torch.is_grad_enabled() and logits.requires_grad:
         loss = _TrainingStep.apply(logits, arguments)
     else:
         with torch._C._AutoDispatchBelowAutograd():
-            loss = _step_op(*arguments, False)[0]
-    torch.autograd.graph.increment_version((arguments.beta, arguments.rng))
+            loss = _step_op(logits, *arguments, False)[0]
+    torch.autograd.graph.increment_version(state[:2])
     return loss
 
 
@@ -169,9 +159,9 @@ class _TrainingStep(torch.autograd.Function):
     def forward(ctx, logits, arguments):
         keeps = _shared.keeps_gradient(logits)
         with torch._C._AutoDispatchBelowAutograd():
-            loss, *others, grad_logits = _step_op(*arguments, keeps)
-        ctx.save_for_backward(*arguments[:4], *others)
-        ctx.options = arguments[7:10]
+            loss, *others, grad_logits = _step_op(logits, *arguments, keeps)
+        ctx.save_for_backward(logits, *arguments[:3], *others)
+        ctx.options = arguments[6:9]
         ctx.grad_logits = grad_logits if keeps else None
         ctx.set_materialize_grads(False)
         return loss
@@ -192,17 +182,23 @@ class _TrainingStep(torch.autograd.Function):
 
 
 @torch.library.register_fake("sprout_fast::sprout_loss_")
-def _(*inputs):
-    arguments = SproutStepArguments(*inputs[:-1])
-    _shared.check_one_device("sprout_loss_", **arguments._asdict())
-    loss, *rest = _shared.fake_loss(arguments.logits, "mean", _ROW_STATS, inputs[-1])
-    return loss, torch.empty_like(arguments.beta), arguments.rng.new_empty([3]), *rest
+def _(
+    logits, labels, partner_labels, lam, beta, rng, first_row, alpha, scale, label_mode, beta_grad,
+    grad_sum, weight, velocity, lr_factor, step, return_grad_logits,
+):  # fmt: skip
+    _shared.check_one_device(
+        "sprout_loss_", logits=logits, labels=labels, partner_labels=partner_labels, lam=lam,
+        beta=beta, rng=rng, first_row=first_row, grad_sum=grad_sum, velocity=velocity,
+        lr_factor=lr_factor,
+    )  # fmt: skip
+    loss, *rest = _shared.fake_loss(logits, "mean", _ROW_STATS, return_grad_logits)
+    return loss, torch.empty_like(beta), rng.new_empty([3]), *rest
 
 
 def step_beta_(
     beta: Tensor, grad_sum: Tensor, velocity: Tensor, lr_factor: Tensor, step: Sequence[float]
 ) -> None:
-    """Take a step of beta, and set ``grad_sum`` to 0: see :class:`SproutStepArguments`."""
+    """Take a step of beta, and set ``grad_sum`` to 0: see :func:`sprout_loss_and_step`."""
     torch.ops.sprout_fast.sprout_loss_step_(beta, grad_sum, velocity, lr_factor, step)
     if not torch.compiler.is_compiling():  # otherwise the traced copy does it
         torch.autograd.graph.increment_version(beta)
