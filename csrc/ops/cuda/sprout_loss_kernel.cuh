@@ -504,8 +504,10 @@ struct FinishSums {
     not_finite += o.not_finite;
   }
   __device__ __forceinline__ FinishSums shuffled(int mask) const {
-    return {__shfl_xor_sync(0xffffffffu, loss, mask),
-            __shfl_xor_sync(0xffffffffu, not_finite, mask)};
+    FinishSums o;
+    o.loss = __shfl_xor_sync(0xffffffffu, loss, mask);
+    o.not_finite = __shfl_xor_sync(0xffffffffu, not_finite, mask);
+    return o;
   }
 };
 
@@ -516,7 +518,7 @@ __global__ void __launch_bounds__(kFinishThreads)
   __shared__ FinishSums<T> shared[kFinishThreads / 32];
   __shared__ RunningSum<double> shared_total[kFinishThreads / 32];
   const int64_t K = args.classes;
-  FinishSums<T> sums{T(0), 0};
+  FinishSums<T> found{T(0), 0};
   for (int64_t k = threadIdx.x; k < K; k += kFinishThreads) {
     float gradient = args.summed == nullptr ? 0.0f : args.summed[k];
     if (args.partial != nullptr) {
@@ -526,24 +528,24 @@ __global__ void __launch_bounds__(kFinishThreads)
       }
       gradient = static_cast<float>(static_cast<T>(args.factor) * sum);
     }
-    if (!accumulate_gradient(args, k, gradient)) ++sums.not_finite;
+    if (!accumulate_gradient(args, k, gradient)) ++found.not_finite;
   }
   if (args.loss != nullptr) {
     for (int64_t row = threadIdx.x; row < args.batch; row += kFinishThreads) {
-      sums.loss += static_cast<const T*>(args.row_stats)[row * kRowStats + kLoss];
+      found.loss += static_cast<const T*>(args.row_stats)[row * kRowStats + kLoss];
     }
   }
-  sums = row_reduce(sums, shared);
+  found = row_reduce(found, shared);
   if (threadIdx.x == 0 && args.loss != nullptr) {
-    *static_cast<T*>(args.loss) = sums.loss / static_cast<T>(args.batch);
+    *static_cast<T*>(args.loss) = found.loss / static_cast<T>(args.batch);
     PhiloxCall::advance(args.rng, args.first_row, args.used_rng);
   }
   if (!args.steps) return;
   RunningSum<double> total{0.0};
   for (int64_t k = threadIdx.x; k < K; k += kFinishThreads) {
-    total.value += step_beta(args, k, sums.not_finite == 0);
+    total.value += step_beta(args, k, found.not_finite == 0);
   }
-  if (sums.not_finite != 0 || args.step.largest_total == std::numeric_limits<float>::infinity()) {
+  if (found.not_finite != 0 || args.step.largest_total == std::numeric_limits<float>::infinity()) {
     return;
   }
   total = row_reduce(total, shared_total);
