@@ -86,12 +86,15 @@ def register_autograd(
     members = {"forward": staticmethod(forward), "backward": staticmethod(unless_unused)}
     eager = type(op, (torch.autograd.Function,), members)
 
+    bare = getattr(torch.ops.sprout_fast, op).default
+
     def call(*arguments):
-        if is_transformed():
+        if is_transformed() or torch.compiler.is_compiling():
             return public(call_op(op, *arguments))
-        if not torch.compiler.is_compiling() and _wants_gradient(*arguments):
+        if _wants_gradient(*arguments):
             return eager.apply(*arguments)
-        return public(call_op(op, *arguments))
+        with torch._C._AutoDispatchBelowAutograd():
+            return public(bare(*arguments))
 
     return call
 

@@ -52,9 +52,12 @@ def sample_mixup_(
     """
     rng.check_process()
     state = rng.state
-    drawn = _advancing_op(state, rng.first_row, labels, mixup_alpha, per_sample)
-    if not torch.compiler.is_compiling():  # otherwise the traced copy does it
-        torch.autograd.graph.increment_version(state)
+    arguments = state, rng.first_row, labels, mixup_alpha, per_sample
+    if torch.compiler.is_compiling():  # the traced copy increments the version
+        return _advancing_op(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        drawn = _advancing_op(*arguments)
+    torch.autograd.graph.increment_version(state)
     return drawn
 
 

@@ -11,7 +11,8 @@ namespace {
 
 std::tuple<Tensor, Tensor> sample_mixup_cpu(const SampleMixupCall& call) {
   const int64_t entries = std::max(call.args.batch, call.args.lams);
-  for (int64_t i = 0; i < entries; ++i) sample_mixup_entry(call.args, i);
+  const SampleMixupDraw draw(call.args);
+  for (int64_t i = 0; i < entries; ++i) sample_mixup_entry(call.args, draw, i);
   return {call.partner, call.lam};
 }
 

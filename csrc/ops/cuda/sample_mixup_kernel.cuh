@@ -18,10 +18,11 @@ inline dim3 sample_mixup_grid(const SampleMixupArgs& args) {
 }
 
 __global__ void sample_mixup_kernel(const SampleMixupArgs args) {
+  const SampleMixupDraw draw(args);
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
        i < args.batch || i < args.lams; i += stride) {
-    sample_mixup_entry(args, i);
+    sample_mixup_entry(args, draw, i);
   }
   if (args.rng == nullptr) return;
   __syncthreads();  // before the state that others read changes
