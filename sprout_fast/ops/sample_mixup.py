@@ -51,14 +51,11 @@ def sample_mixup_(
     was drawn with, for the noise of the same images.
     """
     rng.check_process()
-    state = rng.state
-    arguments = state, rng.first_row, labels, mixup_alpha, per_sample
-    if torch.compiler.is_compiling():  # the traced copy increments the version
+    arguments = rng.state, rng.first_row, labels, mixup_alpha, per_sample
+    if torch.compiler.is_compiling():
         return _advancing_op(*arguments)
     with torch._C._AutoDispatchBelowAutograd():
-        drawn = _advancing_op(*arguments)
-    torch.autograd.graph.increment_version(state)
-    return drawn
+        return _advancing_op(*arguments)
 
 
 _advancing_op = torch.ops.sprout_fast.sample_mixup_.default

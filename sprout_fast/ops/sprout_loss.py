@@ -150,7 +150,7 @@ def sprout_loss_and_step(
     else:
         with torch._C._AutoDispatchBelowAutograd():
             loss = _step_op(logits, *arguments, False)[0]
-    torch.autograd.graph.increment_version(state[:2])
+    torch.autograd.graph.increment_version(state[0])
     return loss
 
 
