@@ -5,7 +5,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc cmake -type f)
 CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train test asan fuzz bench label-mass learn audit-calibration soak mutants study exhibits gpu-check build lint docs format wheel wheel-check clean
+.PHONY: train test asan fuzz bench launches label-mass learn audit-calibration soak mutants study exhibits gpu-check build lint docs format wheel wheel-check clean
 
 train: build
 	$(BIN)/python tools/train_imagenet.py --arch resnet152
@@ -19,6 +19,11 @@ bench: build
 	$(BIN)/python -m pytest $(filter-out $(wildcard tests/benchmarks/bench_data_*.py),$(wildcard tests/benchmarks/bench_*.py)) \
 		--benchmark-quiet --benchmark-json=build/bench.json
 	$(BIN)/python tests/benchmarks/summary.py build/bench.json --page docs/benchmarks.md
+
+# Counts the CUDA launches of a training step, without a GPU, and updates the table in
+# docs/benchmarks.md.
+launches: build
+	$(BIN)/python tests/benchmarks/launches.py --page docs/benchmarks.md
 
 # Simulates beta over a run, and updates the table in docs/method.md.
 label-mass: build

@@ -12,6 +12,7 @@ from .ops.dirichlet import dirichlet as dirichlet
 from .ops.gaussian_mixup import gaussian_mixup as gaussian_mixup
 from .ops.generalized_cross_entropy import generalized_cross_entropy as generalized_cross_entropy
 from .ops.log_gamma import log_gamma as log_gamma
+from .ops.meter_step import meter_step_ as meter_step_
 from .ops.pgd_step import pgd_step_ as pgd_step_
 from .ops.sample_mixup import sample_mixup as sample_mixup
 from .ops.sprout_loss import sprout_loss as sprout_loss

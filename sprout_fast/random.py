@@ -16,7 +16,8 @@ class PhiloxState(nn.Module):
     ``rng_state``, int64 [3], and draws the same numbers for the same triple on every device.
     :meth:`next` advances the state on the device, so it can be captured in CUDA graphs and compiled
     graphs, and a run resumes exactly from its ``state_dict``. ``first_row`` is no buffer:
-    DistributedDataParallel would broadcast it, and all ranks would draw the same numbers.
+    DistributedDataParallel would broadcast it, and all ranks would draw the same numbers. Ops that
+    advance the state themselves accept ``state`` and ``first_row``, int64 [1].
 
     Args:
         seed: any integer; its lowest 64 bits are used.
@@ -34,6 +35,8 @@ class PhiloxState(nn.Module):
     """
 
     state: Tensor
+    #: ``(0, 0, first_row)``, for calls whose op requires a state but draws nothing.
+    unread: Tensor
 
     def __init__(
         self, seed: int, device: torch.device | str | None = None, first_row: int = 0
@@ -44,11 +47,12 @@ class PhiloxState(nn.Module):
         seed = (seed + (1 << 63)) % (1 << 64) - (1 << 63)  # any integer, as int64
         state = torch.tensor([seed, 0], dtype=torch.int64, device=device)
         self.register_buffer("state", state)
-        self._first_row = torch.tensor([first_row], dtype=torch.int64, device=device)
+        self.unread = torch.tensor([0, 0, first_row], dtype=torch.int64, device=device)
+        self.first_row = self.unread[2:]
 
     def current(self) -> Tensor:
         """Return ``(seed, offset, first_row)``, int64 [3]."""
-        return torch.cat((self.state, self._first_row))
+        return torch.cat((self.state, self.first_row))
 
     def next(self) -> Tensor:
         """Return :meth:`current` for one call, and increment the offset.
@@ -56,19 +60,24 @@ class PhiloxState(nn.Module):
         Raises:
             RuntimeError: in a worker process of a DataLoader.
         """
+        self.check_process()
+        current = self.current()
+        self.state[1] += 1
+        return current
+
+    def check_process(self) -> None:
+        """Raise a RuntimeError in a worker process of a DataLoader, where nothing should draw."""
         if not torch.compiler.is_compiling() and get_worker_info() is not None:
             raise RuntimeError(
                 "a random state is advanced in a DataLoader's worker process: each worker has a "
                 "copy of it, so that all would draw the same numbers; call the module on the "
                 "batches that the DataLoader returns"
             )
-        current = self.current()
-        self.state[1] += 1
-        return current
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PhiloxState:
         super()._apply(fn, recurse)
-        self._first_row = fn(self._first_row)
+        self.unread = fn(self.unread)
+        self.first_row = self.unread[2:]
         return self
 
     def extra_repr(self) -> str:

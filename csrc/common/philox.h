@@ -55,19 +55,31 @@ SPROUT_HOST_DEVICE Philox4 philox4x32_10(uint32_t c0, uint32_t c1, uint32_t c2, 
   return {c0, c1, c2, c3};
 }
 
-// The random numbers of one call: rng_state = (seed, offset, first_row), unpacked.
+// The random numbers of one call: rng_state = (seed, offset, first_row), unpacked. A state that is
+// kept between calls is (seed, offset) alone, and first_row a number of its own.
 struct PhiloxCall {
   uint32_t key0, key1;    // the seed
   uint32_t offset;        // which call
   int64_t first_element;  // first_row x elements_per_row: where this rank's numbers begin
 
-  SPROUT_HOST_DEVICE PhiloxCall(const int64_t* rng_state, int64_t elements_per_row)
+  SPROUT_HOST_DEVICE PhiloxCall(const int64_t* rng_state, int64_t elements_per_row,
+                                const int64_t* first_row = nullptr)
       : key0(static_cast<uint32_t>(rng_state[0])),
         key1(static_cast<uint32_t>(static_cast<uint64_t>(rng_state[0]) >> 32)),
         offset(static_cast<uint32_t>(rng_state[1])),
         // Unsigned, so that an out-of-range first_row wraps around instead of being undefined.
-        first_element(static_cast<int64_t>(static_cast<uint64_t>(rng_state[2]) *
-                                           static_cast<uint64_t>(elements_per_row))) {}
+        first_element(static_cast<int64_t>(
+            static_cast<uint64_t>(first_row == nullptr ? rng_state[2] : *first_row) *
+            static_cast<uint64_t>(elements_per_row))) {}
+
+  // Leaves (seed, offset, first_row) in `used`, for others that draw in this call, and advances
+  // `state`, (seed, offset), to the next one.
+  SPROUT_HOST_DEVICE static void advance(int64_t* state, const int64_t* first_row, int64_t* used) {
+    used[0] = state[0];
+    used[1] = state[1];
+    used[2] = *first_row;
+    state[1] = static_cast<int64_t>(static_cast<uint64_t>(state[1]) + 1);
+  }
 
   // The four words of draw `draw` of an element, whose index counts from the first row of rank 0.
   SPROUT_HOST_DEVICE Philox4 words(Stream stream, int64_t element, uint32_t draw) const {

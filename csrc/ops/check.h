@@ -83,6 +83,20 @@ inline void check_rng_state(const char* op, const Tensor& rng_state, const Tenso
                "int64 [3] = (seed, offset, first_row)", like);
 }
 
+// Checks a tensor that an op writes to, dense so that it is written in place.
+inline void check_state(const char* op, const char* name, const Tensor& t, ScalarType dtype,
+                        Shape shape, const char* takes, const Tensor& like) {
+  check_tensor(op, name, t, dtype, shape, takes, like);
+  SPROUT_CHECK(t.is_contiguous(), op, name, " must be contiguous, got ", describe(t));
+}
+
+// A random state that an op advances, and the first row, which it does not change.
+inline void check_rng(const char* op, const Tensor& rng, const Tensor& first_row,
+                      const Tensor& like) {
+  check_state(op, "rng", rng, ScalarType::Long, {2}, "int64 [2] = (seed, offset)", like);
+  check_tensor(op, "first_row", first_row, ScalarType::Long, {1}, "int64 [1]", like);
+}
+
 // Checks that `lam` is float32 [batch] or [1]. check_lam_values checks its values on CPU; on CUDA,
 // where that would stall the stream, kernels make the rows concerned NaN.
 inline void check_lam(const char* op, const Tensor& lam, int64_t batch, const Tensor& like) {

@@ -1,4 +1,5 @@
-// From the arguments of sample_mixup to what its kernels read, once for both devices.
+// From the arguments of sample_mixup and sample_mixup_ to what its kernels read, once for both
+// devices.
 #pragma once
 
 #include "check.h"
@@ -10,8 +11,12 @@ namespace sprout_fast {
 struct SampleMixupCall {
   Tensor rng_state, partner, lam;
   SampleMixupArgs args;
+  Tensor labels, partner_labels, used_rng;  // of sample_mixup_
 };
 SPROUT_EXPORT SampleMixupCall prepare_sample_mixup(int64_t batch, const Tensor& rng_state,
                                                    double mixup_alpha, bool per_sample);
+SPROUT_EXPORT SampleMixupCall prepare_sample_mixup_(const Tensor& rng, const Tensor& first_row,
+                                                    const Tensor& labels, double mixup_alpha,
+                                                    bool per_sample);
 
 }  // namespace sprout_fast

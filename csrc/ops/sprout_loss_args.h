@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "../common/dtype.h"
+#include "../common/macros.h"
 #include "reduction.h"
 
 namespace sprout_fast {
@@ -45,7 +46,8 @@ struct SproutLossArgs {
   const float* lam;               // [B] or [1]
   int64_t lam_stride;             // 1 or 0
   const float* beta;              // [K]
-  const int64_t* rng_state;       // (seed, offset, first_row)
+  const int64_t* rng_state;       // (seed, offset, first_row), or (seed, offset) with first_row
+  const int64_t* first_row;       // null if rng_state has it
   void* row_stats;                // [B, kRowStats] float, or double for float64 logits
   int64_t batch, classes;
   double alpha, scale;
@@ -61,5 +63,71 @@ struct SproutLossArgs {
   // Backward only:
   const void* grad_loss;  // one number, or [B] for Reduction::kNone; type of row_stats
 };
+
+// One step of beta's ascent, and what bounds beta afterwards.
+struct BetaStep {
+  float divisor;  // of the accumulated gradient
+  float size, momentum, weight_decay;
+  float smallest;       // of each class
+  float largest_total;  // of all classes together, from the mass floor; infinity for none
+};
+
+// What follows the rows of a training step, in one launch: all that depends on their sums.
+struct SproutFinishArgs {
+  int64_t classes;
+  float* beta;  // [K]
+  // Of the forward pass; null without one.
+  const void* row_stats;  // [B, kRowStats] float, or double for float64 logits
+  void* loss;             // one number of that type: the rows' mean
+  int64_t batch;
+  int64_t* rng;  // (seed, offset), advanced
+  const int64_t* first_row;
+  int64_t* used_rng;  // [3] what the rows drew from, for the backward pass
+  float* used_beta;   // [K] the same of beta
+  // The gradient of beta, added to `grad_sum` with a weight: factor times the sum of `partial` over
+  // its groups, or `summed`, or none if both are null.
+  const void* partial;  // [groups, K], type of row_stats
+  const float* summed;  // [K]
+  int64_t groups;
+  double factor;
+  float weight;
+  float* grad_sum;  // [K] since the last step, which a step sets to 0; null if none is wanted
+  // The step:
+  bool steps;
+  float* velocity;         // [K]
+  const float* lr_factor;  // one number
+  BetaStep step;
+};
+
+// Class k before the step: returns whether the gradient to step with is finite.
+SPROUT_HOST_DEVICE bool accumulate_gradient(const SproutFinishArgs& args, int64_t k,
+                                            float gradient) {
+  if (args.used_beta != nullptr) args.used_beta[k] = args.beta[k];
+  if (args.grad_sum == nullptr) return true;
+  const float sum = args.grad_sum[k] + args.weight * gradient;
+  args.grad_sum[k] = sum;
+  return sum - sum == 0.0f;
+}
+
+// Steps class k if the gradients of all classes are finite; returns its beta.
+SPROUT_HOST_DEVICE float step_beta(const SproutFinishArgs& args, int64_t k, bool finite) {
+  const BetaStep& step = args.step;
+  const float beta = args.beta[k];
+  float g = args.grad_sum[k] / step.divisor - step.weight_decay * beta;
+  args.grad_sum[k] = 0.0f;
+  if (!finite) return beta;
+  if (step.momentum != 0.0f) {
+    g += step.momentum * args.velocity[k];
+    args.velocity[k] = g;
+  }
+  const float ascended = beta + step.size * (g * *args.lr_factor);
+  return args.beta[k] = ascended < step.smallest ? step.smallest : ascended;
+}
+
+// Scales class k down so that the classes' total is what the mass floor allows.
+SPROUT_HOST_DEVICE void bound_beta(const SproutFinishArgs& args, int64_t k, double total) {
+  const float bounded = args.beta[k] * static_cast<float>(args.step.largest_total / total);
+  args.beta[k] = bounded < args.step.smallest ? args.step.smallest : bounded;
+}
 
 }  // namespace sprout_fast

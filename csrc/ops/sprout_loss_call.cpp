@@ -87,6 +87,7 @@ SproutLossCall make_call(const char* op, const SproutLossInputs& in, const Sprou
   call.args.lam = data_or_null<float>(call.lam);
   call.args.beta = call.beta.const_data_ptr<float>();
   call.args.rng_state = call.rng_state.const_data_ptr<int64_t>();
+  call.args.first_row = call.args.rng_state + 2;
   call.args.row_stats = call.row_stats.mutable_data_ptr();
   call.args.grad_logits = call.grad_logits.mutable_data_ptr();
   return call;
@@ -121,6 +122,94 @@ SproutLossCall prepare(const SproutLossInputs& in, const Tensor& row_stats,
   return call;
 }
 
+namespace {
+
+// Fills in the step, if there is one.
+void parse_step(const char* op, const Tensor& beta, const Tensor& grad_sum, const Tensor& velocity,
+                const Tensor& lr_factor, const std::vector<double>& step,
+                SproutFinishArgs& finish) {
+  const int64_t classes = beta.size(0);
+  check_state(op, "grad_sum", grad_sum, ScalarType::Float, {classes}, "float32 [K]", beta);
+  check_state(op, "velocity", velocity, ScalarType::Float, {classes}, "float32 [K]", beta);
+  check_tensor(op, "lr_factor", lr_factor, ScalarType::Float, {}, "a float32 scalar", beta);
+  constexpr size_t kNumbers = 6;
+  bool valid = step.size() == kNumbers || step.empty();
+  for (const double number : step) valid = valid && number >= 0;
+  SPROUT_CHECK(valid && (step.empty() || step[0] > 0), op,
+               "step must be empty or (divisor > 0, size, momentum, weight_decay, smallest, "
+               "largest_total), at least 0, got ",
+               step.size(), " numbers");
+  finish.classes = classes;
+  finish.beta = static_cast<float*>(beta.mutable_data_ptr());
+  finish.grad_sum = static_cast<float*>(grad_sum.mutable_data_ptr());
+  finish.velocity = static_cast<float*>(velocity.mutable_data_ptr());
+  finish.lr_factor = lr_factor.const_data_ptr<float>();
+  finish.steps = !step.empty();
+  if (!finish.steps) return;
+  const auto number = [&](size_t i) { return static_cast<float>(step[i]); };
+  finish.step = {number(0), number(1), number(2), number(3), number(4), number(5)};
+}
+
+}  // namespace
+
+SproutStepCall prepare_sprout_loss_(const Tensor& logits, const Tensor& labels,
+                                    const std::optional<Tensor>& partner_labels,
+                                    const std::optional<Tensor>& lam, const Tensor& beta,
+                                    const Tensor& rng, const Tensor& first_row, double alpha,
+                                    double scale, const std::string& label_mode,
+                                    const std::string& beta_grad, const Tensor& grad_sum,
+                                    double weight, const Tensor& velocity, const Tensor& lr_factor,
+                                    const std::vector<double>& step, bool return_grad_logits) {
+  constexpr const char* op = "sprout_loss_";
+  check_logits(op, logits);
+  check_rng(op, rng, first_row, logits);
+  check_state(op, "beta", beta, ScalarType::Float, {logits.size(1)}, "float32 [K]", logits);
+  SproutStepCall call{std::nullopt,
+                      empty({logits.size(1)}, ScalarType::Float, logits),
+                      empty({3}, ScalarType::Long, logits),
+                      {}};
+  SproutFinishArgs& finish = call.finish;
+  parse_step(op, beta, grad_sum, velocity, lr_factor, step, finish);
+  const std::string reduction = "mean";
+  const SproutLossInputs in{logits, labels, partner_labels, lam,       beta,     call.used_rng,
+                            alpha,  scale,  label_mode,     beta_grad, reduction};
+  const SproutLossArgs args = parse(op, in);
+  call.loss =
+      make_call(op, in, args, empty({args.batch, kRowStats}, accumulate_dtype(logits), logits),
+                empty_grad_logits(op, return_grad_logits, logits));
+  SproutLossArgs& rows = call.loss->args;
+  rows.rng_state = rng.const_data_ptr<int64_t>();
+  rows.first_row = first_row.const_data_ptr<int64_t>();
+  rows.wants_grad_beta = args.beta_grad != BetaGrad::kNone;
+  if (!return_grad_logits) rows.grad_logits = nullptr;
+  if (!rows.wants_grad_beta) {
+    finish.grad_sum = nullptr;
+    finish.steps = false;
+  }
+  finish.row_stats = rows.row_stats;
+  finish.batch = args.batch;
+  finish.rng = static_cast<int64_t*>(rng.mutable_data_ptr());
+  finish.first_row = rows.first_row;
+  finish.used_rng = static_cast<int64_t*>(call.used_rng.mutable_data_ptr());
+  finish.used_beta = static_cast<float*>(call.used_beta.mutable_data_ptr());
+  finish.factor = args.batch > 0 ? 1.0 / static_cast<double>(args.batch) : 1.0;
+  finish.weight = static_cast<float>(weight);
+  return call;
+}
+
+SproutStepCall prepare_sprout_loss_step_(const Tensor& beta, const Tensor& grad_sum,
+                                         const Tensor& velocity, const Tensor& lr_factor,
+                                         const std::vector<double>& step) {
+  constexpr const char* op = "sprout_loss_step_";
+  SPROUT_CHECK(beta.defined() && beta.scalar_type() == ScalarType::Float && beta.dim() == 1 &&
+                   beta.is_contiguous(),
+               op, "beta must be contiguous float32 [K], got ", describe(beta));
+  SproutStepCall call{};
+  parse_step(op, beta, grad_sum, velocity, lr_factor, step, call.finish);
+  SPROUT_CHECK(call.finish.steps, op, "step must not be empty, got 0 numbers");
+  return call;
+}
+
 STABLE_TORCH_LIBRARY_FRAGMENT(sprout_fast, m) {
   const std::string inputs =
       "Tensor logits, Tensor labels, Tensor? partner_labels, Tensor? lam, Tensor beta, "
@@ -135,6 +224,20 @@ STABLE_TORCH_LIBRARY_FRAGMENT(sprout_fast, m) {
   m.def(("sprout_loss_backward(" + inputs +
          ", Tensor row_stats, Tensor grad_loss) -> (Tensor grad_logits, Tensor grad_beta)")
             .c_str());
+  // A training step: sprout_loss's mean, with the state's numbers, and what follows from it. The
+  // gradient of beta is added to grad_sum, weight times; then, if `step` is not empty but (divisor,
+  // size, momentum, weight_decay, smallest, largest_total), beta ascends on grad_sum / divisor.
+  // used_beta and used_rng are what the loss was computed with, for sprout_loss_backward.
+  m.def(
+      "sprout_loss_(Tensor logits, Tensor labels, Tensor? partner_labels, Tensor? lam, "
+      "Tensor(a!) beta, Tensor(b!) rng, Tensor first_row, float alpha, float scale, "
+      "str label_mode, str beta_grad, Tensor(c!) grad_sum, float weight, Tensor(d!) velocity, "
+      "Tensor lr_factor, float[] step, bool return_grad_logits) -> (Tensor loss, "
+      "Tensor used_beta, Tensor used_rng, Tensor row_stats, Tensor grad_logits)");
+  // The step alone, where other processes or batches add to grad_sum in between.
+  m.def(
+      "sprout_loss_step_(Tensor(a!) beta, Tensor(b!) grad_sum, Tensor(c!) velocity, "
+      "Tensor lr_factor, float[] step) -> ()");
 }
 
 }  // namespace sprout_fast

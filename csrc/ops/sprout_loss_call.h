@@ -1,9 +1,10 @@
-// From the arguments of sprout_loss and sprout_loss_backward to what their kernels read, once for
-// both devices.
+// From the arguments of sprout_loss, its backward and the training step's ops to what their kernels
+// read, once for both devices.
 #pragma once
 
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "check.h"
 #include "sprout_loss_args.h"
@@ -49,5 +50,23 @@ SproutLossCall prepare_sprout_loss(const Tensor& logits, const Tensor& labels,
 }
 constexpr auto prepare_sprout_loss_forward = &prepare_sprout_loss<bool, bool>;
 constexpr auto prepare_sprout_loss_backward = &prepare_sprout_loss<const Tensor&, const Tensor&>;
+
+// The tensors that the pointers in `finish` point into, besides those of `loss`, if there is a
+// forward pass.
+struct SproutStepCall {
+  std::optional<SproutLossCall> loss;
+  Tensor used_beta, used_rng;
+  SproutFinishArgs finish;
+};
+SPROUT_EXPORT SproutStepCall prepare_sprout_loss_(
+    const Tensor& logits, const Tensor& labels, const std::optional<Tensor>& partner_labels,
+    const std::optional<Tensor>& lam, const Tensor& beta, const Tensor& rng,
+    const Tensor& first_row, double alpha, double scale, const std::string& label_mode,
+    const std::string& beta_grad, const Tensor& grad_sum, double weight, const Tensor& velocity,
+    const Tensor& lr_factor, const std::vector<double>& step, bool return_grad_logits);
+SPROUT_EXPORT SproutStepCall prepare_sprout_loss_step_(const Tensor& beta, const Tensor& grad_sum,
+                                                       const Tensor& velocity,
+                                                       const Tensor& lr_factor,
+                                                       const std::vector<double>& step);
 
 }  // namespace sprout_fast

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sprout_fast.nn.mixup import MixupTarget
+from sprout_fast.ops.generalized_cross_entropy import generalized_cross_entropy
 from sprout_fast.ops.sprout_loss import sprout_loss
 
 
@@ -22,7 +22,7 @@ class CrossEntropy(nn.Module):
         self.smoothing = smoothing
 
     def forward(self, logits: Tensor, target: MixupTarget) -> Tensor:
-        return F.cross_entropy(logits.float(), target.labels, label_smoothing=self.smoothing)
+        return generalized_cross_entropy(logits, target.labels, label_smoothing=self.smoothing)
 
 
 class MixedCrossEntropy(nn.Module):

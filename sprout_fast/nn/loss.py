@@ -5,18 +5,21 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from sprout_fast.nn.mixup import MixupTarget, check_option
+from sprout_fast.ops._shared import is_transformed
 from sprout_fast.ops.sprout_loss import (
     BetaGrad,
     LabelMode,
     SproutLossArguments,
     sprout_loss_and_grad_beta,
+    sprout_loss_and_step,
+    step_beta_,
 )
 from sprout_fast.random import PhiloxState
 
@@ -37,8 +40,8 @@ class SproutLoss(nn.Module):
     class could never recover.
 
     Under ``torch.distributed`` the gradient of beta is averaged over ranks, with one all-reduce of
-    K floats per step. Steps with a nonfinite gradient, as in an AMP step that overflows, are
-    skipped.
+    K floats per step, which runs beside the backward pass and is waited for where beta is used
+    next. Steps with a nonfinite gradient, as in an AMP step that overflows, are skipped.
 
     Args:
         num_classes: number of classes K.
@@ -81,10 +84,8 @@ class SproutLoss(nn.Module):
         torch.Size([4, 3])
     """
 
-    beta: Tensor
     beta_velocity: Tensor
     beta_grad_sum: Tensor
-    lr_factor: Tensor
 
     def __init__(
         self,
@@ -141,18 +142,45 @@ class SproutLoss(nn.Module):
         self.per_image = beta_lr_unit == "image"
         self.beta_momentum, self.beta_weight_decay = beta_momentum, beta_weight_decay
         self.mass_floor, self.accumulation_steps = mass_floor, accumulation_steps
-        self.beta_min = 1e-3 / num_classes
+        self.beta_min, self.beta_largest_total = 1e-3 / num_classes, math.inf
+        if mass_floor:
+            # With s = sum(beta), the mean true-class mass is
+            # (1 - alpha + alpha s / K) / (1 - alpha + alpha s): solved for s at the floor.
+            slope = alpha * (mass_floor - 1 / num_classes)
+            if slope > 0:
+                self.beta_largest_total = (1 - alpha) * (1 - mass_floor) / slope
         self.rng = PhiloxState(seed, device, first_row)
         beta = torch.rand(num_classes, generator=torch.Generator().manual_seed(seed))
         beta = beta * 10 / num_classes if beta_init is None else torch.full_like(beta, beta_init)
-        self.register_buffer("beta", beta.clamp(min=self.beta_min).to(device))
+        # On its way between the ranks: a sum of gradients and the step to take on it.
+        self._pending: tuple[Any, Tensor, list[float]] | None = None
+        self._exchanged: Tensor | None = None
+        beta = beta.clamp(min=self.beta_min).to(device)
+        self._buffers["beta"] = beta  # register_buffer refuses a name that is a property
         # float32 [K]: the momentum, and the images' gradients summed since the last step.
-        self.register_buffer("beta_velocity", torch.zeros_like(self.beta))
-        self.register_buffer("beta_grad_sum", torch.zeros_like(self.beta))
+        self.register_buffer("beta_velocity", torch.zeros_like(beta))
+        self.register_buffer("beta_grad_sum", torch.zeros_like(beta))
         # A number would be part of a compiled or captured step.
-        self.register_buffer("lr_factor", torch.ones((), device=device), persistent=False)
+        self._buffers["lr_factor"] = torch.ones((), device=device)
+        self._non_persistent_buffers_set.add("lr_factor")
         # Batches and images in that sum; reading a buffer would synchronize.
         self.micro_steps = self.images = 0
+
+    @property
+    def beta(self) -> Tensor:
+        """The parameter that progresses, float32 [K], after the last step."""
+        self._finish_step()
+        return self._buffer("beta")
+
+    @property
+    def lr_factor(self) -> Tensor:
+        """A factor of ``beta_lr``, float32 scalar."""
+        self._finish_step()  # with the factor that it began with
+        return self._buffer("lr_factor")
+
+    def _buffer(self, name: str) -> Tensor:
+        buffers: dict[str, Any] = self._buffers
+        return buffers[name]
 
     def get_extra_state(self) -> Tensor:
         """Return the accumulation counts, so that a run resumes between two steps of beta too."""
@@ -164,6 +192,7 @@ class SproutLoss(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SproutLoss:
         """Keep beta and what belongs to it float32 when ``model.half()`` and the like cast it."""
+        self._finish_step()
         before = dict(self.named_buffers(recurse=False))
         super()._apply(fn, recurse)
         for name, buffer in self.named_buffers(recurse=False):
@@ -189,10 +218,7 @@ class SproutLoss(nn.Module):
             ValueError: ``labels_per_pair`` is 2 and ``target.lam`` has more than one value.
         """
         progresses = self.training and self.self_progressing and self.beta_grad != "none"
-        loss, grad_beta = self._loss_and_grad_beta(logits, target, progresses)
-        if progresses:
-            self._ascend(grad_beta.detach(), len(logits))
-        return loss
+        return self._compute(logits, target, progresses)
 
     @torch.no_grad()
     def ascend(self, logits: Tensor, target: MixupTarget | Tensor) -> None:
@@ -201,15 +227,49 @@ class SproutLoss(nn.Module):
         Arguments as in :meth:`forward`; no gradient reaches ``logits``.
         """
         if self.beta_grad != "none":
-            self._ascend(self._loss_and_grad_beta(logits, target, True)[1], len(logits))
+            self._compute(logits, target, True)
 
-    def _loss_and_grad_beta(
-        self, logits: Tensor, target: MixupTarget | Tensor, wants_grad: bool
-    ) -> tuple[Tensor, Tensor]:
+    def _compute(self, logits: Tensor, target: MixupTarget | Tensor, progresses: bool) -> Tensor:
+        if self._pending is not None:
+            self._finish_step()
         if isinstance(target, Tensor):
             target = MixupTarget(target)
+        functional = not self.training or is_transformed() or torch.compiler.is_compiling()
+        if functional or (self.labels_per_pair == 2 and target.lam is not None):
+            return self._compose(logits, target, progresses)
+        # Looked up once: attributes of a module cost as much as the arithmetic of a small batch.
+        own: dict[str, Any] = self._buffers
+        rng: Any = self._modules["rng"]
+        rng.check_process()
+        beta_grad: BetaGrad = self.beta_grad if progresses else "none"
+        weight, step, grad_sum, exchanged = 0.0, [], own["beta_grad_sum"], None
+        if progresses:
+            weight, step = self._plan(logits)
+            if step and _world_size() > 1:
+                exchanged = self._to_exchange()
+                if self.accumulation_steps == 1:
+                    grad_sum = exchanged
+        loss = sprout_loss_and_step(
+            logits,
+            target,
+            (own["beta"], rng._buffers["state"], rng.first_row),
+            (self.alpha, self.scale, self.label_mode, beta_grad),
+            (grad_sum, weight, own["beta_velocity"], own["lr_factor"]),
+            step if exchanged is None else [],
+        )
+        if progresses and self.accumulation_steps > 1:
+            self._count(logits)
+        if exchanged is not None:
+            if grad_sum is not exchanged:
+                exchanged.copy_(grad_sum)
+                grad_sum.zero_()
+            self._exchange(exchanged, step)
+        return loss
+
+    def _compose(self, logits: Tensor, target: MixupTarget, progresses: bool) -> Tensor:
+        """Compute the same with functional ops."""
         beta = self.beta.clone()  # the step changes it, and the backward pass needs this value
-        beta_grad: BetaGrad = self.beta_grad if wants_grad else "none"
+        beta_grad: BetaGrad = self.beta_grad if progresses else "none"
 
         def drawn(target: MixupTarget) -> tuple[Tensor, Tensor]:
             state = self.rng.next() if self.training else self.rng.current()
@@ -219,57 +279,97 @@ class SproutLoss(nn.Module):
             return sprout_loss_and_grad_beta(arguments)
 
         if self.labels_per_pair == 1 or target.lam is None or target.partner_labels is None:
-            return drawn(target)
-        if target.lam.numel() != 1:
+            loss, grad = drawn(target)
+        elif target.lam.numel() != 1:
             got = target.lam.numel()
             raise ValueError(
                 f"lam must have one value per batch if labels_per_pair is 2, got {got}"
             )
-        lam = target.lam.squeeze()
-        own_loss, own_grad = drawn(MixupTarget(target.labels))
-        partner_loss, partner_grad = drawn(MixupTarget(target.partner_labels))
-        loss = lam * own_loss + (1 - lam) * partner_loss
-        return loss, lam * own_grad + (1 - lam) * partner_grad
+        else:
+            lam = target.lam.squeeze()
+            own_loss, own_grad = drawn(MixupTarget(target.labels))
+            partner_loss, partner_grad = drawn(MixupTarget(target.partner_labels))
+            loss = lam * own_loss + (1 - lam) * partner_loss
+            grad = lam * own_grad + (1 - lam) * partner_grad
+        if progresses:
+            self._ascend(grad.detach(), logits)
+        return loss
 
     @torch.no_grad()
-    def _ascend(self, grad: Tensor, images: int) -> None:
+    def _ascend(self, grad: Tensor, logits: Tensor) -> None:
+        weight, step = self._plan(logits)
         if self.accumulation_steps > 1:
-            if grad.is_cuda and torch.cuda.is_current_stream_capturing():
+            self._count(logits)
+            self.beta_grad_sum.add_(grad, alpha=weight)
+            if not step:
+                return
+            grad = self.beta_grad_sum.clone()
+            self.beta_grad_sum.zero_()
+        if _world_size() > 1:
+            if not torch.compiler.is_compiling():
+                return self._exchange(self._to_exchange().copy_(grad), step)
+            grad = grad.clone()
+            dist.all_reduce(grad)
+        step_beta_(self.beta, grad, self.beta_velocity, self.lr_factor, step)
+
+    def _plan(self, logits: Tensor) -> tuple[float, list[float]]:
+        """Return the weight of a batch's gradient in the sum, and the step on it, if any."""
+        images, divisor = logits.shape[0], 1
+        weight = 1.0
+        if self.accumulation_steps > 1:
+            if logits.is_cuda and torch.cuda.is_current_stream_capturing():
                 raise RuntimeError(
                     "SproutLoss with accumulation_steps > 1 cannot be captured into a CUDA graph: "
                     "whether beta ascends depends on a count that the graph would not change"
                 )
-            self.beta_grad_sum.add_(grad, alpha=images)
-            self.images += images
-            self.micro_steps = (self.micro_steps + 1) % self.accumulation_steps
-            if self.micro_steps:
-                return
-            images, self.images = self.images, 0
-            grad = self.beta_grad_sum / images
-            self.beta_grad_sum.zero_()
-        if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-            grad = grad.clone()
-            dist.all_reduce(grad)
-            grad /= dist.get_world_size()
-            images *= dist.get_world_size()
-        size = self.beta_lr * images if self.per_image else self.beta_lr
-        # Selected on the device: reading the gradient here would stall the stream.
-        finite = grad.isfinite().all()
-        if self.beta_weight_decay:
-            grad = grad - self.beta_weight_decay * self.beta
-        if self.beta_momentum:
-            velocity = self.beta_momentum * self.beta_velocity + grad
-            self.beta_velocity.copy_(torch.where(finite, velocity, self.beta_velocity))
-            grad = velocity
-        self.beta.add_(torch.where(finite, grad * self.lr_factor, 0.0), alpha=size)
-        self.beta.clamp_(min=self.beta_min)
-        if self.mass_floor:
-            # With s = sum(beta), the mean true-class mass is
-            # (1 - alpha + alpha s / K) / (1 - alpha + alpha s): solved for s at the floor.
-            rest, k = 1 - self.alpha, self.num_classes
-            slope = self.alpha * (self.mass_floor - 1 / k)
-            largest = rest * (1 - self.mass_floor) / slope if slope > 0 else math.inf
-            self.beta.mul_((largest / self.beta.sum()).clamp(max=1)).clamp_(min=self.beta_min)
+            weight = float(images)
+            if self.micro_steps + 1 < self.accumulation_steps:
+                return weight, []
+            images = divisor = self.images + images
+        world = _world_size()
+        size = self.beta_lr * images * world if self.per_image else self.beta_lr
+        momentum, decay = self.beta_momentum, self.beta_weight_decay
+        bounds = self.beta_min, self.beta_largest_total
+        return weight, [divisor * world, size, momentum, decay, *bounds]
+
+    def _count(self, logits: Tensor) -> None:
+        self.micro_steps = (self.micro_steps + 1) % self.accumulation_steps
+        self.images = self.images + len(logits) if self.micro_steps else 0
+
+    def _to_exchange(self) -> Tensor:
+        """Return a sum of gradients that is no buffer: DDP may broadcast those meanwhile."""
+        beta = self._buffer("beta")
+        if self._exchanged is None or self._exchanged.device != beta.device:
+            self._exchanged = torch.zeros_like(beta)
+        return self._exchanged
+
+    def _exchange(self, grad_sum: Tensor, step: list[float]) -> None:
+        """Begin to sum ``grad_sum`` over the ranks, for a step at beta's next use."""
+        work: Any = dist.all_reduce(grad_sum, async_op=True)
+        self._pending = work, grad_sum, step
+        if grad_sum.is_cuda and torch.cuda.is_current_stream_capturing():
+            self._finish_step()  # a graph ends with all that it began
+
+    def _finish_step(self) -> None:
+        """Take the step whose gradients are on their way, if any."""
+        if self._pending is None:
+            return
+        (work, grad_sum, step), self._pending = self._pending, None
+        work.wait()
+        lr_factor = self._buffer("lr_factor")
+        step_beta_(self._buffer("beta"), grad_sum, self.beta_velocity, lr_factor, step)
+
+    def _save_to_state_dict(self, *arguments: Any) -> None:
+        self._finish_step()
+        super()._save_to_state_dict(*arguments)
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        self._finish_step()
+        super()._load_from_state_dict(*arguments)
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._finish_step()
+        return self.__dict__.copy()
 
     @torch.no_grad()
     def expected_true_mass(self) -> Tensor:
@@ -279,6 +379,10 @@ class SproutLoss(nn.Module):
     def extra_repr(self) -> str:
         names = ("num_classes", "alpha", "scale", "label_mode", "beta_grad", "beta_lr")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def true_class_mass(beta: Tensor, alpha: float) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sprout_fast.ops.gaussian_mixup import Noise, gaussian_mixup
-from sprout_fast.ops.sample_mixup import sample_mixup
+from sprout_fast.ops.sample_mixup import sample_mixup_
 from sprout_fast.random import PhiloxState
 
 
@@ -125,19 +125,21 @@ class SproutMixup(nn.Module):
         if self._checks_range and images.is_floating_point() and not torch.compiler.is_compiling():
             self._checks_range = False  # once: on a GPU it waits for the images
             self._warn_of_range(images)
-        rng_state = self.rng.next() if self.training else self.rng.current()
+        rng, sigma = self.rng, self.sigma if self.training else 0.0
         partner, target = None, MixupTarget(labels)
         if self.training and self.mixup_alpha > 0:
-            partner, lam = sample_mixup(
-                images.shape[0], rng_state, mixup_alpha=self.mixup_alpha, per_sample=self.per_sample
+            partner, lam, partner_labels, rng_state = sample_mixup_(
+                rng, labels, self.mixup_alpha, self.per_sample
             )
-            target = MixupTarget(labels, labels[partner], lam)
+            target = MixupTarget(labels, partner_labels, lam)
+        else:
+            rng_state = rng.unread if sigma == 0 else rng.next()
         batch = gaussian_mixup(
             images,
             partner,
             target.lam,
             rng_state,
-            sigma=self.sigma if self.training else 0.0,
+            sigma=sigma,
             mean=self.mean,
             std=self.std,
             noise=self.noise,

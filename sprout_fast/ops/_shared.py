@@ -50,7 +50,12 @@ def register_autograd(
     def forward(ctx, *arguments):
         output = call_op(op, *arguments)
         setup_context(ctx, arguments, output)
+        ctx.set_materialize_grads(False)
         return public(output)
+
+    # None instead of zeros: an output that nothing was computed from, e.g. grad_beta.
+    def unless_unused(ctx, *grads):
+        return (None,) * len(ctx.needs_input_grad) if grads[0] is None else backward(ctx, *grads)
 
     def transformed_context(ctx, inputs, output):
         setup_context(ctx, inputs, output)
@@ -60,9 +65,6 @@ def register_autograd(
         ctx.save_for_forward(*(value for value in every if isinstance(value, Tensor)))
         ctx.others = [None if isinstance(value, Tensor) else (value,) for value in every]
         ctx.inputs = len(inputs)
-
-    def transformed_backward(ctx, *grads):
-        return (None,) * ctx.inputs if grads[0] is None else backward(ctx, *grads)
 
     def transformed_jvp(ctx, *tangents):
         given = [place for place, tangent in enumerate(tangents) if tangent is not None]
@@ -77,19 +79,22 @@ def register_autograd(
         tangent = jvp(inputs, outputs, tangents[0])
         return (tangent, *(torch.zeros_like(x) for x in outputs[1:])) if outputs[1:] else tangent
 
-    _TRANSFORMED[op] = _function(op, transformed_context, transformed_backward, transformed_jvp)
+    _TRANSFORMED[op] = _function(op, transformed_context, unless_unused, transformed_jvp)
     _TRANSFORMED[f"{op}_backward"] = _function(
         f"{op}_backward", lambda *_: None, no_second_derivative, no_second_derivative
     )
-    members = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    members = {"forward": staticmethod(forward), "backward": staticmethod(unless_unused)}
     eager = type(op, (torch.autograd.Function,), members)
 
+    bare = getattr(torch.ops.sprout_fast, op).default
+
     def call(*arguments):
-        if is_transformed():
+        if is_transformed() or torch.compiler.is_compiling():
             return public(call_op(op, *arguments))
-        if not torch.compiler.is_compiling() and _wants_gradient(*arguments):
+        if _wants_gradient(*arguments):
             return eager.apply(*arguments)
-        return public(call_op(op, *arguments))
+        with torch._C._AutoDispatchBelowAutograd():
+            return public(bare(*arguments))
 
     return call
 
@@ -169,10 +174,14 @@ def forward_gives_gradient(logits: Tensor) -> bool:
         and not is_transformed()
         and isinstance(logits, Tensor)  # otherwise the op raises and names the argument
         and logits.requires_grad
-        and logits.is_cpu
-        and logits.dtype in (torch.float32, torch.float64)
+        and keeps_gradient(logits)
         and not torch.compiler.is_compiling()
     )
+
+
+def keeps_gradient(logits: Tensor) -> bool:
+    """Return whether an op of a loss can return the gradient of these logits."""
+    return logits.is_cpu and logits.dtype in (torch.float32, torch.float64)
 
 
 def scale_(gradient: Tensor, grad_loss: Tensor) -> Tensor:

@@ -76,10 +76,14 @@ def _channels(
 ) -> list[float]:
     if value is None:
         return [default]
+    if isinstance(value, float):
+        return [value]
     if isinstance(value, Tensor):
         return value.double().flatten().tolist()
     try:
-        return [float(v) for v in value] if isinstance(value, Iterable) else [float(value)]
+        # list and tuple first: the test of an abstract class takes longer.
+        several = isinstance(value, (list, tuple, Iterable))
+        return [float(v) for v in value] if several else [float(value)]
     except (TypeError, ValueError):
         raise ValueError(
             f"sprout_fast::gaussian_mixup: {name} must be one number or one per channel, got "

@@ -60,11 +60,14 @@ class _GradientInForward(torch.autograd.Function):
         output = _shared.call_op("generalized_cross_entropy", *inputs)
         _setup_context(ctx, inputs, output)
         loss, _, ctx.grad_logits = output
+        ctx.set_materialize_grads(False)
         return loss
 
     @staticmethod
     def backward(ctx, *grad_outputs):
         (grad_loss,) = grad_outputs
+        if grad_loss is None:  # the loss went into a function that passes no gradient on
+            return None, None, None, None, None
         grad_logits, ctx.grad_logits = ctx.grad_logits, None
         if torch.is_grad_enabled():  # create_graph: the op has to refuse
             return _backward(ctx, grad_loss)

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+from sprout_fast.ops._shared import check_one_device
+
+if TYPE_CHECKING:  # whose import of torch may be what imports this module
+    from sprout_fast.random import PhiloxState
 
 
 def sample_mixup(
@@ -33,6 +40,32 @@ def sample_mixup(
         (torch.Size([4]), torch.Size([1]))
     """
     return torch.ops.sprout_fast.sample_mixup(batch_size, rng_state, mixup_alpha, per_sample)
+
+
+def sample_mixup_(
+    rng: PhiloxState, labels: Tensor, mixup_alpha: float, per_sample: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Draw as :func:`sample_mixup` from ``rng``, which advances, in one launch.
+
+    Returns ``partner``, ``lam``, the labels of the partners, int64 [B], and the ``rng_state`` that
+    was drawn with, for the noise of the same images.
+    """
+    rng.check_process()
+    arguments = rng.state, rng.first_row, labels, mixup_alpha, per_sample
+    if torch.compiler.is_compiling():
+        return _advancing_op(*arguments)
+    with torch._C._AutoDispatchBelowAutograd():
+        return _advancing_op(*arguments)
+
+
+_advancing_op = torch.ops.sprout_fast.sample_mixup_.default
+
+
+@torch.library.register_fake("sprout_fast::sample_mixup_")
+def _(rng, first_row, labels, mixup_alpha, per_sample):
+    check_one_device("sample_mixup_", rng=rng, first_row=first_row, labels=labels)
+    lam = rng.new_empty([len(labels) if per_sample else 1], dtype=torch.float32)
+    return rng.new_empty(labels.shape), lam, rng.new_empty(labels.shape), rng.new_empty([3])
 
 
 @torch.library.register_fake("sprout_fast::sample_mixup")

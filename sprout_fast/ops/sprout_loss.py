@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -115,6 +116,99 @@ def sprout_loss_and_grad_beta(arguments: SproutLossArguments) -> tuple[Tensor, T
         return _GradientInForward.apply(*arguments, True, True)
     loss, grad_beta = _sprout_loss(*arguments, True, False)
     return loss, grad_beta.detach()
+
+
+_step_op = torch.ops.sprout_fast.sprout_loss_.default
+
+
+def sprout_loss_and_step(
+    logits: Tensor,
+    target: tuple[Tensor, Tensor | None, Tensor | None],
+    state: tuple[Tensor, Tensor, Tensor],
+    options: tuple[float, float, LabelMode, BetaGrad],
+    ascent: tuple[Tensor, float, Tensor, Tensor],
+    step: Sequence[float],
+) -> Tensor:
+    """Compute the mean of :func:`sprout_loss`, and change the training state, in few launches.
+
+    The loss is differentiable with respect to the logits; the backward pass uses beta and the
+    random state as they were. Not for ``torch.compile`` and ``torch.func``, which need functional
+    ops: see :func:`sprout_loss_and_grad_beta`.
+
+    Args:
+        target: labels, partner_labels, lam.
+        state: beta; (seed, offset), int64 [2], which advances; first_row, int64 [1].
+        options: alpha, scale, label_mode, beta_grad.
+        ascent: grad_sum, float32 [K], to which weight times beta's gradient is added; weight;
+            velocity, float32 [K]; lr_factor, float32 scalar.
+        step: empty, or (divisor, size, momentum, weight_decay, smallest, largest_total): beta and
+            velocity then take a step on ``grad_sum / divisor``, and grad_sum becomes 0.
+    """
+    arguments = *target, *state, *options, *ascent, step
+    if torch.is_grad_enabled() and logits.requires_grad:
+        loss = _TrainingStep.apply(logits, arguments)
+    else:
+        with torch._C._AutoDispatchBelowAutograd():
+            loss = _step_op(logits, *arguments, False)[0]
+    torch.autograd.graph.increment_version(state[0])
+    return loss
+
+
+class _TrainingStep(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, logits, arguments):
+        keeps = _shared.keeps_gradient(logits)
+        with torch._C._AutoDispatchBelowAutograd():
+            loss, *others, grad_logits = _step_op(logits, *arguments, keeps)
+        ctx.save_for_backward(logits, *arguments[:3], *others)
+        ctx.options = arguments[6:9]
+        ctx.grad_logits = grad_logits if keeps else None
+        ctx.set_materialize_grads(False)
+        return loss
+
+    @staticmethod
+    def backward(ctx, *grad_outputs):
+        (grad_loss,) = grad_outputs
+        if grad_loss is None:  # the loss went into a function that passes no gradient on
+            return None, None
+        grad_logits, ctx.grad_logits = ctx.grad_logits, None
+        # A second backward pass finds it handed out; with create_graph the op has to refuse.
+        if grad_logits is not None and not torch.is_grad_enabled():
+            return _shared.scale_(grad_logits, grad_loss), None
+        *tensors, row_stats = ctx.saved_tensors
+        options = *ctx.options, "none", "mean"
+        inputs = *tensors, *options, row_stats, grad_loss
+        return _shared.call_op("sprout_loss_backward", *inputs)[0], None
+
+
+@torch.library.register_fake("sprout_fast::sprout_loss_")
+def _(
+    logits, labels, partner_labels, lam, beta, rng, first_row, alpha, scale, label_mode, beta_grad,
+    grad_sum, weight, velocity, lr_factor, step, return_grad_logits,
+):  # fmt: skip
+    _shared.check_one_device(
+        "sprout_loss_", logits=logits, labels=labels, partner_labels=partner_labels, lam=lam,
+        beta=beta, rng=rng, first_row=first_row, grad_sum=grad_sum, velocity=velocity,
+        lr_factor=lr_factor,
+    )  # fmt: skip
+    loss, *rest = _shared.fake_loss(logits, "mean", _ROW_STATS, return_grad_logits)
+    return loss, torch.empty_like(beta), rng.new_empty([3]), *rest
+
+
+def step_beta_(
+    beta: Tensor, grad_sum: Tensor, velocity: Tensor, lr_factor: Tensor, step: Sequence[float]
+) -> None:
+    """Take a step of beta, and set ``grad_sum`` to 0: see :func:`sprout_loss_and_step`."""
+    torch.ops.sprout_fast.sprout_loss_step_(beta, grad_sum, velocity, lr_factor, step)
+    if not torch.compiler.is_compiling():  # otherwise the traced copy does it
+        torch.autograd.graph.increment_version(beta)
+
+
+@torch.library.register_fake("sprout_fast::sprout_loss_step_")
+def _(beta, grad_sum, velocity, lr_factor, step):
+    _shared.check_one_device(
+        "sprout_loss_step_", beta=beta, grad_sum=grad_sum, velocity=velocity, lr_factor=lr_factor
+    )
 
 
 def _gradients(grad_logits: Tensor | None, grad_beta: Tensor | None) -> tuple:

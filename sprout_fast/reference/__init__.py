@@ -8,6 +8,7 @@ from sprout_fast.reference.dirichlet import dirichlet
 from sprout_fast.reference.gaussian_mixup import gaussian_mixup
 from sprout_fast.reference.generalized_cross_entropy import generalized_cross_entropy
 from sprout_fast.reference.log_gamma import log_gamma, log_gamma_gradient
+from sprout_fast.reference.meter_step import meter_step_
 from sprout_fast.reference.pgd_step import pgd_step_
 from sprout_fast.reference.philox import philox_words
 from sprout_fast.reference.sample_mixup import sample_mixup
@@ -19,6 +20,7 @@ __all__ = [
     "generalized_cross_entropy",
     "log_gamma",
     "log_gamma_gradient",
+    "meter_step_",
     "pgd_step_",
     "philox_words",
     "sample_mixup",

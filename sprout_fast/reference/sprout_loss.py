@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,3 +62,24 @@ def sprout_loss(
             gradient_only = (mean * cost.detach()).sum(1)
             loss = loss + gradient_only - gradient_only.detach()
     return {"none": loss, "sum": loss.sum(), "mean": loss.mean()}[reduction]
+
+
+def step_beta_(
+    beta: Tensor, grad_sum: Tensor, velocity: Tensor, lr_factor: Tensor, step: Sequence[float]
+) -> None:
+    """Take the step of beta that :class:`sprout_fast.SproutLoss` takes, in place.
+
+    ``step`` is (divisor, size, momentum, weight_decay, smallest, largest_total): beta ascends on
+    ``grad_sum / divisor``, unless that is not finite, as in ``torch.optim.SGD(maximize=True)``, and
+    is then bounded. ``grad_sum`` becomes 0.
+    """
+    divisor, size, momentum, weight_decay, smallest, largest_total = step
+    grad = grad_sum / divisor
+    grad_sum.zero_()
+    if not grad.isfinite().all():
+        return
+    grad = grad - weight_decay * beta
+    if momentum:
+        grad = velocity.copy_(momentum * velocity + grad)
+    beta.add_(grad * lr_factor, alpha=size).clamp_(min=smallest)
+    beta.mul_((largest_total / beta.double().sum()).clamp(max=1)).clamp_(min=smallest)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sprout_fast.errors import FatalError
 from sprout_fast.nn.mixup import MixupTarget
+from sprout_fast.ops.meter_step import meter_step_
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,9 @@ class Meter:
 
     def __init__(self, device: torch.device, processes: int = 1, passes: int = 1) -> None:
         self._speed = processes / passes
-        self._window = torch.zeros(2, device=device)  # loss and hits since the last reading
+        # Since the last reading.
+        self._loss = torch.zeros((), dtype=torch.float64, device=device)
+        self._hits = torch.zeros((), dtype=torch.int64, device=device)
         self.bad_step = torch.full((), -1, dtype=torch.int64, device=device)
         self._images, self._wait, self._start = 0, 0.0, time.perf_counter()
         self._totals = [0.0, 0.0, 0, 0.0, 0.0]  # loss, hits, images, wait, seconds
@@ -46,15 +49,9 @@ class Meter:
 
         ``step`` is the number of the optimizer step, for the error message of ``read``.
         """
-        predicted = logits.argmax(1)
-        hits = (predicted == target.labels).float()
-        if target.partner_labels is not None and target.lam is not None:
-            partner_hits = (predicted == target.partner_labels).float()
-            hits = partner_hits + target.lam * (hits - partner_hits)
-        loss = loss.float()
-        self._window += torch.stack([loss * len(logits), hits.sum()])
-        first_bad = (self.bad_step < 0) & ~loss.isfinite()
-        self.bad_step = torch.where(first_bad, step, self.bad_step)
+        sums = self._loss, self._hits, self.bad_step
+        loss = loss if loss.dtype == torch.float64 else loss.float()
+        meter_step_(*sums, loss, logits, *target, step=step)
         self._images += len(logits)
 
     def waited(self, seconds: float) -> None:
@@ -67,15 +64,17 @@ class Meter:
         Raises:
             FatalError: a loss was NaN or infinite; the message has the number of the first step.
         """
-        loss, hits = self._window.tolist()
-        if (step := int(self.bad_step)) >= 0:
+        sums = self._loss, self._hits.double() / 2**32, self.bad_step.double()
+        loss, hits, step = torch.stack(sums).tolist()
+        if step >= 0:
             raise FatalError(
-                f"training loss is not finite at step {step}: lower lr or raise warmup_epochs (and"
-                " with amp fp16, try bf16 or none)"
+                f"training loss is not finite at step {step:.0f}: lower lr or raise warmup_epochs"
+                " (and with amp fp16, try bf16 or none)"
             )
         since = [loss, hits, self._images, self._wait, time.perf_counter() - self._start]
         self._totals = [total + part for total, part in zip(self._totals, since, strict=True)]
-        self._window.zero_()
+        self._loss.zero_()
+        self._hits.zero_()
         self._images, self._wait, self._start = 0, 0.0, time.perf_counter()
         return self._reading(since)
 

@@ -134,7 +134,8 @@ class OptimizeStep:
             single = isinstance(inputs, Tensor)
             logits = [self._forward(batch) for batch in ([inputs] if single else inputs)]
             value = loss(logits[0] if single else tuple(logits), target)
-            self.scaler.scale(value / self.accumulation_steps).backward()
+            parts = self.accumulation_steps
+            self.scaler.scale(value if parts == 1 else value / parts).backward()
         if self.detect_anomaly:
             self._check_step(value)
         if complete:

@@ -120,6 +120,7 @@ class Floor:
         above, below: (line, contestant) of the ratio's numerator and denominator; if ``below`` is
             None, the time in ns per element is measured.
         at_least, at_most: the bound, one of the two.
+        difference: measure by how many microseconds ``above`` takes longer, not the ratio.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Floor:
     below: tuple[Line, str] | None
     at_least: float = 0
     at_most: float = float("inf")
+    difference: bool = False
 
     def measured(self, results: Results) -> float | None:
         """Return the measured value, or None if the run does not contain it."""
@@ -135,6 +137,9 @@ class Floor:
             return None
         if self.below is None:
             return 1e9 * statistics.median(times[0].values()) / MIXUP_ELEMENTS
+        if self.difference:
+            more = (times[0][turn] - times[1][turn] for turn in times[0])
+            return 1e6 * statistics.median(more)
         return ratio(*times)
 
     def row(self, results: Results) -> list[str]:
@@ -191,8 +196,19 @@ def floors(isa: str = "avx512") -> list[Floor]:
             small = (*SMALL_LOSS, setting)
             name = f"sprout_loss 128×10, {recipe}, {option}: sprout_fast / cross entropy"
             found.append(Floor(name, (small, ours), (small, CROSS_ENTROPY), at_most=2))
-    name = "dirichlet 128×10: torch.distributions / sprout_fast"
-    found.append(Floor(name, (DIRICHLET, "torch.distributions"), (DIRICHLET, OURS), 3))
+    for line in (DIRICHLET, (*DIRICHLET[:2], "forward+backward", "")):
+        name = f"dirichlet 128×10, {line[2]}: torch.distributions / sprout_fast"
+        found.append(Floor(name, (line, "torch.distributions"), (line, OURS), 3))
+    for what in ("forward", "forward+backward"):
+        line = "generalized_cross_entropy", "128×10", what, "class indices"
+        name = f"generalized_cross_entropy 128×10, {what}: sprout_fast / eager"
+        found.append(Floor(name, (line, OURS), (line, "eager"), at_most=1))
+    line = "SproutLoss", "128×10", "forward+backward", ""
+    name = "SproutLoss 128×10: sprout_fast / cross entropy"
+    found.append(Floor(name, (line, OURS), (line, CROSS_ENTROPY), at_most=2))
+    line = "SproutMixup", "128×3×32×32", "forward", ""
+    name = "SproutMixup 128×3×32×32: µs more than gaussian_mixup"
+    found.append(Floor(name, (line, OURS), (line, "op"), at_most=15, difference=True))
     return found
 
 

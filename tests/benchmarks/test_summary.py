@@ -41,13 +41,15 @@ def test_every_op_has_every_contestant_and_finite_ratios(report):
     results = summary.Results(json.loads(report.read_text()))
     rows = [dict(zip(summary.COLUMNS, row, strict=True)) for row in results.rows()]
     ops = {"dirichlet", "sample_mixup", "gaussian_mixup", "generalized_cross_entropy", "log_gamma"}
-    assert {row["op"] for row in rows} == ops | {"pgd_step_", "sprout_loss"}
+    modules = {"SproutLoss": {"/ cross entropy"}, "SproutMixup": set()}
+    assert {row["op"] for row in rows} == ops | {"pgd_step_", "sprout_loss", *modules}
     for row in rows:
         assert 0 < float(row["ms"]) < float("inf")
-        expected = {"eager", "compile"}
+        expected = set() if row["op"] in modules else {"eager", "compile"}
         if row["op"] in ("dirichlet", "sample_mixup", "log_gamma", "sprout_loss"):
             expected |= {"distributions"}
-        if row["op"] != "sample_mixup":
+        expected |= modules.get(row["op"], set())
+        if row["op"] not in ("sample_mixup", *modules):
             expected |= {"/ memcpy"}
         if row["op"] == "sprout_loss":
             expected |= {"/ cross entropy"}

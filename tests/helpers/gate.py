@@ -24,6 +24,7 @@ from sprout_fast import (
     gaussian_mixup,
     generalized_cross_entropy,
     log_gamma,
+    meter_step_,
     pgd_step_,
     sample_mixup,
     sprout_loss,
@@ -113,6 +114,36 @@ def sample_mixup_case(batch: int = 300, per_sample: bool = True) -> Case:
 
     # lam is a sigmoid of a difference of two log gammas of up to about 1e2.
     return Case(call, lambda state: {"partner": Bound(0), "lam": Bound(3e-5)})
+
+
+def sample_mixup_in_place_case(batch: int = 300) -> Case:
+    labels = torch.arange(batch) % 7
+
+    def call(device: str, state: Tensor) -> Results:
+        rng, first_row = state[:2].clone().to(device), state[2:].to(device)
+        drawn = torch.ops.sprout_fast.sample_mixup_(rng, first_row, labels.to(device), 0.2, True)
+        names = ("partner", "lam", "partner_labels", "used_rng")
+        return dict(zip(names, drawn, strict=True)) | {"rng": rng}
+
+    exact = {name: Bound(0) for name in ("partner", "partner_labels", "used_rng", "rng")}
+    return Case(call, lambda state: {**exact, "lam": Bound(3e-5)})
+
+
+def meter_step_case(classes: int = 100, dtype: torch.dtype = torch.float32) -> Case:
+    generator = torch.Generator().manual_seed(8)
+    logits = torch.randn(65, classes, generator=generator).to(dtype)
+    labels, partner_labels = logits.argmax(1), torch.randint(classes, (65,), generator=generator)
+    labels[::3] = partner_labels[::3]
+    lam = torch.rand(65, generator=generator)
+
+    def call(device: str, state: Tensor) -> Results:
+        sums = torch.tensor(1.5, dtype=torch.float64), torch.tensor(7), torch.tensor(-1)
+        sums = tuple(t.to(device) for t in sums)
+        batch = (torch.tensor(0.7), logits, labels, partner_labels, lam)
+        meter_step_(*sums, *(t.to(device) for t in batch), step=3)
+        return {"loss_sum": sums[0], "counts": torch.stack(sums[1:])}
+
+    return Case(call, lambda state: {"loss_sum": Bound(0), "counts": Bound(0)})
 
 
 def gaussian_mixup_case(
@@ -270,9 +301,41 @@ def pgd_step_case(layout: str = "dense", grad_dtype: torch.dtype = torch.float32
     return Case(call, lambda state: {"x_adv": Bound(0)})
 
 
+def sprout_step_case(classes: int, *, dtype: torch.dtype = torch.float32) -> Case:
+    """Return a training step of the loss: its value, and the state that it leaves."""
+    generator = torch.Generator().manual_seed(9)
+    batch = 33 if classes <= 1000 else 2
+    logits = (3 * torch.randn(batch, classes, generator=generator)).to(dtype)
+    labels, partner_labels = torch.randint(classes, (2, batch), generator=generator)
+    lam = torch.rand(batch, generator=generator)
+    beta, velocity = torch.rand(2, classes, generator=generator)
+    # The gradient, of which sprout_loss_case has the bounds, moves beta by far less than its size.
+    step = [1.0, 1e-2, 0.9, 0.01, 1e-3, 0.4 * classes]
+
+    def call(device: str, state: Tensor) -> Results:
+        rng = state[:2].clone().to(device)
+        written = [t.clone().to(device) for t in (beta, velocity, torch.zeros(classes))]
+        b, v, grad_sum = written
+        rows = (t.to(device) for t in (logits, labels, partner_labels, lam))
+        options = (0.01, 1.0, "sample", "expected")
+        loss, used_beta, used_rng, *_ = torch.ops.sprout_fast.sprout_loss_(
+            *rows, b, rng, state[2:].to(device), *options, grad_sum, 1.0, v,
+            torch.tensor(0.5, device=device), step, False,
+        )  # fmt: skip
+        return {
+            "loss": loss, "beta": b, "velocity": v, "grad_sum": grad_sum, "rng": rng,
+            "used_beta": used_beta, "used_rng": used_rng,
+        }  # fmt: skip
+
+    exact = {name: Bound(0) for name in ("grad_sum", "rng", "used_beta", "used_rng")}
+    near = {"loss": Bound(1e-4), "beta": Bound(4e-6, 0.05), "velocity": Bound(1e-5, 0.5)}
+    return Case(call, lambda state: near | exact)
+
+
 #: A case of each op, for the test of the comparisons themselves.
 CASES: dict[str, Callable[[], Case]] = {
     "sample_mixup": sample_mixup_case,
+    "sample_mixup_": sample_mixup_in_place_case,
     "gaussian_mixup": lambda: gaussian_mixup_case((5, 3, 7, 9)),
     "gaussian_mixup, bfloat16": lambda: gaussian_mixup_case((5, 3, 7, 9), dtype=torch.bfloat16),
     "gaussian_mixup, gradient": gaussian_mixup_gradient_case,
@@ -281,6 +344,9 @@ CASES: dict[str, Callable[[], Case]] = {
     "sprout_loss, code, K = 1000": lambda: sprout_loss_case(1000, alpha=1 / 11, scale=11.0),
     "sprout_loss, expected": lambda: sprout_loss_case(1000, beta_grad="expected"),
     "sprout_loss, bfloat16": lambda: sprout_loss_case(1000, dtype=torch.bfloat16),
+    "sprout_loss_, K = 10": lambda: sprout_step_case(10),
+    "sprout_loss_, K = 1000": lambda: sprout_step_case(1000),
+    "meter_step_": meter_step_case,
     "log_gamma": lambda: samples_case("log_gamma", (5, 1000)),
     "dirichlet": lambda: samples_case("dirichlet", (33, 100)),
     "generalized_cross_entropy": lambda: generalized_cross_entropy_case(

@@ -1,6 +1,8 @@
 """SproutLoss: the steps of beta, resuming, compiling, distributed runs, and its options."""
 
+import copy
 import io
+import pickle
 
 import pytest
 import torch
@@ -280,6 +282,56 @@ def test_training_step_compiles_to_one_graph():
             torch.testing.assert_close(actual, expected)
 
 
+def test_a_second_backward_pass_and_create_graph():
+    """The gradient that forward kept is handed out once; then the op computes the same again."""
+    logits, target = logits_and_target()
+    logits.requires_grad_()
+    loss = SproutLoss(5, beta_lr=100.0, alpha=0.5)(logits, target)
+    first, second = (torch.autograd.grad(loss, logits, retain_graph=True)[0] for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=1e-5, atol=1e-7)
+    (doubled,) = torch.autograd.grad(loss, logits, torch.tensor(2.0), retain_graph=True)
+    torch.testing.assert_close(doubled, 2 * first, rtol=1e-5, atol=1e-7)
+    (grad,) = torch.autograd.grad(loss, logits, create_graph=True)
+    with pytest.raises(RuntimeError, match="has no second derivative"):
+        grad.sum().backward()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_functional_and_fused_steps_agree(dtype):
+    """What torch.compile traces and what eager mode runs, on the same batches."""
+    options = dict(alpha=0.3, beta_momentum=0.9, beta_weight_decay=0.01, mass_floor=0.6)
+    fused, functional = SproutLoss(5, **options), SproutLoss(5, **options)
+    for step in range(4):
+        logits, target = logits_and_target(seed=step)
+        leaves = [logits.to(dtype).requires_grad_() for _ in range(2)]
+        losses = fused(leaves[0], target), functional._compose(leaves[1], target, True)
+        assert torch.equal(losses[0], losses[1])
+        grads = [torch.autograd.grad(*pair)[0] for pair in zip(losses, leaves, strict=True)]
+        assert torch.equal(*grads)
+    for value, expected in zip(
+        fused.state_dict().values(), functional.state_dict().values(), strict=True
+    ):
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-7)
+
+
+def test_an_error_leaves_the_state_as_it_was():
+    logits, target = logits_and_target()
+    loss_fn = SproutLoss(5, accumulation_steps=2)
+    before = {k: v.clone() for k, v in loss_fn.state_dict().items()}
+    with pytest.raises(RuntimeError, match="labels must be in"):
+        loss_fn(logits, target._replace(labels=target.labels + 5))
+    assert all(torch.equal(v, before[k]) for k, v in loss_fn.state_dict().items())
+
+
+def test_autograd_notices_that_beta_changed():
+    loss_fn = SproutLoss(5)
+    weight = torch.ones(5, requires_grad=True)
+    penalty = (weight * loss_fn.beta).sum()
+    loss_fn(*logits_and_target())
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        penalty.backward()
+
+
 def _trajectory(batches, rank=0, world_size=1, **options):
     """Return beta after each of 5 steps on 256 images, of which this rank sees its share."""
     loss_fn = SproutLoss(10, seed=6, first_row=256 // world_size * rank, beta_lr=0.05, **options)
@@ -307,6 +359,70 @@ def test_four_ranks_of_64_give_the_trajectory_of_one_of_256(tmp_path):
     whole = _trajectory(1)
     assert (whole[-1] - whole[0]).abs().max() > 0.01
     for rank in range(4):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), whole)
+
+
+def _rank_with_a_pending_step(rank, folder):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    seen = {}
+    uses = {
+        "beta": lambda f: f.beta,
+        "mass": lambda f: f.expected_true_mass(),
+        "state_dict": lambda f: torch.nn.ModuleList([f]).state_dict()["0.beta"],
+        "deepcopy": lambda f: copy.deepcopy(f)._buffers["beta"],
+        "pickle": lambda f: pickle.loads(pickle.dumps(f))._buffers["beta"],
+        "cast": lambda f: f.double()._buffers["beta"],
+        "lr_factor": lambda f: (f.lr_factor.fill_(7.0), f._buffers["beta"])[1],
+        "eval": lambda f: (f.eval()(*logits_and_target()), f._buffers["beta"])[1],
+        "load": lambda f: (f.load_state_dict(SproutLoss(5, beta_init=0.25).state_dict()), f.beta)[
+            1
+        ],
+    }
+    for name, use in uses.items():
+        loss_fn = SproutLoss(5, alpha=0.3, seed=3, beta_lr=1.0, label_mode="mean")
+        logits, target = logits_and_target(batch=8)
+        rows = torch.arange(8).tensor_split(2)[rank]
+        before = loss_fn.beta.clone()
+        loss_fn(logits[rows], part(target, rows))
+        # Forward has returned without the step: its gradients are on their way.
+        assert loss_fn._pending is not None and torch.equal(loss_fn._buffers["beta"], before)
+        seen[name] = use(loss_fn).clone()
+        assert loss_fn._pending is None and not loss_fn.beta_grad_sum.any()
+    torch.save(seen, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_a_step_of_several_ranks_is_finished_where_beta_is_used_next(tmp_path):
+    torch.multiprocessing.spawn(_rank_with_a_pending_step, args=(str(tmp_path),), nprocs=2)
+    whole = SproutLoss(5, alpha=0.3, seed=3, beta_lr=1.0, label_mode="mean")
+    start = whole.beta.clone()
+    whole(*logits_and_target(batch=8))
+    assert not torch.equal(whole.beta, start)
+    expected = whole.beta
+    for rank in range(2):
+        seen = torch.load(tmp_path / f"{rank}.pt")
+        assert torch.equal(seen.pop("load"), torch.full((5,), 0.25))
+        torch.testing.assert_close(seen.pop("mass"), whole.expected_true_mass())
+        for name, beta in seen.items():
+            torch.testing.assert_close(beta, expected, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def _rank_accumulating(rank, folder):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2
+    )
+    torch.save(
+        _trajectory(2, rank, 2, accumulation_steps=2, label_mode="mean"), f"{folder}/{rank}.pt"
+    )
+    torch.distributed.destroy_process_group()
+
+
+def test_ranks_that_accumulate_give_the_trajectory_of_one(tmp_path):
+    torch.multiprocessing.spawn(_rank_accumulating, args=(str(tmp_path),), nprocs=2)
+    whole = _trajectory(1, label_mode="mean")
+    for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), whole)
 
 

@@ -25,6 +25,7 @@ OPS = [
     "log_gamma",
     "dirichlet",
     "generalized_cross_entropy",
+    "meter_step",
     "pgd_step",
     "philox",
 ]

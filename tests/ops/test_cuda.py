@@ -33,6 +33,23 @@ def test_sample_mixup(per_sample):
     gate.sample_mixup_case(300, per_sample).check("cuda")
 
 
+@pytest.mark.parametrize("batch", [1, 256, 257, 1000])
+def test_sample_mixup_in_place(batch):
+    gate.sample_mixup_in_place_case(batch).check("cuda")
+
+
+@pytest.mark.parametrize("classes", [1, 10, 129, 1000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_meter_step(classes, dtype):
+    gate.meter_step_case(classes, dtype).check("cuda")
+
+
+@pytest.mark.parametrize("classes", [1, 10, 257, 1000, 100_000])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_training_step_of_the_loss(classes, dtype):
+    gate.sprout_step_case(classes, dtype=dtype).check("cuda")
+
+
 @pytest.mark.parametrize("shape", [(5, 3, 7, 9), (8, 3, 224, 224), (3, 16, 6, 11), (0, 3, 4, 4)])
 @pytest.mark.parametrize("image_dtype", [torch.uint8, torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import sprout_fast
 from sprout_fast import reference
 from sprout_fast.reference.sprout_loss import concentrations as concentrations_of
+from sprout_fast.reference.sprout_loss import step_beta_
 
 USUAL = dict(derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 settings.register_profile("ci", **USUAL, max_examples=200)
@@ -572,6 +573,166 @@ def test_sprout_loss(data):
     check_gradient(grad_logits, expected[1], logits, finite & has_mass)
     if (finite & has_mass).all() and grad_beta is not None:
         assert grad_beta.isfinite().all()
+
+
+RNG = Bad([torch.int32, torch.float64], kinds=["rank", "longer", "device"])
+
+
+@given(data=st.data())
+def test_sample_mixup_(data):
+    labels = data.draw(tensors([data.draw(st.integers(0, 9))], indices(7)))
+    arguments, wrong = data.draw(
+        mistaken(
+            dict(
+                rng=torch.tensor([data.draw(st.integers(-(2**63), 2**63 - 1)), 2**32]),
+                first_row=torch.tensor([data.draw(st.integers(0, 2**30))]),
+                labels=labels,
+                mixup_alpha=data.draw(st.sampled_from([0.01, 0.2, 1.0])),
+                per_sample=data.draw(st.booleans()),
+            ),
+            dict(
+                rng=RNG,
+                first_row=RNG,
+                labels=Bad([torch.int32, torch.float64], kinds=["rank", "device"]),
+                mixup_alpha=Bad(values=[0.0, NAN, INF]),
+            ),
+        )
+    )
+
+    def call(**arguments):
+        return *torch.ops.sprout_fast.sample_mixup_(**arguments), arguments["rng"]
+
+    result = check("sample_mixup_", call, arguments, wrong, written=["rng"])
+    if result is None:
+        return
+    partner, lam, partner_labels, used_rng, rng = result
+    assert torch.equal(used_rng, torch.cat([arguments["rng"], arguments["first_row"]]))
+    assert rng.tolist() == [arguments["rng"][0], 2**32 + 1]
+    options = dict(mixup_alpha=arguments["mixup_alpha"], per_sample=arguments["per_sample"])
+    for a, b in zip(
+        (partner, lam), sprout_fast.sample_mixup(len(labels), used_rng, **options), strict=True
+    ):
+        assert same_bits(a, b)
+    assert torch.equal(partner_labels, labels[partner])
+
+
+@given(data=st.data())
+def test_meter_step_(data):
+    logits, *_ = data.draw(logits_and_rows())
+    batch, classes = logits.shape
+    labels = Bad([torch.int32, torch.float32])
+    double = data.draw(st.booleans())
+    scalar = Bad([torch.int32, torch.float16], kinds=["rank", "device"])
+    arguments, wrong = data.draw(
+        mistaken(
+            dict(
+                loss_sum=torch.tensor(1.5, dtype=torch.float64),
+                hits=torch.tensor(2**33),
+                bad_step=torch.tensor(data.draw(st.sampled_from([-1, 3]))),
+                loss=torch.tensor(
+                    data.draw(st.sampled_from([0.0, 2.5, INF, NAN])),
+                    dtype=torch.float64 if double else torch.float32,
+                ),
+                logits=logits,
+                labels=data.draw(tensors([batch], indices(classes))),
+                **data.draw(partners_and_lam(batch, classes, "partner_labels")),
+                step=7,
+            ),
+            dict(
+                loss_sum=scalar,
+                hits=scalar,
+                bad_step=scalar,
+                loss=scalar,
+                logits=LOGITS,
+                labels=labels,
+                partner_labels=labels,
+                lam=Bad([torch.float64, torch.int64]),
+            ),
+        )
+    )
+    sums = ["loss_sum", "hits", "bad_step"]
+
+    def call(**arguments):
+        sprout_fast.meter_step_(**arguments)
+        return [arguments[name] for name in sums]
+
+    result = check("meter_step_", call, arguments, wrong, written=sums)
+    if result is None:
+        return
+    expected = arguments | {name: arguments[name].clone() for name in sums}
+    reference.meter_step_(**expected)
+    close(result[0], expected["loss_sum"], 0, 0)
+    assert abs(int(result[1]) - int(expected["hits"])) <= 256 * batch  # lam's roundings
+    assert result[2] == expected["bad_step"]
+
+
+@given(data=st.data())
+def test_sprout_loss_(data):
+    logits, *_ = data.draw(logits_and_rows())
+    batch, classes = logits.shape
+    state = tensors([classes], powers(torch.float32, -2, 1), layout=st.just(torch.clone))
+    numbers = st.sampled_from([0.0, 0.5, 1.0])
+    step = [2.0, *(data.draw(numbers) for _ in range(3)), 1e-3, data.draw(numbers) or INF]
+    arguments, wrong = data.draw(
+        mistaken(
+            dict(
+                logits=logits,
+                labels=data.draw(tensors([batch], indices(classes))),
+                **data.draw(partners_and_lam(batch, classes, "partner_labels")),
+                beta=data.draw(state),
+                rng=torch.tensor([data.draw(st.integers(-(2**63), 2**63 - 1)), 5]),
+                first_row=torch.tensor([data.draw(st.integers(0, 2**30))]),
+                alpha=0.2,
+                scale=data.draw(st.sampled_from([1.0, 11.0])),
+                label_mode=data.draw(st.sampled_from(["sample", "mean"])),
+                beta_grad=data.draw(st.sampled_from(["implicit", "expected", "none"])),
+                grad_sum=data.draw(state),
+                weight=data.draw(numbers),
+                velocity=data.draw(state),
+                lr_factor=torch.tensor(0.5),
+                step=data.draw(st.sampled_from([[], step])),
+                return_grad_logits=False,
+            ),
+            dict(
+                logits=LOGITS,
+                labels=Bad([torch.int32, torch.float32], [-1, classes]),
+                partner_labels=Bad([torch.int32, torch.float32], [-1, classes]),
+                lam=LAM,
+                beta=Bad([torch.float64], [-1.0, INF, NAN], kinds=["rank", "longer", "device"]),
+                rng=RNG,
+                first_row=RNG,
+                grad_sum=Bad([torch.float64], kinds=["rank", "longer", "device"]),
+                velocity=Bad([torch.float64], kinds=["rank", "longer", "device"]),
+                lr_factor=Bad([torch.float64], kinds=["rank", "device"]),
+                step=Bad(values=[[1.0], [0.0] * 6, [1.0, NAN, 0.0, 0.0, 0.0, 1.0]]),
+            ),
+        )
+    )
+    written = ["beta", "rng", "grad_sum", "velocity"]
+
+    def call(**arguments):
+        results = torch.ops.sprout_fast.sprout_loss_(**arguments)
+        return *results, *(arguments[name] for name in written)
+
+    result = check("sprout_loss_", call, arguments, wrong, written=written)
+    if result is None:
+        return
+    loss, used_beta, used_rng, row_stats, _, beta, rng, grad_sum, velocity = result
+    names = ["logits", "labels", "partner_labels", "lam", "beta"]
+    options = [arguments[n] for n in ("alpha", "scale", "label_mode", "beta_grad")]
+    expected_loss, grad, expected_stats, _ = torch.ops.sprout_fast.sprout_loss(
+        *(arguments[name] for name in names), used_rng, *options, "mean", True, False
+    )
+    assert same_bits(loss, expected_loss) and same_bits(row_stats, expected_stats)
+    assert torch.equal(used_beta, arguments["beta"])
+    expected = [arguments[n].clone() for n in ("beta", "grad_sum", "velocity", "lr_factor")]
+    if arguments["beta_grad"] != "none":
+        expected[1] += arguments["weight"] * grad
+        if arguments["step"]:
+            step_beta_(*expected, arguments["step"])
+    for got, want in zip((beta, grad_sum, velocity), expected, strict=False):
+        size = want[want.isfinite()].abs().max().item() if want.isfinite().any() else 1.0
+        close(got, want, 1e-4, 1e-5 * size)
 
 
 @given(data=st.data())

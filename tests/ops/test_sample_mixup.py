@@ -53,10 +53,23 @@ def test_ranks():
     assert torch.equal(*[sample_mixup(3, torch.tensor([5, 1, r]))[1] for r in (0, 3)])
 
 
+@pytest.mark.parametrize("per_sample", [False, True])
+def test_in_place_gives_the_partners_labels_and_advances(per_sample):
+    labels, rng = torch.arange(10, 17), torch.tensor([-3, 2**63 - 1])
+    drawn = torch.ops.sprout_fast.sample_mixup_(rng, torch.tensor([4]), labels, 0.2, per_sample)
+    partner, lam, partner_labels, used_rng = drawn
+    assert used_rng.tolist() == [-3, 2**63 - 1, 4] and rng.tolist() == [-3, -(2**63)]
+    expected_partner, expected_lam = sample_mixup(7, used_rng, per_sample=per_sample)
+    assert torch.equal(partner, expected_partner) and torch.equal(lam, expected_lam)
+    assert torch.equal(partner_labels, labels[partner])
+
+
 def test_opcheck():
     torch.library.opcheck(
         torch.ops.sprout_fast.sample_mixup.default, (5, torch.tensor([1, 2, 3]), 0.2, True)
     )
+    arguments = torch.tensor([1, 2]), torch.tensor([3]), torch.arange(5), 0.2, True
+    torch.library.opcheck(torch.ops.sprout_fast.sample_mixup_.default, arguments)
 
 
 @pytest.mark.parametrize(
@@ -85,3 +98,21 @@ def test_wrong_arguments_are_named(message, arguments, options):
     with pytest.raises(RuntimeError) as error:
         sample_mixup(*arguments, **options)
     assert "sprout_fast::sample_mixup: " + message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "message, arguments",
+    [
+        ("rng must be int64 [2] = (seed, offset)", (torch.zeros(3).long(), [0], [0, 1])),
+        ("rng must be contiguous", (torch.zeros(4).long()[::2], [0], [0, 1])),
+        ("first_row must be int64 [1]", (torch.zeros(2).long(), [0, 0], [0, 1])),
+        ("labels must be int64 [B]", (torch.zeros(2).long(), [0], [0.0, 1.0])),
+        ("labels must be int64 [B]", (torch.zeros(2).long(), [0], [[0, 1]])),
+    ],
+)
+def test_wrong_arguments_in_place_are_named(message, arguments):
+    rng, *others = arguments
+    with pytest.raises(RuntimeError) as error:
+        torch.ops.sprout_fast.sample_mixup_(rng, *map(torch.tensor, others), 0.2, False)
+    assert "sprout_fast::sample_mixup_: " + message in str(error.value)
+    assert not rng.any()

@@ -10,7 +10,7 @@ from helpers.op_inputs import STATE
 
 from sprout_fast import reference, sprout_loss
 from sprout_fast.ops.sprout_loss import SproutLossArguments, sprout_loss_and_grad_beta
-from sprout_fast.reference.sprout_loss import concentrations
+from sprout_fast.reference.sprout_loss import concentrations, step_beta_
 
 # (alpha, scale) of the paper and of the authors' code, whose concentrations are 10 y + u.
 RECIPES = {"paper": (0.01, 1.0), "code": (1 / 11, 11.0)}
@@ -315,6 +315,108 @@ def test_gradient_of_beta_from_forward_has_no_graph(dtype):
     arguments = SproutLossArguments(logits.requires_grad_(), *rest, STATE)
     _, grad_beta = sprout_loss_and_grad_beta(arguments)
     assert grad_beta.shape == (4,) and not grad_beta.requires_grad
+
+
+def training_arguments(arguments, weight=1.0, step=(), **changed):
+    """Return the arguments of the op of a training step, by name."""
+    names = ("logits", "labels", "partner_labels", "lam", "beta")
+    classes = arguments[0].shape[1]
+    g = torch.Generator().manual_seed(classes)
+    grad_sum, velocity = torch.randn(2, classes, generator=g)
+    state = dict(rng=STATE[:2].clone(), first_row=STATE[2:].clone(), alpha=0.2, scale=2.0)
+    options = dict(label_mode="sample", beta_grad="implicit", grad_sum=grad_sum, weight=weight)
+    rest = dict(velocity=velocity, lr_factor=torch.tensor(0.5), step=list(step))
+    given = dict(zip(names, arguments, strict=True))
+    return given | state | options | rest | dict(return_grad_logits=False) | changed
+
+
+@pytest.mark.parametrize("label_mode", ["sample", "mean"])
+@pytest.mark.parametrize("beta_grad", ["implicit", "expected"])
+@pytest.mark.parametrize("momentum, largest", [(0.0, torch.inf), (0.9, 3.0)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_training_step_is_the_loss_and_the_references_step(
+    label_mode, beta_grad, momentum, largest, dtype
+):
+    for batch, classes in ((1, 1), (64, 10), (17, 33), (8, 1000)):
+        *batch_of, beta = inputs(batch, classes, dtype)
+        beta += 0.1
+        largest_total = largest * classes / 5
+        step = (4.0, 0.7, momentum, 0.01, 0.1, largest_total)
+        given = training_arguments(
+            (*batch_of, beta.clone()), 2.0, step, label_mode=label_mode, beta_grad=beta_grad
+        )
+        expected = [given[n].clone() for n in ("beta", "grad_sum", "velocity", "lr_factor")]
+        loss, used_beta, used_rng, row_stats, _ = torch.ops.sprout_fast.sprout_loss_(**given)
+        assert torch.equal(used_beta, beta) and torch.equal(used_rng, STATE)
+        assert given["rng"].tolist() == [STATE[0], STATE[1] + 1]
+        options = (0.2, 2.0, label_mode, beta_grad, "mean", True, False)
+        wanted = torch.ops.sprout_fast.sprout_loss(*batch_of, beta, STATE, *options)
+        assert torch.equal(loss, wanted[0]) and torch.equal(row_stats, wanted[2])
+        expected[1] += 2 * wanted[1]
+        step_beta_(*expected, step)
+        for name, value in zip(("beta", "grad_sum", "velocity"), expected, strict=False):
+            torch.testing.assert_close(given[name], value, rtol=2e-5, atol=2e-6)
+
+
+def test_a_training_step_accumulates_without_a_step():
+    arguments = inputs(9, 4)
+    once, twice = (training_arguments(arguments, weight) for weight in (6.0, 3.0))
+    torch.ops.sprout_fast.sprout_loss_(**once)
+    for rng in (STATE[:2].clone(), STATE[:2].clone()):
+        torch.ops.sprout_fast.sprout_loss_(**twice | dict(rng=rng))
+    torch.testing.assert_close(once["grad_sum"], twice["grad_sum"])
+    assert torch.equal(once["beta"], arguments[4])
+
+
+def tensors_of(given):
+    return {name: value.clone() for name, value in given.items() if isinstance(value, torch.Tensor)}
+
+
+def test_a_training_step_without_a_gradient_of_beta_draws_only():
+    given = training_arguments(inputs(9, 4), 1.0, (1.0, 1.0, 0.9, 0.1, 0.0, 9.0), beta_grad="none")
+    before = tensors_of(given)
+    torch.ops.sprout_fast.sprout_loss_(**given)
+    changed = {name for name, value in before.items() if not torch.equal(value, given[name])}
+    assert changed == {"rng"}
+
+
+@pytest.mark.parametrize(
+    "message, changed",
+    [
+        ("labels must be in [0, 4), got 4", {"labels": torch.full((9,), 4)}),
+        ("rng must be int64 [2] = (seed, offset)", {"rng": STATE}),
+        ("first_row must be int64 [1]", {"first_row": STATE}),
+        ("beta must be contiguous", {"beta": torch.ones(8)[::2]}),
+        ("beta must be float32 [K]", {"beta": torch.ones(4).double()}),
+        ("grad_sum must be float32 [K]", {"grad_sum": torch.ones(5)}),
+        ("velocity must be float32 [K]", {"velocity": torch.ones(5)}),
+        ("lr_factor must be a float32 scalar", {"lr_factor": torch.ones(1)}),
+        ("step must be empty or (divisor > 0, ", {"step": [1.0]}),
+        ("step must be empty or (divisor > 0, ", {"step": [0.0] * 6}),
+        ("step must be empty or (divisor > 0, ", {"step": [1.0, 1.0, math.nan, 0.0, 0.0, 1.0]}),
+        ("alpha must be in [0, 1], got 2", {"alpha": 2.0}),
+        ("logits must be float32 or float64 on CPU", {"return_grad_logits": True,
+                                                       "logits": torch.zeros(9, 4).half()}),
+    ],
+)  # fmt: skip
+def test_wrong_arguments_of_a_training_step_change_nothing(message, changed):
+    given = training_arguments(inputs(9, 4), 1.0, (1.0, 1.0, 0.9, 0.1, 0.0, 9.0)) | changed
+    before = tensors_of(given)
+    with pytest.raises(RuntimeError) as error:
+        torch.ops.sprout_fast.sprout_loss_(**given)
+    assert "sprout_fast::sprout_loss_: " + message in str(error.value)
+    assert all(torch.equal(value, given[name]) for name, value in before.items())
+
+
+def test_opcheck_of_a_training_step():
+    step = [1.0, 1.0, 0.9, 0.1, 0.0, 9.0]
+    for options in (dict(step=step), dict(return_grad_logits=True), dict(beta_grad="none")):
+        given = training_arguments(inputs(5, 7)) | options
+        torch.library.opcheck(torch.ops.sprout_fast.sprout_loss_.default, tuple(given.values()))
+    alone = (*torch.rand(3, 7), torch.tensor(0.5), step)
+    torch.library.opcheck(torch.ops.sprout_fast.sprout_loss_step_.default, alone)
+    with pytest.raises(RuntimeError, match="sprout_loss_step_: step must not be empty"):
+        torch.ops.sprout_fast.sprout_loss_step_(*alone[:4], [])
 
 
 def test_opcheck():

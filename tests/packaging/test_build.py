@@ -127,8 +127,8 @@ def test_kernels_of_every_instruction_set_agree(isa):
         "print(sprout_fast.build_info()['cpu_isa'], flush=True)\n"
         "sys.exit(pytest.main(['-p', 'no:cacheprovider', *sys.argv[1:]]))"
     )
-    ops = ["dirichlet", "gaussian_mixup", "generalized_cross_entropy", "log_gamma", "pgd_step"]
-    tests = [ROOT / "tests" / "ops" / f"test_{op}.py" for op in [*ops, "sprout_loss"]]
+    ops = ["dirichlet", "gaussian_mixup", "generalized_cross_entropy", "log_gamma", "meter_step"]
+    tests = [ROOT / "tests" / "ops" / f"test_{op}.py" for op in [*ops, "pgd_step", "sprout_loss"]]
     env = os.environ | {"SPROUT_FAST_ISA": isa}
     out = run(sys.executable, "-c", code, *tests, "-k", SELECTED, cwd=ROOT, env=env)
     assert out.splitlines()[0] == isa

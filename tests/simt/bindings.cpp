@@ -63,7 +63,8 @@ PYBIND11_MODULE(_simt, m) {
     using Args = SampleMixupArgs;
     auto binding = record<Args>(m, "SampleMixupArgs");
     FIELD(rng_state), FIELD(partner), FIELD(lam), FIELD(batch), FIELD(lams), FIELD(per_sample);
-    FIELD(mixup_alpha);
+    FIELD(mixup_alpha), FIELD(first_row), FIELD(labels), FIELD(partner_labels), FIELD(rng);
+    FIELD(used_rng);
   }
   {
     using Args = GaussianMixupArgs;
@@ -87,7 +88,26 @@ PYBIND11_MODULE(_simt, m) {
     FIELD(lam_stride), FIELD(beta), FIELD(rng_state), FIELD(row_stats), FIELD(batch);
     FIELD(classes), FIELD(alpha), FIELD(scale), FIELD(label_mode), FIELD(beta_grad);
     FIELD(reduction), FIELD(wants_grad_beta), FIELD(wants_mean), FIELD(grad_loss);
-    FIELD(grad_logits);
+    FIELD(grad_logits), FIELD(first_row);
+  }
+  {
+    using Args = SproutFinishArgs;
+    auto binding = record<Args>(m, "SproutFinishArgs");
+    FIELD(classes), FIELD(beta), FIELD(row_stats), FIELD(loss), FIELD(batch), FIELD(rng);
+    FIELD(first_row), FIELD(used_rng), FIELD(used_beta), FIELD(partial), FIELD(summed);
+    FIELD(groups), FIELD(factor), FIELD(weight), FIELD(grad_sum), FIELD(steps), FIELD(velocity);
+    FIELD(lr_factor);
+    binding.def("set_step", [](Args& args, const std::vector<float>& step) {
+      if (step.size() != 6) throw std::invalid_argument("a step has six numbers");
+      args.step = {step[0], step[1], step[2], step[3], step[4], step[5]};
+    });
+  }
+  {
+    using Args = MeterStepArgs;
+    auto binding = record<Args>(m, "MeterStepArgs");
+    FIELD(dtype), FIELD(logits), FIELD(labels), FIELD(partner_labels), FIELD(lam);
+    FIELD(lam_stride), FIELD(batch), FIELD(classes), FIELD(loss_dtype), FIELD(loss);
+    FIELD(loss_sum), FIELD(hits), FIELD(bad_step), FIELD(step);
   }
   {
     using Args = LogGammaArgs;
@@ -151,6 +171,7 @@ PYBIND11_MODULE(_simt, m) {
   m.def("dirichlet", &simt::dirichlet);
   m.def("dirichlet_backward", &simt::dirichlet_backward);
   m.def("pgd_step", &simt::pgd_step);
+  m.def("meter_step", &simt::meter_step);
   m.def("generalized_cross_entropy", &simt::generalized_cross_entropy);
   m.def("generalized_cross_entropy_backward", &simt::generalized_cross_entropy_backward);
   m.def("reduce_losses", [](int dtype, uintptr_t values, int64_t stride, int64_t batch,
@@ -176,4 +197,9 @@ PYBIND11_MODULE(_simt, m) {
     simt::sprout_loss_grad_beta(args, pointer(partial), groups, factor,
                                 static_cast<float*>(pointer(grad_beta)), shape);
   });
+  m.def("sprout_loss_finish",
+        [](int dtype, const SproutFinishArgs& args, const simt::Shape& shape) {
+          simt::sprout_loss_finish(static_cast<Dtype>(dtype), args, shape);
+        });
+  m.def("sprout_loss_finish_sums_groups", &simt::sprout_loss_finish_sums_groups);
 }

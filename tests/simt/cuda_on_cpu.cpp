@@ -341,6 +341,12 @@ void run_block() {
 
 }  // namespace
 
+unsigned long long add(unsigned long long* p, unsigned long long value) {
+  const unsigned long long before = *p;
+  *p += value;
+  return before;
+}
+
 int lane() { return machine.self->rank % 32; }
 
 uint4* dynamic_shared() { return reinterpret_cast<uint4*>(machine.dynamic_shared.get()); }

@@ -7,7 +7,7 @@
 // are compiled with -fsanitize=thread (whose calls cuda_on_cpu.cpp implements), data races and
 // reads of unwritten shared memory.
 //
-// Not implemented, because no kernel uses them: atomics, cooperative groups.
+// Not implemented, because no kernel uses them: atomics but the one below, cooperative groups.
 #pragma once
 
 #include <cuda_bf16.h>
@@ -73,6 +73,8 @@ enum class WarpOp { kSync, kBallot, kShuffle };
 uint64_t warp_exchange(const Site& site, WarpOp op, uint32_t mask, uint64_t value, int source);
 int lane();
 uint4* dynamic_shared();
+// Not inline: to the kernels' own code, which is searched for data races, it accesses nothing.
+unsigned long long add(unsigned long long* p, unsigned long long value);
 
 // <<<grid, block, shared_bytes>>>
 struct Config {
@@ -179,6 +181,9 @@ inline int __ffs(int v) { return __builtin_ffs(v); }
 inline int __clz(int v) { return v == 0 ? 32 : __builtin_clz(static_cast<unsigned>(v)); }
 inline unsigned __umulhi(unsigned a, unsigned b) {
   return static_cast<unsigned>(static_cast<uint64_t>(a) * b >> 32);
+}
+inline unsigned long long atomicAdd(unsigned long long* p, unsigned long long value) {
+  return simt::add(p, value);
 }
 template <typename T>
 T __ldg(const T* p) {

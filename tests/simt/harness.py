@@ -82,6 +82,32 @@ class Simt:
             self.module.sample_mixup(args, self._shape(**shape))
         return partner, lam
 
+    def sample_mixup_(self, rng, first_row, labels, mixup_alpha=0.2, per_sample=False, **shape):
+        """Return (partner, lam, partner_labels, used_rng), as the op does."""
+        batch = len(labels)
+        partner, partner_labels, used_rng = (unwritten([n], torch.int64) for n in (batch, batch, 3))
+        lam = unwritten([batch if per_sample else 1], torch.float32)
+        args = self._args(
+            "SampleMixupArgs", rng_state=rng, first_row=first_row, partner=partner, lam=lam,
+            batch=batch, lams=len(lam), per_sample=per_sample, mixup_alpha=mixup_alpha,
+            labels=labels, partner_labels=partner_labels, rng=rng, used_rng=used_rng,
+        )  # fmt: skip
+        self.module.sample_mixup(args, self._shape(**shape))
+        return partner, lam, partner_labels, used_rng
+
+    def meter_step_(
+        self, loss_sum, hits, bad_step, loss, logits, labels, partner_labels=None, lam=None, *,
+        step=0, **shape,
+    ) -> None:  # fmt: skip
+        args = self._args(
+            "MeterStepArgs", dtype=DTYPES.index(logits.dtype), logits=logits, labels=labels,
+            partner_labels=partner_labels, lam=lam,
+            lam_stride=int(lam is not None and len(lam) != 1), batch=logits.shape[0],
+            classes=logits.shape[1], loss_dtype=DTYPES.index(loss.dtype), loss=loss,
+            loss_sum=loss_sum, hits=hits, bad_step=bad_step, step=step,
+        )  # fmt: skip
+        self.module.meter_step(args, self._shape(**shape))
+
     def gaussian_mixup(
         self, images, partner, lam, state, *, sigma, mean, std, noise="marginal",
         dtype=torch.float32, out_misaligned=False, **shape,
@@ -142,28 +168,25 @@ class Simt:
         )  # fmt: skip
         return loss
 
-    def _sum_grad_beta(self, args, partial: Tensor, factor: float, seed: int) -> Tensor:
+    def _sum_grad_beta(self, args, partial: Tensor | None, factor: float, seed: int) -> Tensor:
+        if partial is None:
+            return torch.empty(0)
         grad_beta = unwritten([args.classes], torch.float32)
         self.module.sprout_loss_grad_beta(
             args, partial.data_ptr(), len(partial), factor, grad_beta.data_ptr(), self._shape(seed)
         )
         return grad_beta
 
-    def _grad(self, args, groups: int, dtype: torch.dtype, factor: float, seed: int) -> Tensor:
+    def _grad_groups(self, args, groups: int, dtype: torch.dtype, seed: int) -> Tensor | None:
         wants_beta = args.wants_grad_beta
         partial = unwritten([groups, args.classes], dtype) if wants_beta else None
         if args.batch > 0 and (wants_beta or args.grad_logits):
             self.module.sprout_loss_grad(args, _address(partial), self._shape(seed))
-        if not wants_beta:
-            return torch.empty(0)
-        return self._sum_grad_beta(args, partial, factor, seed)
+        return partial
 
-    def sprout_loss(self, logits, *rest, seed=0, max_shared_bytes=H100_SHARED_BYTES, **options):
-        """Return (loss, grad_beta, row_stats), as torch.ops.sprout_fast.sprout_loss does."""
-        B, K = logits.shape
-        dtype = accumulate_dtype(logits.dtype)
-        row_stats = unwritten([B, self.module.ROW_STATS], dtype)
-        args = self._sprout_args(logits, *rest, row_stats, **options)
+    def _rows(self, args, row_stats: Tensor, max_shared_bytes: int, seed: int) -> Tensor | None:
+        """Fill row_stats; return sums of beta's gradient over groups of rows, [groups, K]."""
+        B, K, dtype = args.batch, args.classes, row_stats.dtype
         plan = self.module.sprout_loss_plan(args, max_shared_bytes)
         kept = unwritten([plan.kept_groups, K], dtype) if plan.kept_groups else None
         if B > 0:
@@ -176,12 +199,57 @@ class Simt:
                 self.module.sprout_loss_segments(
                     args, sums.data_ptr(), plan.segments, self._shape(seed)
                 )
+        return kept if kept is not None else self._grad_groups(args, plan.groups, dtype, seed)
+
+    def sprout_loss(self, logits, *rest, seed=0, max_shared_bytes=H100_SHARED_BYTES, **options):
+        """Return (loss, grad_beta, row_stats), as torch.ops.sprout_fast.sprout_loss does."""
+        B = len(logits)
+        row_stats = unwritten([B, self.module.ROW_STATS], accumulate_dtype(logits.dtype))
+        args = self._sprout_args(logits, *rest, row_stats, **options)
+        partial = self._rows(args, row_stats, max_shared_bytes, seed)
         reduction = options.get("reduction", "mean")
         loss = self._reduce_losses(row_stats, self.module.LOSS_STAT, reduction, seed)
         factor = 1 / B if reduction == "mean" and B > 0 else 1.0
-        if kept is not None:
-            return loss, self._sum_grad_beta(args, kept, factor, seed), row_stats
-        return loss, self._grad(args, plan.groups, dtype, factor, seed), row_stats
+        return loss, self._sum_grad_beta(args, partial, factor, seed), row_stats
+
+    def sprout_loss_(
+        self, logits, labels, partner_labels, lam, beta, rng, first_row, grad_sum, weight, velocity,
+        lr_factor, step=(), *, seed=0, max_shared_bytes=H100_SHARED_BYTES, **options,
+    ):  # fmt: skip
+        """Return (loss, used_beta, used_rng, row_stats), as the op does."""
+        B, K = logits.shape
+        dtype = accumulate_dtype(logits.dtype)
+        row_stats = unwritten([B, self.module.ROW_STATS], dtype)
+        loss, used_beta = unwritten([], dtype), unwritten([K], torch.float32)
+        used_rng = unwritten([3], torch.int64)
+        args = self._sprout_args(
+            logits, labels, partner_labels, lam, beta, rng, row_stats, first_row=first_row,
+            **options,
+        )  # fmt: skip
+        partial = self._rows(args, row_stats, max_shared_bytes, seed)
+        factor, summed = 1 / B if B else 1.0, None
+        groups = 0 if partial is None else len(partial)
+        if groups and not self.module.sprout_loss_finish_sums_groups(groups, K):
+            summed, partial = self._sum_grad_beta(args, partial, factor, seed), None
+        wants = args.wants_grad_beta
+        finish = self._args(
+            "SproutFinishArgs", classes=K, beta=beta, row_stats=row_stats, loss=loss, batch=B,
+            rng=rng, first_row=first_row, used_rng=used_rng, used_beta=used_beta, partial=partial,
+            summed=summed, groups=groups, factor=factor, weight=weight,
+            grad_sum=grad_sum if wants else None, steps=bool(step) and wants, velocity=velocity,
+            lr_factor=lr_factor,
+        )  # fmt: skip
+        finish.set_step(list(step) or [1.0] * 6)
+        self.module.sprout_loss_finish(DTYPES.index(dtype), finish, self._shape(seed))
+        return loss, used_beta, used_rng, row_stats
+
+    def sprout_loss_step_(self, beta, grad_sum, velocity, lr_factor, step, seed=0) -> None:
+        finish = self._args(
+            "SproutFinishArgs", classes=len(beta), beta=beta, grad_sum=grad_sum, steps=True,
+            velocity=velocity, lr_factor=lr_factor,
+        )  # fmt: skip
+        finish.set_step(list(step))
+        self.module.sprout_loss_finish(DTYPES.index(torch.float32), finish, self._shape(seed))
 
     def sprout_loss_backward(self, grad_loss, logits, *rest, row_stats, seed=0, **options):
         """Return (grad_logits, grad_beta), as torch.ops.sprout_fast.sprout_loss_backward does."""
@@ -190,7 +258,8 @@ class Simt:
             logits, *rest, row_stats, grad_loss=grad_loss, grad_logits=grad_logits, **options
         )
         groups = self.module.sprout_loss_plan(args, 0).groups
-        return grad_logits, self._grad(args, groups, row_stats.dtype, 1.0, seed)
+        partial = self._grad_groups(args, groups, row_stats.dtype, seed)
+        return grad_logits, self._sum_grad_beta(args, partial, 1.0, seed)
 
     def log_gamma(self, concentration, state, seed=0) -> Tensor:
         log_g = unwritten(concentration.shape, concentration.dtype, _is_misaligned(concentration))

@@ -75,4 +75,14 @@ void sprout_loss_grad_beta(const SproutLossArgs& args, const void* partial, int6
   });
 }
 
+void sprout_loss_finish(Dtype dtype, const SproutFinishArgs& args, const Shape& shape) {
+  with_wide_type(dtype, [&](auto t) {
+    launch_as<sprout_loss_finish_kernel<decltype(t)>>(shape, {1, kFinishThreads}, args);
+  });
+}
+
+bool sprout_loss_finish_sums_groups(int64_t groups, int64_t classes) {
+  return finish_sums_groups(groups, classes);
+}
+
 }  // namespace simt

@@ -11,6 +11,7 @@
 #include "csrc/ops/gaussian_mixup_args.h"
 #include "csrc/ops/generalized_cross_entropy_args.h"
 #include "csrc/ops/log_gamma_args.h"
+#include "csrc/ops/meter_step_args.h"
 #include "csrc/ops/pgd_step_args.h"
 #include "csrc/ops/sample_mixup_args.h"
 #include "csrc/ops/sprout_loss_args.h"
@@ -36,6 +37,8 @@ void log_gamma_backward(const sprout_fast::LogGammaBackwardArgs& args, const Sha
 
 void dirichlet(const sprout_fast::DirichletArgs& args, const Shape& shape);
 void dirichlet_backward(const sprout_fast::DirichletBackwardArgs& args, const Shape& shape);
+
+void meter_step(const sprout_fast::MeterStepArgs& args, const Shape& shape);
 
 void pgd_step(const sprout_fast::PgdStepArgs& args, const Shape& shape);
 
@@ -65,5 +68,9 @@ void sprout_loss_segments(const sprout_fast::SproutLossArgs& args, const void* s
 void sprout_loss_grad(const sprout_fast::SproutLossArgs& args, void* partial, const Shape& shape);
 void sprout_loss_grad_beta(const sprout_fast::SproutLossArgs& args, const void* partial,
                            int64_t groups, double factor, float* grad_beta, const Shape& shape);
+// dtype: of row_stats and of the loss, float or double.
+void sprout_loss_finish(sprout_fast::Dtype dtype, const sprout_fast::SproutFinishArgs& args,
+                        const Shape& shape);
+bool sprout_loss_finish_sums_groups(int64_t groups, int64_t classes);
 
 }  // namespace simt

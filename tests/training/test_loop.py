@@ -141,7 +141,8 @@ def test_every_training_step_uses_the_compiled_ops() -> None:
         with CountOps() as ops:
             trainer.fit()
         assert ops.calls["sprout_fast::gaussian_mixup"] == expected, method
-        assert ops.calls.get("sprout_fast::sprout_loss", 0) == (4 if method == "sprout" else 0)
+        assert ops.calls.get("sprout_fast::sprout_loss_", 0) == (4 if method == "sprout" else 0)
+        assert ops.calls["sprout_fast::meter_step_"] == expected
         assert ops.calls.get("sprout_fast::sprout_loss_backward", 0) <= 4
 
 

@@ -59,6 +59,7 @@ CONTRACTS: dict[str, Callable[..., Contract]] = {
     ),
     "sprout_loss_rows": lambda logits, *_: Contract(SIZES[logits], _BETA, samples=True),
     "sprout_loss_grad": lambda logits, *_: Contract(2 * SIZES[logits], _BETA, samples=True),
+    "meter_step": lambda logits, *_: Contract(SIZES[logits]),
 }
 
 

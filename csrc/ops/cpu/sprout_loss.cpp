@@ -5,6 +5,7 @@
 #include <tuple>
 #include <vector>
 
+#include "../../common/philox.h"
 #include "../entry.h"
 #include "parallel.h"
 #include "reduce_losses.h"
@@ -33,9 +34,9 @@ std::vector<T> run_rows(const SproutLossCall& call, RowsKernel kernel) {
   const int64_t logit_size = static_cast<int64_t>(call.logits.element_size());
   const int64_t seventh = args.batch * logit_size / (7 * static_cast<int64_t>(sizeof(T)));
   // No more than fill a chunk of variates each (kFewClasses).
-  const int64_t most = std::clamp<int64_t>((args.batch * K + 1023) / 1024, 1, 64);
-  const int64_t groups =
-      wants_beta ? std::clamp<int64_t>(seventh, 1, most) : std::max<int64_t>(args.batch, 1);
+  const int64_t chunks = std::max<int64_t>((args.batch * K + 1023) / 1024, 1);
+  const int64_t groups = wants_beta ? std::clamp<int64_t>(seventh, 1, std::min<int64_t>(chunks, 64))
+                                    : std::min(chunks, std::max<int64_t>(args.batch, 1));
   std::vector<T> partial(wants_beta ? groups * K : 0, T(0));
   // Groups per task: a few thousand variates.
   const int64_t grain = std::max<int64_t>(1, 4096 * groups / std::max<int64_t>(1, args.batch * K));
@@ -82,12 +83,45 @@ std::tuple<Tensor, Tensor> sprout_loss_backward_cpu(const SproutLossCall& call) 
                                 : grad_beta<float>(call, kernel, false)};
 }
 
+// `gradient` is beta's, summed over the rows, or empty.
+template <typename T>
+void finish(const SproutFinishArgs& args, const std::vector<T>& gradient) {
+  bool finite = true;
+  for (int64_t k = 0; k < args.classes; ++k) {
+    const T own = gradient.empty() ? T(0) : gradient[k] * static_cast<T>(args.factor);
+    finite &= accumulate_gradient(args, k, static_cast<float>(own));
+  }
+  if (!args.steps) return;
+  double total = 0;
+  for (int64_t k = 0; k < args.classes; ++k) total += step_beta(args, k, finite);
+  if (!finite || !(total > args.step.largest_total)) return;
+  for (int64_t k = 0; k < args.classes; ++k) bound_beta(args, k, total);
+}
+
+template <typename T>
+void run_and_finish(const SproutStepCall& call) {
+  finish<T>(call.finish, run_rows<T>(*call.loss, SPROUT_BEST_KERNEL(sprout_loss_rows)));
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sprout_loss_cpu_(const SproutStepCall& call) {
+  const SproutLossCall& rows = *call.loss;
+  const bool wide = rows.args.dtype == Dtype::kFloat64;
+  wide ? run_and_finish<double>(call) : run_and_finish<float>(call);
+  PhiloxCall::advance(call.finish.rng, call.finish.first_row, call.finish.used_rng);
+  return {reduce_losses(rows, kLoss, kRowStats), call.used_beta, call.used_rng, rows.row_stats,
+          rows.grad_logits};
+}
+
+void sprout_loss_step_cpu_(const SproutStepCall& call) { finish<float>(call.finish, {}); }
+
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(sprout_fast, CPU, m) {
   m.impl("sprout_loss", SPROUT_ENTRY(prepare_sprout_loss_forward, sprout_loss_cpu));
   m.impl("sprout_loss_backward",
          SPROUT_ENTRY(prepare_sprout_loss_backward, sprout_loss_backward_cpu));
+  m.impl("sprout_loss_", SPROUT_ENTRY(&prepare_sprout_loss_, sprout_loss_cpu_));
+  m.impl("sprout_loss_step_", SPROUT_ENTRY(&prepare_sprout_loss_step_, sprout_loss_step_cpu_));
 }
 
 }  // namespace sprout_fast

@@ -345,7 +345,7 @@ void backward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t ro
 template <bool kBackward>
 void rows(const SproutLossArgs& args, int64_t begin, int64_t end, const void* base, void* scratch,
           void* grad_beta) {
-  const PhiloxCall call(args.rng_state, args.classes);
+  const PhiloxCall call(args.rng_state, args.classes, args.first_row);
   with_floating_type(args.dtype, [&](auto logit) {
     using Logit = decltype(logit);
     using T = decltype(logit * 1.0f);

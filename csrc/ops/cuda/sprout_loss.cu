@@ -1,7 +1,9 @@
 // Launches of sprout_loss.
 #include "../sprout_loss_call.h"
 
+#include <optional>
 #include <tuple>
+#include <utility>
 
 #include "dispatch.cuh"
 #include "launch.h"
@@ -43,9 +45,9 @@ struct GradBeta {
   }
 };
 
-// Computes the requested gradients and returns that of beta, or [0] if it was not requested.
-template <typename Logit, typename T>
-Tensor launch_grad(const SproutLossCall& call, T factor, cudaStream_t stream) {
+// Computes the requested gradients; that of beta, if requested, as sums over groups of rows.
+template <typename Logit, typename T = typename Accumulate<Logit>::type>
+std::optional<GradBeta<T>> launch_grad(const SproutLossCall& call, cudaStream_t stream) {
   const SproutLossArgs& args = call.args;
   const GradPlan plan = plan_sprout_loss_grad<Logit, T>(args);
   std::optional<GradBeta<T>> beta;
@@ -57,13 +59,12 @@ Tensor launch_grad(const SproutLossCall& call, T factor, cudaStream_t stream) {
                                                  beta ? beta->data() : nullptr);
     STD_CUDA_KERNEL_LAUNCH_CHECK();
   }
-  return beta ? beta->sum(factor, stream) : torch::stable::new_empty(call.beta, {0});
+  return beta;
 }
 
-template <typename Logit>
-std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const SproutLossCall& call,
-                                                   cudaStream_t stream) {
-  using T = typename Accumulate<Logit>::type;
+// Computes the rows' statistics and, if requested, the gradient of beta, as launch_grad does.
+template <typename Logit, typename T = typename Accumulate<Logit>::type>
+std::optional<GradBeta<T>> launch_rows(const SproutLossCall& call, cudaStream_t stream) {
   const SproutLossArgs& args = call.args;
   const int64_t max_bytes = max_shared_bytes();
   const RowsPlan plan = plan_sprout_loss_rows<Logit, T>(args, max_bytes);
@@ -88,12 +89,52 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const SproutLossCall& call,
       STD_CUDA_KERNEL_LAUNCH_CHECK();
     }
   }
+  return beta ? std::move(beta) : launch_grad<Logit>(call, stream);
+}
+
+template <typename T>
+Tensor sum_or_empty(const SproutLossCall& call, std::optional<GradBeta<T>> beta, T factor,
+                    cudaStream_t stream) {
+  return beta ? beta->sum(factor, stream) : torch::stable::new_empty(call.beta, {0});
+}
+
+template <typename Logit>
+std::tuple<Tensor, Tensor, Tensor, Tensor> forward(const SproutLossCall& call,
+                                                   cudaStream_t stream) {
+  using T = typename Accumulate<Logit>::type;
+  const SproutLossArgs& args = call.args;
+  std::optional<GradBeta<T>> beta = launch_rows<Logit>(call, stream);
   Tensor loss = reduce_losses_as<T>(call, kLoss, kRowStats, stream);
   const T factor = args.reduction == Reduction::kMean && args.batch > 0
                        ? T(1) / static_cast<T>(args.batch)
                        : T(1);
-  return {loss, beta ? beta->sum(factor, stream) : launch_grad<Logit>(call, factor, stream),
-          call.row_stats, call.grad_logits};
+  return {loss, sum_or_empty<T>(call, std::move(beta), factor, stream), call.row_stats,
+          call.grad_logits};
+}
+
+template <typename T>
+void launch_finish(const SproutFinishArgs& args, cudaStream_t stream) {
+  sprout_loss_finish_kernel<T><<<1, kFinishThreads, 0, stream>>>(args);
+  STD_CUDA_KERNEL_LAUNCH_CHECK();
+}
+
+// A training step: returns the loss.
+template <typename Logit>
+Tensor train(const SproutStepCall& call, cudaStream_t stream) {
+  using T = typename Accumulate<Logit>::type;
+  std::optional<GradBeta<T>> beta = launch_rows<Logit>(*call.loss, stream);
+  Tensor loss = empty({}, call.loss->accumulate_dtype, call.used_beta), summed;
+  SproutFinishArgs args = call.finish;
+  args.loss = loss.mutable_data_ptr();
+  if (beta && finish_sums_groups(beta->groups, args.classes)) {
+    args.partial = beta->data();
+    args.groups = beta->groups;
+  } else if (beta) {
+    summed = beta->sum(static_cast<T>(args.factor), stream);
+    args.summed = summed.const_data_ptr<float>();
+  }
+  launch_finish<T>(args, stream);
+  return loss;
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> sprout_loss_cuda(const SproutLossCall& call,
@@ -109,9 +150,21 @@ std::tuple<Tensor, Tensor> sprout_loss_backward_cuda(const SproutLossCall& call,
   with_device_type(call.args.dtype, [&](auto logit) {
     using Logit = decltype(logit);
     using T = typename Accumulate<Logit>::type;
-    grad_beta = launch_grad<Logit>(call, T(1), on.stream);
+    grad_beta = sum_or_empty<T>(call, launch_grad<Logit>(call, on.stream), T(1), on.stream);
   });
   return {call.grad_logits, grad_beta};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sprout_loss_cuda_(const SproutStepCall& call,
+                                                                     const Launch& on) {
+  Tensor loss;
+  with_device_type(call.loss->args.dtype,
+                   [&](auto logit) { loss = train<decltype(logit)>(call, on.stream); });
+  return {loss, call.used_beta, call.used_rng, call.loss->row_stats, call.loss->grad_logits};
+}
+
+void sprout_loss_step_cuda_(const SproutStepCall& call, const Launch& on) {
+  launch_finish<float>(call.finish, on.stream);
 }
 
 }  // namespace
@@ -120,6 +173,9 @@ STABLE_TORCH_LIBRARY_IMPL(sprout_fast, CUDA, m) {
   m.impl("sprout_loss", SPROUT_ENTRY(prepare_sprout_loss_forward, sprout_loss_cuda, Launch));
   m.impl("sprout_loss_backward",
          SPROUT_ENTRY(prepare_sprout_loss_backward, sprout_loss_backward_cuda, Launch));
+  m.impl("sprout_loss_", SPROUT_ENTRY(&prepare_sprout_loss_, sprout_loss_cuda_, Launch));
+  m.impl("sprout_loss_step_",
+         SPROUT_ENTRY(&prepare_sprout_loss_step_, sprout_loss_step_cuda_, Launch));
 }
 
 }  // namespace sprout_fast

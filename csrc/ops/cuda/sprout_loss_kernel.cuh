@@ -9,12 +9,14 @@
 //                                block, that of beta. Also forward's second read, for beta's
 //                                gradient of rows that do not fit
 //   sprout_loss_grad_beta_kernel adds up beta's gradient over blocks
+//   sprout_loss_finish_kernel    a training step's last launch: the loss, beta's step, the states
 #pragma once
 
 #include "../../common/gamma_gradient.h"
 #include "../../common/reduce.h"
 #include "../sprout_loss_args.h"
 #include "gamma_packet.cuh"
+#include "reduction_kernel.cuh"
 #include "row.cuh"
 
 namespace sprout_fast {
@@ -255,7 +257,7 @@ __global__ void __launch_bounds__(kLossThreads, 1)
   static_assert(sizeof shared + sizeof shared_largest <= kLossOwnBytes,
                 "the plan assumes at most kLossOwnBytes");
   const int64_t K = args.classes;
-  const PhiloxCall call(args.rng_state, K);
+  const PhiloxCall call(args.rng_state, K, args.first_row);
   const int64_t first_row = static_cast<int64_t>(blockIdx.x) * blockDim.y;
   const int64_t row = first_row + threadIdx.y;
   const int64_t element = call.first_element + row * K;
@@ -392,7 +394,7 @@ __global__ void __launch_bounds__(kGradThreads)
   constexpr int N = kPacket<Logit>;
   __shared__ T sums[kSumsBeta ? kGradThreads * N : 1];
   const int64_t K = args.classes;
-  const PhiloxCall call(args.rng_state, K);
+  const PhiloxCall call(args.rng_state, K, args.first_row);
   const int64_t chunks = ceil_div(K, classes), group = blockIdx.x / chunks;
   const int64_t begin = (blockIdx.x - group * chunks) * classes, end = std::min(begin + classes, K);
   const int lanes = static_cast<int>(blockDim.x), team = static_cast<int>(threadIdx.y);
@@ -483,6 +485,72 @@ __global__ void __launch_bounds__(kGradBetaClasses* kGradBetaTeams)
   if (threadIdx.y != 0 || k >= classes) return;
   for (int team = 1; team < kGradBetaTeams; ++team) sum += sums[team][threadIdx.x];
   grad_beta[k] = static_cast<float>(factor * sum);
+}
+
+constexpr int kFinishThreads = 512;
+// Whether the finish kernel's one block adds up the groups, of which a thread reads one after the
+// other; otherwise sprout_loss_grad_beta_kernel does it first.
+inline bool finish_sums_groups(int64_t groups, int64_t classes) {
+  return groups <= 32 && groups * classes <= 8192;
+}
+
+// Sums over the threads of the finish kernel.
+template <typename T>
+struct FinishSums {
+  T loss;
+  int not_finite;  // gradients
+  __device__ __forceinline__ void combine(const FinishSums& o) {
+    loss += o.loss;
+    not_finite += o.not_finite;
+  }
+  __device__ __forceinline__ FinishSums shuffled(int mask) const {
+    FinishSums o;
+    o.loss = __shfl_xor_sync(0xffffffffu, loss, mask);
+    o.not_finite = __shfl_xor_sync(0xffffffffu, not_finite, mask);
+    return o;
+  }
+};
+
+// One block. A thread has the same classes in each of its loops.
+template <typename T>
+__global__ void __launch_bounds__(kFinishThreads)
+    sprout_loss_finish_kernel(const __grid_constant__ SproutFinishArgs args) {
+  __shared__ FinishSums<T> shared[kFinishThreads / 32];
+  __shared__ RunningSum<double> shared_total[kFinishThreads / 32];
+  const int64_t K = args.classes;
+  FinishSums<T> found{T(0), 0};
+  for (int64_t k = threadIdx.x; k < K; k += kFinishThreads) {
+    float gradient = args.summed == nullptr ? 0.0f : args.summed[k];
+    if (args.partial != nullptr) {
+      T sum = T(0);
+      for (int64_t group = 0; group < args.groups; ++group) {
+        sum += static_cast<const T*>(args.partial)[group * K + k];
+      }
+      gradient = static_cast<float>(static_cast<T>(args.factor) * sum);
+    }
+    if (!accumulate_gradient(args, k, gradient)) ++found.not_finite;
+  }
+  if (args.loss != nullptr) {
+    for (int64_t row = threadIdx.x; row < args.batch; row += kFinishThreads) {
+      found.loss += static_cast<const T*>(args.row_stats)[row * kRowStats + kLoss];
+    }
+  }
+  found = row_reduce(found, shared);
+  if (threadIdx.x == 0 && args.loss != nullptr) {
+    *static_cast<T*>(args.loss) = found.loss / static_cast<T>(args.batch);
+    PhiloxCall::advance(args.rng, args.first_row, args.used_rng);
+  }
+  if (!args.steps) return;
+  RunningSum<double> total{0.0};
+  for (int64_t k = threadIdx.x; k < K; k += kFinishThreads) {
+    total.value += step_beta(args, k, found.not_finite == 0);
+  }
+  if (found.not_finite != 0 || args.step.largest_total == std::numeric_limits<float>::infinity()) {
+    return;
+  }
+  total = row_reduce(total, shared_total);
+  if (!(total.value > args.step.largest_total)) return;
+  for (int64_t k = threadIdx.x; k < K; k += kFinishThreads) bound_beta(args, k, total.value);
 }
 
 }  // namespace sprout_fast

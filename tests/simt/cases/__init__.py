@@ -15,13 +15,15 @@ from helpers.op_inputs import STATE, channel_options, mixing, random_images
 from simt.cases import dirichlet as dirichlet
 from simt.cases import gaussian_mixup as gaussian_mixup
 from simt.cases import log_gamma as log_gamma
+from simt.cases import meter_step as meter_step
 from simt.cases import pgd_step as pgd_step
 from simt.cases import sample_mixup as sample_mixup
 from simt.cases.common import CASES as CASES
 from simt.cases.common import spread
 from simt.cases.generalized_cross_entropy import cross_entropy_inputs, run_cross_entropy
+from simt.cases.meter_step import meter_inputs, meter_sums
 from simt.cases.pgd_step import attack_inputs
-from simt.cases.sprout_loss import loss_inputs, run_loss
+from simt.cases.sprout_loss import STEP, loss_inputs, run_loss, training_state
 
 
 def everything(simt, seed: int) -> list[torch.Tensor]:
@@ -40,6 +42,16 @@ def everything(simt, seed: int) -> list[torch.Tensor]:
         results += run_loss(simt, *inputs, label_mode=label_mode, seed=seed)
     options = dict(label_mode="mean", beta_grad="none")
     results += simt.sprout_loss(*loss_inputs(1, 8193), STATE, **options, seed=seed)  # in segments
+    for classes in (10, 600):
+        state, step = training_state(classes), (*STEP[:5], 0.5 * classes)
+        results += simt.sprout_loss_(*loss_inputs(11, classes)[:4], *state, step, seed=seed)
+        results += [state[0], state[1], state[3], state[5]]
+    rng = torch.tensor([4, 5])
+    labels = torch.arange(300)
+    results += [*simt.sample_mixup_(rng, torch.tensor([0]), labels, seed=seed), rng]
+    sums = meter_sums()
+    simt.meter_step_(*sums, torch.tensor(0.7), *meter_inputs(65, 129), seed=seed)
+    results += sums
 
     a = spread((3, 301), low=-1, high=1)
     log_g = simt.log_gamma(a, STATE, seed=seed)

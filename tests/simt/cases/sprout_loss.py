@@ -130,6 +130,99 @@ def loss_first_rows(simt, first_row):
         check_loss(simt, loss_inputs(3, classes), torch.tensor([9, 2**32 + 5, first_row]))
 
 
+STEP = (1.0, 0.5, 0.9, 0.01, 0.05, torch.inf)  # the last one: the largest total
+
+
+def training_state(classes):
+    """Return beta, rng, first_row, grad_sum, weight, velocity and lr_factor."""
+    g = torch.Generator().manual_seed(classes)
+    beta, grad_sum, velocity = torch.rand(3, classes, generator=g)
+    return [
+        beta + 0.06, torch.tensor([7, 2**32 - 1]), torch.tensor([3]), grad_sum - 0.5, 2.0,
+        velocity - 0.5, torch.tensor(0.75),
+    ]  # fmt: skip
+
+
+def copied(values):
+    return [v.clone() if isinstance(v, torch.Tensor) else v for v in values]
+
+
+def check_training_step(simt, inputs, state, step, **options):
+    """Compare the loss and the whole state with those of the CPU op."""
+    ours, theirs = copied(state), copied(state)
+    own = without(options, "max_shared_bytes", "seed")
+    got = simt.sprout_loss_(*inputs, *ours, step, **options)
+    want = cpu.sprout_loss_(
+        *inputs, *theirs[:3], own.get("alpha", 0.01), own.get("scale", 1.0),
+        own.get("label_mode", "sample"), own.get("beta_grad", "implicit"), *theirs[3:], step, False,
+    )  # fmt: skip
+    compare_scaled([got[0], comparable(got[3])], [want[0], comparable(want[3])])
+    compare_scaled([ours[0], *ours[3:4], ours[5]], [theirs[0], *theirs[3:4], theirs[5]])
+    assert_same(got[1], state[0])
+    assert_same(got[2], torch.cat([state[1], state[2]]))
+    assert_same(ours[1], theirs[1])
+    return ours
+
+
+@case(
+    classes=[1, 5, 33, 257, 513, 1000, 1025],
+    total=[torch.inf, 0.5],
+    accumulates=[False, True],
+    dtype=[torch.float32, torch.float64],
+)
+def loss_training_step(simt, classes, total, accumulates, dtype):
+    """Classes around the finish kernel's threads; groups that it sums or another kernel did."""
+    inputs = loss_inputs(9, classes, dtype)[:4]
+    step = () if accumulates else (*STEP[:5], total * classes)
+    state = training_state(classes)
+    ours = check_training_step(simt, inputs, state, step)
+    assert (ours[0] == state[0]).all() == accumulates
+    if not accumulates:
+        assert (ours[3] == 0).all() and ours[0].sum() <= (total + 0.05) * classes
+
+
+@case(label_mode=["sample", "mean"], beta_grad=["implicit", "expected", "none"])
+def loss_training_step_modes(simt, label_mode, beta_grad):
+    options = dict(label_mode=label_mode, beta_grad=beta_grad, alpha=0.2)
+    for classes, dtype in ((10, torch.float16), (300, torch.bfloat16)):
+        logits, labels, partner_labels, lam, _ = loss_inputs(4, classes, dtype)
+        for pair in ((partner_labels, lam), (None, None)):
+            state = training_state(classes)
+            check_training_step(simt, (logits, labels, *pair), state, STEP, **options)
+
+
+@case(batch=[0, 1, 600], classes=[3, 9])
+def loss_training_step_batches(simt, batch, classes):
+    """More rows than the finish kernel has threads, and none."""
+    check_training_step(simt, loss_inputs(batch, classes)[:4], training_state(classes), STEP)
+
+
+@case(classes=[1025, 8193])
+def loss_training_step_without_shared_memory(simt, classes):
+    inputs, state = loss_inputs(2, classes)[:4], training_state(classes)
+    check_training_step(simt, inputs, state, STEP, max_shared_bytes=0)
+
+
+@case(value=[torch.nan, torch.inf], classes=[5, 600])
+def loss_training_step_not_finite(simt, value, classes):
+    """A gradient that is not finite in one class skips the step in all, but not the state."""
+    inputs, state = loss_inputs(3, classes)[:4], training_state(classes)
+    state[3][classes - 1] = value
+    ours = check_training_step(simt, inputs, state, STEP)
+    assert_same(ours[0], state[0]), assert_same(ours[5], state[5])
+    assert (ours[3] == 0).all() and ours[1][1] == state[1][1] + 1
+
+
+@case(classes=[5, 600, 1100], total=[torch.inf, 0.5])
+def loss_step_alone(simt, classes, total):
+    step = (4.0, *STEP[1:5], total * classes)
+    beta, _, _, grad_sum, _, velocity, lr_factor = training_state(classes)
+    ours, theirs = (copied([beta, grad_sum, velocity, lr_factor]) for _ in range(2))
+    simt.sprout_loss_step_(*ours, step)
+    cpu.sprout_loss_step_(*theirs, step)
+    compare_scaled(ours, theirs)
+
+
 @case(classes=[5, 300], label_mode=["sample", "mean"])
 def loss_odd_logits(simt, classes, label_mode):
     """Excluded classes, huge and infinite logits, NaN, zero concentrations."""
