@@ -330,7 +330,10 @@ def test_blocks_of_stages_that_are_no_containers() -> None:
     ("options", "message"),
     [
         ("--fsdp --compile default", "--fsdp excluded by compile"),
-        ("--activation-checkpointing --compile default", "--activation-checkpointing excluded by compile"),
+        (
+            "--activation-checkpointing --compile default",
+            "--activation-checkpointing excluded by compile",
+        ),
         ("--fsdp --optimizer apex-fused-sgd", "--fsdp needs optimizer sgd, got apex-fused-sgd"),
         (
             "--activation-checkpointing --arch vgg11",
