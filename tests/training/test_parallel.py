@@ -329,9 +329,15 @@ def test_blocks_of_stages_that_are_no_containers() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ("--fsdp --compile", "--fsdp excluded by compile"),
-        ("--activation-checkpointing --compile", "--activation-checkpointing excluded by compile"),
-        ("--fsdp --optimizer apex-fused-sgd", "--fsdp needs optimizer sgd, got apex-fused-sgd"),
+        ("--fsdp --compile default", "--fsdp excluded by compile"),
+        (
+            "--activation-checkpointing --compile default",
+            "--activation-checkpointing excluded by compile",
+        ),
+        (
+            "--fsdp --optimizer apex-fused-sgd",
+            "--fsdp needs optimizer sgd or adamw, got apex-fused-sgd",
+        ),
         (
             "--activation-checkpointing --arch vgg11",
             "--activation-checkpointing vgg11: has no repeated blocks in a Sequential, ModuleList"
