@@ -402,8 +402,9 @@ class TrainConfig(
         for name in ("fsdp", "activation_checkpointing"):
             if getattr(self, name) and self.compile:
                 raise UserError("excluded by compile", option=name)
-        if self.fsdp and self.optimizer == "apex-fused-sgd":
-            raise UserError("needs optimizer sgd, got apex-fused-sgd", option="fsdp")
+        if self.fsdp and self.optimizer not in ("sgd", "adamw"):
+            reason = f"needs optimizer sgd or adamw, got {self.optimizer}"
+            raise UserError(reason, option="fsdp")
         if self.reset_head and self.weights is None:
             raise UserError("needs weights, whose last layer it replaces", option="reset_head")
         if self.weights not in (None, Path("timm")) and not self.weights.exists():

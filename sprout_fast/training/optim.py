@@ -60,15 +60,14 @@ def build_optimizer(
         groups = _layer_groups(groups, layer_scales(model, layer_decay), lr)
     sgd: dict[str, Any] = {"lr": lr, "momentum": momentum, "nesterov": nesterov}
     adam: dict[str, Any] = {"lr": lr, "betas": (momentum, 0.999)}
-    # Fused: one kernel per group instead of several passes over the weights, on CPU and CUDA. There
-    # is none for the weights of FSDP.
-    fused = not is_sharded(model)
+    # Fused: one kernel per group instead of several passes over the weights, on CPU and CUDA. That
+    # of SGD does not accept the weights of FSDP.
     if name == "sgd":
-        optimizer = SGD(groups, fused=fused, **sgd)
+        optimizer = SGD(groups, fused=not is_sharded(model), **sgd)
     elif name == "apex-fused-sgd":
         optimizer = _apex_fused_sgd(groups, **sgd)
     elif name == "adamw":
-        optimizer = AdamW(groups, fused=fused, **adam)
+        optimizer = AdamW(groups, fused=True, **adam)
     else:
         optimizer = _timm_lamb(groups, **adam)
     # Starting from zeros gives the same first step. Otherwise torch allocates SGD's buffers in that

@@ -334,7 +334,10 @@ def test_blocks_of_stages_that_are_no_containers() -> None:
             "--activation-checkpointing --compile default",
             "--activation-checkpointing excluded by compile",
         ),
-        ("--fsdp --optimizer apex-fused-sgd", "--fsdp needs optimizer sgd, got apex-fused-sgd"),
+        (
+            "--fsdp --optimizer apex-fused-sgd",
+            "--fsdp needs optimizer sgd or adamw, got apex-fused-sgd",
+        ),
         (
             "--activation-checkpointing --arch vgg11",
             "--activation-checkpointing vgg11: has no repeated blocks in a Sequential, ModuleList"
