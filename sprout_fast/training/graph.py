@@ -56,6 +56,8 @@ def check_capturable(
         reason = "excluded by detect_anomaly, which reads the loss and gradients of every step"
     elif config.fsdp:
         reason = "excluded by fsdp, which allocates the weights of each block in every step"
+    elif config.activation_checkpointing:
+        reason = "excluded by activation_checkpointing, which saves the random state of every block"
     elif method.passes > 1:
         reason = (
             f"got method {method.name} with {method.passes} optimizer steps per batch, expected 1:"

@@ -222,6 +222,8 @@ def config(**changes) -> TrainConfig:
         ({"compile": "reduce-overhead"}, "got compile reduce-overhead, which captures CUDA graphs"),
         ({"compile": "max-autotune"}, "got compile max-autotune, which captures CUDA graphs"),
         ({"detect_anomaly": True}, "excluded by detect_anomaly, which reads"),
+        ({"fsdp": True}, "excluded by fsdp, which allocates"),
+        ({"activation_checkpointing": True}, "excluded by activation_checkpointing, which saves"),
     ],
 )
 def test_options_that_exclude_a_graph(changes, message):
