@@ -44,11 +44,15 @@ def _target(name: str) -> int:
     return 0 if name == "int64" else SIZES[name]  # class indices: one number per row
 
 
-def _packets(moved: int, load: str, store: str, least: int = 1, **options: int | None) -> Contract:
+def _packets(
+    moved: int, load: str, store: str, least: int = 1, iterations: int | None = None
+) -> Contract:
     """Load and store packets of elements that are 128 bits of the wider type."""
     chunk = max(least, WIDE // max(SIZES[load], SIZES[store]))
-    widths = (min(WIDE, chunk * SIZES[name]) for name in (load, store))
-    return Contract(moved, 0, *widths, SIZES[store], **options)
+    load_width, store_width = (min(WIDE, chunk * SIZES[name]) for name in (load, store))
+    return Contract(
+        moved, load=load_width, store=store_width, stored=SIZES[store], iterations=iterations
+    )
 
 
 # gaussian_mixup reads both images and writes the mixture, with kMixupIterations per thread.
