@@ -163,8 +163,16 @@ PYBIND11_MODULE(_simt, m) {
   m.attr("CROSS_ENTROPY_LOSS_STAT") = static_cast<int>(CrossEntropyStat::kLoss);
 
   m.def("take_launched", [] { return std::exchange(simt::launched(), {}); });
+  m.def("start_traffic", &simt::start_traffic);
+  m.def("take_traffic", [] {
+    const simt::Traffic traffic = simt::take_traffic();
+    return py::dict(
+        py::arg("loads") = py::make_tuple(traffic.loads.touched, traffic.loads.needed),
+        py::arg("stores") = py::make_tuple(traffic.stores.touched, traffic.stores.needed));
+  });
   m.def("sample_mixup", &simt::sample_mixup);
   m.def("gaussian_mixup", &simt::gaussian_mixup);
+  m.def("gaussian_mixup_blocks", &simt::gaussian_mixup_blocks);
   m.def("gaussian_mixup_backward", &simt::gaussian_mixup_backward);
   m.def("log_gamma", &simt::log_gamma);
   m.def("log_gamma_backward", &simt::log_gamma_backward);

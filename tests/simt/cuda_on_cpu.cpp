@@ -6,12 +6,16 @@
 
 #include <algorithm>
 #include <array>
+#include <map>
 #include <memory>
+#include <set>
 #include <sstream>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
 #include <vector>
+
+#include "launches.h"
 
 #if !defined(__x86_64__)
 #include <ucontext.h>
@@ -483,7 +487,46 @@ std::string race(const char* what, const Access& earlier, const char* earlier_wh
   return text.str();
 }
 
-void access(const void* pointer, size_t size, bool is_write) {
+// Requests to global memory: what the threads of a warp access when they execute the same code
+// equally often. The compiler cuts an access of 16 bytes into parts, which are put together again.
+struct Request {
+  bool is_write;
+  std::set<uintptr_t> sectors, bytes;
+};
+std::map<std::array<uintptr_t, 4>, Request> requests;  // by block, warp, code, and how often
+std::map<std::pair<int, const void*>, uintptr_t> executed;
+struct Latest {
+  Request* request = nullptr;
+  uintptr_t end = 0;
+};
+std::array<Latest, kMaxThreads> latest;  // of each thread
+uint32_t executed_block = 0;
+bool counts_traffic = false;
+
+void count_request(const Thread& thread, const void* code, uintptr_t address, size_t size,
+                   bool is_write) {
+  if (executed_block != machine.block) {
+    executed.clear();
+    latest.fill({});
+  }
+  executed_block = machine.block;
+  Latest& last = latest[thread.rank];
+  const bool continues = last.request != nullptr && last.request->is_write == is_write &&
+                         last.end == address && address % 16 != 0;
+  if (!continues) {
+    const uintptr_t times = executed[{thread.rank, code}]++;
+    last.request = &requests[{machine.block, static_cast<uintptr_t>(thread.rank / 32),
+                              reinterpret_cast<uintptr_t>(code), times}];
+    last.request->is_write = is_write;
+  }
+  last.end = address + size;
+  for (size_t i = 0; i < size; ++i) {
+    last.request->bytes.insert(address + i);
+    last.request->sectors.insert((address + i) / 32);
+  }
+}
+
+void access(const void* pointer, size_t size, bool is_write, const void* code) {
   Thread* self = machine.self;
   if (self == nullptr) return;  // accesses by the host
   const char* p = static_cast<const char*>(pointer);
@@ -503,6 +546,9 @@ void access(const void* pointer, size_t size, bool is_write) {
     make_ready(*self);
     to_scheduler(*self, false);
     machine.self = nullptr;
+  }
+  if (counts_traffic && !shared) {
+    count_request(*self, code, reinterpret_cast<uintptr_t>(p), size, is_write);
   }
   const Access now{machine.block, machine.block_epoch, machine.warp_epoch[self->rank / 32],
                    self->rank};
@@ -534,6 +580,22 @@ void access(const void* pointer, size_t size, bool is_write) {
 }
 
 }  // namespace
+
+void start_traffic() { counts_traffic = true; }
+Traffic take_traffic() {
+  Traffic traffic;
+  for (const auto& [key, request] : requests) {
+    Sectors& sectors = request.is_write ? traffic.stores : traffic.loads;
+    sectors.touched += request.sectors.size();
+    sectors.needed += (request.bytes.size() + 31) / 32;
+  }
+  requests.clear();
+  counts_traffic = false;
+  return traffic;
+}
+#else
+void start_traffic() {}
+Traffic take_traffic() { return {}; }
 #endif
 
 }  // namespace simt
@@ -544,18 +606,24 @@ extern "C" {
 void __tsan_init() {}
 void __tsan_func_entry(void*) {}
 void __tsan_func_exit() {}
-#define SIMT_TSAN(size)                                                       \
-  void __tsan_read##size(void* p) { simt::access(p, size, false); }           \
-  void __tsan_write##size(void* p) { simt::access(p, size, true); }           \
-  void __tsan_unaligned_read##size(void* p) { simt::access(p, size, false); } \
-  void __tsan_unaligned_write##size(void* p) { simt::access(p, size, true); }
+#define SIMT_TSAN_OF(name, size, is_write) \
+  void name(void* p) { simt::access(p, size, is_write, __builtin_return_address(0)); }
+#define SIMT_TSAN(size)                                  \
+  SIMT_TSAN_OF(__tsan_read##size, size, false)           \
+  SIMT_TSAN_OF(__tsan_write##size, size, true)           \
+  SIMT_TSAN_OF(__tsan_unaligned_read##size, size, false) \
+  SIMT_TSAN_OF(__tsan_unaligned_write##size, size, true)
 SIMT_TSAN(1)
 SIMT_TSAN(2)
 SIMT_TSAN(4)
 SIMT_TSAN(8)
 SIMT_TSAN(16)
-void __tsan_read_range(void* p, size_t size) { simt::access(p, size, false); }
-void __tsan_write_range(void* p, size_t size) { simt::access(p, size, true); }
+void __tsan_read_range(void* p, size_t size) {
+  simt::access(p, size, false, __builtin_return_address(0));
+}
+void __tsan_write_range(void* p, size_t size) {
+  simt::access(p, size, true, __builtin_return_address(0));
+}
 void __tsan_vptr_update(void**, void*) {}
 }
 #endif

@@ -193,6 +193,9 @@ template <typename T>
 void __stwb(T* p, T value) {
   *p = value;
 }
+inline uint32_t __funnelshift_r(uint32_t low, uint32_t high, uint32_t shift) {
+  return static_cast<uint32_t>((static_cast<uint64_t>(high) << 32 | low) >> (shift & 31));
+}
 // Bytes of the eight in (y, x), by the four lowest hexadecimal digits of `selector`.
 inline uint32_t __byte_perm(uint32_t x, uint32_t y, uint32_t selector) {
   const uint64_t bytes = static_cast<uint64_t>(y) << 32 | x;

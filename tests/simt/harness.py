@@ -126,6 +126,12 @@ class Simt:
             self.module.gaussian_mixup(args, self._shape(**shape))
         return out.permute(0, 3, 1, 2)
 
+    def gaussian_mixup_blocks(self, shape, multiprocessors: int) -> tuple[int, int]:
+        """Return the numbers of blocks per image and of images side by side."""
+        sizes = dict(zip(("batch", "channels", "height", "width"), shape, strict=True))
+        args = self._args("GaussianMixupArgs", **sizes)
+        return tuple(self.module.gaussian_mixup_blocks(args, multiprocessors))
+
     def gaussian_mixup_backward(self, grad, partner, lam, *, std, dtype, **shape) -> Tensor:
         B, C, H, W = grad.shape
         grad = grad.contiguous(memory_format=torch.channels_last)

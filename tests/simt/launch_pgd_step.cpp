@@ -11,10 +11,11 @@ using namespace sprout_fast;
 void pgd_step(const PgdStepArgs& args, const Shape& shape) {
   with_wide_type(args.dtype, [&](auto t) {
     with_type(args.grad_dtype, [&](auto grad) {
+      using T = decltype(t);
       using Grad = decltype(grad);
       using Wide = typename Accumulate<Grad>::type;
-      launch_as<pgd_step_kernel<decltype(t), Grad, Wide>>(shape, {pgd_step_grid(args), kPgdThreads},
-                                                          args);
+      launch_as<pgd_step_kernel<T, Grad, Wide>>(shape, {pgd_step_grid<T, Grad>(args), kPgdThreads},
+                                                args);
     });
   });
 }

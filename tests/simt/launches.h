@@ -26,9 +26,24 @@ struct Shape {
 
 std::set<std::string>& launched();
 
+// 32-byte sectors of global memory that requests touched, and the least that hold their bytes. A
+// request is an access by the threads of a warp: those that execute the same code equally often.
+struct Sectors {
+  int64_t touched = 0, needed = 0;
+};
+struct Traffic {
+  Sectors loads, stores;
+};
+// Counts the traffic of launches from the first call to the second, in builds that check memory.
+void start_traffic();
+Traffic take_traffic();
+
 void sample_mixup(const sprout_fast::SampleMixupArgs& args, const Shape& shape);
 
 void gaussian_mixup(const sprout_fast::GaussianMixupArgs& args, const Shape& shape);
+// Blocks (x, y) of a launch on a device with this many multiprocessors.
+std::array<unsigned, 2> gaussian_mixup_blocks(const sprout_fast::GaussianMixupArgs& args,
+                                              int multiprocessors);
 void gaussian_mixup_backward(const sprout_fast::GaussianMixupBackwardArgs& args,
                              const Shape& shape);
 

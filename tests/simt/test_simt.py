@@ -6,6 +6,7 @@ AddressSanitizer and UBSan. Planted mistakes show that each of these checks dete
 tests/simt/cuda_on_cpu.h describes the execution, tests/simt/cases the cases and their tolerances.
 """
 
+import functools
 import json
 import os
 import re
@@ -15,10 +16,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.op_inputs import channel_options, mixing, random_images
 
 from simt import build
 from simt.build import Mistake
 from simt.cases import CASES, everything
+from simt.cases.pgd_step import attack_inputs
 from simt.harness import Simt
 
 TESTS = Path(__file__).parent
@@ -105,8 +108,27 @@ REPORTED = {
     ),
     "no barrier after the map of channels": (
         without_barrier("gaussian_mixup", MIXUP, "map[i] = channel;\n  }\n  "),
-        "mixup_layouts-contiguous-marginal-(5,3,7,9)",
+        "mixup_layouts-channels_last-marginal-(2,4,8,8)",
         UNWRITTEN,
+    ),
+    "the same, for images of any layout": (
+        without_barrier("gaussian_mixup", MIXUP, "  ", "  // before threads read the map"),
+        "mixup_layouts-contiguous-marginal-(2,4,8,8)",
+        UNWRITTEN,
+    ),
+    "no barrier between staging and storing a tile": (
+        Mistake(
+            "gaussian_mixup", MIXUP, "__syncwarp();  // before the warp", "{}  // before the warp"
+        ),
+        "mixup_layouts-contiguous-marginal-(2,3,40,41)",
+        UNWRITTEN,
+    ),
+    "no barrier after a staged tile": (
+        Mistake(
+            "gaussian_mixup", MIXUP, "__syncwarp();  // before the next", "{}  // before the next"
+        ),
+        "mixup_other_grids-contiguous-3-float32",
+        "data race: (writes|reads) shared memory",
     ),
     "no barrier between writing and reading the matches of a tile": (
         Mistake("gaussian_mixup", MIXUP, "__syncthreads_or(match)", "true"),
@@ -163,12 +185,37 @@ OUT_OF_BOUNDS = {
         "heap-buffer-overflow",
     ),
     "an image at a misaligned address": (
-        Mistake("gaussian_mixup", MIXUP, "is_aligned(args.images) && is_aligned(args.out)", "true"),
+        Mistake(
+            "gaussian_mixup",
+            MIXUP,
+            "&& is_aligned(args.images) &&\n         is_aligned(args.out)",
+            "",
+        ),
         "mixup_layouts-misaligned-marginal-(2,4,8,8)",
         "misaligned address",
     ),
+    "planes at a misaligned address": (
+        Mistake("gaussian_mixup", MIXUP, "(args.images) % kAlignment == 0", "(args.images) >= 0"),
+        "mixup_layouts-misaligned_planes-marginal-(2,3,40,41)",
+        "misaligned address",
+    ),
+    "a word that ends behind the image": (
+        Mistake("gaussian_mixup", MIXUP, "at - offset + 8 <= count", "at - offset <= count"),
+        "mixup_layouts-contiguous-marginal-(5,3,7,9)",
+        "heap-buffer-overflow",
+    ),
+    "a whole word of a tile that ends behind the image": (
+        Mistake("gaussian_mixup", MIXUP, "at + N <= elements", "at <= elements"),
+        "mixup_first_rows-0-float32",
+        "heap-buffer-overflow",
+    ),
     "a packet at a misaligned address": (
-        Mistake("pgd_step", TYPES, "&& is_aligned(p + k)) {\n    Packet", ") {\n    Packet"),
+        Mistake(
+            "pgd_step",
+            TYPES,
+            "&& Packet<E, N>::is_aligned(p + k)) {\n    Packet",
+            ") {\n    Packet",
+        ),
         "pgd_step_misaligned-(0,)",
         "misaligned address",
     ),
@@ -279,20 +326,88 @@ def test_every_kernel_is_executed(simt):
     assert launched == written
 
 
+@pytest.mark.parametrize(
+    "shape, blocks",
+    [
+        ((128, 3, 32, 32), (3, 128)),  # 16 elements per thread
+        ((32, 3, 224, 224), (74, 32)),  # twice as many
+        ((256, 3, 224, 224), (19, 256)),  # eight times as many
+        ((1, 3, 2, 2), (1, 1)),
+    ],
+)
+def test_small_batches_fill_the_chip(simt, shape, blocks):
+    """As many blocks as are resident, if there are as many threads of a few elements."""
+    assert simt.gaussian_mixup_blocks(shape, multiprocessors=132) == blocks
+
+
+def sectors_of(simt, run):
+    """Return {"loads": (touched, needed), "stores": ...} sectors of what ``run`` launches."""
+    simt.module.start_traffic()
+    run()
+    return simt.module.take_traffic()
+
+
+def mixup_sectors(simt, shape, memory_format, image_dtype, dtype):
+    state = torch.tensor([1, 2, 8 * 3])  # of the fourth of ranks with eight images
+    x = random_images(shape, image_dtype).contiguous(memory_format=memory_format)
+    options = channel_options(shape[1])
+    mix = functools.partial(simt.gaussian_mixup, x, *mixing(shape[0]), state, **options)
+    return sectors_of(simt, functools.partial(mix, dtype=dtype))
+
+
+FORMATS = torch.channels_last, torch.contiguous_format
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=["channels_last", "planes"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+@pytest.mark.parametrize("image_dtype", [torch.uint8, torch.bfloat16, torch.float32])
+def test_requests_fill_sectors(simt, image_dtype, dtype, memory_format):
+    """What tools/kernel_report derives from the machine code, counted while kernels run."""
+    traffic = mixup_sectors(simt, (2, 3, 32, 48), memory_format, image_dtype, dtype)
+    for touched, needed in traffic.values():
+        assert touched == needed > 0
+
+
+@pytest.mark.parametrize("memory_format", FORMATS, ids=["channels_last", "planes"])
+def test_stores_of_odd_images_fill_sectors(simt, memory_format):
+    """But for the ends of images."""
+    shape = (2, 3, 63, 65)
+    traffic = mixup_sectors(simt, shape, memory_format, torch.uint8, torch.bfloat16)
+    touched, needed = traffic["stores"]
+    assert needed <= touched < 1.1 * needed
+
+
+def test_other_stores_fill_sectors(simt):
+    grad = random_images((2, 3, 32, 32), torch.float32)
+    mixup = functools.partial(simt.gaussian_mixup_backward, grad, *mixing(2), std=[1.0] * 3)
+    attack = functools.partial(simt.pgd_step_, *attack_inputs((4096,)), step=0.01, eps=0.03)
+    for run in (functools.partial(mixup, dtype=torch.float32), attack):
+        touched, needed = sectors_of(simt, run)["stores"]
+        assert touched == needed > 0
+
+
+def test_half_filled_sectors_are_counted(simt):
+    """A thread's four neighboring doubles are stored 16 bytes at a time, 32 bytes apart."""
+    shape = (1, 3, 32, 32)
+    traffic = mixup_sectors(simt, shape, torch.channels_last, torch.uint8, torch.float64)
+    assert traffic["stores"][0] == 2 * traffic["stores"][1]
+
+
 def test_sanitizers_find_nothing(jobs):
     assert jobs("sanitized")["status"] == 0, jobs("sanitized")["output"]
 
 
 def test_every_barrier_is_removed_once():
     """Each barrier is removed by a planted mistake; those of reductions, in every op with one."""
+    barrier = re.compile(r"__sync(threads|warp)")
     mistakes = [mistake for mistake, *_ in REPORTED.values()]
     csrc = Path(build.ROOT, "csrc")
     for file in [*csrc.rglob("*.cuh"), *csrc.rglob("*.h")]:
         text, name = file.read_text(), str(file.relative_to(csrc))
         for mistake in mistakes:
-            if mistake.file == name and "__syncthreads" not in mistake.new:
+            if mistake.file == name and not barrier.search(mistake.new):
                 text = text.replace(mistake.old, mistake.new)
-        assert "__syncthreads" not in text, name
+        assert not barrier.search(text), name
     kernels = Path(csrc, "ops", "cuda").glob("*_kernel.cuh")
     reducing = {f.stem.removesuffix("_kernel") for f in kernels if "row_reduce(" in f.read_text()}
     assert {mistake.op for mistake in mistakes if mistake.file == REDUCE} == reducing

@@ -8,12 +8,13 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import report_kernels
 from helpers.paths import ROOT, TOOLS
 from kernel_report import build, command, disassembly
-from kernel_report.contracts import CONTRACTS, Contract, contract_of
+from kernel_report.contracts import CONTRACTS, WIDE, Contract, contract_of
 from kernel_report.control_flow import ControlFlow
 from kernel_report.disassembly import (
     SIZES,
@@ -23,7 +24,7 @@ from kernel_report.disassembly import (
     parse_kernels,
 )
 from kernel_report.gpus import GPUS
-from kernel_report.roofline import WIDE, row_of, work_of
+from kernel_report.roofline import row_of, work_of
 
 from sprout_fast.errors import UserError
 
@@ -216,7 +217,7 @@ def single(kernels):
 
 def test_every_op_has_its_kernels(kernels):
     sources = (ROOT / "csrc" / "ops" / "cuda").glob("*_kernel.cuh")
-    declared = re.findall(r"\n\s*(?:__launch_bounds__\(\w+\)\s+)?(\w+)_kernel\(const", "".join(
+    declared = re.findall(r"\n\s*(?:__launch_bounds__\([^)]*\)\s+)?(\w+)_kernel\(const", "".join(
         file.read_text() for file in sources
     ))  # fmt: skip
     assert {kernel.op for kernel in kernels} >= set(declared) and len(declared) > 10
@@ -227,42 +228,126 @@ def test_no_spills_and_no_local_memory(kernels):
     assert not misses
 
 
-# Elements that a thread processes at a time, k...Elements in the sources; for ops not listed here,
-# kPacket of the first type.
+# Elements that a thread processes at a time, by the sizes of the first two types: what the sources
+# call k...Elements. For ops not listed here, kPacket of the first type.
 PACKETS = {
-    "gaussian_mixup": 16,
-    "gaussian_mixup_backward": 8,
-    "generalized_cross_entropy": 8,
-    "generalized_cross_entropy_backward": 8,
-    "pgd_step": 8,
+    "gaussian_mixup": lambda images, out: 16,
+    "gaussian_mixup_planes": lambda images, out: 48 // out,
+    "gaussian_mixup_pixels": lambda images, out: 48 // out,
+    "gaussian_mixup_backward": lambda grad, images: 8,
+    "generalized_cross_entropy": lambda logits, target: 8,
+    "generalized_cross_entropy_backward": lambda logits, target: 8,
+    "pgd_step": lambda x, grad: 16 // max(x, grad),
 }
 
 
-@pytest.mark.parametrize("op", CONTRACTS)
+@pytest.mark.parametrize("op", sorted(CONTRACTS.keys() - {"gaussian_mixup_strided"}))
 def test_128_bit_accesses_of_aligned_data(single, op):
-    """All accesses are 128 bits wide; otherwise there would be fewer elements per iteration."""
+    """All accesses are as wide as the contract says; otherwise there would be fewer elements.
+
+    They are 128 bits wide, and narrower only for a type that is narrower than another one, or for
+    the four pixels of a plane.
+    """
     found = [kernel for kernel in single if kernel.op == op]
     assert found
     for kernel in found:
-        work = work_of(kernel, contract_of(kernel))
+        contract = contract_of(kernel)
+        work = work_of(kernel, contract)
         assert work is not None, kernel.name
-        packet = PACKETS.get(op, 8 if SIZES[kernel.arguments[0]] == 2 else 4)
+        sizes = [SIZES[name] for name in kernel.arguments if name in SIZES][:2]
+        packet = PACKETS[op](*sizes) if op in PACKETS else 8 if sizes[0] == 2 else 4
         assert work.elements == packet, f"{kernel.name}: {work.elements} elements per iteration"
+        assert WIDE in (contract.load, contract.store)
+        if op in ("gaussian_mixup", "gaussian_mixup_planes"):
+            assert work.loaded == contract.moved - contract.stored, kernel.name
 
 
-def test_gaussian_mixup_uint8_to_bf16(kernels):
-    """It moves 4 bytes per element and is memory bound."""
-    (kernel,) = [k for k in kernels if k.name == "gaussian_mixup<uint8, bf16, fp32>"]
-    row = row_of(kernel, H100)
-    assert row.elements_per_iteration == 16  # 16 + 16 bytes in, 32 out
+# Of losses, a thread has eight elements of every type, of rows that are in the L2 cache.
+HALF_SECTORS = {
+    "gaussian_mixup_strided",
+    "generalized_cross_entropy",
+    "generalized_cross_entropy_backward",
+    "sprout_loss_rows",
+    "sprout_loss_grad",
+}
+
+
+@pytest.mark.parametrize("op", sorted(CONTRACTS.keys() - HALF_SECTORS))
+def test_requests_fill_sectors(single, op):
+    rows = [row_of(kernel, H100) for kernel in single if kernel.op == op]
+    assert rows
+    for row in rows:
+        assert row.store_sectors == 1, row.kernel
+        assert row.load_sectors in (1, None), row.kernel
+
+
+@pytest.mark.parametrize(
+    "lines, loads, stores",
+    [
+        # The two halves of a thread's 32 bytes; the same 512 bytes apart, next to other lanes'.
+        (["LDG.E.128 R4, [R2.64]", "LDG.E.128 R8, [R2.64+0x10]"], 2, None),
+        (["LDG.E.128 R4, [R2.64]", "LDG.E.128 R8, [R2.64+0x200]"], 1, None),
+        (["STG.E.128 [R2.64+-0x10], R4", "STG.E.128 [R2.64], R8"], None, 2),
+        # The register has changed between them.
+        (["STG.E.128 [R2.64], R4", "IADD3 R2, R2, R5, RZ", "STG.E.128 [R2.64+0x10], R8"], None, 1),
+        (["LDG.E.128 R4, desc[UR4][R2.64]", "STG.E.128 desc[UR4][R2.64+0x10], R4"], 1, 1),
+    ],
+)
+def test_sectors(parsed, lines, loads, stores):
+    work = work_of(replace(parsed, code=tuple(code(*lines, "EXIT"))), Contract(moved=4))
+    assert (work.load_sectors, work.store_sectors) == (loads, stores)
+
+
+def test_special_functions_and_conversions(parsed):
+    lines = [
+        "LDG.E.128 R4, [R2.64]", "I2F.U32 R5, R4", "MUFU.LG2 R5, R5", "I2FP.F32.U32 R6, R4", "EXIT",
+    ]  # fmt: skip
+    kernel = replace(parsed, symbol="log_gamma_kernel<float>", code=tuple(code(*lines)))
+    row = row_of(kernel, GPUS["sm_80"])
+    assert row.elements_per_iteration == 2
+    assert row.special_ps == pytest.approx(1e12 * (2 / 2) / (108 * 16 * 1.41e9))
+
+
+@pytest.fixture(scope="module", params=["sm_80", "sm_90"])
+def mixups(request):
+    """gaussian_mixup's rows for an architecture, from the library if it has its kernels."""
+    try:
+        files = build.compiled_files(request.param, "gaussian_mixup")
+        found = disassemble(files, request.param)
+    except UserError as error:
+        pytest.skip(str(error))
+    return {kernel.name: row_of(kernel, GPUS[request.param]) for kernel in found}
+
+
+@pytest.mark.parametrize("out", ["bf16", "fp16"])
+@pytest.mark.parametrize("kernel", ["gaussian_mixup<{}, fp32>", "gaussian_mixup_planes<{}>"])
+def test_gaussian_mixup_uint8_to_16_bits(mixups, kernel, out):
+    """It moves 4 bytes per element and is memory bound, from either layout, on A100 and H100."""
+    row = mixups[kernel.format(f"uint8, {out}")]
     assert row.bytes_per_element <= 4.1
     assert row.issue_ps < row.memory_ps
+    assert row.special_ps < row.memory_ps
+    assert not row.stack and not row.local_accesses
+
+
+def test_gaussian_mixup_uint8_to_float32(mixups):
+    for kernel in ("gaussian_mixup<uint8, fp32, fp32>", "gaussian_mixup_planes<uint8, fp32>"):
+        assert mixups[kernel].issue_ps < mixups[kernel].memory_ps
+
+
+def test_gaussian_mixup_of_any_layout(mixups):
+    """Less than half of the instructions of the kernel that does not depend on three channels."""
+    any_layout = mixups["gaussian_mixup_pixels<uint8, bf16>"].instructions_per_element
+    assert (
+        any_layout
+        < mixups["gaussian_mixup_strided<uint8, bf16, fp32>"].instructions_per_element / 2
+    )
 
 
 def test_iterations_match_the_source():
     text = (ROOT / "csrc" / "ops" / "cuda" / "gaussian_mixup_kernel.cuh").read_text()
-    packets = int(re.search(r"kMixupPackets = (\d+)", text)[1])
-    assert CONTRACTS["gaussian_mixup"]("uint8", "bf16", "fp32").iterations == packets
+    iterations = int(re.search(r"kMixupIterations = (\d+)", text)[1])
+    assert CONTRACTS["gaussian_mixup"]("uint8", "bf16", "fp32").iterations == iterations
 
 
 # The command line
@@ -298,7 +383,7 @@ def test_json_and_selection(report, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--arch", "sm_70"], "--arch sm_70: .*sm_100, sm_120, sm_80, sm_90"),
+        (["--arch", "sm_70"], "--arch sm_70: .*sm_100, sm_120, sm_80, sm_86, sm_89, sm_90"),
         (["--only", "("], r"--only \(: not a valid regular expression"),
         (["--only", "softmax"], "--only softmax: matches no kernel"),
         (["--arhc", "sm_90"], r"unknown option --arhc; did you mean --arch\?"),
@@ -333,5 +418,6 @@ def test_as_a_command():
     )
     assert done.returncode == 2
     assert re.fullmatch(
-        "report_kernels.py: error: --arch h100: .*sm_100, sm_120, sm_80, sm_90\n", done.stderr
+        "report_kernels.py: error: --arch h100: .*sm_100, sm_120, sm_80, sm_86, sm_89, sm_90\n",
+        done.stderr,
     )

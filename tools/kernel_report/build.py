@@ -29,8 +29,10 @@ def architectures(file: Path) -> set[str]:
     return set(re.findall(r"\.(sm_\d+[af]?)\.cubin", done.stdout))
 
 
-def compiled_files(arch: str, jobs: int = 2) -> list[Path]:
+def compiled_files(arch: str, ops: str = "*", jobs: int = 2) -> list[Path]:
     """Return files that together contain every kernel for ``arch``, compiling them if necessary.
+
+    If they are compiled, ``ops``, a pattern such as ``"gaussian_mixup"``, selects sources.
 
     Objects are kept in ``build/report-ARCH`` and reused; CMake decides which are out of date.
 
@@ -40,7 +42,7 @@ def compiled_files(arch: str, jobs: int = 2) -> list[Path]:
     """
     if LIBRARY.exists() and arch in architectures(LIBRARY):
         return [LIBRARY]
-    sources = sorted((ROOT / "csrc" / "ops" / "cuda").glob("*.cu"))
+    sources = sorted((ROOT / "csrc" / "ops" / "cuda").glob(f"{ops}.cu"))
     if not sources or not (ROOT / "CMakeLists.txt").exists():
         raise UserError(
             f"{arch}: not in the built library, and there are no sources to compile;"

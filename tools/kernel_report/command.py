@@ -24,8 +24,9 @@ from sprout_fast.errors import UserError
 class Options:
     """Command-line options."""
 
-    arch: tuple[Literal["sm_80", "sm_90", "sm_100", "sm_120"], ...] = ("sm_90",)
-    """Architectures: sm_80 (A100), sm_90 (H100), sm_100 (B200), sm_120 (RTX 5090)."""
+    arch: tuple[Literal["sm_80", "sm_86", "sm_89", "sm_90", "sm_100", "sm_120"], ...] = ("sm_90",)
+    """Architectures: sm_80 (A100), sm_86 (A10), sm_89 (RTX 4090), sm_90 (H100), sm_100 (B200),
+    sm_120 (RTX 5090)."""
     only: Auto[str] = None
     """Regular expression to select kernels by name, e.g. "gaussian_mixup<uint8". Default: all."""
     json: Auto[Path] = None
@@ -45,7 +46,7 @@ def report(options: Options) -> int:
             f"{options.only}: not a valid regular expression: {error}", option="only"
         ) from None
     # Into a file or a pipe, rich would cut the table at 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else 180)
+    console = Console(width=None if sys.stdout.isatty() else 200)
     numbers = {}
     for arch in options.arch:
         gpu = GPUS[arch]

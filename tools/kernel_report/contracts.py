@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kernel_report.disassembly import SIZES, Kernel
+
+WIDE = 16  # bytes of a 128-bit access, the widest that sm_80 and sm_90 have
 
 
 @dataclass(frozen=True)
@@ -16,6 +18,9 @@ class Contract:
         moved: bytes per element that must be read from or written to device memory.
         cached: further bytes per element that are accessed but served by caches: values shared by
             all rows or images, and data that the same block has already touched.
+        load, store: bytes of the accesses by which aligned data is loaded and stored.
+        stored: bytes per element that are stored, if only stores tell how many elements an
+            iteration computes: loads that differ by layout, or are as wide as those of other data.
         iterations: loop iterations per thread on large inputs if the launch fixes their number;
             None if it depends on the input size.
         samples: whether loops inside an iteration are counted once per element (a series, or one
@@ -25,6 +30,9 @@ class Contract:
 
     moved: int
     cached: int = 0
+    load: int = WIDE
+    store: int = WIDE
+    stored: int | None = None
     iterations: int | None = None
     samples: bool = False
 
@@ -36,15 +44,41 @@ def _target(name: str) -> int:
     return 0 if name == "int64" else SIZES[name]  # class indices: one number per row
 
 
+def _packets(
+    moved: int, load: str, store: str, least: int = 1, iterations: int | None = None
+) -> Contract:
+    """Load and store packets of elements that are 128 bits of the wider type."""
+    chunk = max(least, WIDE // max(SIZES[load], SIZES[store]))
+    load_width, store_width = (min(WIDE, chunk * SIZES[name]) for name in (load, store))
+    return Contract(
+        moved, load=load_width, store=store_width, stored=SIZES[store], iterations=iterations
+    )
+
+
+# gaussian_mixup reads both images and writes the mixture, with kMixupIterations per thread.
+def _mixup(images: str, out: str, *_: str) -> Contract:
+    return _packets(2 * SIZES[images] + SIZES[out], images, out, least=4, iterations=8)
+
+
+def _planes(images: str, out: str) -> Contract:
+    return replace(_mixup(images, out), load=min(WIDE, 4 * SIZES[images]), store=WIDE)
+
+
+def _strided(images: str, out: str, *_: str) -> Contract:
+    return replace(_mixup(images, out), load=SIZES[images], store=SIZES[out])
+
+
 #: By ``Kernel.op``; the arguments are the kernel's template arguments (csrc/ops/cuda/*_kernel.cuh).
 CONTRACTS: dict[str, Callable[..., Contract]] = {
-    # Reads both images, writes the mixture; kMixupPackets iterations per thread.
-    "gaussian_mixup": lambda images, out, *_: Contract(
-        2 * SIZES[images] + SIZES[out], iterations=8
-    ),
+    "gaussian_mixup": _mixup,
+    "gaussian_mixup_planes": _planes,
+    "gaussian_mixup_pixels": _planes,
+    "gaussian_mixup_strided": _strided,
     # Reads the gradients of an image's own mixture and of the mixture it is the partner in.
-    "gaussian_mixup_backward": lambda grad, images, *_: Contract(SIZES[images] + 2 * SIZES[grad]),
-    "pgd_step": lambda x, grad, *_: Contract(3 * SIZES[x] + SIZES[grad]),
+    "gaussian_mixup_backward": lambda grad, images, *_: _packets(
+        SIZES[images] + 2 * SIZES[grad], grad, images
+    ),
+    "pgd_step": lambda x, grad, *_: _packets(3 * SIZES[x] + SIZES[grad], grad, x),
     "log_gamma": lambda t: Contract(2 * SIZES[t], samples=True),
     "log_gamma_backward": lambda t: Contract(4 * SIZES[t], samples=True),
     # The log variates are kept in the output, which is then read and overwritten.

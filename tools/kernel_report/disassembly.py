@@ -55,6 +55,11 @@ class Instruction:
         return next((_WIDTHS[m] for m in modifiers if m in _WIDTHS), 4)
 
     @property
+    def is_special(self) -> bool:
+        """Whether the unit of special functions, which also converts, executes it."""
+        return self.name in ("MUFU", "I2F", "F2I", "F2F", "FRND")
+
+    @property
     def target(self) -> int:
         """Address of a branch's target."""
         return int(re.findall(r"0x[0-9a-f]+", self.operands)[-1], 16)

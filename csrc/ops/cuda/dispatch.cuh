@@ -17,6 +17,12 @@ void with_device_type(Dtype dtype, Body body) {
   }
 }
 
+// A kernel as a type, so that a generic function can be given one to launch.
+template <auto kValue>
+struct Constant {
+  static constexpr auto value = kValue;
+};
+
 // The type of arithmetic on elements of type E.
 template <typename E>
 struct Accumulate {

@@ -11,9 +11,10 @@ namespace {
 template <typename In, typename Out>
 void launch(const GaussianMixupArgs& args, cudaStream_t stream) {
   if (args.channels * args.height * args.width == 0 || args.batch == 0) return;
-  gaussian_mixup_kernel<In, Out, typename Accumulate<Out>::type>
-      <<<gaussian_mixup_grid(args), kMixupThreads, 0, stream>>>(args,
-                                                                gaussian_mixup_is_packed<In>(args));
+  const auto launch_kernel = [stream](auto kernel, dim3 grid, const auto&... arguments) {
+    decltype(kernel)::value<<<grid, kMixupThreads, 0, stream>>>(arguments...);
+  };
+  with_gaussian_mixup_kernel<In, Out>(args, multiprocessors(), launch_kernel);
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }
 
@@ -35,8 +36,9 @@ Tensor gaussian_mixup_backward_cuda(const GaussianMixupBackwardCall& call, const
   if (args.channels * args.pixels == 0 || args.batch == 0) return call.grad_images;
   with_device_type(args.grad_dtype, [&](auto g) {
     with_device_type(args.image_dtype, [&](auto image) {
-      gaussian_mixup_backward_kernel<decltype(g), decltype(image),
-                                     typename Accumulate<decltype(g)>::type>
+      using Grad = decltype(g);
+      using Image = decltype(image);
+      gaussian_mixup_backward_kernel<Grad, Image, typename Accumulate<Grad>::type>
           <<<gaussian_mixup_backward_grid(args), kMixupBackwardThreads, 0, on.stream>>>(args);
     });
   });

@@ -18,6 +18,14 @@ namespace sprout_fast {
 // asks once per device. Otherwise the first launch would fail with "no kernel image".
 void check_device(int device);
 
+// Of the current device.
+inline int multiprocessors() {
+  int device = 0, count = 0;
+  STD_CUDA_CHECK(cudaGetDevice(&device));
+  STD_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
+
 // The tensor's device, made current as long as this lives, and torch's current stream on it.
 struct Launch {
   torch::stable::accelerator::DeviceGuard guard;

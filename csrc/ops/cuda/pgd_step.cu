@@ -11,15 +11,15 @@ namespace {
 void pgd_step_cuda(const PgdStepCall& call, const Launch& on) {
   const PgdStepArgs& args = call.args;
   if (args.numel == 0) return;
-  const dim3 grid = pgd_step_grid(args);
   with_device_type(args.grad_dtype, [&](auto g) {
     using Grad = decltype(g);
     using Wide = typename Accumulate<Grad>::type;
-    if (args.dtype == Dtype::kFloat64) {
-      pgd_step_kernel<double, Grad, Wide><<<grid, kPgdThreads, 0, on.stream>>>(args);
-    } else {
-      pgd_step_kernel<float, Grad, Wide><<<grid, kPgdThreads, 0, on.stream>>>(args);
-    }
+    const auto launch = [&](auto t) {
+      using T = decltype(t);
+      pgd_step_kernel<T, Grad, Wide>
+          <<<pgd_step_grid<T, Grad>(args), kPgdThreads, 0, on.stream>>>(args);
+    };
+    args.dtype == Dtype::kFloat64 ? launch(double()) : launch(float());
   });
   STD_CUDA_KERNEL_LAUNCH_CHECK();
 }

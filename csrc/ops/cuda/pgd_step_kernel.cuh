@@ -8,11 +8,13 @@
 namespace sprout_fast {
 
 constexpr int kPgdThreads = 256;
-constexpr int kPgdElements = 8;  // consecutive elements per thread: 128 bits of a 16-bit gradient
+
+template <typename T, typename Grad>
+constexpr int kPgdElements = kPacketElements<T, Grad>;  // per thread
 
 template <typename T, typename Grad, typename Wide>
 __device__ __forceinline__ void pgd_step_thread(const PgdStepArgs& args, int64_t first) {
-  constexpr int N = kPgdElements;
+  constexpr int N = kPgdElements<T, Grad>;
   const T step = static_cast<T>(args.step), eps = rounded_down<T>(args.eps);
   const T lower = static_cast<T>(args.lower), upper = static_cast<T>(args.upper);
   T* x_adv = static_cast<T*>(args.x_adv);
@@ -45,15 +47,16 @@ __device__ __forceinline__ void pgd_step_thread(const PgdStepArgs& args, int64_t
   }
 }
 
+template <typename T, typename Grad>
 inline dim3 pgd_step_grid(const PgdStepArgs& args) {
-  return grid_of(ceil_div(args.numel, kPgdElements * kPgdThreads));
+  return grid_of(ceil_div(args.numel, kPgdElements<T, Grad> * kPgdThreads));
 }
 // Wide is the type, float or double, that holds a Grad exactly.
 template <typename T, typename Grad, typename Wide>
 __global__ void __launch_bounds__(kPgdThreads)
     pgd_step_kernel(const __grid_constant__ PgdStepArgs args) {
   const int64_t first =
-      (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kPgdElements;
+      (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kPgdElements<T, Grad>;
   if (first < args.numel) pgd_step_thread<T, Grad, Wide>(args, first);
 }
 

@@ -28,15 +28,19 @@ from simt.cases.sprout_loss import STEP, loss_inputs, run_loss, training_state
 
 def everything(simt, seed: int) -> list[torch.Tensor]:
     """Run every kernel in a few launches, whose bits the order of threads must not change."""
-    x = random_images((5, 3, 12, 13), torch.uint8)
+    x = random_images((5, 3, 12, 16), torch.uint8)
     partner, lam = mixing(5)
     mixed = simt.gaussian_mixup(
         x, partner, lam, STATE, **channel_options(3), noise="paired", seed=seed
     )
+    others = [
+        simt.gaussian_mixup(t, partner, lam, STATE, **channel_options(t.shape[1]), seed=seed)
+        for t in (x.contiguous(memory_format=torch.channels_last), x[..., 1:], x[:, :2])
+    ]
     grad = simt.gaussian_mixup_backward(
         mixed, partner, lam, std=[1.0] * 3, dtype=torch.float32, seed=seed
     )
-    results = [*simt.sample_mixup(200, STATE, per_sample=True, seed=seed), mixed, grad]
+    results = [*simt.sample_mixup(200, STATE, per_sample=True, seed=seed), mixed, *others, grad]
     for classes, label_mode in ((10, "sample"), (300, "sample"), (300, "mean")):
         inputs = loss_inputs(11, classes)
         results += run_loss(simt, *inputs, label_mode=label_mode, seed=seed)

@@ -12,6 +12,8 @@ LAYOUTS = {
     "contiguous": lambda x: x.contiguous(),
     "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last),
     "misaligned": lambda x: misaligned(x.contiguous(memory_format=torch.channels_last)),
+    "misaligned_planes": lambda x: misaligned(x.contiguous()),
+    "cropped": lambda x: torch.nn.functional.pad(x, (1, 2, 3, 0))[..., 3:, 1:-2],
     "strided": strided,
     "broadcast": lambda x: x[:1].expand_as(x),
 }
@@ -46,6 +48,17 @@ def mixup_packets(simt, image_dtype, dtype):
         check_mixup(simt, x, *mixing(3), dtype=dtype, noise=noise)
 
 
+@case(image_dtype=[torch.uint8, *FLOATS], dtype=FLOATS)
+def mixup_planes(simt, image_dtype, dtype):
+    """Planes of whole words, planes that begin at any address, and planes of a larger image."""
+    even = random_images((3, 3, 20, 33), image_dtype)
+    odd = random_images((3, 3, 19, 33), image_dtype)
+    for x in (even, odd, LAYOUTS["misaligned_planes"](even), LAYOUTS["cropped"](odd)):
+        check_mixup(simt, x, *mixing(3), dtype=dtype)
+    for x in (even, odd):
+        check_mixup(simt, x, *mixing(3), dtype=dtype, noise="paired")
+
+
 @case(shape=[(2, 3, 64, 64), (2, 3, 63, 65)])
 def mixup_normals_of_16_bit_outputs(simt, shape):
     """Approximate functions with their documented errors: within 1e-5, and rounding."""
@@ -64,7 +77,7 @@ def mixup_normals_of_16_bit_outputs(simt, shape):
 )
 def mixup_layouts(simt, layout, noise, shape):
     x = LAYOUTS[layout](random_images(shape, torch.uint8))
-    check_mixup(simt, x, *mixing(shape[0]), noise=noise, out_misaligned=layout == "misaligned")
+    check_mixup(simt, x, *mixing(shape[0]), noise=noise, out_misaligned="misaligned" in layout)
 
 
 @case(batch=[0, 1, 3], height=[0, 5])
@@ -87,7 +100,7 @@ def mixup_parts(simt, parts):
     check_mixup(simt, x, partner, lam, options=options)
 
 
-@case(first_row=[0, 1, 2, 3, 2**33 + 1, -1], dtype=[torch.float32, torch.float64])
+@case(first_row=[0, 1, 2, 3, 2**33 + 1, -1], dtype=[torch.float32, torch.float64, torch.bfloat16])
 def mixup_first_rows(simt, first_row, dtype):
     """27 elements per row: rows begin at every index in a Philox group."""
     state = torch.tensor([9, 2**32 + 5, first_row])
@@ -96,15 +109,20 @@ def mixup_first_rows(simt, first_row, dtype):
         check_mixup(simt, x, *mixing(4), state=state, dtype=dtype, noise=noise)
 
 
-@case()
-def mixup_other_grids(simt):
-    """Other sizes of blocks and grids give the same bits."""
-    x = random_images((5, 3, 30, 31), torch.uint8)
-    usual = check_mixup(simt, x, *mixing(5))
-    for block in (32, 96):
-        for rows in (1, 2, 7):
-            grid = (-(-2790 // (16 * block)), rows, 1)
-            assert_same(check_mixup(simt, x, *mixing(5), block=(block, 1, 1), grid=grid), usual)
+@case(
+    layout=["channels_last", "contiguous", "misaligned", "cropped"],
+    channels=[3, 4],
+    dtype=[torch.float32, torch.bfloat16],
+)
+def mixup_other_grids(simt, layout, channels, dtype):
+    """Other sizes of blocks and grids, whose threads iterate more, give the same bits."""
+    x = LAYOUTS[layout](random_images((5, channels, 30, 32)))
+    usual = check_mixup(simt, x, *mixing(5), dtype=dtype)
+    for block in (32, 64):
+        for rows in (1, 7):
+            grid = (1, rows, 1)
+            other = check_mixup(simt, x, *mixing(5), dtype=dtype, block=(block, 1, 1), grid=grid)
+            assert_same(other, usual)
 
 
 @case(noise=["marginal", "paired"])
