@@ -5,7 +5,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc cmake -type f)
 CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train test asan fuzz bench launches label-mass learn audit-calibration study exhibits gpu-check build lint docs format wheel wheel-check clean
+.PHONY: train test asan fuzz bench launches label-mass learn audit-calibration soak mutants study exhibits gpu-check build lint docs format wheel wheel-check clean
 
 train: build
 	$(BIN)/python tools/train_imagenet.py --arch resnet152
@@ -66,6 +66,14 @@ SIGNALS ?= 50
 STEPS ?= 5000
 soak: build
 	$(BIN)/python tests/benchmarks/soak.py --kills $(KILLS) --signals $(SIGNALS) --steps $(STEPS) --page docs/soak.md
+
+# Plants mistakes and counts those that no test notices; updates the table in docs/mutants.md. It
+# continues where it was stopped.
+PYTHON_MUTANTS ?= 200
+NATIVE_MUTANTS ?= 50
+mutants: build
+	cd tests/benchmarks && ../../$(BIN)/python -m mutants --python $(PYTHON_MUTANTS) --native $(NATIVE_MUTANTS) \
+		--state ../../build/mutants --page ../../docs/mutants.md
 
 # The first thing to run on a machine with a GPU: builds for it, compares its ops with the CPU's, and
 # times them and a training step.

@@ -26,9 +26,12 @@ from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsa
 _INTERVAL = 1.0  # seconds between two looks at the other processes
 _PATIENCE = 5.0  # seconds for an answer of the store, or for another process to print the cause
 _ENDING = threading.Lock()  # held by the thread that ends this process, and never released
+_LOST = threading.Event()  # this process cannot reach another one: the watch names a silent one
 
 
-def end_job(message: str, status: int, error: BaseException | None = None) -> NoReturn:
+def end_job(
+    message: str, status: int, error: BaseException | None = None, *, gone: int = 0
+) -> NoReturn:
     """End this process, and through it the job: print ``message`` and exit with ``status``.
 
     Only the first process of a job to fail prints, so a mistake that all processes make is reported
@@ -39,16 +42,18 @@ def end_job(message: str, status: int, error: BaseException | None = None) -> No
         status: the exit status.
         error: the exception that ended this process. If it only says that another process is gone,
             those that watch that one get some seconds to name it.
+        gone: how many other processes are known to be gone.
     """
     if threading.current_thread() is threading.main_thread():
         # torchrun stops all processes as soon as one has failed, before this one has printed why.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
     if error is not None and lost_connection(error):
-        time.sleep(4 * _INTERVAL)
+        _LOST.set()
+        time.sleep(6 * _INTERVAL)
     _ENDING.acquire()
     # The store does not answer if the process that keeps it is stopped.
-    limit = threading.Timer(_PATIENCE + 2 * _INTERVAL, _print_and_exit, (message, status))
+    limit = threading.Timer(2 * _PATIENCE, _print_and_exit, (message, status))
     limit.daemon = True
     limit.start()
     store = None
@@ -57,7 +62,7 @@ def end_job(message: str, status: int, error: BaseException | None = None) -> No
         if store is not None and store.add(_key("failed"), 1) > 1:
             _follow(store, status)
         if store is not None and dist.is_initialized():
-            time.sleep(1.5 * _INTERVAL)  # by then the others have seen it and print nothing more
+            _await_silence(store, dist.get_world_size() - 1 - gone)
     _print_and_exit(message, status, store)
 
 
@@ -116,20 +121,21 @@ class Watch(threading.Thread):
             _, pid, machine = (now.decode() or "0 0 ?").split()
             near = alive and machine == _machine()
             if near and _is_dead(int(pid)):
-                self._end(f"process {self._next} of {self._size} (pid {pid}) was killed")
-            if silent * _INTERVAL >= self._timeout:
+                self._end(f"process {self._next} of {self._size} (pid {pid}) was killed", gone=1)
+            if silent >= (3 if _LOST.is_set() else self._timeout / _INTERVAL):
                 if near:
                     with suppress(OSError):
                         os.kill(int(pid), signal.SIGKILL)
                 self._end(
                     f"process {self._next} of {self._size} (pid {pid}) does not answer since"
-                    f" {self._timeout:g} seconds"
+                    f" {silent * _INTERVAL:g} seconds",
+                    gone=1,
                 )
 
-    def _end(self, reason: str) -> None:
+    def _end(self, reason: str, gone: int = 0) -> None:
         # Not if the job has ended meanwhile, or if this process is about to see why it ends.
         if not self._stopped.wait(_INTERVAL):
-            end_job(_line(reason), 1)
+            end_job(_line(reason), 1, gone=gone)
 
 
 def _line(reason: str) -> str:
@@ -148,12 +154,21 @@ def _store() -> TCPStore | None:
     return TCPStore(host, port, is_master=False, timeout=timedelta(seconds=_PATIENCE))
 
 
+def _await_silence(store: TCPStore, others: int) -> None:
+    """Wait until ``others`` processes follow, so that none prints after the cause."""
+    for _ in range(round(10 * _PATIENCE)):
+        if store.add(_key("silent"), 0) >= others:
+            return
+        time.sleep(0.1)
+
+
 def _follow(store: TCPStore, status: int) -> NoReturn:
     """Exit after another process has printed why; until then print nothing."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for descriptor in (1, 2):
         os.dup2(nowhere, descriptor)
     with suppress(dist.DistError):  # that process has exited, and the store with it
+        store.add(_key("silent"), 1)
         store.wait([_key("told")], timedelta(seconds=_PATIENCE))
     time.sleep(_INTERVAL)  # torchrun names the process whose exit it sees first as the cause
     os._exit(status)

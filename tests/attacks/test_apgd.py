@@ -46,7 +46,11 @@ def test_checkpoints_of_the_paper():
 
 
 def plain_apgd(loss, ball, image, start, eps, steps):
-    """Run Algorithm 1 on one image, storing every f(x^(k)); return x_max and the step sizes."""
+    """Run Algorithm 1 on one image, storing every f(x^(k)).
+
+    Returns:
+        x_max, the last point, and the step sizes.
+    """
 
     def evaluate(x):
         x = x.detach().requires_grad_()
@@ -76,29 +80,35 @@ def plain_apgd(loss, ball, image, start, eps, steps):
             if few or stuck:
                 eta, x, gradient = eta / 2, x_max, gradient_max
                 values[-1] = f_max
-    return x_max, step_sizes
+    return x_max, x, step_sizes
 
 
 @NORMS
-def test_equals_the_algorithm_in_its_plain_form(norm):
+@pytest.mark.parametrize("early_checkpoints", [False, True])
+def test_equals_the_algorithm_in_its_plain_form(norm, early_checkpoints, monkeypatch):
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 16), nn.Tanh(), nn.Linear(16, 5)).double()
     model.requires_grad_(False)
     images = torch.rand(6, 3, 4, 4, dtype=torch.float64)
     labels = model(images).argmax(1)
     eps, steps, ball = {"linf": 0.02, "l2": 0.1}[norm], 25, BALLS[norm]
+    if early_checkpoints:  # else the last step is one, where the search returns to the best point
+        eps *= 20
+        monkeypatch.setattr(apgd, "_checkpoints", lambda steps: {6})
     active = ActiveSet(images, labels)
     active.drop = lambda points, logits: torch.arange(len(points))  # none is dropped
     apgd._ascend(model, images, active, LOSSES["ce"], None, norm, eps, steps, None)
-    sizes = set()
+    sizes, apart = set(), 0.0
     for i in range(len(images)):
-        expected, step_sizes = plain_apgd(
+        expected, last, step_sizes = plain_apgd(
             lambda x, i=i: LOSSES["ce"](model(x), labels[i : i + 1])[0],
             ball, images[i : i + 1], images[i : i + 1], eps, steps,
         )  # fmt: skip
         sizes.add(step_sizes[-1])
         torch.testing.assert_close(active.adversarial[i], expected[0], rtol=0, atol=1e-7)
-    assert max(sizes) < 2 * eps / 4  # halved more than once
+        apart = max(apart, (last - expected).abs().max().item())
+    assert (apart > 1e-5) == early_checkpoints  # whether the last point is not the best one
+    assert early_checkpoints or max(sizes) < 2 * eps / 4  # halved more than once
 
 
 @pytest.mark.parametrize("name", ["apgd_ce", "apgd_t"])
@@ -126,13 +136,27 @@ def test_targets_are_the_likeliest_wrong_classes():
     assert sorted(everything[1].tolist()) == [1, 2, 3]  # never the label, not even in a tie
 
 
-def test_restarts_and_steps_increase_success():
+def test_steps_increase_success():
     model, images, labels = victim()
 
     def misclassified(**options):
         return errs(model, apgd_ce(model, images, labels, eps=0.02, **options), labels).sum()
 
-    assert misclassified(steps=0) < misclassified(steps=3) <= misclassified(steps=3, restarts=4)
+    assert misclassified(steps=0) < misclassified(steps=3)
+
+
+def test_each_restart_has_all_its_steps_from_a_start_of_its_own():
+    model, images, labels = victim()
+    images, labels = (x[~errs(model, images, labels)][:10] for x in (images, labels))
+    calls = []
+    hook = model.register_forward_hook(lambda module, inputs, _: calls.append(inputs[0].detach()))
+    try:
+        apgd_ce(model, images, labels, eps=1e-4, steps=3, restarts=4)  # never succeeds
+    finally:
+        hook.remove()
+    assert [len(call) for call in calls] == [10] * (1 + 4 * (3 + 1))
+    starts = calls[1::4]
+    assert all(not torch.equal(a, b) for i, a in enumerate(starts) for b in starts[:i])
 
 
 def test_small_gradients_keep_their_direction():

@@ -17,6 +17,7 @@ import sprout_fast
 from sprout_fast.attacks import ATTACKS
 from sprout_fast.attacks.autoattack import is_installed
 from sprout_fast.attacks.balls import BALLS
+from sprout_fast.attacks.pgd import pgd
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation import PROTOCOLS, Subject
 from sprout_fast.evaluation.audit import run_audit
@@ -629,6 +630,19 @@ def test_diversity_of_identical_modules_is_one():
     columns = Diversity().measure(subject, batch())
     assert set(columns) == {"dirichlet_mixup", "dirichlet_ga", "mixup_ga"}
     assert all((column.abs() <= 1 + 1e-6).all() for column in columns.values())
+
+
+def test_transferred_images_are_made_on_the_surrogate():
+    images, labels = made_images(30, seed=4)
+    subject = Subject(trained(True), "", 10, surrogate=trained(False))
+    options = {"attack": "pgd", "steps": 3, "random_start": False}
+    given = Batch(images, labels, seed=0)
+    measured = AttackMeasurement("t", "transfer", eps=EPS, options=options).measure(subject, given)
+    made = {"eps": EPS, "steps": 3, "random_start": False, "early_stop": False}
+    theirs, own = (pgd(model, images, labels, **made) for model in (trained(False), trained(True)))
+    assert torch.equal(measured["adversarial"], theirs) and not torch.equal(theirs, own)
+    wrong = trained(True)(theirs).argmax(1) != labels
+    assert torch.equal(measured["misclassified"], wrong) and wrong.any()
 
 
 def test_an_unavailable_measurement_says_why():

@@ -280,6 +280,24 @@ def test_the_attack_of_trades_increases_the_divergence() -> None:
     assert kl(q) > 3 * kl(r) > 0
 
 
+def test_the_attack_of_trades_is_the_originals_loop() -> None:
+    options = {"eps": 0.05, "step_size": 0.02, "attack_steps": 3}
+    _, recorder = step("trades", **options)
+    fresh, images = Recorder(), batch()[0] / 255
+    fresh.model.eval()
+    clean = fresh.network(images).softmax(1).detach()
+    torch.manual_seed(0)
+    build_method("trades", SETTING, **options), Recorder()  # as `step` does before the first draw
+    attacked = images + 0.001 * torch.randn_like(images)
+    for _ in range(3):
+        attacked = attacked.detach().requires_grad_()
+        predicted = fresh.network(attacked).softmax(1)
+        (clean * (clean.log() - predicted.log())).sum().backward()
+        moved = attacked + 0.02 * attacked.grad.sign()
+        attacked = torch.min(torch.max(moved, images - 0.05), images + 0.05).clamp(0, 1)
+    torch.testing.assert_close(recorder.images(), attacked.detach(), rtol=0, atol=2e-6)
+
+
 def test_stability_training_is_its_formula() -> None:
     method, recorder = step("stable", stability=0.5)
     (((clean, noisy), target),) = recorder.seen

@@ -39,7 +39,7 @@ def body(who, fault, timeout):
                     time.sleep(60)
                 os.kill(os.getpid(), getattr(signal, fault))
             world.sum(torch.ones(1))
-            print("step", step, flush=True)
+            print(f"step {step}", flush=True)
     return 0
 
 def start(number, rank, port, *case):
@@ -71,7 +71,7 @@ CASES = [
     (0, "bug", 60, [1, 1], "KeyError: 'lost'"),
     (1, "SIGKILL", 60, [1, -9], "job.py: error: process 1 of 2 (pid {}) was killed"),
     (0, "SIGKILL", 60, [-9, 1], "job.py: error: lost the connection to torchrun, or to process 0"),
-    (1, "SIGSTOP", 6, [1, -9], "job.py: error: process 1 of 2 (pid {}) does not answer since 6 s"),
+    (1, "SIGSTOP", 6, [1, -9], "job.py: error: process 1 of 2 (pid {}) does not answer since "),
     (1, "hang", 6, [1, 1], "job.py: error: another process of the job is gone or does not answer"),
 ]
 
@@ -96,8 +96,6 @@ def test_one_fails_and_all_end_with_the_cause_as_the_last_line(tmp_path: Path) -
         print(fault, ended, text, sep="\n")
         assert [status for _, status, _ in ended] == statuses, case
         *before, final = text.splitlines()
-        if fault == "hang" and final.startswith("job.py: error: lost the connection"):
-            final = before[-1]  # process 0 kept the store: the other one may notice its end
         assert final.startswith(last.format(ended[who % 2][0])), case
         assert not any(line.startswith("job.py") for line in before), case
         assert text.count("Traceback") == (fault == "bug"), case

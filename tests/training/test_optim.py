@@ -1,5 +1,6 @@
 """Parameter groups, learning rate schedules, and the optimizer of apex."""
 
+import math
 import sys
 import types
 
@@ -13,6 +14,7 @@ from sprout_fast.training.optim import (
     MovingAverage,
     build_optimizer,
     build_scheduler,
+    learning_rate_factor,
     parameter_groups,
 )
 
@@ -185,3 +187,18 @@ def test_an_update_of_a_moving_average_moves_no_data_between_devices() -> None:
     for _ in range(3):
         ema.update()
     assert ema.updates == 3
+
+
+def test_stages_divide_by_ten_after_40_70_and_90_percent() -> None:
+    factors = [
+        learning_rate_factor(s, "stages", warmup_steps=0, total_steps=200) for s in range(201)
+    ]
+    expected = [1.0] * 80 + [0.1] * 60 + [0.01] * 40 + [0.001] * 20 + [0.0]
+    assert factors == expected
+
+
+def test_warmup_is_linear_and_the_cosine_is_half_a_period() -> None:
+    factors = [learning_rate_factor(s, warmup_steps=4, total_steps=24) for s in range(25)]
+    assert factors[:5] == [0.25, 0.5, 0.75, 1.0, 1.0]
+    for step, factor in enumerate(factors[4:]):
+        assert factor == pytest.approx(0.5 + 0.5 * math.cos(math.pi * step / 20), abs=1e-12)
