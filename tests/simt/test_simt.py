@@ -33,7 +33,7 @@ pytestmark = pytest.mark.skipif(
 TYPES, REDUCE = "common/device_types.h", "common/reduce.h"
 LOSS, MIXUP = "ops/cuda/sprout_loss_kernel.cuh", "ops/cuda/gaussian_mixup_kernel.cuh"
 CROSS_ENTROPY = "ops/cuda/generalized_cross_entropy_kernel.cuh"
-SAMPLE, METER = "ops/cuda/sample_mixup_kernel.cuh", "ops/cuda/meter_step_kernel.cuh"
+SAMPLE = "ops/cuda/sample_mixup_kernel.cuh"
 
 
 def without_barrier(op, file, before, after=""):
@@ -89,16 +89,6 @@ REPORTED = {
     "no barrier before the state advances": (
         without_barrier("sample_mixup", SAMPLE, "  ", "  // before the state that others"),
         "sample_mixup_in_place-257-True",
-        "data race: (reads|writes) global memory",
-    ),
-    "hits that are added without an atomic": (
-        Mistake(
-            "meter_step",
-            METER,
-            "atomicAdd(reinterpret_cast<unsigned long long*>(args.hits), hit)",
-            "*args.hits += meter_hit(args, row, predicted.index)",
-        ),
-        "meter-65-10-float32",
         "data race: (reads|writes) global memory",
     ),
     "no barrier in the sum over groups": (
