@@ -277,7 +277,8 @@ def test_requests_fill_sectors(single, op):
     rows = [row_of(kernel, H100) for kernel in single if kernel.op == op]
     assert rows
     for row in rows:
-        assert row.store_sectors == 1, row.kernel
+        # The meter adds to its sums by atomics, and stores nothing else.
+        assert row.store_sectors == (None if op == "meter_step" else 1), row.kernel
         assert row.load_sectors in (1, None), row.kernel
 
 
