@@ -95,15 +95,13 @@ class Watch(threading.Thread):
         self._stopped.set()
 
     def run(self) -> None:
-        for _ in range(2):  # a busy machine may be late to answer once
-            try:
-                return self._look(_store())
-            except dist.DistError:
-                if self._stopped.wait(_INTERVAL):  # since the job is complete
-                    return
-        _ENDING.acquire()
-        reason = "lost the connection to torchrun, or to process 0 if started without it"
-        _print_and_exit(_line(reason), 1)
+        try:
+            self._look(_store())
+        except dist.DistError:
+            if not self._stopped.wait(_INTERVAL):  # not because the job is complete
+                _ENDING.acquire()
+                reason = "lost the connection to torchrun, or to process 0 if started without it"
+                _print_and_exit(_line(reason), 1)
 
     def _look(self, store: TCPStore | None) -> None:
         looks, silent, last, alive = 0, 0, b"", False

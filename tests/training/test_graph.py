@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.launches import Launches
+from helpers.recorded_launches import Launches
 from helpers.tiny_run import (
     CLASSES,
     SIZE,
