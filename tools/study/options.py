@@ -18,7 +18,7 @@ class Options:
     out: Path = Path("runs/study")
     """Folder for trainings and evaluations; run the same command again to resume."""
     scale: float = 0.1
-    """1: the paper's VGG-16 for 200 epochs; from 0.5: VGG-16 for 40 and 20 epochs, minutes on a
+    """1: the paper's VGG-16 for 200 epochs; from 0.5: VGG-16 for 30 and 15 epochs, minutes on a
     large GPU; from 0.1: ResNet-20 for 60 and 30 epochs, about ten hours on two CPU cores; below: a
     trial that proves nothing."""
     rows: Auto[tuple[str, ...]] = None
