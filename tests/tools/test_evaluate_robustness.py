@@ -114,7 +114,7 @@ def test_the_default_eps_is_smaller_for_larger_images(data, tmp_path, capsys):
 
 def test_an_interrupted_run_resumes(checkpoint, tmp_path, monkeypatch, capsys):
     arguments = ["--checkpoint", str(checkpoint), "--out", str(tmp_path)]
-    arguments += ["--protocol", "audit", "--batch-size", "2", "--scale", "0.1"]
+    arguments += ["--protocol", "audit", "--batch-size", "2", "--scale", "0.01"]
     measure, measured = Recorder._measure_batch, []
 
     def counted(recorder, measurement, *rows):
