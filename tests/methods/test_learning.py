@@ -55,6 +55,6 @@ def test_every_method_learns(few_images: Path, tmp_path: Path, method: str) -> N
         **cheaper.get(method, {}),
     )
     assert train(config) == 0
+    assert_logged_is_measured(tmp_path / "run", few_images)
     # Chance is 0.1, on 500 images with a standard deviation of 0.013.
     assert read_checkpoint(tmp_path / "run" / "last.pt")["best_top1"] > 0.14
-    assert_logged_is_measured(tmp_path / "run", few_images)

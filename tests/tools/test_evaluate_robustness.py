@@ -126,7 +126,12 @@ def test_an_interrupted_run_resumes(checkpoint, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(Recorder, "_measure_batch", counted)
     monkeypatch.setattr(sys, "argv", ["evaluate_robustness.py"])
     interrupt = True
-    assert main(arguments) == 130
+    # A program in the background of a script ignores Ctrl-C.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(arguments) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)
     out, error = capsys.readouterr()
     assert "rerun the command to resume" in out
     assert error == "evaluate_robustness.py: interrupted\n"
