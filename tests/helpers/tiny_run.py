@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
-from torch.amp import GradScaler
 
+from sprout_fast import models
 from sprout_fast.data import Loaders
 from sprout_fast.distributed import World
-from sprout_fast.methods import Method, MethodSetting, build_method
-from sprout_fast.models import Normalized
-from sprout_fast.training.config import parse_interval
-from sprout_fast.training.loop import Trainer, steps_per_epoch
-from sprout_fast.training.optim import MovingAverage, build_optimizer, build_scheduler
+from sprout_fast.methods import Method, MethodSetting
+from sprout_fast.training import build
+from sprout_fast.training.config import TrainConfig
+from sprout_fast.training.loop import Trainer
 from sprout_fast.training.progress import Display
-from sprout_fast.training.step import OptimizeStep
+from sprout_fast.training.run import resolve
 
 CLASSES, SIZE, BATCH = 5, 8, 6
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -69,7 +72,7 @@ class FakeLoader:
         self._epoch, self.images_done = state["epoch"], state["images_done"]
 
 
-def tiny_network() -> nn.Module:
+def tiny_network(num_classes: int = CLASSES) -> nn.Module:
     """Return a small network with batch norm and dropout, always with the same weights."""
     torch.manual_seed(3)
     return nn.Sequential(
@@ -79,8 +82,11 @@ def tiny_network() -> nn.Module:
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
         nn.Dropout(0.1),
-        nn.Linear(8, CLASSES),
+        nn.Linear(8, num_classes),
     )
+
+
+tiny_network.mean, tiny_network.std = MEAN, STD
 
 
 def method_setting(**changes: Any) -> MethodSetting:
@@ -109,53 +115,41 @@ def make_trainer(
     *,
     method: str | Method = "sprout",
     model: nn.Module | None = None,
-    epochs: int = 2,
     batches: int = 4,
-    accumulation_steps: int = 1,
-    lr: float = 0.2,
-    amp_dtype: torch.dtype | None = None,
-    fp16: bool = False,
-    ema: float | None = None,
-    keep_every: int | None = None,
-    save_every: str | None = None,
-    detect_anomaly: bool = False,
     world: World = WORLD,
     **options: Any,
 ) -> Trainer:
-    """Return a trainer of :func:`tiny_network` on a ``FakeLoader``."""
-    model = model or tiny_network()
-    averages = None if ema is None else MovingAverage(model, ema)
-    if isinstance(method, str):
-        dtype = amp_dtype or torch.float32
-        method = build_method(
-            method, method_setting(accumulation_steps=accumulation_steps, dtype=dtype), **options
-        )
-    steps = steps_per_epoch(batches, accumulation_steps, method.passes)
-    optimizer = build_optimizer("sgd", model, lr=lr, momentum=0.9, weight_decay=0.01)
+    """Return the trainer of a run with these ``options`` of ``TrainConfig``, on a ``FakeLoader``.
 
-    return Trainer(
-        model=model,
-        evaluated=Normalized(model if averages is None else averages.module, MEAN, STD),
-        method=method,
-        optimize=OptimizeStep(
-            model,
-            Normalized(model, MEAN, STD),
-            optimizer,
-            build_scheduler(optimizer, warmup_steps=2, total_steps=epochs * steps),
-            GradScaler("cpu", enabled=fp16),
-            accumulation_steps=accumulation_steps,
-            amp_dtype=amp_dtype,
-            ema=averages,
-            detect_anomaly=detect_anomaly,
-        ),
-        loaders=Loaders(
-            FakeLoader(batches), FakeLoader(1, seed=9, train=False), list("abcde"), "fake"
-        ),
-        epochs=epochs,
-        world=world,
-        out=out,
-        record={"arch": "tiny"},
-        display=Display(live=False),
-        keep_every=keep_every,
-        save_every=None if save_every is None else parse_interval(save_every),
+    The run's own functions build it, with ``model``, by default :func:`tiny_network`. Of several
+    processes, each gets an equal share of every batch.
+    """
+    share = BATCH // world.size
+    rows = slice(world.rank * share, (world.rank + 1) * share)
+    loaders = Loaders(
+        FakeLoader(batches, rows=rows),
+        FakeLoader(1, seed=9, train=False, rows=rows),
+        list("abcde"),
+        "fake",
     )
+    settings = {"arch": f"{__name__}:tiny_network", "data": Path("fake"), "out": Path("unused")}
+    settings |= {"image_size": SIZE, "batch_size": share, "epochs": 2, "seed": 11, "amp": "none"}
+    settings |= {"lr": 0.2, "weight_decay": 0.01, "warmup_epochs": 2 / batches}
+    name = method if isinstance(method, str) else method.name
+    config = TrainConfig(method=name, **settings | options)
+    config.check()
+    config = dataclasses.replace(resolve(config, world), out=out)
+    with contextlib.ExitStack() as replaced:
+
+        def replace(where: Any, what: str, value: Any) -> None:
+            replaced.enter_context(mock.patch.object(where, what, lambda *_, **__: value))
+
+        replace(build, "scan", SimpleNamespace(classes=loaders.classes))
+        replace(build, "build_loaders", loaders)
+        if model is not None:
+            replace(models, "create_model", model)
+        if isinstance(method, Method):
+            replace(build, "build_method", method)
+        trainer = build.build_trainer(config, world, Display(live=False))
+    trainer.record = {"arch": "tiny"}  # runs in several folders are compared
+    return trainer

@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from helpers.logged import assert_logged_is_measured
 from helpers.paths import CIFAR_TAR
 
 from sprout_fast.methods import METHODS
@@ -48,10 +49,12 @@ def test_every_method_learns(few_images: Path, tmp_path: Path, method: str) -> N
         epochs=1 if method == "free_at" else 2,
         batch_size=50,
         lr=0.1,
+        ema=0.9,
         final_attack_images=0,
         out=tmp_path / "run",
         **cheaper.get(method, {}),
     )
     assert train(config) == 0
+    assert_logged_is_measured(tmp_path / "run", few_images)
     # Chance is 0.1, on 500 images with a standard deviation of 0.013.
     assert read_checkpoint(tmp_path / "run" / "last.pt")["best_top1"] > 0.14

@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -14,6 +13,7 @@ from evaluate_robustness import main
 from helpers.image_files import noise_image, write_folder
 from helpers.paths import TOOLS
 
+from sprout_fast.evaluation.recorder import Recorder
 from sprout_fast.models import CHECKPOINT_FORMAT, create_model
 
 TOOL = TOOLS / "evaluate_robustness.py"
@@ -112,34 +112,42 @@ def test_the_default_eps_is_smaller_for_larger_images(data, tmp_path, capsys):
     assert f"linf eps {4 / 255:.4g}" in capsys.readouterr().out
 
 
-def test_an_interrupted_run_resumes(checkpoint, tmp_path):
-    command = [sys.executable, str(TOOL), "--checkpoint", str(checkpoint), "--out", str(tmp_path)]
-    command += ["--protocol", "audit", "--batch-size", "4", "--scale", "0.1"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
-    parts = tmp_path / "parts"
-    deadline = time.monotonic() + 120
-    while not list(parts.glob("gradients-*.pt")) and time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=60)
-    assert process.returncode == 130, (out, error)
-    assert "rerun the command to resume" in out
-    assert error.strip() == "evaluate_robustness.py: interrupted"
-    before = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.pt")}
-    assert not (tmp_path / "report.html").exists()
+def test_an_interrupted_run_resumes(checkpoint, tmp_path, monkeypatch, capsys):
+    arguments = ["--checkpoint", str(checkpoint), "--out", str(tmp_path)]
+    arguments += ["--protocol", "audit", "--batch-size", "2", "--scale", "0.01"]
+    measure, measured = Recorder._measure_batch, []
 
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == 0, done.stderr
+    def counted(recorder, measurement, *rows):
+        measured.append(measurement.name)
+        if interrupt and measured.count("gradients") == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return measure(recorder, measurement, *rows)
+
+    monkeypatch.setattr(Recorder, "_measure_batch", counted)
+    monkeypatch.setattr(sys, "argv", ["evaluate_robustness.py"])
+    interrupt = True
+    # A program in the background of a script ignores Ctrl-C.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert main(arguments) == 130
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    out, error = capsys.readouterr()
+    assert "rerun the command to resume" in out
+    assert error == "evaluate_robustness.py: interrupted\n"
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("parts/*.pt")}
+    assert not (tmp_path / "report.html").exists()
+    assert measured[-2:] == ["gradients", "gradients"] and "clean" in measured
+
+    interrupt, complete = False, set(measured) - {"gradients"}
+    measured.clear()
+    assert main(arguments) == 0
     assert (tmp_path / "report.html").exists()
-    after = {path.name: path.stat().st_mtime_ns for path in parts.glob("*.pt")}
-    kept = [name for name, written in before.items() if after[name] == written]
-    # Complete results were read; only those of the interrupted measurement were added to.
-    assert len(kept) >= len(before) - 1
-    assert any(name.startswith("clean") for name in kept)
+    # Complete results are read; those of the interrupted measurement are added to.
+    assert measured[0] == "gradients" and not complete & set(measured)
+    after = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("parts/*.pt")}
+    (changed,) = (name for name, written in before.items() if after[name] != written)
+    assert changed.startswith("gradients-")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shlex
 import subprocess
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.logged import assert_logged_is_measured, metrics
 from PIL import Image
 
 from sprout_fast.methods import METHODS
@@ -48,11 +48,6 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with three classes: 48 training and 12 test images."""
     root = tmp_path_factory.mktemp("squares")
     return write_squares(root, ["apple", "pear", "plum"], train=16, test=4)
-
-
-def metrics(out: Path) -> list[dict[str, str]]:
-    with open(out / "metrics.csv") as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -150,8 +145,8 @@ def test_averaged_weights_are_evaluated_and_resumed(squares: Path, tmp_path: Pat
     weight = next(name for name in one["ema"] if "conv" in name)
     assert not torch.equal(one["ema"][weight], one["model"][weight])
     assert torch.equal(load_model(whole / "last.pt").model.state_dict()[weight], one["ema"][weight])
-    both = [(row["val_loss"], row["val_loss_raw"]) for row in metrics(whole)]
-    assert both and all(averaged != raw for averaged, raw in both)
+    for folder in (whole, half):
+        assert_logged_is_measured(folder, squares)
 
 
 @pytest.mark.parametrize(

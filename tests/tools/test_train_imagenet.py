@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from helpers.logged import assert_logged_is_measured
 from helpers.paths import TOOLS
 from PIL import Image
 
@@ -468,6 +469,8 @@ def test_sprout_learns_the_sample_set(
         "3",
         "--lr",
         "0.05",
+        "--ema",
+        "0.9",
     ]
     assert train_imagenet([*argv, "--final-attack-images", "0"]) == 0
     shown = capsys.readouterr().out
@@ -477,4 +480,6 @@ def test_sprout_learns_the_sample_set(
     losses = [float(row["train_loss"]) for row in rows]
     assert losses[-1] < losses[0] and losses[-1] < 2.2  # chance: log 10 = 2.30
     assert float(rows[-1]["val_top1"]) > 0.2  # chance is 0.1
-    assert (tmp_path / "runs" / "sample_set" / "train").is_dir()
+    data = tmp_path / "runs" / "sample_set"
+    assert (data / "train").is_dir()
+    assert_logged_is_measured(tmp_path / "runs" / "resnet18-sprout", data)

@@ -266,7 +266,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "last.pt"
 
 
-VARIED = {"ema": 0.9, "fp16": True, "amp_dtype": torch.float16}
+VARIED = {"ema": 0.9, "amp": "fp16"}
 
 
 def flattened(value, where=()):
@@ -338,7 +338,7 @@ def test_a_momentum_of_another_memory_format_is_copied_value_by_value(tmp_path: 
     make_trainer(tmp_path).fit(max_steps=4)
     content = read_run_checkpoint(tmp_path / "last.pt")
     momentum = content["optimizer"]["state"][0]["momentum_buffer"]
-    strided = momentum.contiguous(memory_format=torch.channels_last)
+    strided = momentum.contiguous(memory_format=torch.contiguous_format)
     expanded = momentum[:1].expand_as(momentum)
     for other in (strided, expanded):
         content["optimizer"]["state"][0]["momentum_buffer"] = other

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import socket
 import subprocess
@@ -10,28 +11,22 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers.tiny_run import (
-    BATCH,
     CLASSES,
     MEAN,
     STD,
     FakeLoader,
     assert_same,
-    method_setting,
+    make_trainer,
+    tiny_network,
 )
 from torch import nn
-from torch.amp import GradScaler
-from torch.nn.parallel import DistributedDataParallel
 
-from sprout_fast.data import Loaders
 from sprout_fast.distributed import World, joined_world, pick_device
 from sprout_fast.errors import UserError
-from sprout_fast.methods import build_method
 from sprout_fast.models import Normalized, read_checkpoint
 from sprout_fast.training.loop import Outcome, Trainer
-from sprout_fast.training.optim import build_optimizer, build_scheduler
-from sprout_fast.training.progress import Display
-from sprout_fast.training.step import OptimizeStep
 
 
 def train(world: World, out: Path) -> Trainer:
@@ -41,43 +36,21 @@ def train(world: World, out: Path) -> Trainer:
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES)
     )
-    share = BATCH // world.size
-    rows = slice(world.rank * share, (world.rank + 1) * share)
-    method = build_method(
-        "sprout",
-        method_setting(first_row=rows.start, accumulation_steps=2),
-        mixup_alpha=0.0,
-        beta_lr=5.0,
-    )
-    optimizer = build_optimizer("sgd", model, lr=0.2, momentum=0.9, weight_decay=0.01)
-    wrapped = DistributedDataParallel(model) if world.size > 1 else model
-
-    trainer = Trainer(
-        model=model,
-        evaluated=Normalized(model, MEAN, STD),
-        method=method,
-        optimize=OptimizeStep(
-            wrapped,
-            Normalized(model, MEAN, STD),
-            optimizer,
-            build_scheduler(optimizer, warmup_steps=1, total_steps=4),
-            GradScaler("cpu", enabled=False),
-            accumulation_steps=2,
-        ),
-        loaders=Loaders(
-            FakeLoader(rows=rows),
-            FakeLoader(1, seed=9, train=False, rows=rows),
-            list("abcde"),
-            "fake",
-        ),
-        epochs=2,
-        world=world,
-        out=out if world.is_main else None,
-        record={},
-        display=Display(enabled=False),
-    )
+    options = {"accumulation_steps": 2, "mixup_alpha": 0.0, "beta_lr": 5.0}
+    trainer = make_trainer(out, model=model, world=world, **options)
     assert trainer.fit() is Outcome.FINISHED
     return trainer
+
+
+def normalized_by_each(world: World, out: Path) -> None:
+    """Train an epoch with batch norm per way of sharing it, and save the statistics at the end."""
+    for how in ("none", "broadcast", "reduce"):
+        if world.is_main:
+            (out / how).mkdir()
+        world.barrier()
+        trainer = make_trainer(out / how, epochs=1, batches=5, dist_bn=how, world=world)
+        assert trainer.fit() is Outcome.FINISHED
+        torch.save(trainer.model[1].state_dict(), out / how / f"rank{world.rank}.pt")
 
 
 def worker(rank: int, port: int, out: Path) -> None:
@@ -88,29 +61,65 @@ def worker(rank: int, port: int, out: Path) -> None:
         assert (world.rank, world.size) == (rank, 2)
         trainer = train(world, out)
         torch.save([p.detach() for p in trainer.model.parameters()], out / f"rank{rank}.pt")
+        normalized_by_each(world, out)
 
 
-@pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
-def test_two_processes_equal_one_process_with_the_whole_batch(tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.mkdir(), two.mkdir()
-    alone = train(World(0, 1, torch.device("cpu")), one)
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of the runs of two processes."""
+    if not torch.distributed.is_gloo_available():
+        pytest.skip("needs gloo")
+    out = tmp_path_factory.mktemp("two")
+    with socket.create_server(("localhost", 0)) as probe:
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(worker, (port, two), nprocs=2)
-    whole, shared = (read_checkpoint(folder / "last.pt") for folder in (one, two))
+    torch.multiprocessing.spawn(worker, (port, out), nprocs=2)
+    return out
+
+
+def test_two_processes_equal_one_process_with_the_whole_batch(two: Path, tmp_path: Path) -> None:
+    """The noise of a process's images too is that of their places in the whole batch."""
+    alone = train(World(0, 1, torch.device("cpu")), tmp_path)
+    whole, shared = (read_checkpoint(folder / "last.pt") for folder in (tmp_path, two))
     torch.testing.assert_close(shared["beta"], whole["beta"], rtol=1e-4, atol=1e-5)
     for name, value in whole["model"].items():  # without DDP's prefix "module."
         torch.testing.assert_close(shared["model"][name], value, rtol=1e-4, atol=1e-5)
     assert shared["best_top1"] == whole["best_top1"] == alone.position.best_top1
     assert_same(*(torch.load(two / f"rank{rank}.pt") for rank in (0, 1)))
     assert len(list(two.glob("events.*"))) == 1  # the second process wrote none
-    rows = [(folder / "metrics.csv").read_text().splitlines() for folder in (one, two)]
-    assert len(rows[0]) == len(rows[1]) == 3
-    for mine, theirs in zip(rows[0][1:], rows[1][1:], strict=True):
-        losses = [float(row.split(",")[2]) for row in (mine, theirs)]  # over both processes
-        assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    mine, theirs = (logged(folder) for folder in (tmp_path, two))
+    assert len(mine) == len(theirs) == 2
+    for one, other in zip(mine, theirs, strict=True):  # over both processes
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+
+
+def logged(folder: Path) -> list[dict[str, float]]:
+    with open(folder / "metrics.csv") as file:
+        return [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+
+
+def test_statistics_of_batch_norm_are_shared_before_validation(two: Path) -> None:
+    """Training does not depend on them, so three runs differ in nothing else."""
+    ends = {
+        how: [torch.load(two / how / f"rank{rank}.pt") for rank in (0, 1)]
+        for how in ("none", "broadcast", "reduce")
+    }
+    for name in ("running_mean", "running_var"):
+        first, second = (end[name] for end in ends["none"])
+        assert (first - second).abs().max() > 1e-3
+        for shared, expected in (("broadcast", first), ("reduce", (first + second) / 2)):
+            for end in ends[shared]:
+                torch.testing.assert_close(end[name], expected)
+    for how in ("broadcast", "reduce"):
+        model = tiny_network().eval()
+        model.load_state_dict(read_checkpoint(two / how / "last.pt")["model"])
+        images, labels = FakeLoader(1, seed=9, train=False).batch(0, 0)
+        with torch.no_grad():
+            logits = Normalized(model, MEAN, STD)(images / 255)
+        (row,) = logged(two / how)
+        # The statistics of the checkpoint, for both processes' images.
+        assert row["val_loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-4)
+        correct = (logits.argmax(1) == labels).float().mean().item()
+        assert row["val_top1"] == pytest.approx(correct, abs=1e-6)
 
 
 FAILS = """

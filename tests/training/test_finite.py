@@ -19,7 +19,7 @@ from sprout_fast.training.loop import Outcome, Trainer
 
 def fp16_trainer(out: Path | None = None, **options: Any) -> Trainer:
     """Return a trainer whose first steps overflow, since the loss scale is too large."""
-    options = {"epochs": 2, "amp_dtype": torch.float16, "fp16": True} | options
+    options = {"epochs": 2, "amp": "fp16"} | options
     trainer = make_trainer(out, **options)
     # It grows again after three steps, so that later ones overflow too.
     trainer.optimize.scaler = GradScaler("cpu", init_scale=2.0**19, growth_interval=3)

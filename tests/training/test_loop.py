@@ -80,7 +80,7 @@ def replay(model: nn.Module, loss_options: dict[str, Any], beta_lr: float, **run
         accumulated += 1
         if accumulated < every:
             continue
-        factor = learning_rate_factor(step, warmup_steps=2, total_steps=run["total_steps"])
+        factor = learning_rate_factor(step, warmup_steps=2 // every, total_steps=run["total_steps"])
         lr = 0.2 * factor
         with torch.no_grad():
             for name, parameter in model.named_parameters():
@@ -307,7 +307,7 @@ def test_a_method_may_take_several_steps_per_batch() -> None:
 @pytest.mark.parametrize("amp", ["bf16", "fp16"])
 def test_mixed_precision_trains_and_keeps_float32_weights(amp: str, tmp_path: Path) -> None:
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[amp]
-    trainer = make_trainer(tmp_path, epochs=1, amp_dtype=dtype, fp16=amp == "fp16")
+    trainer = make_trainer(tmp_path, epochs=1, amp=amp)
     before = trainer.model[0].weight.detach().clone()
     seen: list[torch.dtype] = []
     trainer.method.loss.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].dtype))

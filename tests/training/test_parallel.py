@@ -276,7 +276,7 @@ def residual_network() -> nn.Module:
     )
 
 
-@pytest.mark.parametrize("options", [{}, {"amp_dtype": torch.bfloat16}, {"method": "pgd_at"}])
+@pytest.mark.parametrize("options", [{}, {"amp": "bf16"}, {"method": "pgd_at"}])
 def test_recomputed_activations_change_no_bit(options: dict[str, Any]) -> None:
     contents, passes = [], []
     for recompute in (False, True):

@@ -17,7 +17,6 @@ import pytest
 import torch
 from helpers.image_files import write_folder
 from helpers.tiny_run import BATCH, FakeLoader, assert_same, make_trainer
-from torch.nn.parallel import DistributedDataParallel
 
 from sprout_fast.data import build_loaders
 from sprout_fast.distributed import World, joined_world
@@ -214,8 +213,6 @@ def two_ranks(rank: int, port: int, out: Path) -> None:
     def trainer_in(folder: Path, world: World) -> Trainer:
         trainer = make_trainer(folder, world=world)
         trainer.model[5].p = 0.0  # of torch's generators, only the first rank's is saved
-        trainer.optimize.model = DistributedDataParallel(trainer.model, broadcast_buffers=False)
-        trainer.optimize._trained.model = trainer.optimize.model
         if (last := folder / "last.pt").exists():
             trainer.restore(read_run_checkpoint(last), last)
         return trainer
