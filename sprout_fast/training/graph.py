@@ -215,8 +215,9 @@ def captured(call: Callable[[], object]) -> torch.cuda.CUDAGraph:
     # A capture that fails leaves its own stream the current one.
     with torch.cuda.stream(torch.cuda.current_stream()):
         try:
-            # Not "global": DALI's threads synchronize the device when they free memory, and a
-            # checkpoint may be copied meanwhile, which would end the capture.
+            # Not "global", by which calls of other threads end the capture too: DALI's allocate and
+            # free memory, and a checkpoint may be copied meanwhile. A wait for the whole device, as
+            # torch.cuda.synchronize is, ends it in either mode.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 call()
         except RuntimeError as error:

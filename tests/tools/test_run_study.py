@@ -12,7 +12,7 @@ from helpers.image_files import encode, noise_image, write_tar
 from study import chain, page, stages
 from study.stages import Size, smoothing_at
 
-TINY = Size("cifar_resnet8", 1, 1, 1, 20, 10, 0.02, rows=("natural", "sprout_code", "ls"))
+TINY = Size("cifar_resnet8", 1, 1, 1, 20, 20, 10, 0.02, rows=("natural", "sprout_code", "ls"))
 MARKERS = "".join(
     f"<!-- make study: {name} -->\nold\n<!-- end of make study: {name} -->\n"
     for name in ("accuracy", "labels", "paper")
@@ -48,12 +48,13 @@ def test_the_chain_resumes_and_then_only_prints(
     assert run_study.main(argv) == 130
     weights = {path: path.stat().st_mtime_ns for path in tmp_path.glob("study/*/last.pt")}
     assert len(weights) == 3
-    assert list(json.loads((tmp_path / "study/study.json").read_text())["rows"]) == [
-        "natural",
-        "sprout_code",
-    ]
+    done = {path.parent.name for path in tmp_path.glob("study/*/row.json")}
+    assert done == {"natural", "sprout_code"} and not (tmp_path / "study/study.json").exists()
 
     monkeypatch.setattr(chain.Chain, "_evaluate", real)
+    assert run_study.main([*argv[:4], "--rows", "natural", "sprout_code"]) == 0
+    study = json.loads((tmp_path / "study/study.json").read_text())
+    assert list(study["rows"]) == ["natural", "sprout_code"]
     assert run_study.main(argv) == 0
     assert {path: path.stat().st_mtime_ns for path in weights} == weights
     written = report.read_text()
@@ -82,7 +83,7 @@ def test_another_seed_in_the_same_folder_is_refused(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        stages, "SIZES", {0.0: Size("cifar_resnet8", 1, 1, 1, 8, 8, 0.02, ("natural",))}
+        stages, "SIZES", {0.0: Size("cifar_resnet8", 1, 1, 1, 8, 8, 8, 0.02, ("natural",))}
     )
     argv = ["--data", str(data), "--out", str(tmp_path / "study")]
     assert run_study.main(argv) == 0

@@ -7,6 +7,7 @@ shows what a graph would hold; the last tests need a GPU and are part of ``make 
 from __future__ import annotations
 
 import csv
+import ctypes
 import dataclasses
 import subprocess
 import threading
@@ -325,15 +326,23 @@ def test_replays_train_as_launches_do(method, options):
 
 
 @needs_gpu
-def test_another_thread_may_synchronize_during_the_capture():
-    """As DALI's threads do when they free memory."""
+def test_another_thread_may_use_the_device_during_the_capture():
+    """As DALI's threads do: they allocate, free, and wait for their own streams."""
     stop, device = threading.Event(), torch.cuda.current_device()
+    cudart = ctypes.CDLL("libcudart.so.13")
+    results: list[int] = []
 
-    def synchronize() -> None:
+    def work() -> None:
+        cudart.cudaSetDevice(device)
+        stream, memory = torch.cuda.Stream(device), ctypes.c_void_p()
         while not stop.is_set():
-            torch.cuda.synchronize(device)
+            results.append(cudart.cudaMalloc(ctypes.byref(memory), ctypes.c_size_t(2**20)))
+            with torch.cuda.stream(stream):
+                torch.ones(1000, pin_memory=True).to(device, non_blocking=True).mul_(2)
+            stream.synchronize()
+            results.append(cudart.cudaFree(memory))
 
-    thread = threading.Thread(target=synchronize)
+    thread = threading.Thread(target=work)
     thread.start()
     try:
         for _ in range(5):
@@ -341,6 +350,7 @@ def test_another_thread_may_synchronize_during_the_capture():
     finally:
         stop.set()
         thread.join()
+    assert len(results) > 10 and not any(results)
 
 
 @needs_gpu

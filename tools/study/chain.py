@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from sprout_fast.training.config import CifarConfig
 from sprout_fast.training.run import train
 from study.options import Options
 from study.page import accuracy_table, update
-from study.stages import Size, Stage, size_of, smoothing_at, stages
+from study.stages import Size, Stage, needed, size_of, smoothing_at, stages
 
 # Of the protocol "paper", by the names of the table's columns.
 PAPER_ATTACKS = {
@@ -51,7 +51,8 @@ class Chain:
     """The stages of one size, below one folder.
 
     ``OUT/NAME`` is a training's run folder, ``OUT/NAME/evaluation`` holds its cached measurements,
-    and ``OUT/study.json`` the numbers of all stages that are complete.
+    ``OUT/NAME/row.json`` its numbers once it is complete, and ``OUT/study.json`` those of all.
+    Several processes may work on different stages at once, after those that they start from.
 
     Args:
         out: folder of the study.
@@ -73,33 +74,42 @@ class Chain:
     ) -> None:
         self.out, self.size, self.data, self.device, self.seed = out, size, data, device, seed
         self._say = say
+        self._batch_size = 500 if device.type == "cuda" else 100
         self._images: Images | None = None
 
-    def run(self) -> dict[str, Any]:
+    def run(self, rows: Sequence[str]) -> dict[str, Any]:
         """Train and evaluate what is missing and return the content of ``study.json``.
+
+        Args:
+            rows: names of the stages to train and evaluate, with those that they start from.
 
         Raises:
             KeyboardInterrupt: Ctrl-C or SIGTERM; run again to resume.
             UserError: the folder holds a stage that was trained with other options.
         """
-        path = self.out / "study.json"
-        known = json.loads(path.read_text()) if path.exists() else {"rows": {}}
+        planned = stages(self.size)
+        wanted = needed(planned, rows)
+        # Every network first: the evaluations are the part that a reader can do without for a day.
+        for stage in wanted:
+            self._train(stage)
+        for stage in wanted:
+            if stage.name in rows and not self._row(stage).exists():
+                row = self._evaluate(stage) | {"date": str(date.today()), "versions": versions()}
+                _write(self._row(stage), row)
         study = {
             "size": dataclasses.asdict(self.size),
             "seed": self.seed,
-            "versions": versions(),
-            "rows": known["rows"],
+            "rows": {
+                stage.name: json.loads(self._row(stage).read_text())
+                for stage in planned
+                if self._row(stage).exists()
+            },
         }
-        # Every network first: the evaluations are the part that a reader can do without for a day.
-        planned = stages(self.size)
-        for stage in planned:
-            self._train(stage)
-        for stage in planned:
-            if stage.name not in study["rows"]:
-                study["rows"][stage.name] = self._evaluate(stage) | {"date": str(date.today())}
-                with atomic_write(path) as temporary:
-                    temporary.write_text(json.dumps(study, indent=1, allow_nan=False) + "\n")
+        _write(self.out / "study.json", study)
         return study
+
+    def _row(self, stage: Stage) -> Path:
+        return self.folder(stage.name) / "row.json"
 
     def folder(self, name: str) -> Path:
         """Return the run folder of a stage."""
@@ -112,6 +122,8 @@ class Chain:
     def _config(self, stage: Stage) -> CifarConfig:
         values: dict[str, Any] = {} if stage.recipe is None else read_recipe(stage.recipe)
         values |= stage.options
+        # Several steps per batch need a graph each.
+        captured = self.device.type == "cuda" and values.get("weight_steps", 1) == 1
         if stage.mass_of is not None:
             values["alpha"] = smoothing_at(self._last_mass(stage.mass_of), num_classes=10)
         return CifarConfig(
@@ -123,6 +135,7 @@ class Chain:
                 "weights": None if stage.start is None else self.checkpoint(stage.start),
                 "out": self.folder(stage.name),
                 "device": str(self.device),
+                "cuda_graph": captured,
                 "seed": self.seed,
                 "keep_every": min(SNAPSHOT_EVERY, stage.epochs),
                 "save_every": "5m",
@@ -149,7 +162,7 @@ class Chain:
 
     def _check_same(self, stage: Stage, config: CifarConfig, stored: dict[str, Any]) -> None:
         wanted = config.stored()
-        ignored = {"data", "out", "weights", "device", "keep_every", "save_every"}
+        ignored = {"data", "out", "weights", "device", "cuda_graph", "keep_every", "save_every"}
         for name, value in wanted.items():
             if name in ignored or value is None or name not in stored:
                 continue
@@ -190,7 +203,7 @@ class Chain:
 
     def _evaluate(self, stage: Stage) -> dict[str, Any]:
         self._say(f"\nevaluating {stage.title}")
-        found, cache = self._validation(), self.folder(stage.name) / "evaluation"
+        cache = self.folder(stage.name) / "evaluation"
         subject = self._subject(stage, self.checkpoint(stage.name))
         records = self._paper_records(subject, cache)
         row: dict[str, Any] = {"title": stage.title, "epochs": stage.epochs}
@@ -200,7 +213,7 @@ class Chain:
             if (record := records[name]).unavailable is None
         }
         for column, eps in STRONG_EPS.items():
-            results = self._run_protocol(subject, "strong", eps, len(found.labels), cache)
+            results = self._run_protocol(subject, "strong", eps, self.size.strong_images, cache)
             row["accuracy"][column] = {
                 "correct": results.robust.correct,
                 "total": results.robust.total,
@@ -236,7 +249,7 @@ class Chain:
             subject,
             found.images,
             found.labels,
-            batch_size=100,
+            batch_size=self._batch_size,
             seed=self.seed,
             cache_dir=cache / "parts",
             gallery=0,
@@ -256,7 +269,7 @@ class Chain:
             found.labels[some],
             protocol=protocol,
             eps=eps,
-            batch_size=100,
+            batch_size=self._batch_size,
             seed=self.seed,
             scale=self.size.attack_scale,
             cache_dir=cache,
@@ -279,7 +292,7 @@ class Chain:
                 self._subject(stage, path),
                 found.images[some],
                 found.labels[some],
-                batch_size=100,
+                batch_size=self._batch_size,
                 seed=self.seed,
                 cache_dir=cache / path.stem,
                 gallery=0,
@@ -295,6 +308,11 @@ class Chain:
         return points
 
 
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
 def _counts(record: Record) -> dict[str, int]:
     assert isinstance(record, AccuracyRecord), record.name
     return {"correct": record.accuracy.correct, "total": record.accuracy.total}
@@ -302,14 +320,12 @@ def _counts(record: Record) -> dict[str, int]:
 
 def run_study(options: Options) -> int:
     """Run the study that ``options`` describe, print its table, and return the exit status."""
-    chain = Chain(
-        options.out,
-        size_of(options.scale),
-        options.data,
-        pick_device(options.device),
-        options.seed,
-    )
-    study = chain.run()
+    size, device = size_of(options.scale), pick_device(options.device)
+    rows = options.rows or size.rows
+    if unknown := set(rows) - set(size.rows):
+        message = f"{', '.join(sorted(unknown))}: expected any of {', '.join(size.rows)}"
+        raise UserError(message, option="rows")
+    study = Chain(options.out, size, options.data, device, options.seed).run(rows)
     print(f"\n{accuracy_table(study)}")
     if options.page is not None:
         update(options.page, study)

@@ -18,8 +18,12 @@ class Options:
     out: Path = Path("runs/study")
     """Folder for trainings and evaluations; run the same command again to resume."""
     scale: float = 0.1
-    """1: the paper's VGG-16 for 200 epochs; from 0.1: ResNet-20 for 60 and 30 epochs, about ten
-    hours on two CPU cores; below: a trial that proves nothing."""
+    """1: the paper's VGG-16 for 200 epochs; from 0.5: VGG-16 for 30 and 15 epochs, minutes on a
+    large GPU; from 0.1: ResNet-20 for 60 and 30 epochs, about ten hours on two CPU cores; below: a
+    trial that proves nothing."""
+    rows: Auto[tuple[str, ...]] = None
+    """Networks to train and evaluate, e.g. natural sprout_code; others can follow, and run in other
+    processes at the same time. Default: all."""
     page: Auto[Path] = None
     """Update the tables and figures of this page (docs/results.md) once the study is complete."""
     device: Auto[str] = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,9 @@ class Size:
         natural_epochs: of the natural network that every other stage starts from.
         epochs: of every other stage but adversarial training.
         adversarial_epochs: of adversarial training, whose epochs cost eight.
-        test_images: number of test images that the attacks run on, spread evenly over the classes.
-        audit_images: number of test images that the audit runs on.
+        test_images: number of test images that PGD and transfer run on, spread over the classes.
+        strong_images: number of those that AutoAttack runs on.
+        audit_images: number of those that the audit runs on.
         attack_scale: factor on the attacks' steps, restarts and queries, in (0, 1].
         rows: stages by name, each after those that it needs.
     """
@@ -29,6 +30,7 @@ class Size:
     epochs: int
     adversarial_epochs: int
     test_images: int
+    strong_images: int
     audit_images: int
     attack_scale: float = 1.0
     rows: tuple[str, ...] = ROWS
@@ -36,16 +38,17 @@ class Size:
 
 #: By the smallest ``--scale`` that asks for it.
 SIZES: dict[float, Size] = {
-    1.0: Size("cifar_vgg16", 200, 200, 200, 10_000, 1_000, rows=(*ROWS, "trades")),
-    0.1: Size("cifar_resnet20", 60, 30, 20, 1_000, 200),
-    0.0: Size("cifar_resnet8", 1, 1, 1, 20, 10, attack_scale=0.02),
+    1.0: Size("cifar_vgg16", 200, 200, 200, 10_000, 10_000, 1_000, rows=(*ROWS, "trades")),
+    0.5: Size("cifar_vgg16", 30, 15, 10, 1_000, 500, 200),
+    0.1: Size("cifar_resnet20", 60, 30, 20, 1_000, 1_000, 200),
+    0.0: Size("cifar_resnet8", 1, 1, 1, 20, 20, 10, attack_scale=0.02),
 }
 
 
 def size_of(scale: float) -> Size:
     """Return the size that a scale in (0, 1] asks for.
 
-    >>> size_of(1).arch, size_of(0.1).arch, size_of(0.001).arch
+    >>> size_of(0.5).arch, size_of(0.1).arch, size_of(0.001).arch
     ('cifar_vgg16', 'cifar_resnet20', 'cifar_resnet8')
     """
     return next(size for least, size in SIZES.items() if scale >= least)
@@ -115,6 +118,19 @@ def stages(size: Size) -> list[Stage]:
         tuned("trades", "TRADES", size.adversarial_epochs, options={"method": "trades"}),
     ]
     return [stage for stage in found if stage.name in size.rows]
+
+
+def needed(planned: Sequence[Stage], rows: Sequence[str]) -> list[Stage]:
+    """Return the stages of ``rows``, and those that they need, in an order in which they can run.
+
+    >>> [stage.name for stage in needed(stages(size_of(0.1)), ["ls"])]
+    ['natural', 'sprout_code', 'ls']
+    """
+    names = set(rows)
+    for stage in reversed(planned):
+        if stage.name in names:
+            names |= {stage.start, stage.mass_of} - {None}
+    return [stage for stage in planned if stage.name in names]
 
 
 def smoothing_at(mass: float, num_classes: int) -> float:
