@@ -24,9 +24,10 @@ import torch.distributed as dist
 from torch.distributed import TCPStore  # pyright: ignore[reportPrivateImportUsage]  (is documented)
 
 _INTERVAL = 1.0  # seconds between two looks at the other processes
-_PATIENCE = 5.0  # seconds for an answer of the store, or for another process to print the cause
+_PATIENCE = 10.0  # seconds for the store or for another process, which a busy machine delays
 _ENDING = threading.Lock()  # held by the thread that ends this process, and never released
 _LOST = threading.Event()  # this process cannot reach another one: the watch names a silent one
+_CONNECTION: list[TCPStore] = []  # to the job's store: at most one
 
 
 def end_job(
@@ -93,15 +94,14 @@ class Watch(threading.Thread):
     def stop(self) -> None:
         """End the thread, before this process leaves the job."""
         self._stopped.set()
+        _CONNECTION.clear()
 
     def run(self) -> None:
         try:
-            self._look(_store())
+            self._look(_store(6 * _PATIENCE))  # no hurry: the processes have just met
         except dist.DistError:
             if not self._stopped.wait(_INTERVAL):  # not because the job is complete
-                _ENDING.acquire()
-                reason = "lost the connection to torchrun, or to process 0 if started without it"
-                _print_and_exit(_line(reason), 1)
+                self._end_without_store()
 
     def _look(self, store: TCPStore | None) -> None:
         looks, silent, last, alive = 0, 0, b"", False
@@ -132,6 +132,15 @@ class Watch(threading.Thread):
                     gone=1,
                 )
 
+    def _end_without_store(self) -> NoReturn:
+        # The process that kept the store is gone. One process of each machine says so.
+        _ENDING.acquire()
+        keeper = "torchrun" if _torchrun_keeps_store() else "process 0"
+        first = os.environ["LOCAL_RANK"] == "0" or (self._rank == 1 and keeper == "process 0")
+        if first:
+            _print_and_exit(_line(f"lost the connection to {keeper}"), 1)
+        os._exit(1)
+
     def _end(self, reason: str, gone: int = 0) -> None:
         # Not if the job has ended meanwhile, or if this process is about to see why it ends.
         if not self._stopped.wait(_INTERVAL):
@@ -145,23 +154,27 @@ def _line(reason: str) -> str:
 def _key(name: str) -> str:
     # torchrun's own store outlives a restart. Other stores begin anew, and torchrun counts restarts
     # for each machine by itself.
-    own = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    return f"sprout_fast/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0) if own else 0}/{name}"
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0) if _torchrun_keeps_store() else 0
+    return f"sprout_fast/{restarts}/{name}"
 
 
-def _store() -> TCPStore | None:
-    """Return a connection to the job's store; None if there is no store yet or no job."""
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True" and not dist.is_initialized():
-        return None
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return TCPStore(host, port, is_master=False, timeout=timedelta(seconds=_PATIENCE))
+def _torchrun_keeps_store() -> bool:
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _store(patience: float = _PATIENCE) -> TCPStore | None:
+    """Return the connection to the job's store; None if there is no store yet or no job."""
+    if not _CONNECTION and (_torchrun_keeps_store() or dist.is_initialized()):
+        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        limit = timedelta(seconds=patience)
+        _CONNECTION.append(TCPStore(host, port, is_master=False, timeout=limit))
+    return _CONNECTION[0] if _CONNECTION else None
 
 
 def _await_silence(store: TCPStore, others: int) -> None:
     """Wait until ``others`` processes follow, so that none prints after the cause."""
-    for _ in range(round(10 * _PATIENCE)):
-        if store.add(_key("silent"), 0) >= others:
-            return
+    until = time.monotonic() + _PATIENCE
+    while store.add(_key("silent"), 0) < others and time.monotonic() < until:
         time.sleep(0.1)
 
 
@@ -172,7 +185,7 @@ def _follow(store: TCPStore, status: int) -> NoReturn:
         os.dup2(nowhere, descriptor)
     with suppress(dist.DistError):  # that process has exited, and the store with it
         store.add(_key("silent"), 1)
-        store.wait([_key("told")], timedelta(seconds=_PATIENCE))
+        store.wait([_key("told")], timedelta(seconds=2 * _PATIENCE))
     time.sleep(_INTERVAL)  # torchrun names the process whose exit it sees first as the cause
     os._exit(status)
 

@@ -9,11 +9,39 @@ import torch
 from torch import Tensor
 
 
+def spread_order(labels: np.ndarray, seed: int) -> np.ndarray:
+    """Return an order of N images whose every part spreads over the classes.
+
+    Each class contributes its first image, in an order drawn for it, before any contributes its
+    second.
+
+    Args:
+        labels: int64 [N].
+        seed: seed of the order.
+
+    Returns:
+        Indices int64 [N].
+
+    >>> labels = np.array([0, 0, 0, 1, 1, 1, 2])
+    >>> sorted(labels[spread_order(labels, seed=0)[:3]].tolist())
+    [0, 1, 2]
+    """
+    random = np.random.default_rng([seed, 2])
+    order = random.permutation(len(labels))
+    order = order[np.argsort(labels[order], kind="stable")]  # drawn order within a class
+    _, starts, class_of, counts = np.unique(
+        labels[order], return_index=True, return_inverse=True, return_counts=True
+    )
+    turn = np.arange(len(order)) - starts[class_of]
+    first = random.permutation(len(counts))  # which classes contribute one more than the others
+    return order[np.lexsort((first[class_of], turn))]
+
+
 def balanced_subset(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     """Choose ``count`` of N images at random, equally many per class where there are enough.
 
-    Each class contributes its first image, in an order drawn for it, before any contributes its
-    second. So a smaller subset is part of a larger one of the same seed.
+    They are the first of :func:`spread_order`, so a smaller subset is part of a larger one of the
+    same seed.
 
     Args:
         labels: int64 [N].
@@ -27,16 +55,7 @@ def balanced_subset(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     >>> labels[balanced_subset(labels, 7, seed=0)]
     array([0, 0, 0, 1, 1, 1, 2])
     """
-    labels = np.asarray(labels)
-    random = np.random.default_rng([seed, 2])
-    order = random.permutation(len(labels))
-    order = order[np.argsort(labels[order], kind="stable")]  # drawn order within a class
-    _, starts, class_of, counts = np.unique(
-        labels[order], return_index=True, return_inverse=True, return_counts=True
-    )
-    turn = np.arange(len(order)) - starts[class_of]
-    first = random.permutation(len(counts))  # which classes contribute one more than the others
-    return np.sort(order[np.lexsort((first[class_of], turn))][:count])
+    return np.sort(spread_order(np.asarray(labels), seed)[:count])
 
 
 def spaced_subset(total: int, count: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from sprout_fast.data.loaders.base import LOADERS, LoaderName
 from sprout_fast.data.names import printable
 from sprout_fast.data.preprocessing import Preprocessing, preprocessed
 from sprout_fast.data.scanning import scan
-from sprout_fast.data.subsets import spaced_subset
+from sprout_fast.data.subsets import balanced_subset
 from sprout_fast.errors import UserError
 
 
@@ -79,7 +79,8 @@ def read_images(
         loader: ``"memory"`` for small images of one size, used as they are; ``"dali"`` or
             ``"torch"`` to resize and crop files to ``image_size``.
         image_size: side of the square images in pixels; ignored by loaders that do not resize.
-        limit: images to read, a :func:`~sprout_fast.data.subsets.spaced_subset`; all by default.
+        limit: images to read, a :func:`~sprout_fast.data.subsets.balanced_subset` of seed 0; all by
+            default.
         batch_size: images to decode at a time.
         workers: decoding threads or processes.
         preprocessing: resizes and crops the images instead of the loader.
@@ -91,7 +92,7 @@ def read_images(
     kind, listing = LOADERS.look_up(loader), scan(data)
     split, total = listing.val, len(listing.val)
     if limit is not None and limit < total:
-        split = split.subset(spaced_subset(total, limit))
+        split = split.subset(balanced_subset(split.labels, limit, seed=0))
     if preprocessing is not None:
         images = preprocessed(len(split), split.read, split.name, preprocessing, workers)
         labels = torch.from_numpy(split.labels)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sprout_fast._version import __version__
 from sprout_fast.attacks.base import full_float32
+from sprout_fast.data.subsets import spread_order
 from sprout_fast.evaluation.accuracy import Accuracy
 from sprout_fast.evaluation.measurements import Batch, Measurement
 from sprout_fast.evaluation.subject import Subject, fingerprint
@@ -137,6 +138,9 @@ class Recorder:
         self.subject, self.images, self.labels = subject, images, labels
         self._batch_size, self._seed, self._gallery = batch_size, seed, gallery
         self._cache_dir, self._progress = cache_dir, progress or (lambda record, done, total: None)
+        # Data sets list one class after the other. A measurement of a few images is one of the
+        # first, and Mixup's partners come from the same batch.
+        self._order = torch.from_numpy(spread_order(labels.cpu().numpy(), seed))
         self.records: dict[str, Record] = {}
         distributed = dist.is_available() and dist.is_initialized()
         self._rank = dist.get_rank() if distributed else 0
@@ -144,7 +148,7 @@ class Recorder:
         self._identity = {
             "fingerprint": fingerprint(subject, images, labels),
             "version": __version__,
-            "format": 4,  # of the cache files
+            "format": 5,  # of the cache files
             "batch_size": batch_size,
             "seed": seed,
         }
@@ -176,10 +180,11 @@ class Recorder:
         misclassified = torch.zeros(total, dtype=torch.bool)
         for name in before:
             misclassified |= self._accuracy_record(name).misclassified
-        rows = (~misclassified).nonzero().flatten()
+        rows = self._order[~misclassified[self._order]]
         if measurement.limit is not None:
             rows = rows[: measurement.limit]
         columns = self._measure_rows(measurement, rows, record)
+        rows = rows.sort().values
         record.rows, record.columns = rows, columns
         record.seconds = columns.pop("seconds").sum().item() if columns else 0.0
         columns.pop("rows", None)
@@ -217,12 +222,13 @@ class Recorder:
             done = first + len(part_rows)
             if done < len(rows):
                 self._progress(record, done, len(rows))
-        return columns if self._ranks == 1 else self._gathered(columns)
+        return self._gathered(columns)
 
     def _gathered(self, columns: Columns) -> Columns:
         """Return the columns of all processes, with the rows in ascending order."""
-        parts: list[Columns] = [{} for _ in range(self._ranks)]
-        dist.all_gather_object(parts, columns)
+        parts: list[Columns] = [columns] * self._ranks
+        if self._ranks > 1:
+            dist.all_gather_object(parts, columns)
         parts = [part for part in parts if part]
         if not parts:
             return {}

@@ -1,10 +1,11 @@
 """Validation images as tensors: all or a subset, and nothing else is decoded."""
 
+import numpy as np
 import pytest
 import torch
 from helpers.image_files import numbers, write_folder
 
-from sprout_fast.data import has_dali, read_images, spaced_subset
+from sprout_fast.data import balanced_subset, has_dali, read_images
 
 LOADERS = ["torch", "memory"] + ["dali"] * has_dali()
 
@@ -14,7 +15,8 @@ LOADERS = ["torch", "memory"] + ["dali"] * has_dali()
 def test_subset_of_the_validation_images(tmp_path, loader, limit):
     """Training images, and validation images that are not chosen, may be unreadable."""
     write_folder(tmp_path, {"train": {"a": 2, "b": 2}, "val": {"a": 5, "b": 4}})
-    chosen = list(range(9)) if limit is None else spaced_subset(9, limit).tolist()
+    labels = np.array([0] * 5 + [1] * 4)
+    chosen = balanced_subset(labels, limit or 9, seed=0).tolist()
     for path in tmp_path.glob("train/*/*.jpg"):
         path.write_bytes(b"no image")
     for number, path in enumerate(sorted(tmp_path.glob("val/*/*.jpg"))):

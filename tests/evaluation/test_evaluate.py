@@ -678,6 +678,31 @@ def test_a_new_kind_of_measurement_is_one_class():
     assert torch.allclose(found, images.mean((1, 2, 3)).double())
 
 
+def test_a_measurement_of_a_few_images_and_each_batch_spread_over_the_classes():
+    """Data sets list one class after the other; results are in the order of the images."""
+    batches = []
+
+    @dataclasses.dataclass(frozen=True)
+    class First(Measurement):
+        name: str
+        limit: int | None
+
+        def measure(self, subject, batch):
+            batches.append(batch.labels.tolist())
+            return {"label": batch.labels, "mean": batch.images.mean((1, 2, 3))}
+
+    images, _ = made_images(20)
+    labels = torch.arange(5).repeat_interleave(4)
+    recorder = Recorder(Subject(trained(True), "", 10), images, labels, batch_size=5)
+    recorder.run([First("all", None), First("some", 10)])
+    assert all(sorted(batch) == [0, 1, 2, 3, 4] for batch in batches) and len(batches) == 6
+    for name, count in (("all", 20), ("some", 10)):
+        record = recorder.records[name]
+        assert len(record.rows) == count and record.rows.tolist() == sorted(record.rows.tolist())
+        assert torch.equal(record.columns["label"], labels[record.rows])
+        assert torch.allclose(record.columns["mean"], images[record.rows].mean((1, 2, 3)))
+
+
 def test_results_as_text_and_as_json(honest):
     text = str(honest)
     assert text.startswith("clean ") and "robust " in text and "signs of gradient masking" in text

@@ -380,17 +380,6 @@ def test_imagenet_tables_say_what_the_paper_did() -> None:
     assert epochs == {"natural": 90, "free_at": 11, "sprout": 2}
 
 
-def test_parts_of_the_test_images_spread_over_the_classes(images: Path) -> None:
-    found = Store(Path("out"), Scale(1.0, images), CPU).images(CIFAR)
-    whole = read_images(images, loader="memory")
-    assert sorted(found.labels[:10].tolist()) == sorted(found.labels[10:].tolist()) == [*range(10)]
-    assert found.labels.tolist() != [*range(10), *range(10)]
-    pairs = zip(whole.images, whole.labels, strict=True)
-    known = {image.numpy().tobytes(): int(label) for image, label in pairs}
-    for image, label in zip(found.images, found.labels, strict=True):
-        assert known.pop(image.numpy().tobytes()) == label
-
-
 def test_equal_work_has_equal_estimates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trials = iter((0.25, 0.5))
     monkeypatch.setattr(store, "_trial", lambda *_: next(trials))

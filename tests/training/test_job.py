@@ -71,7 +71,7 @@ CASES = [
     (1, "fatal", 60, [1, 1], "job.py: error: the loss is not finite"),
     (0, "bug", 60, [1, 1], "KeyError: 'lost'"),
     (1, "SIGKILL", 60, [1, -9], "job.py: error: process 1 of 2 (pid {}) was killed"),
-    (0, "SIGKILL", 60, [-9, 1], "job.py: error: lost the connection to torchrun, or to process 0"),
+    (0, "SIGKILL", 60, [-9, 1], "job.py: error: lost the connection to process 0"),
     (1, "SIGSTOP", 6, [1, -9], "job.py: error: process 1 of 2 (pid {}) does not answer since "),
     (1, "hang", 6, [1, 1], "job.py: error: another process of the job is gone or does not answer"),
 ]

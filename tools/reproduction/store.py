@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from training_benchmark.contestants import build_contestants, build_methods
 from training_benchmark.rounds import Clock, measure, synchronize
@@ -210,20 +209,12 @@ class Store:
         return max(5.0, 600 * self.scale.value**0.5)
 
     def images(self, dataset: DataSet) -> Images:
-        """Return the test images to measure on, in an order whose every part spreads over classes.
-
-        A measurement of a few images measures the first ones, and Mixup's partners come from the
-        same batch, while data sets list one class after the other.
-        """
+        """Return the test images to measure on."""
         if dataset not in self._images:
-            found = read_images(
+            self._images[dataset] = read_images(
                 self._data(dataset),
                 loader="memory" if dataset is CIFAR else default_loader(),
                 image_size=self.scale.image_size(dataset),
-            )
-            order = torch.from_numpy(spread_order(found.labels.numpy(), self.scale.seed))
-            self._images[dataset] = dataclasses.replace(
-                found, images=found.images[order], labels=found.labels[order]
             )
         return self._images[dataset]
 
@@ -263,27 +254,6 @@ class Store:
                 seed=self.scale.seed,
             )
         return self._folders[dataset]
-
-
-def spread_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """Return the order of N images in which each class comes once before any comes twice.
-
-    Images of a class, and classes within a round, are in random order.
-
-    Args:
-        labels: int64 [N].
-        seed: seed of the order.
-
-    >>> labels = np.array([0, 0, 0, 1, 1, 1, 2])
-    >>> sorted(labels[spread_order(labels, 0)][:3].tolist())
-    [0, 1, 2]
-    """
-    random = np.random.default_rng([seed, 3])
-    order = random.permutation(len(labels))
-    of_class = order[np.argsort(labels[order], kind="stable")]
-    _, starts, class_of = np.unique(labels[of_class], return_index=True, return_inverse=True)
-    rounds = np.arange(len(labels)) - starts[class_of]
-    return of_class[np.lexsort((random.random(len(labels)), rounds))]
 
 
 def _trial(arch: str, image_size: int, device: torch.device) -> float:

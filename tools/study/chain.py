@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sprout_fast.data.subsets import balanced_subset
 from sprout_fast.data.validation import Images, read_images
 from sprout_fast.distributed import pick_device
 from sprout_fast.errors import UserError
@@ -261,11 +262,11 @@ class Chain:
         self, subject: Subject, protocol: ProtocolName, eps: float, count: int, cache: Path
     ) -> Results:
         found = self._validation()
-        every = max(1, len(found.labels) // count)
+        some = balanced_subset(found.labels.numpy(), count, self.seed)
         return evaluate(
             subject,
-            found.images[::every][:count],
-            found.labels[::every][:count],
+            found.images[some],
+            found.labels[some],
             protocol=protocol,
             eps=eps,
             batch_size=self._batch_size,
@@ -283,14 +284,14 @@ class Chain:
             if isinstance(one, AttackMeasurement) and one.name == PAPER_ATTACKS["PGD-20"]
         )
         found = self._validation()
-        every = max(1, len(found.labels) // _SNAPSHOT_IMAGES)
+        some = balanced_subset(found.labels.numpy(), _SNAPSHOT_IMAGES, self.seed)
         points = []
         for path in sorted(self.folder(stage.name).glob("epoch-*.pt")):
             epoch = int(path.stem.removeprefix("epoch-"))
             recorder = Recorder(
                 self._subject(stage, path),
-                found.images[::every],
-                found.labels[::every],
+                found.images[some],
+                found.labels[some],
                 batch_size=self._batch_size,
                 seed=self.seed,
                 cache_dir=cache / path.stem,
