@@ -225,14 +225,14 @@ struct SpanRow {
   // Elements to list even so, or -1. Their variates are any numbers.
   int64_t also_listed[2] = {-1, -1};
   // Output: where the list has the elements drawn, in ascending order, and their number; -1 if they
-  // are more than half of the row and are not listed.
+  // are more than half of the row, which is then not listed but drawn as a whole.
   int64_t list_begin = 0, listed = -1;
 };
 
 // log_g[r * count + k] = log of the variate of element first + r * count + k, for k in [0, count)
 // and `rows` rows, together at most kSpan elements with the same upper 32 bits. Rows have the same
-// concentrations, which must be finite and nonnegative, and their own floors. (Inlined, it needs
-// more instructions.)
+// concentrations, which must be finite and nonnegative, and their own floors. Of a row that is
+// listed, other elements are left as they are. (Inlined, it needs more instructions.)
 template <typename T>
 __attribute__((noinline)) void log_gamma_span(const PhiloxCall& call, int64_t first, int64_t rows,
                                               int64_t count, const GammaRow<T>& row,
@@ -259,7 +259,7 @@ __attribute__((noinline)) void log_gamma_span(const PhiloxCall& call, int64_t fi
     // Accounts for the rounding of the conversion, and for its sign.
     constexpr T kOffset = T(512) - T(0x1p31);
     // Outside the row nothing is wanted. (For a = 0, one word in 2^23 is because of rounding.)
-    int32_t padded[1 + kSpan + kAttempts], wants = 0;
+    int32_t padded[1 + kSpan + kAttempts];
     int32_t* const wanted = padded + 1;
     for (int64_t k = 0; k < count; ++k) {
       // NaN for 0 * inf, which no value is below.
@@ -267,19 +267,17 @@ __attribute__((noinline)) void log_gamma_span(const PhiloxCall& call, int64_t fi
       const T value = static_cast<T>(static_cast<int32_t>(words[k] ^ 0x7FFFFFFFu));
       wanted[k] = (value < limit ? 1 : 0) | (row.a[k] < T(1) ? 0 : 1);
     }
-    for (int64_t k = 0; k < count; ++k) wants += wanted[k];
     wanted[-1] = 0;
     for (int64_t k = count; k < count + kAttempts; ++k) wanted[k] = 0;
-    if (wants <= count / 2) {
-      for (const int64_t k : of_row[r].also_listed) {
-        if (k >= 0) wanted[k] = 1;
-      }
-      for (int64_t k = 0; k < count; ++k) variates[k] = -infinity;
-      of_row[r].list_begin = waiting.count;
-      waiting.add(wanted, (count + kCompactLanes - 1) / kCompactLanes * kCompactLanes, 0, begin);
-      of_row[r].listed = waiting.count - of_row[r].list_begin;
-      continue;
+    for (const int64_t k : of_row[r].also_listed) {
+      if (k >= 0) wanted[k] = 1;
     }
+    of_row[r].list_begin = waiting.count;
+    waiting.add(wanted, (count + kCompactLanes - 1) / kCompactLanes * kCompactLanes, 0, begin);
+    of_row[r].listed = waiting.count - of_row[r].list_begin;
+    if (of_row[r].listed <= count / 2) continue;
+    waiting.count = of_row[r].list_begin;
+    of_row[r].listed = -1;
     for (int64_t k = -((first + begin) & 1); k < count; k += kAttempts) {
       const bool inside = k >= 0 && k + kAttempts <= count;
       T outside[kAttempts];
@@ -331,6 +329,7 @@ void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const T
       const int64_t odd = element & 1, whole = (odd + n + kAttempts - 1) / kAttempts * kAttempts;
       for (int64_t i = 0; i < n; ++i) row_a[i] = a[k + i];
       for (int64_t i = n; i < whole; ++i) row_a[i] = T(0);
+      for (int64_t i = 0; i < n; ++i) log_g[k + i] = -std::numeric_limits<T>::infinity();
       shapes[0] = T(0);
       const GammaRow<T> row = gamma_row(whole, row_a, shapes + 1, kStride);
       SpanRow<T> only{floor};

@@ -174,15 +174,17 @@ Index* index_of(const Row<T>& r, int64_t padded) {
   return reinterpret_cast<Index*>(r.z + padded / 2);
 }
 
-// Fills the row's log_g from `log_g`, [K]: with all classes, or with the `listed` classes of `list`
-// if they are few, as in a row of small concentrations (listed = -1 for no list).
+// Fills the row's log_g from `log_g`, [K], of which the `listed` classes of `list` are drawn, or all
+// if listed = -1: with all classes, or, if it compacts, with the drawn ones if they are few, as in a
+// row of small concentrations.
 template <typename T>
-Drawn fill_log_g(int64_t K, const T* log_g, const Index* list, int64_t listed, const Row<T>& r) {
+Drawn fill_log_g(int64_t K, const T* log_g, const Index* list, int64_t listed, bool compacts,
+                 const Row<T>& r) {
   const int64_t padded = padded_classes(K);
   const T infinity = std::numeric_limits<T>::infinity();
   // Rows that are NaN must be so in every class.
   const bool finite = std::fabs(log_g[r.label] + log_g[r.partner]) < infinity;
-  if (sizeof(T) == 4 && finite && listed >= 0 && listed + kRowLanes <= padded / 2) {
+  if (compacts && finite && listed >= 0 && listed + kRowLanes <= padded / 2) {
     Index* index = index_of(r, padded);
     for (int64_t i = 0; i < listed; ++i) index[i] = list[i];
     for (int64_t i = 0; i < listed; ++i) r.log_g[i] = log_g[index[i]];
@@ -190,9 +192,12 @@ Drawn fill_log_g(int64_t K, const T* log_g, const Index* list, int64_t listed, c
     for (int64_t i = listed; i % kRowLanes != 0; ++i) r.log_g[i] = r.logits[i] = -infinity;
     return {listed, index};
   }
-  if (log_g != r.log_g) {
-    for (int64_t k = 0; k < K; ++k) r.log_g[k] = log_g[k];
+  if (listed >= 0) {
+    for (int64_t k = 0; k < padded; ++k) r.log_g[k] = -infinity;
+    for (int64_t i = 0; i < listed; ++i) r.log_g[list[i]] = log_g[list[i]];
+    return {K, nullptr};
   }
+  for (int64_t k = 0; k < K && log_g != r.log_g; ++k) r.log_g[k] = log_g[k];
   for (int64_t k = K; k < padded; ++k) r.log_g[k] = -infinity;
   return {K, nullptr};
 }
@@ -205,11 +210,11 @@ Drawn take_row(const SproutLossArgs& args, const Variates<T>& variates, int64_t 
   const T* log_g = variates.log_g + row * K;
   if (K > kFewClasses) {
     const SpanRow<T>& of_row = variates.of_row[row];
-    return fill_log_g(K, log_g, variates.list.in_row + of_row.list_begin,
-                      compacts ? of_row.listed : -1, r);
+    return fill_log_g(K, log_g, variates.list.in_row + of_row.list_begin, of_row.listed, compacts,
+                      r);
   }
   r.drawn_w = variates.w + row * K;
-  const Drawn drawn = fill_log_g(K, log_g, nullptr, -1, r);
+  const Drawn drawn = fill_log_g(K, log_g, nullptr, -1, false, r);
   // Variates of a NaN are any numbers.
   if (r.label_mass != r.label_mass) r.log_g[r.label] = r.label_mass;
   return drawn;
@@ -222,11 +227,13 @@ Drawn draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, 
   const int64_t K = args.classes, padded = padded_classes(K);
   const int64_t element = call.first_element + row * K;
   const LabelVariates<T> labels(call, element, r);
+  for (int64_t k = 0; k < padded; ++k) r.log_g[k] = -std::numeric_limits<T>::infinity();
   Listed list;
   Index* index = index_of(r, padded);
-  int64_t listed = compacts ? 0 : -1;
+  int64_t listed = 0;
+  const int64_t spans = (K + kSpan - 1) / kSpan, length = (K + spans - 1) / spans;
   for (int64_t k = 0, n = 0; k < K; k += n) {
-    n = PhiloxDraw::reach(element + k, K - k < kSpan ? K - k : kSpan);
+    n = PhiloxDraw::reach(element + k, K - k < length ? K - k : length);
     const auto inside = [&](int64_t of) { return of >= k && of < k + n ? of - k : -1; };
     SpanRow<T> span{labels.floor, {inside(r.label), inside(r.partner)}};
     log_gamma_span(call, element + k, 1, n, r.base.from(k), &span, r.log_g + k, list);
@@ -239,7 +246,8 @@ Drawn draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, 
   r.log_g[r.label] = labels.label;
   r.log_g[r.partner] = labels.partner;
   // If all concentrations are 0 there is no distribution: -inf - -inf makes the row NaN below.
-  return fill_log_g(K, static_cast<const T*>(r.log_g), index, listed, r);
+  const bool lists = compacts && listed >= 0;
+  return fill_log_g(K, static_cast<const T*>(r.log_g), index, lists ? listed : -1, lists, r);
 }
 
 // Adds weight x scale alpha dL/da_k for every class, here with the expected gradient (c_k - E[L]) /
@@ -343,8 +351,9 @@ void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
   }
   Drawn drawn{K, nullptr};
   if (args.label_mode == LabelMode::kSample) {
-    drawn = variates == nullptr ? draw_row(args, call, row, true, r)
-                                : take_row(args, *variates, drawn_as, true, r);
+    constexpr bool kCompacts = sizeof(T) == 4;
+    drawn = variates == nullptr ? draw_row(args, call, row, kCompacts, r)
+                                : take_row(args, *variates, drawn_as, kCompacts, r);
     const int64_t whole = padded_row(drawn.count);
     const T largest = row_maximum(r.log_g, whole);
     // If nothing can leave T's range, use the variates themselves, which the gradient needs too.
