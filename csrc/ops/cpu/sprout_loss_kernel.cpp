@@ -425,8 +425,9 @@ void rows(const SproutLossArgs& args, int64_t begin, int64_t end, const void* ba
       run_row(args, call, row, of_base, static_cast<T*>(scratch), static_cast<T*>(grad_beta),
               variates, drawn_as);
     };
+    static_assert(kRowChunk == 1024 && kSpan == 4096, "as in drawn_together");
     const bool few = args.classes <= kFewClasses;
-    const int64_t some = (few ? kRowChunk : kSpan) / args.classes;
+    const int64_t some = drawn_together(args.classes) / args.classes;
     if (some == 0 || args.label_mode == LabelMode::kMean) {
       for (int64_t row = begin; row < end; ++row) run(row, nullptr, 0);
       return;

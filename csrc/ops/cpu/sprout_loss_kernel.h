@@ -14,6 +14,9 @@ inline int64_t padded_classes(int64_t classes) {
 // left out: alone, each would fill a part of the vectors only.
 constexpr int64_t kFewClasses = 32;
 
+// Rows draw their variates together up to this many of them.
+inline int64_t drawn_together(int64_t classes) { return classes <= kFewClasses ? 1024 : 4096; }
+
 // Length of the data shared by all rows, in elements of the accumulation type: scale alpha beta_k
 // and the four arrays of its GammaRow (each of padded_classes; the first is 0 in its padding), the
 // sum of the first, and as many as a block may read beyond the end of a row.
