@@ -213,9 +213,9 @@ void attempt_waiting(const PhiloxDraw& draw, int64_t first, const T* a, const ui
   attempts(elements, row, normal, word, boost, variate, accepted);
   for (int64_t i = 0; i < count; ++i) log_g[in_span[i]] = variate[i];
   for (int64_t i = count; i < elements; ++i) accepted[i] = 1;
-  rejected.count += compact(accepted, 0, elements,
-                            Compacted{in_row, rejected.in_row + rejected.count},
-                            Compacted{in_span, rejected.in_span + rejected.count});
+  rejected.count +=
+      compact(accepted, 0, elements, Compacted{in_row, rejected.in_row + rejected.count},
+              Compacted{in_span, rejected.in_span + rejected.count});
 }
 
 // A row of a span: what is wanted of it, and what was drawn.

@@ -113,8 +113,7 @@ constexpr SetLanes set_lanes() {
 // The lanes of eight values that are `wanted`, as a mask, and the lanes that are set in a mask.
 inline __attribute__((always_inline)) int lanes_with(const int32_t* value, int32_t wanted) {
   const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(value));
-  return _mm256_movemask_ps(
-      _mm256_castsi256_ps(_mm256_cmpeq_epi32(v, _mm256_set1_epi32(wanted))));
+  return _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(v, _mm256_set1_epi32(wanted))));
 }
 inline __attribute__((always_inline)) __m256i set_lanes_of(int mask) {
   static constexpr SetLanes kSetLanes = set_lanes();

@@ -1,6 +1,6 @@
-// sprout_loss on CPU, one row at a time, but for the variates, which several rows draw together. The
-// variates are kept in scratch only; the backward pass draws them again, unless the forward pass
-// has computed the gradient of the logits.
+// sprout_loss on CPU, one row at a time, but for the variates, which several rows draw together.
+// The variates are kept in scratch only; the backward pass draws them again, unless the forward
+// pass has computed the gradient of the logits.
 #include "sprout_loss_kernel.h"
 
 #include <cmath>
@@ -89,8 +89,8 @@ inline bool adds_implicit(const SproutLossArgs& args) {
 
 // Draws the variates of rows [begin, end) of few classes.
 template <typename T>
-void draw_few_classes(const SproutLossArgs& args, const PhiloxCall& call, int64_t begin, int64_t end,
-               const T* base, Variates<T>& variates) {
+void draw_few_classes(const SproutLossArgs& args, const PhiloxCall& call, int64_t begin,
+                      int64_t end, const T* base, Variates<T>& variates) {
   const int64_t K = args.classes, count = (end - begin) * K;
   T* a = variates.concentration;
   for (int64_t row = begin; row < end; ++row) {
@@ -174,9 +174,9 @@ Index* index_of(const Row<T>& r, int64_t padded) {
   return reinterpret_cast<Index*>(r.z + padded / 2);
 }
 
-// Fills the row's log_g from `log_g`, [K], of which the `listed` classes of `list` are drawn, or all
-// if listed = -1: with all classes, or, if it compacts, with the drawn ones if they are few, as in a
-// row of small concentrations.
+// Fills the row's log_g from `log_g`, [K], of which the `listed` classes of `list` are drawn, or
+// all if listed = -1: with all classes, or, if it compacts, with the drawn ones if they are few, as
+// in a row of small concentrations.
 template <typename T>
 Drawn fill_log_g(int64_t K, const T* log_g, const Index* list, int64_t listed, bool compacts,
                  const Row<T>& r) {
