@@ -91,6 +91,16 @@ REPORTED = {
         "sample_mixup_in_place-257-True",
         "data race: (reads|writes) global memory",
     ),
+    "hits of several rows added without an atomic": (
+        Mistake(
+            "meter_step",
+            "ops/cuda/meter_step_kernel.cuh",
+            "atomicAdd(reinterpret_cast<unsigned long long*>(args.hits), hit)",
+            "*reinterpret_cast<unsigned long long*>(args.hits) += hit",
+        ),
+        "meter-65-10-float32",
+        "data race: (reads|writes) global memory",
+    ),
     "no barrier in the sum over groups": (
         without_barrier("sprout_loss", LOSS, "[threadIdx.x] = sum;\n  "),
         "loss_classes-33-paper-float32",

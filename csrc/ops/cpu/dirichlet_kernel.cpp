@@ -38,8 +38,7 @@ void forward_row(const DirichletArgs& args, const PhiloxCall& call, int64_t row,
   for (int64_t k = 1; k < K; ++k) main = concentration[k] > concentration[main] ? k : main;
   const int64_t element = call.first_element + row * K;
   const T bound = log_gamma_variate(concentration[main], call, Stream::kGamma, element + main);
-  const GammaRow<T> concentrations{concentration, nullptr, nullptr, nullptr, nullptr};
-  log_gamma_row(call, element, K, concentrations, bound - T(kNegligibleNats), log_g);
+  log_gamma_row(call, element, K, concentration, bound - T(kNegligibleNats), log_g);
   log_g[main] =
       bound;  // below about -1e9 rounding absorbs the nats, and it would be dropped itself
   for (int64_t k = K; k < padded; ++k) log_g[k] = -std::numeric_limits<T>::infinity();
@@ -54,8 +53,8 @@ void forward_few(const DirichletArgs& args, const PhiloxCall& call, int64_t begi
   const T* concentration = static_cast<const T*>(args.concentration) + begin * K;
   T* out = static_cast<T*>(args.z) + begin * K;
   T log_g[kRowChunk], of_row[kFewClasses], z[kFewClasses];
-  log_gamma_row(call, call.first_element + begin * K, (end - begin) * K,
-                GammaRow<T>{concentration, nullptr, nullptr, nullptr, nullptr}, -infinity, log_g);
+  log_gamma_row(call, call.first_element + begin * K, (end - begin) * K, concentration, -infinity,
+                log_g);
   for (int64_t k = K; k < padded; ++k) of_row[k] = -infinity;
   for (int64_t row = begin; row < end; ++row) {
     const int64_t offset = (row - begin) * K;

@@ -12,8 +12,7 @@ template <typename T>
 void forward(const LogGammaArgs& args, int64_t begin, int64_t end) {
   const PhiloxCall call(args.rng_state, args.elements_per_row);
   const T* concentration = static_cast<const T*>(args.concentration) + begin;
-  log_gamma_row(call, call.first_element + begin, end - begin,
-                GammaRow<T>{concentration, nullptr, nullptr, nullptr, nullptr},
+  log_gamma_row(call, call.first_element + begin, end - begin, concentration,
                 -std::numeric_limits<T>::infinity(), static_cast<T*>(args.log_g) + begin);
 }
 

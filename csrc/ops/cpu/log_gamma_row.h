@@ -14,7 +14,8 @@ SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
 
 // The concentrations of a row, and for each its GammaShape and the factor of log U in its boost:
-// 1/a for a < 1 (infinite for denormal a), else 0. All but `a` may be null.
+// 1/a for a < 1 (infinite for denormal a), else 0. Blocks read up to one element before the row and
+// kAttempts beyond it, whatever is there.
 template <typename T>
 struct GammaRow {
   const T *a, *d, *c, *log_d, *boost;
@@ -61,21 +62,6 @@ inline __attribute__((always_inline)) void uniform_below_exp(const uint32_t* wor
 // Attempts are made for this many elements at a time, stage by stage: each stage is a chain of
 // dependent instructions, and only those of several elements together keep the processor busy.
 constexpr int64_t kAttempts = 64;
-
-// k, k + 1, ... for k in (-4, kRowChunk), as many as there are in a block.
-struct Indices {
-  int32_t of[4 + kRowChunk + kAttempts];
-};
-constexpr Indices indices() {
-  Indices table = {};
-  int32_t k = -4;
-  for (int32_t& index : table.of) index = k++;
-  return table;
-}
-inline const int32_t* indices_from(int64_t k) {
-  static constexpr Indices kIndices = indices();
-  return kIndices.of + 4 + k;
-}
 
 // Elements are processed in multiples of this, whatever the instruction set.
 constexpr int64_t kAttemptLanes = 16;
@@ -158,25 +144,49 @@ inline void fill_boost_words(const PhiloxDraw& draw, int64_t first, int64_t coun
   }
 }
 
-// One attempt for each of `count` <= kAttempts elements, listed in `waiting`, of the row that
-// begins at element `first`; writes the variates to log_g. Writes the indices of rejected elements
-// to `rejected`, which has room for count + kCompactLanes, and returns their number.
+// Rows are drawn together up to this many elements: of most rows only a few elements need a second
+// attempt, or any, and those of one row would not fill the vectors.
+constexpr int64_t kSpan = 4096;
+
+// A list of elements, by their positions in their rows and in the span.
+struct Listed {
+  int32_t in_row[kSpan + kCompactLanes], in_span[kSpan + kCompactLanes];
+  int64_t count = 0;
+
+  // Lists those of `number` elements, a multiple of kCompactLanes, from `first` of the row that
+  // begins at `row`, whose key is 1.
+  void add(const int32_t* key, int64_t number, int64_t first, int64_t row) {
+    const int64_t added = compact_indices(key, first, number, in_row + count);
+    for (int64_t n = count; n < count + added; ++n) {
+      in_span[n] = in_row[n] + static_cast<int32_t>(row);
+    }
+    count += added;
+  }
+};
+
+// One attempt for each of `count` <= kAttempts elements of `waiting` from `begin`, in the span that
+// begins at element `first`; writes the variates to log_g. Adds rejected elements to `rejected`,
+// which may be `waiting` if it trails the elements read.
 template <typename T>
-int64_t attempt_waiting(const PhiloxDraw& draw, int64_t first, const T* a,
-                        const uint32_t* boost_word, const int32_t* waiting, int64_t count, T* log_g,
-                        int32_t* rejected) {
+void attempt_waiting(const PhiloxDraw& draw, int64_t first, const T* a, const uint32_t* boost_word,
+                     const Listed& waiting, int64_t begin, int64_t count, T* log_g,
+                     Listed& rejected) {
   const int64_t elements = (count + kAttemptLanes - 1) / kAttemptLanes * kAttemptLanes;
-  int32_t index[kAttempts], odd[kAttempts];
+  int32_t in_row[kAttempts], in_span[kAttempts], odd[kAttempts];
   uint32_t even_neighbor[kAttempts];
-  for (int64_t i = 0; i < elements; ++i) index[i] = waiting[i < count ? i : 0];
   for (int64_t i = 0; i < elements; ++i) {
-    odd[i] = (index[i] ^ static_cast<int32_t>(first)) & 1;
-    even_neighbor[i] = static_cast<uint32_t>(first) + static_cast<uint32_t>(index[i] - odd[i]);
+    const int64_t n = begin + (i < count ? i : 0);
+    in_row[i] = waiting.in_row[n];
+    in_span[i] = waiting.in_span[n];
+  }
+  for (int64_t i = 0; i < elements; ++i) {
+    odd[i] = (in_span[i] ^ static_cast<int32_t>(first)) & 1;
+    even_neighbor[i] = static_cast<uint32_t>(first) + static_cast<uint32_t>(in_span[i] - odd[i]);
   }
   T concentration[kAttempts], shapes[kGammaShapeArrays * kAttempts];
   uint32_t boost[kAttempts];
-  for (int64_t i = 0; i < elements; ++i) concentration[i] = a[index[i]];
-  for (int64_t i = 0; i < elements; ++i) boost[i] = boost_word[index[i]];
+  for (int64_t i = 0; i < elements; ++i) concentration[i] = a[in_row[i]];
+  for (int64_t i = 0; i < elements; ++i) boost[i] = boost_word[in_span[i]];
   // Recomputing the shapes is cheaper than gathering them.
   const GammaRow<T> row = gamma_row(elements, concentration, shapes, kAttempts);
   uint32_t radius_word[kAttempts], angle_word[kAttempts], word[kAttempts];
@@ -201,116 +211,132 @@ int64_t attempt_waiting(const PhiloxDraw& draw, int64_t first, const T* a,
   }
   int32_t accepted[kAttempts];
   attempts(elements, row, normal, word, boost, variate, accepted);
-  for (int64_t i = 0; i < count; ++i) log_g[index[i]] = variate[i];
+  for (int64_t i = 0; i < count; ++i) log_g[in_span[i]] = variate[i];
   for (int64_t i = count; i < elements; ++i) accepted[i] = 1;
-  return compact(accepted, 0, elements, Compacted{index, rejected});
+  rejected.count +=
+      compact(accepted, 0, elements, Compacted{in_row, rejected.in_row + rejected.count},
+              Compacted{in_span, rejected.in_span + rejected.count});
 }
 
-// log_gamma_row for a chunk whose shapes are known. (Inlined, it needs more instructions.)
+// A row of a span: what is wanted of it, and what was drawn.
 template <typename T>
-__attribute__((noinline)) int64_t log_gamma_chunk(const PhiloxCall& call, int64_t first,
-                                                  int64_t count, const GammaRow<T>& row, T floor,
-                                                  T* log_g) {
+struct SpanRow {
+  T floor;  // variates that are certain to be below become -inf
+  // Elements to list even so, or -1. Their variates are any numbers.
+  int64_t also_listed[2] = {-1, -1};
+  // Output: where the list has the elements drawn, in ascending order, and their number; -1 if they
+  // are more than half of the row, which is then not listed but drawn as a whole.
+  int64_t list_begin = 0, listed = -1;
+};
+
+// log_g[r * count + k] = log of the variate of element first + r * count + k, for k in [0, count)
+// and `rows` rows, together at most kSpan elements with the same upper 32 bits. Rows have the same
+// concentrations, which must be finite and nonnegative, and their own floors. Of a row that is
+// listed, other elements are left as they are. (Inlined, it needs more instructions.)
+template <typename T>
+__attribute__((noinline)) void log_gamma_span(const PhiloxCall& call, int64_t first, int64_t rows,
+                                              int64_t count, const GammaRow<T>& row,
+                                              SpanRow<T>* of_row, T* log_g, Listed& waiting) {
   const T infinity = std::numeric_limits<T>::infinity();
-  // Elements waiting for their first attempt, and rejected ones waiting for another.
-  int32_t waiting[kRowChunk + kCompactLanes], rejected[kRowChunk + kCompactLanes];
-  int64_t first_wait = 0, second_wait = 0, drawn = 0;
-  uint32_t boost_words[4 + kRowChunk + kBoosts];
-  uint32_t* const boost_word = boost_words + 4;  // blocks extend beyond the ends of the row
+  Listed rejected;
+  waiting.count = 0;
+  uint32_t boost_words[4 + kSpan + kBoosts];
+  uint32_t* const boost_word = boost_words + 4;  // blocks extend beyond the ends of the span
   const PhiloxDraw boost_draw(call, Stream::kGamma, kGammaBoostDraw, first);
   const PhiloxDraw first_draw(call, Stream::kGamma, 0, first);
-  fill_boost_words(boost_draw, first - (first & 3), count + (first & 3), boost_word - (first & 3));
-  // In a row of small concentrations the word of the boost alone shows that most elements are
-  // negligible: log U / a < t if 1 - U > -a t. Elements with a >= 1 have no boost that could show
-  // it, and are always drawn: a threshold of 0 or more, as next to a variate above e^44, would drop
-  // all of them.
-  const T below_floor = floor - T(kLogGammaHeadroom);
-  const T threshold = (below_floor < T(0) ? below_floor : T(-1)) * T(-0x1p32);
-  constexpr T kOffset =
-      T(512) - T(0x1p31);  // accounts for the rounding of the conversion, and for its sign
-  for (int64_t k = -(first & 3); k < count; k += kAttempts) {
-    // [begin, end) of the block is in the row; outside, a = -inf, which is never drawn. (For a = 0,
-    // one word in 2^23 passes the test because of rounding.)
-    const int64_t begin = k < 0 ? -k : 0, end = count - k < kAttempts ? count - k : kAttempts;
-    const bool inside = begin == 0 && end == kAttempts;
-    T padded[1 + kGammaShapeArrays][kAttempts];
-    if (!inside) {
-      for (int64_t i = 0; i < kAttempts; ++i) padded[0][i] = -infinity;
-      for (int64_t i = begin; i < end; ++i) padded[0][i] = row.a[k + i];
-    }
-    const GammaRow<T> block =
-        inside ? row.from(k) : gamma_row(kAttempts, padded[0], padded[1], kAttempts);
-    int32_t wanted[kAttempts], wants = 0;
-    for (int64_t i = 0; i < kAttempts; ++i) {
+  fill_boost_words(boost_draw, first - (first & 3), rows * count + (first & 3),
+                   boost_word - (first & 3));
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t begin = r * count;
+    const uint32_t* words = boost_word + begin;
+    T* variates = log_g + begin;
+    // In a row of small concentrations the word of the boost alone shows that most elements are
+    // negligible: log U / a < t if 1 - U > -a t. Elements with a >= 1 have no boost that could show
+    // it, and are always drawn: a threshold of 0 or more, as next to a variate above e^44, would
+    // drop all of them.
+    const T below_floor = of_row[r].floor - T(kLogGammaHeadroom);
+    const T threshold = (below_floor < T(0) ? below_floor : T(-1)) * T(-0x1p32);
+    // Accounts for the rounding of the conversion, and for its sign.
+    constexpr T kOffset = T(512) - T(0x1p31);
+    // Outside the row nothing is wanted. (For a = 0, one word in 2^23 is because of rounding.)
+    int32_t padded[1 + kSpan + kAttempts];
+    int32_t* const wanted = padded + 1;
+    for (int64_t k = 0; k < count; ++k) {
       // NaN for 0 * inf, which no value is below.
-      const T limit = block.a[i] * threshold + kOffset;
-      const T value = static_cast<T>(static_cast<int32_t>(boost_word[k + i] ^ 0x7FFFFFFFu));
-      wanted[i] = (value < limit ? 1 : 0) | (block.a[i] < T(1) ? 0 : 1);
+      const T limit = row.a[k] * threshold + kOffset;
+      const T value = static_cast<T>(static_cast<int32_t>(words[k] ^ 0x7FFFFFFFu));
+      wanted[k] = (value < limit ? 1 : 0) | (row.a[k] < T(1) ? 0 : 1);
     }
-    for (int64_t i = 0; i < kAttempts; ++i) wants += wanted[i];
-    drawn += wants;
-    const int32_t* index = indices_from(k);
-    T outside[kAttempts];
-    T* variate = inside ? log_g + k : outside;
-    if (wants > kAttempts / 2) {
+    wanted[-1] = 0;
+    for (int64_t k = count; k < count + kAttempts; ++k) wanted[k] = 0;
+    for (const int64_t k : of_row[r].also_listed) {
+      if (k >= 0) wanted[k] = 1;
+    }
+    of_row[r].list_begin = waiting.count;
+    waiting.add(wanted, (count + kCompactLanes - 1) / kCompactLanes * kCompactLanes, 0, begin);
+    of_row[r].listed = waiting.count - of_row[r].list_begin;
+    if (of_row[r].listed <= count / 2) continue;
+    waiting.count = of_row[r].list_begin;
+    of_row[r].listed = -1;
+    for (int64_t k = -((first + begin) & 1); k < count; k += kAttempts) {
+      const bool inside = k >= 0 && k + kAttempts <= count;
+      T outside[kAttempts];
+      T* variate = inside ? variates + k : outside;
       int32_t accepted[kAttempts], again[kAttempts];
-      attempt_block(first_draw, first + k, block, boost_word + k, variate, accepted);
+      attempt_block(first_draw, first + begin + k, row.from(k), words + k, variate, accepted);
       for (int64_t i = 0; i < kAttempts; ++i) {
-        again[i] = wanted[i] & (1 - accepted[i]);
-        variate[i] = (wanted[i] & accepted[i]) != 0 ? variate[i] : -infinity;
+        again[i] = wanted[k + i] & (1 - accepted[i]);
+        variate[i] = (wanted[k + i] & accepted[i]) != 0 ? variate[i] : -infinity;
       }
-      second_wait += compact(again, 1, kAttempts, Compacted{index, rejected + second_wait});
-    } else {
-      for (int64_t i = 0; i < kAttempts; ++i) variate[i] = -infinity;
-      first_wait += compact(wanted, 1, kAttempts, Compacted{index, waiting + first_wait});
-    }
-    if (!inside) {
-      for (int64_t i = begin; i < end; ++i) log_g[k + i] = outside[i];
+      rejected.add(again, kAttempts, k, begin);
+      for (int64_t i = k < 0 ? 1 : 0; !inside && i < kAttempts && k + i < count; ++i) {
+        variates[k + i] = outside[i];
+      }
     }
   }
-  const auto attempt = [&](const PhiloxDraw& draw, const int32_t* who, int64_t number,
-                           int32_t* left) {
-    int64_t still = 0;
+  const auto attempt = [&](const PhiloxDraw& draw, const Listed& who, int64_t number) {
     for (int64_t n = 0; n < number; n += kAttempts) {
       const int64_t some = number - n < kAttempts ? number - n : kAttempts;
-      still += attempt_waiting(draw, first, row.a, boost_word, who + n, some, log_g,
-                               left + still);  // if `left` is `who`, it trails the elements read
+      attempt_waiting(draw, first, row.a, boost_word, who, n, some, log_g, rejected);
     }
-    return still;
   };
-  second_wait += attempt(first_draw, waiting, first_wait, rejected + second_wait);
-  for (uint32_t number = 1; number < kMaxGammaDraws && second_wait > 0; ++number) {
-    const PhiloxDraw draw(call, Stream::kGamma, number, first);
-    second_wait = attempt(draw, rejected, second_wait, rejected);
+  attempt(first_draw, waiting, waiting.count);
+  for (uint32_t number = 1; number < kMaxGammaDraws && rejected.count > 0; ++number) {
+    const int64_t again = rejected.count;
+    rejected.count = 0;
+    attempt(PhiloxDraw(call, Stream::kGamma, number, first), rejected, again);
   }
-  for (int64_t n = 0; n < second_wait; ++n) {
-    const int32_t k = rejected[n];
-    log_g[k] = row.log_d[k];
-    log_g[k] += log_uniform_as<T>(boost_word[k]) * row.boost[k];
+  for (int64_t n = 0; n < rejected.count; ++n) {
+    const int32_t k = rejected.in_row[n], at = rejected.in_span[n];
+    log_g[at] = row.log_d[k];
+    log_g[at] += log_uniform_as<T>(boost_word[at]) * row.boost[k];
   }
-  return drawn;
 }
 
-// log_g[k] = log of the variate of element first + k, for k in [0, count). Variates that are
-// certain to be below `floor` become -inf at the cost of one random word. Concentrations must be
-// finite and nonnegative. `row` may include shapes, for callers that draw from the same
-// concentrations repeatedly. Returns an upper bound of the number of variates that are not -inf.
+// log_g[k] = log of the variate of element first + k, with concentration a[k], for k in [0, count).
+// Variates that are certain to be below `floor` become -inf at the cost of one random word.
+// Concentrations must be finite and nonnegative.
 template <typename T>
-int64_t log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const GammaRow<T>& row,
-                      T floor, T* log_g) {
-  int64_t drawn = 0;
-  by_chunks(count, [&](int64_t k, int64_t n) {
-    T shapes[kGammaShapeArrays * kRowChunk];
-    const GammaRow<T> chunk =
-        row.d != nullptr ? row.from(k) : gamma_row(n, row.a + k, shapes, kRowChunk);
-    const int64_t reach = PhiloxDraw::reach(first + k, n);
-    drawn += log_gamma_chunk(call, first + k, reach, chunk, floor, log_g + k);
-    if (reach < n) {
-      drawn += log_gamma_chunk(call, first + k + reach, n - reach, chunk.from(reach), floor,
-                               log_g + k + reach);
+void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const T* a, T floor,
+                   T* log_g) {
+  static_assert(kRowChunk <= kSpan);
+  Listed list;
+  by_chunks(count, [&](int64_t begin, int64_t some) {
+    for (int64_t k = begin; k < begin + some;) {
+      const int64_t element = first + k, n = PhiloxDraw::reach(element, begin + some - k);
+      constexpr int64_t kStride = kAttempts + kRowChunk;
+      T row_a[kStride], shapes[1 + kGammaShapeArrays * kStride];
+      const int64_t odd = element & 1, whole = (odd + n + kAttempts - 1) / kAttempts * kAttempts;
+      for (int64_t i = 0; i < n; ++i) row_a[i] = a[k + i];
+      for (int64_t i = n; i < whole; ++i) row_a[i] = T(0);
+      for (int64_t i = 0; i < n; ++i) log_g[k + i] = -std::numeric_limits<T>::infinity();
+      shapes[0] = T(0);
+      const GammaRow<T> row = gamma_row(whole, row_a, shapes + 1, kStride);
+      SpanRow<T> only{floor};
+      log_gamma_span(call, element, 1, n, row, &only, log_g + k, list);
+      k += n;
     }
   });
-  return drawn;
 }
 
 // w[k] = log_gamma_gradient(a[k], log_g[k]) for `count` <= kRowChunk values, with g = e^log_g.
@@ -353,9 +379,9 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
     if (lanes < kLanes) {
       for (int64_t j = lanes; j < kLanes; ++j) other[j] = 0;
     }
-    left += compact(other, 1, kLanes, Compacted{indices_from(i), rest.index + left},
-                    Compacted{block_a, rest.a + left}, Compacted{block_log_g, rest.log_g + left},
-                    Compacted{block_g, rest.g + left});
+    compact(other, 1, kLanes, Compacted{block_a, rest.a + left},
+            Compacted{block_log_g, rest.log_g + left}, Compacted{block_g, rest.g + left});
+    left += compact_indices(other, i, kLanes, rest.index + left);
   }
   // For a < 1 the rest is mostly in one region.
   int32_t region[kRowChunk + kLanes], elsewhere = 0;
@@ -434,7 +460,7 @@ void log_gamma_gradient_row(int64_t count, const T* a, const T* log_g, T* w) {
       for (int64_t i = 0; i < chunk; ++i) wanted += key[i];
       for (int64_t i = chunk; i < whole; ++i) key[i] = 0;
       if (wanted <= chunk / 2) {
-        compact(key, 1, whole, Compacted{indices_from(0), index});
+        compact_indices(key, 0, whole, index);
         T wanted_a[kRowChunk], wanted_log_g[kRowChunk], wanted_g[kRowChunk], wanted_w[kRowChunk];
         for (int64_t i = 0; i < wanted; ++i) wanted_a[i] = chunk_a[index[i]];
         for (int64_t i = 0; i < wanted; ++i) wanted_log_g[i] = chunk_log_g[index[i]];

@@ -109,6 +109,19 @@ constexpr SetLanes set_lanes() {
   return table;
 }
 
+#if defined(__AVX2__)
+// The lanes of eight values that are `wanted`, as a mask, and the lanes that are set in a mask.
+inline __attribute__((always_inline)) int lanes_with(const int32_t* value, int32_t wanted) {
+  const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(value));
+  return _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(v, _mm256_set1_epi32(wanted))));
+}
+inline __attribute__((always_inline)) __m256i set_lanes_of(int mask) {
+  static constexpr SetLanes kSetLanes = set_lanes();
+  return _mm256_cvtepu8_epi32(
+      _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kSetLanes.lane[mask])));
+}
+#endif
+
 // An array of 32-bit values to compact. `to` needs room for kCompactLanes more, and may be `from`.
 struct Compacted {
   const void* from;
@@ -122,13 +135,9 @@ inline __attribute__((always_inline)) int64_t compact(const int32_t* key, int32_
                                                       int64_t count, Arrays... arrays) {
   int64_t n = 0;
 #if defined(__AVX2__)
-  static constexpr SetLanes kSetLanes = set_lanes();
   for (int64_t i = 0; i < count; i += 8) {
-    const __m256i k = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(key + i));
-    const __m256i equal = _mm256_cmpeq_epi32(k, _mm256_set1_epi32(wanted));
-    const int mask = _mm256_movemask_ps(_mm256_castsi256_ps(equal));
-    const __m256i lanes = _mm256_cvtepu8_epi32(
-        _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kSetLanes.lane[mask])));
+    const int mask = lanes_with(key + i, wanted);
+    const __m256i lanes = set_lanes_of(mask);
     const auto move = [&](const Compacted& array) {
       const __m256i v = _mm256_loadu_si256(
           reinterpret_cast<const __m256i*>(static_cast<const int32_t*>(array.from) + i));
@@ -145,6 +154,27 @@ inline __attribute__((always_inline)) int64_t compact(const int32_t* key, int32_
     };
     (move(arrays), ...);
     n += key[i] == wanted ? 1 : 0;
+  }
+#endif
+  return n;
+}
+
+// The same for the numbers from `first` on, of which those with key 1 are wanted.
+inline __attribute__((always_inline)) int64_t compact_indices(const int32_t* key, int64_t first,
+                                                              int64_t count, int32_t* to) {
+  int64_t n = 0;
+#if defined(__AVX2__)
+  for (int64_t i = 0; i < count; i += 8) {
+    const int mask = lanes_with(key + i, 1);
+    const __m256i begin = _mm256_set1_epi32(static_cast<int32_t>(first + i));
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + n),
+                        _mm256_add_epi32(begin, set_lanes_of(mask)));
+    n += __builtin_popcount(static_cast<unsigned>(mask));
+  }
+#else
+  for (int64_t i = 0; i < count; ++i) {
+    to[n] = static_cast<int32_t>(first + i);
+    n += key[i];
   }
 #endif
   return n;

@@ -33,8 +33,9 @@ std::vector<T> run_rows(const SproutLossCall& call, RowsKernel kernel) {
   const bool wants_beta = args.wants_grad_beta;
   const int64_t logit_size = static_cast<int64_t>(call.logits.element_size());
   const int64_t seventh = args.batch * logit_size / (7 * static_cast<int64_t>(sizeof(T)));
-  // No more than fill a chunk of variates each (kFewClasses).
-  const int64_t chunks = std::max<int64_t>((args.batch * K + 1023) / 1024, 1);
+  // No more than fill a chunk of variates each.
+  const int64_t chunk = drawn_together(K);
+  const int64_t chunks = std::max<int64_t>((args.batch * K + chunk - 1) / chunk, 1);
   const int64_t groups = wants_beta ? std::clamp<int64_t>(seventh, 1, std::min<int64_t>(chunks, 64))
                                     : std::min(chunks, std::max<int64_t>(args.batch, 1));
   std::vector<T> partial(wants_beta ? groups * K : 0, T(0));

@@ -1,6 +1,6 @@
-// sprout_loss on CPU, one row at a time; rows of few classes draw their variates together. The
-// variates are kept in scratch only; the backward pass draws them again, unless the forward pass
-// has computed the gradient of the logits.
+// sprout_loss on CPU, one row at a time, but for the variates, which several rows draw together.
+// The variates are kept in scratch only; the backward pass draws them again, unless the forward
+// pass has computed the gradient of the logits.
 #include "sprout_loss_kernel.h"
 
 #include <cmath>
@@ -15,7 +15,12 @@ namespace {
 // Variates of consecutive rows, [rows, K], drawn together.
 template <typename T>
 struct Variates {
-  T concentration[kRowChunk], log_g[kRowChunk];
+  T log_g[kSpan];
+  // Of more than kFewClasses:
+  SpanRow<T> of_row[kSpan / kFewClasses];
+  Listed list;
+  // Of few classes, in at most kRowChunk elements:
+  T concentration[kRowChunk];
   T w[kRowChunk];  // dlog_g/da, if the implicit gradient is wanted
 };
 
@@ -28,8 +33,7 @@ struct Row {
   GammaRow<T> base;  // scale alpha beta
   int64_t label, partner;
   T label_mass, partner_mass;  // what the labels add to `base`
-  const T* drawn_log_g;        // [K] what was drawn with other rows, or null
-  const T* drawn_w;
+  const T* drawn_w;            // [K] dlog_g/da of few classes, or null
 };
 
 template <typename T>
@@ -43,7 +47,7 @@ template <typename T>
 Row<T> label_row(const SproutLossArgs& args, int64_t row, const T* base, T* scratch) {
   const int64_t padded = padded_classes(args.classes);
   Row<T> r;
-  r.drawn_log_g = r.drawn_w = nullptr;
+  r.drawn_w = nullptr;
   r.logits = scratch;
   r.log_g = r.logits + padded;
   r.z = r.log_g + padded;
@@ -66,19 +70,13 @@ Row<T> label_row(const SproutLossArgs& args, int64_t row, const T* base, T* scra
   return r;
 }
 
-// The number of the row among those whose variates were drawn together is `drawn_as`.
 template <typename T, typename Logit>
-Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scratch,
-                const Variates<T>* variates, int64_t drawn_as) {
+Row<T> load_row(const SproutLossArgs& args, int64_t row, const T* base, T* scratch) {
   const int64_t K = args.classes, padded = padded_classes(K);
   Row<T> r = label_row(args, row, base, scratch);
   const Logit* logits = static_cast<const Logit*>(args.logits) + row * K;
   for (int64_t k = 0; k < K; ++k) r.logits[k] = static_cast<T>(logits[k]);
   for (int64_t k = K; k < padded; ++k) r.logits[k] = -std::numeric_limits<T>::infinity();
-  if (variates != nullptr) {
-    r.drawn_log_g = variates->log_g + drawn_as * K;
-    r.drawn_w = variates->w + drawn_as * K;
-  }
   return r;
 }
 
@@ -89,10 +87,10 @@ inline bool adds_implicit(const SproutLossArgs& args) {
   return args.wants_grad_beta && args.beta_grad != BetaGrad::kExpected;
 }
 
-// Draws the variates of rows [begin, end), at most kRowChunk of them.
+// Draws the variates of rows [begin, end) of few classes.
 template <typename T>
-void draw_rows(const SproutLossArgs& args, const PhiloxCall& call, int64_t begin, int64_t end,
-               const T* base, Variates<T>& variates) {
+void draw_few_classes(const SproutLossArgs& args, const PhiloxCall& call, int64_t begin,
+                      int64_t end, const T* base, Variates<T>& variates) {
   const int64_t K = args.classes, count = (end - begin) * K;
   T* a = variates.concentration;
   for (int64_t row = begin; row < end; ++row) {
@@ -103,39 +101,51 @@ void draw_rows(const SproutLossArgs& args, const PhiloxCall& call, int64_t begin
     of_row[r.partner] += r.partner_mass;
   }
   const T infinity = std::numeric_limits<T>::infinity();
-  const GammaRow<T> row{a, nullptr, nullptr, nullptr, nullptr};
-  log_gamma_row(call, call.first_element + begin * K, count, row, -infinity, variates.log_g);
+  log_gamma_row(call, call.first_element + begin * K, count, a, -infinity, variates.log_g);
   if (!adds_implicit(args)) return;
   T g[kRowChunk];
   for (int64_t i = 0; i < count; ++i) g[i] = fast_exp(variates.log_g[i]);
   log_gamma_gradients(count, a, variates.log_g, g, variates.w);
 }
 
-// Draws the variates of a row. Returns an upper bound of the number that are not -inf.
+// The variates of a row's label and partner, which are drawn first: they have most of its mass, so
+// the larger one bounds which of the others are negligible.
 template <typename T>
-int64_t draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const Row<T>& r) {
-  const int64_t K = args.classes, padded = padded_classes(K);
-  if (r.drawn_log_g != nullptr) {
-    for (int64_t k = 0; k < K; ++k) r.log_g[k] = r.drawn_log_g[k];
-    for (int64_t k = K; k < padded; ++k) r.log_g[k] = -std::numeric_limits<T>::infinity();
-    // Variates of a NaN are any numbers.
-    if (r.label_mass != r.label_mass) r.log_g[r.label] = r.label_mass;
-    return K;
+struct LabelVariates {
+  T label, partner, floor;
+
+  LabelVariates(const PhiloxCall& call, int64_t element, const Row<T>& r) {
+    const auto draw = [&](int64_t k) {
+      return log_gamma_variate(concentration_of(r, k), call, Stream::kGamma, element + k);
+    };
+    label = draw(r.label);
+    partner = r.partner == r.label ? label : draw(r.partner);
+    floor = (label > partner ? label : partner) - unseen_nats<T>();
   }
-  // The labels' variates first: they have most of the row's mass, so the larger one bounds which of
-  // the others are negligible.
-  const int64_t element = call.first_element + row * K;
-  const auto draw = [&](int64_t k) {
-    return log_gamma_variate(concentration_of(r, k), call, Stream::kGamma, element + k);
-  };
-  const T label_g = draw(r.label), partner_g = r.partner == r.label ? label_g : draw(r.partner);
-  const T floor = (label_g > partner_g ? label_g : partner_g) - unseen_nats<T>();
-  const int64_t drawn = log_gamma_row(call, element, K, r.base, floor, r.log_g);
-  r.log_g[r.label] = label_g;
-  r.log_g[r.partner] = partner_g;
-  for (int64_t k = K; k < padded; ++k) r.log_g[k] = -std::numeric_limits<T>::infinity();
-  // If all concentrations are 0 there is no distribution: -inf - -inf makes the row NaN below.
-  return drawn + 2;
+};
+
+// Draws the variates of rows [begin, end), at most kSpan of them.
+template <typename T>
+void draw_rows(const SproutLossArgs& args, const PhiloxCall& call, int64_t begin, int64_t end,
+               const T* base, Variates<T>& variates) {
+  const int64_t K = args.classes, element = call.first_element + begin * K;
+  T label_g[kSpan / kFewClasses][2];
+  GammaRow<T> shapes{};
+  for (int64_t n = 0; n < end - begin; ++n) {
+    const Row<T> r = label_row<T>(args, begin + n, base, nullptr);
+    const LabelVariates<T> labels(call, element + n * K, r);
+    label_g[n][0] = labels.label;
+    label_g[n][1] = labels.partner;
+    variates.of_row[n] = {labels.floor, {r.label, r.partner}};
+    shapes = r.base;
+  }
+  log_gamma_span(call, element, end - begin, K, shapes, variates.of_row, variates.log_g,
+                 variates.list);
+  for (int64_t n = 0; n < end - begin; ++n) {
+    for (int i = 0; i < 2; ++i) {
+      variates.log_g[n * K + variates.of_row[n].also_listed[i]] = label_g[n][i];
+    }
+  }
 }
 
 // The classes that the sums and gradients of a draw include: all of them, or the `count` listed in
@@ -158,30 +168,86 @@ struct Drawn {
   }
 };
 
-// Compacts the drawn classes, at most `count`: few in a row of small concentrations.
-inline Drawn drawn_classes(const Row<float>& r, int64_t classes, int64_t count) {
-  const int64_t padded = padded_classes(classes);
-  const float infinity = std::numeric_limits<float>::infinity();
-  // z uses the first half of its array, the list the second. Rows that are NaN must be so in every
-  // class.
-  const bool finite = std::fabs(r.log_g[r.label] + r.log_g[r.partner]) < infinity;
-  if (!finite || count + kRowLanes > padded / 2) return {classes, nullptr};
-  Index* index = reinterpret_cast<Index*>(r.z + padded / 2);
-  int64_t n = 0;
-  by_chunks(padded, [&](int64_t first, int64_t some) {
-    int32_t drawn[kRowChunk];
-    for (int64_t i = 0; i < some; ++i) drawn[i] = r.log_g[first + i] == -infinity ? 0 : 1;
-    const int64_t more =
-        compact(drawn, 1, some, Compacted{indices_from(0), index + n},
-                Compacted{r.log_g + first, r.log_g + n}, Compacted{r.logits + first, r.logits + n});
-    for (int64_t i = n; i < n + more && first > 0; ++i) index[i] += static_cast<int32_t>(first);
-    n += more;
-  });
-  for (int64_t i = n; i % kRowLanes != 0; ++i) r.log_g[i] = r.logits[i] = -infinity;
-  return {n, index};
+// Where the list of drawn classes is: z uses the first half of its array only.
+template <typename T>
+Index* index_of(const Row<T>& r, int64_t padded) {
+  return reinterpret_cast<Index*>(r.z + padded / 2);
 }
-inline Drawn drawn_classes(const Row<double>&, int64_t classes, int64_t) {
-  return {classes, nullptr};
+
+// Fills the row's log_g from `log_g`, [K], of which the `listed` classes of `list` are drawn, or
+// all if listed = -1: with all classes, or, if it compacts, with the drawn ones if they are few, as
+// in a row of small concentrations.
+template <typename T>
+Drawn fill_log_g(int64_t K, const T* log_g, const Index* list, int64_t listed, bool compacts,
+                 const Row<T>& r) {
+  const int64_t padded = padded_classes(K);
+  const T infinity = std::numeric_limits<T>::infinity();
+  // Rows that are NaN must be so in every class.
+  const bool finite = std::fabs(log_g[r.label] + log_g[r.partner]) < infinity;
+  if (compacts && finite && listed >= 0 && listed + kRowLanes <= padded / 2) {
+    Index* index = index_of(r, padded);
+    for (int64_t i = 0; i < listed; ++i) index[i] = list[i];
+    for (int64_t i = 0; i < listed; ++i) r.log_g[i] = log_g[index[i]];
+    for (int64_t i = 0; i < listed; ++i) r.logits[i] = r.logits[index[i]];
+    for (int64_t i = listed; i % kRowLanes != 0; ++i) r.log_g[i] = r.logits[i] = -infinity;
+    return {listed, index};
+  }
+  if (listed >= 0) {
+    for (int64_t k = 0; k < padded; ++k) r.log_g[k] = -infinity;
+    for (int64_t i = 0; i < listed; ++i) r.log_g[list[i]] = log_g[list[i]];
+    return {K, nullptr};
+  }
+  for (int64_t k = 0; k < K && log_g != r.log_g; ++k) r.log_g[k] = log_g[k];
+  for (int64_t k = K; k < padded; ++k) r.log_g[k] = -infinity;
+  return {K, nullptr};
+}
+
+// The variates of one row of `variates`.
+template <typename T>
+Drawn take_row(const SproutLossArgs& args, const Variates<T>& variates, int64_t row, bool compacts,
+               Row<T>& r) {
+  const int64_t K = args.classes;
+  const T* log_g = variates.log_g + row * K;
+  if (K > kFewClasses) {
+    const SpanRow<T>& of_row = variates.of_row[row];
+    return fill_log_g(K, log_g, variates.list.in_row + of_row.list_begin, of_row.listed, compacts,
+                      r);
+  }
+  r.drawn_w = variates.w + row * K;
+  const Drawn drawn = fill_log_g(K, log_g, nullptr, -1, false, r);
+  // Variates of a NaN are any numbers.
+  if (r.label_mass != r.label_mass) r.log_g[r.label] = r.label_mass;
+  return drawn;
+}
+
+// Draws the variates of one row, of any length.
+template <typename T>
+Drawn draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, bool compacts,
+               const Row<T>& r) {
+  const int64_t K = args.classes, padded = padded_classes(K);
+  const int64_t element = call.first_element + row * K;
+  const LabelVariates<T> labels(call, element, r);
+  for (int64_t k = 0; k < padded; ++k) r.log_g[k] = -std::numeric_limits<T>::infinity();
+  Listed list;
+  Index* index = index_of(r, padded);
+  int64_t listed = 0;
+  const int64_t spans = (K + kSpan - 1) / kSpan, length = (K + spans - 1) / spans;
+  for (int64_t k = 0, n = 0; k < K; k += n) {
+    n = PhiloxDraw::reach(element + k, K - k < length ? K - k : length);
+    const auto inside = [&](int64_t of) { return of >= k && of < k + n ? of - k : -1; };
+    SpanRow<T> span{labels.floor, {inside(r.label), inside(r.partner)}};
+    log_gamma_span(call, element + k, 1, n, r.base.from(k), &span, r.log_g + k, list);
+    const bool fits = listed >= 0 && span.listed >= 0 && listed + list.count <= padded / 2;
+    for (int64_t i = 0; fits && i < list.count; ++i) {
+      index[listed + i] = list.in_row[i] + static_cast<int32_t>(k);
+    }
+    listed = fits ? listed + list.count : -1;
+  }
+  r.log_g[r.label] = labels.label;
+  r.log_g[r.partner] = labels.partner;
+  // If all concentrations are 0 there is no distribution: -inf - -inf makes the row NaN below.
+  const bool lists = compacts && listed >= 0;
+  return fill_log_g(K, static_cast<const T*>(r.log_g), index, lists ? listed : -1, lists, r);
 }
 
 // Adds weight x scale alpha dL/da_k for every class, here with the expected gradient (c_k - E[L]) /
@@ -254,11 +320,12 @@ T by_z_sum(const SproutLossArgs& args, const T* stats) {
   return T(1) / (args.label_mode == LabelMode::kMean ? stats[kMass] : stats[kSumG]);
 }
 
+// The variates are those of row `drawn_as` of `variates`, or not drawn yet if that is null.
 template <typename T, typename Logit>
 void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const T* base,
                  T* scratch, T* grad_beta, const Variates<T>* variates, int64_t drawn_as) {
   const int64_t K = args.classes, padded = padded_classes(K);
-  const Row<T> r = load_row<T, Logit>(args, row, base, scratch, variates, drawn_as);
+  Row<T> r = load_row<T, Logit>(args, row, base, scratch);
   T* stats = static_cast<T*>(args.row_stats) + row * kRowStats;
 
   const T top = row_maximum(r.logits, padded);
@@ -284,7 +351,9 @@ void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
   }
   Drawn drawn{K, nullptr};
   if (args.label_mode == LabelMode::kSample) {
-    drawn = drawn_classes(r, K, draw_row(args, call, row, r));
+    constexpr bool kCompacts = sizeof(T) == 4;
+    drawn = variates == nullptr ? draw_row(args, call, row, kCompacts, r)
+                                : take_row(args, *variates, drawn_as, kCompacts, r);
     const int64_t whole = padded_row(drawn.count);
     const T largest = row_maximum(r.log_g, whole);
     // If nothing can leave T's range, use the variates themselves, which the gradient needs too.
@@ -317,7 +386,7 @@ template <typename T, typename Logit>
 void backward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, const T* base,
                   T* scratch, T* grad_beta, const Variates<T>* variates, int64_t drawn_as) {
   const int64_t K = args.classes, padded = padded_classes(K);
-  const Row<T> r = load_row<T, Logit>(args, row, base, scratch, variates, drawn_as);
+  Row<T> r = load_row<T, Logit>(args, row, base, scratch);
   const T* stats = static_cast<const T*>(args.row_stats) + row * kRowStats;
   const T* grad_loss = static_cast<const T*>(args.grad_loss);
   const T weight = args.reduction == Reduction::kNone   ? grad_loss[row]
@@ -326,7 +395,8 @@ void backward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t ro
   if (args.label_mode == LabelMode::kMean) {
     fill_mean(r, padded);
   } else {
-    draw_row(args, call, row, r);
+    variates == nullptr ? draw_row(args, call, row, false, r)
+                        : take_row(args, *variates, drawn_as, false, r);
     row_exponentials(padded, r.log_g, stats[kTopG], r.z);
   }
   if (adds_expected(args)) add_expected_grad_beta(args, r, stats, weight, grad_beta);
@@ -355,16 +425,24 @@ void rows(const SproutLossArgs& args, int64_t begin, int64_t end, const void* ba
       run_row(args, call, row, of_base, static_cast<T*>(scratch), static_cast<T*>(grad_beta),
               variates, drawn_as);
     };
-    if (args.classes > kFewClasses || args.label_mode == LabelMode::kMean) {
+    static_assert(kRowChunk == 1024 && kSpan == 4096, "as in drawn_together");
+    const bool few = args.classes <= kFewClasses;
+    const int64_t some = drawn_together(args.classes) / args.classes;
+    if (some == 0 || args.label_mode == LabelMode::kMean) {
       for (int64_t row = begin; row < end; ++row) run(row, nullptr, 0);
       return;
     }
     Variates<T> variates;
-    const int64_t some = kRowChunk / args.classes;
+    const auto draw = few ? draw_few_classes<T> : draw_rows<T>;
     for (int64_t first = begin; first < end; first += some) {
       const int64_t last = end - first < some ? end : first + some;
-      draw_rows(args, call, first, last, of_base, variates);
-      for (int64_t row = first; row < last; ++row) run(row, &variates, row - first);
+      const int64_t element = call.first_element + first * args.classes;
+      const int64_t elements = (last - first) * args.classes;
+      const bool together = few || PhiloxDraw::reach(element, elements) == elements;
+      if (together) draw(args, call, first, last, of_base, variates);
+      for (int64_t row = first; row < last; ++row) {
+        run(row, together ? &variates : nullptr, row - first);
+      }
     }
   });
 }

@@ -10,14 +10,17 @@ inline int64_t padded_classes(int64_t classes) {
   return classes <= 16 ? 16 : (classes + 31) / 32 * 32;
 }
 
-// Rows of at most this many classes draw their variates together, as many rows as fit into a chunk
-// of 1024 elements: alone, each would fill a part of the vectors only.
+// Rows of at most this many classes are drawn as if they were one, labels included, and none is
+// left out: alone, each would fill a part of the vectors only.
 constexpr int64_t kFewClasses = 32;
 
+// Rows draw their variates together up to this many of them.
+inline int64_t drawn_together(int64_t classes) { return classes <= kFewClasses ? 1024 : 4096; }
+
 // Length of the data shared by all rows, in elements of the accumulation type: scale alpha beta_k
-// and the four arrays of its GammaRow (each of padded_classes; the first is 0 in its padding), and
-// the sum of the first.
-inline int64_t sprout_loss_base(int64_t classes) { return 5 * padded_classes(classes) + 1; }
+// and the four arrays of its GammaRow (each of padded_classes; the first is 0 in its padding), the
+// sum of the first, and as many as a block may read beyond the end of a row.
+inline int64_t sprout_loss_base(int64_t classes) { return 5 * padded_classes(classes) + 1 + 64; }
 
 // Scratch per thread, in elements of the accumulation type.
 inline int64_t sprout_loss_scratch(const SproutLossArgs& args) {
