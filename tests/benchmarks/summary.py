@@ -254,6 +254,10 @@ def plot(results: Results, path: Path) -> None:
     }
     colors = {"gaussian_mixup": "tab:blue", "sprout_loss": "tab:blue", "dirichlet": "tab:orange"}
     for panel, (axis, (title, label)) in zip(panels.flat, titles.items(), strict=False):
+        if not results.points[axis]:  # a part of the benchmarks was run
+            panel.axis("off")
+            continue
+        values: list[int] = []
         for (op, contestant), series in results.points[axis].items():
             values = sorted(series)
             ms = [1e3 * statistics.median(series[value].values()) for value in values]
@@ -274,10 +278,11 @@ def plot(results: Results, path: Path) -> None:
         panel.grid(alpha=0.3)
         panel.legend(frameon=False)
     panel = panels[1, 1]
-    for number, (_, one, two, speedup) in enumerate(results.thread_rows()):
+    rows = list(results.thread_rows())
+    for number, (_, one, two, speedup) in enumerate(rows):
         panel.barh(number, float(speedup), color="lightsteelblue", height=0.6)
         panel.text(0.04, number, f"{speedup}×   ({one} and {two} ms)", va="center")
-    panel.set_yticks(range(number + 1), [row[0] for row in results.thread_rows()])
+    panel.set_yticks(range(len(rows)), [row[0] for row in rows])
     panel.axvline(2, color="black", linewidth=1, linestyle=":")
     panel.invert_yaxis()
     panel.set(
