@@ -465,8 +465,8 @@ def test_tables_7_and_2_run_and_finished_work_is_reused(
     assert (stopped["epoch"], stopped["step"]) == (0, 5) and not folders[3].exists()
     assert calls == {"train": 3, "measure": 0, "step": 13}
 
-    # The training resumes with the sixth step; then Ctrl-C in the fourth attack.
-    stop_at.update(step=None, measure=4)
+    # The training resumes with the sixth step; then Ctrl-C in the second attack.
+    stop_at.update(step=None, measure=2)
     assert run(images, tmp_path, "--table", "7") == 130
     assert f"resuming from {folders[2] / 'last.pt'} after epoch 0, step 5" in (
         capsys.readouterr().out
@@ -474,9 +474,9 @@ def test_tables_7_and_2_run_and_finished_work_is_reused(
     resumed = read_checkpoint(folders[2] / "last.pt")
     assert (resumed["epoch"], resumed["step"]) == (1, 8)
     assert resumed["config"]["lr"] == stopped["config"]["lr"] == pytest.approx(0.1 * 8 / 1280)
-    assert calls == {"train": 3 + 7, "measure": 4, "step": 13 + 3 + 6 * 8}
+    assert calls == {"train": 3 + 7, "measure": 2, "step": 13 + 3 + 6 * 8}
 
-    # All trainings and three attacks are finished. There are sixteen attacks, minus those on models
+    # All trainings and an attack are finished. There are sixteen attacks, minus those on models
     # that misclassify every image.
     stop_at.clear()
     before = dict(calls)
@@ -494,7 +494,7 @@ def test_tables_7_and_2_run_and_finished_work_is_reused(
     content = json.loads((tmp_path / "table_7.json").read_text())
     assert len(content["cells"]) == 16
     assert calls["train"] == before["train"] and calls["step"] == before["step"]
-    assert 0 < calls["measure"] - before["measure"] <= 13
+    assert 0 < calls["measure"] - before["measure"] <= 15
 
     # Nothing is left to do. Table 2 shares two of its eight trainings.
     before = dict(calls)

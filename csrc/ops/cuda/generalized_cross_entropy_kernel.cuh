@@ -117,6 +117,7 @@ __global__ void __launch_bounds__(kCrossEntropyThreads)
     T new_top = sums.top;
 #pragma unroll
     for (int j = 0; j < N; ++j) new_top = larger(new_top, logit[j]);
+    sums.raise_top(new_top);
     // A packet's terms are added up first: in one long sum of 1e5 classes, roundings of equal terms
     // add up to 30 ulp.
     CrossEntropySums<T> packet{new_top, T(0), T(0), T(0)};
@@ -126,7 +127,6 @@ __global__ void __launch_bounds__(kCrossEntropyThreads)
       packet.dot += sums.times(weight[j], sums.difference(logit[j], new_top));
       packet.mass += weight[j];
     }
-    sums.raise_top(new_top);
     sums.add(packet);
   }
   sums = row_reduce(sums, shared);
