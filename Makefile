@@ -5,14 +5,19 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc cmake -type f)
 CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train test asan fuzz bench launches label-mass learn audit-calibration soak mutants study exhibits gpu-check build lint docs format wheel wheel-check clean
+.PHONY: train test test-long asan fuzz bench launches label-mass learn audit-calibration soak mutants study exhibits gpu-check build lint docs format wheel wheel-check clean
 
 train: build
 	$(BIN)/python tools/train_imagenet.py --arch resnet152
 
 # Two processes, each with whole files: what a file's tests share is made once.
 test: build lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
+
+# What takes long and seldom tells: comparisons with the official AutoAttack and torchattacks, and
+# the op tests under AddressSanitizer.
+test-long: build
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
 
 # Times every op, and updates the tables in docs/benchmarks.md.
 bench: build

@@ -244,6 +244,7 @@ def official(name, model, norm, eps):
     return attacks.get(name, suite.fab)
 
 
+@pytest.mark.long
 @ALL
 @NORMS
 def test_is_as_strong_as_the_official_package(name, norm):
@@ -265,6 +266,7 @@ def test_is_as_strong_as_the_official_package(name, norm):
     assert got.sum() >= expected - (5 if name == "square" else 1)
 
 
+@pytest.mark.long
 def test_the_l1_version_agrees_with_the_official_package():
     """The whole cascade, with its restarts and larger radii, on the same images."""
     package = pytest.importorskip("pyautoattack", reason="the official AutoAttack, on PyPI")

@@ -13,6 +13,7 @@ from sprout_fast.attacks.square import square
 NORMS = pytest.mark.parametrize("norm", BALLS)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_succeeds_as_often_as_torchattacks(norm):
     """On average over seeds, between which two or three images differ.

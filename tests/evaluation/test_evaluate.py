@@ -550,6 +550,7 @@ def test_the_official_autoattack_must_be_installed(monkeypatch):
         sprout_fast.evaluate(trained(True), images, labels, protocol="autoattack")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not is_installed(), reason="needs pyautoattack")
 def test_the_official_autoattack_agrees_with_strong():
     model, (images, labels) = trained(True), made_images(30, seed=8)

@@ -15,6 +15,8 @@ from helpers.isa import skip_unless_usable
 from helpers.paths import ROOT
 from simt.build import sanitizer_environment
 
+pytestmark = pytest.mark.long
+
 EVERYTHING = os.environ.get("SPROUT_FAST_ASAN") == "all"
 SANITIZERS = "address,undefined" if EVERYTHING else "address"
 BUILD = ROOT / "build" / f"asan-{SANITIZERS}"
