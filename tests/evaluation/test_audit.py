@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sprout_fast.evaluation.audit import CHECKS, Check, run_audit
 from sprout_fast.evaluation.measurements.attack import AttackMeasurement
+from sprout_fast.evaluation.names import NormName
 from sprout_fast.evaluation.protocols import PROTOCOLS, Setting
 from sprout_fast.evaluation.recorder import Record
 from sprout_fast.evaluation.subject import Subject
@@ -249,6 +250,15 @@ def test_affected_is_the_share_of_errors_that_were_missed() -> None:
     assert check.affected == pytest.approx(5 / 48)
     # From 60 to 50 correctly classified images.
     assert audit({"PGD-200": 50})["more steps help little"].affected == pytest.approx(10 / 60)
+
+
+@pytest.mark.parametrize(("norm", "order"), [("linf", math.inf), ("l2", 2), ("l1", 1)])
+def test_the_largest_eps_reaches_a_gray_image_from_any(norm: NormName, order: float) -> None:
+    measured = PROTOCOLS["audit"](Setting(norm, 0.01, image_size=4))
+    (attack,) = (one for one in measured if one.name == "audit: PGD-200 at the largest eps")
+    assert isinstance(attack, AttackMeasurement) and attack.norm == norm
+    to_gray = torch.full((3 * 4 * 4,), 0.5, dtype=torch.float64)  # from black or white
+    assert attack.eps == pytest.approx(torch.linalg.vector_norm(to_gray, order).item())
 
 
 def test_every_attack_of_the_audit_is_one_that_a_check_reads() -> None:
