@@ -327,7 +327,7 @@ def test_replays_train_as_launches_do(method, options):
 
 @needs_gpu
 def test_another_thread_may_use_the_device_during_the_capture():
-    """As DALI's threads do: they allocate, free, and wait for their own streams."""
+    """Other threads, such as DALI's, allocate, free, and wait for their own streams."""
     stop, device = threading.Event(), torch.cuda.current_device()
     cudart = ctypes.CDLL("libcudart.so.13")
     results: list[int] = []
