@@ -652,6 +652,7 @@ def test_an_unavailable_measurement_says_why():
     recorder = Recorder(subject, images, labels, batch_size=4)
     recorder.run([Clean(), AttackMeasurement("t", "transfer")])
     assert "need a surrogate model" in recorder.records["t"].unavailable
+    assert len(recorder.records["t"].rows) == 0
     assert not isinstance(recorder.records["t"], AccuracyRecord)
 
 

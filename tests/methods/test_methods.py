@@ -610,3 +610,23 @@ def test_methods_with_several_steps_per_batch_do_not_accumulate() -> None:
     with pytest.raises(UserError, match="^accumulation_steps 2: not supported by method free_at"):
         build_method("free_at", setting)
     assert build_method("free_at", setting, replays=1).passes == 1
+
+
+# Of the methods' papers, and of PGD-7 as Madry et al. train with on CIFAR-10.
+DEFAULTS = {
+    "pgd_at": {"eps": 8 / 255, "step_size": 2 / 255, "attack_steps": 7},
+    "trades": {"eps": 0.031, "step_size": 0.007, "attack_steps": 10, "kl_weight": 6.0},
+    "fast_at": {"eps": 8 / 255, "step_size": 10 / 255},
+    "free_at": {"eps": 8 / 255, "replays": 8},
+    "bilateral": {"eps": 8 / 255, "step_size": 8 / 255, "attack_steps": 1, "label_margin": 9.0},
+    "stable": {"sigma": 0.1, "stability": 0.01},
+    "sprout": {"sigma": 0.1, "mixup_alpha": 0.2, "alpha": 0.01, "scale": 1.0, "weight_steps": 1},
+    "mixup": {"mixup_alpha": 0.2, "alpha": 0.0},
+    "ga_ls": {"sigma": 0.1, "alpha": 0.1},
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults_are_those_of_the_papers(name: str) -> None:
+    parameters = inspect.signature(METHODS[name]).parameters
+    assert {key: parameters[key].default for key in DEFAULTS[name]} == DEFAULTS[name]
