@@ -96,3 +96,4 @@ def test_scale_1_has_the_papers_network() -> None:
     assert (size.arch, size.epochs) == ("cifar_vgg16", 200)
     assert [stage.name for stage in stages.stages(size)] == [*stages.ROWS, "trades"]
     assert run_study.main(["--data", "x", "--scale", "0"]) == 2
+    assert run_study.main(["--data", "x", "--rows", "nothing"]) == 2
