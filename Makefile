@@ -14,8 +14,8 @@ train: build
 test: build lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not long"
 
-# What takes long and seldom tells: comparisons with the official AutoAttack and torchattacks, and
-# the op tests under AddressSanitizer.
+# What takes long and seldom tells: comparisons with the official AutoAttack and torchattacks, the op
+# tests and the CUDA kernels under AddressSanitizer, and what the tests of kernels would notice.
 test-long: build
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m long
 

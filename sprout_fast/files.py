@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sprout_fast.errors import UserError
 
@@ -43,6 +45,23 @@ def atomic_write(path: str | Path, tag: str = "") -> Iterator[Path]:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write a JSON file as :func:`atomic_write` does.
+
+    Raises:
+        ValueError: ``content`` has a NaN or an infinity.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "numbers.json"
+    >>> write_json(path, {"top1": 76.1})
+    >>> json.loads(path.read_text())
+    {'top1': 76.1}
+    """
+    with atomic_write(path) as temporary:
+        text = json.dumps(content, indent=1, allow_nan=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 @contextlib.contextmanager

@@ -3,9 +3,15 @@
 import hashlib
 import os
 
-from helpers.paths import ROOT
+# pytest-xdist's processes, and the programs that they start, share the processor: with a thread per
+# core in each, most time is spent waiting for threads. Tests of threads set their number.
+if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
 
-import sprout_fast
+from helpers.paths import ROOT  # noqa: E402
+
+import sprout_fast  # noqa: E402
 
 # inductor caches compiled graphs by what calls the ops, not by their schemas: graphs of another
 # build of the library must not be found.

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sprout_fast.errors import UserError
-from sprout_fast.files import atomic_write
+from sprout_fast.files import write_json
 
 _DATASETS = {10: "cifar10", 100: "cifar100", 1000: "imagenet"}
 _THREATS = {"linf": "Linf", "l2": "L2"}
@@ -119,6 +119,5 @@ def write_robustbench_entry(folder: str | Path) -> Path:
     except (KeyError, json.JSONDecodeError) as error:
         raise UserError(f"{source}: is not an evaluation's results ({error})") from error
     path = source.with_name("robustbench.json")
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(entry, indent=2) + "\n")
+    write_json(path, entry)
     return path

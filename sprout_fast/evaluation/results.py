@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import platform
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from sprout_fast.evaluation.measurements.attack import within_ball
 from sprout_fast.evaluation.names import NormName, ProtocolName
 from sprout_fast.evaluation.recorder import AccuracyRecord, Record
 from sprout_fast.evaluation.subject import Subject, fingerprint
-from sprout_fast.files import atomic_write
+from sprout_fast.files import write_json
 
 
 @dataclass
@@ -196,8 +195,7 @@ class Results:
         """
         path = Path(folder) / "results.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n")
+        write_json(path, self.to_dict())
         return path
 
     def __str__(self) -> str:

@@ -19,7 +19,7 @@ import torch
 import sprout_fast
 from sprout_fast.distributed import World
 from sprout_fast.evaluation.results import versions
-from sprout_fast.files import atomic_write
+from sprout_fast.files import write_json
 
 FILE = "environment.json"
 _PACKAGES = ("torchvision", "nvidia-dali-cuda130", "timm", "numpy", "pillow", "wandb")
@@ -60,8 +60,7 @@ def record_start(out: Path, world: World, step: int, resumed_from: Path | None) 
         "build": sprout_fast.build_info(),
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
     }
-    with atomic_write(out / FILE) as temporary:
-        temporary.write_text(json.dumps([*starts, start], indent=1) + "\n", encoding="utf-8")
+    write_json(out / FILE, [*starts, start])
 
 
 def git_commit(folder: Path, file: str = ".") -> dict[str, Any] | None:

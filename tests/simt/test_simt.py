@@ -1,7 +1,8 @@
 """The source of the CUDA kernels, executed on the CPU.
 
-Kernels are compared with the CPU ops, run with shuffled orders of threads, and run under
-AddressSanitizer and UBSan. Planted mistakes show that each of these checks detects them.
+Kernels are compared with the CPU ops and run with shuffled orders of threads. `make test-long` also
+runs them under AddressSanitizer and UBSan, and shows with planted mistakes that each of these
+checks detects them.
 
 tests/simt/cuda_on_cpu.h describes the execution, tests/simt/cases the cases and their tolerances.
 """
@@ -255,8 +256,8 @@ PLANTED = REPORTED | OUT_OF_BOUNDS
 
 @pytest.fixture(scope="session")
 def modules():
-    """Return all builds, compiled in parallel."""
-    wanted = {"checked": ("checked", None), "sanitized": ("sanitized", None)}
+    """Return the builds that run in processes of their own, compiled in parallel."""
+    wanted = {"sanitized": ("sanitized", None)}
     wanted |= {name: ("checked", mistake) for name, (mistake, *_) in REPORTED.items()}
     wanted |= {name: ("sanitized", mistake) for name, (mistake, *_) in OUT_OF_BOUNDS.items()}
     return dict(zip(wanted, build.build(list(wanted.values())), strict=True))
@@ -294,8 +295,8 @@ def jobs(modules, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def simt(modules, jobs):
-    return Simt(modules["checked"])
+def simt():
+    return Simt(build.build([("checked", None)])[0])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -393,6 +394,7 @@ def test_half_filled_sectors_are_counted(simt):
     assert traffic["stores"][0] == 2 * traffic["stores"][1]
 
 
+@pytest.mark.long
 def test_sanitizers_find_nothing(jobs):
     assert jobs("sanitized")["status"] == 0, jobs("sanitized")["output"]
 
@@ -413,6 +415,7 @@ def test_every_barrier_is_removed_once():
     assert {mistake.op for mistake in mistakes if mistake.file == REDUCE} == reducing
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", PLANTED)
 def test_planted_mistake_is_detected(jobs, name):
     assert jobs(name)["status"] != 0

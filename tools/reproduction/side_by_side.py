@@ -16,10 +16,11 @@ from training_benchmark.tables import console_table, markdown_table
 
 from reproduction.exhibits.base import Exhibit, Value
 from reproduction.findings import Findings
-from reproduction.store import Store, write_json
+from reproduction.store import Store
 from reproduction.what_ran import differences, timing_lines, training_lines
 from sprout_fast.evaluation.report.plots.base import STYLE
 from sprout_fast.evaluation.results import versions
+from sprout_fast.files import write_json
 
 
 def headline(exhibit: Exhibit, *, same_size: bool) -> str:

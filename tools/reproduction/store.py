@@ -26,7 +26,7 @@ from sprout_fast.errors import UserError
 from sprout_fast.evaluation.measurements import Clean, Measurement
 from sprout_fast.evaluation.recorder import PrintProgress, Record, Recorder
 from sprout_fast.evaluation.subject import Subject
-from sprout_fast.files import atomic_write
+from sprout_fast.files import write_json
 from sprout_fast.methods import build_method
 from sprout_fast.models import load_model, read_checkpoint
 from sprout_fast.training.run import train
@@ -269,9 +269,3 @@ def _trial(arch: str, image_size: int, device: torch.device) -> float:
         synchronize(device)
         seconds.append(time.perf_counter() - start)
     return min(seconds[1:]) / count
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file atomically."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -23,7 +23,7 @@ from sprout_fast.evaluation.recorder import AccuracyRecord, PrintProgress, Recor
 from sprout_fast.evaluation.results import Results, versions
 from sprout_fast.evaluation.run import evaluate
 from sprout_fast.evaluation.subject import Subject
-from sprout_fast.files import atomic_write
+from sprout_fast.files import write_json
 from sprout_fast.models.checkpoint import load_model, read_checkpoint
 from sprout_fast.training.checkpoint import newest_checkpoint
 from sprout_fast.training.command import read_recipe
@@ -60,6 +60,7 @@ class Chain:
         data: CIFAR-10 in any form that the training tool accepts.
         device: where everything runs.
         seed: of every training and evaluation.
+        compiled: whether training compiles the networks.
         say: called with one line before each training and evaluation.
     """
 
@@ -70,9 +71,11 @@ class Chain:
         data: Path,
         device: torch.device,
         seed: int = 0,
+        compiled: bool = False,
         say: Callable[[str], None] = print,
     ) -> None:
         self.out, self.size, self.data, self.device, self.seed = out, size, data, device, seed
+        self._compile = "default" if compiled else None
         self._say = say
         self._batch_size = 500 if device.type == "cuda" else 100
         self._images: Images | None = None
@@ -95,7 +98,7 @@ class Chain:
         for stage in wanted:
             if stage.name in rows and not self._row(stage).exists():
                 row = self._evaluate(stage) | {"date": str(date.today()), "versions": versions()}
-                _write(self._row(stage), row)
+                write_json(self._row(stage), row)
         study = {
             "size": dataclasses.asdict(self.size),
             "seed": self.seed,
@@ -105,7 +108,7 @@ class Chain:
                 if self._row(stage).exists()
             },
         }
-        _write(self.out / "study.json", study)
+        write_json(self.out / "study.json", study)
         return study
 
     def _row(self, stage: Stage) -> Path:
@@ -136,6 +139,7 @@ class Chain:
                 "out": self.folder(stage.name),
                 "device": str(self.device),
                 "cuda_graph": captured,
+                "compile": self._compile,
                 "seed": self.seed,
                 "keep_every": min(SNAPSHOT_EVERY, stage.epochs),
                 "save_every": "5m",
@@ -162,7 +166,8 @@ class Chain:
 
     def _check_same(self, stage: Stage, config: CifarConfig, stored: dict[str, Any]) -> None:
         wanted = config.stored()
-        ignored = {"data", "out", "weights", "device", "cuda_graph", "keep_every", "save_every"}
+        ignored = {"data", "out", "weights", "device", "cuda_graph", "compile"}
+        ignored |= {"keep_every", "save_every"}
         for name, value in wanted.items():
             if name in ignored or value is None or name not in stored:
                 continue
@@ -308,11 +313,6 @@ class Chain:
         return points
 
 
-def _write(path: Path, content: dict[str, Any]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
-
-
 def _counts(record: Record) -> dict[str, int]:
     assert isinstance(record, AccuracyRecord), record.name
     return {"correct": record.accuracy.correct, "total": record.accuracy.total}
@@ -325,7 +325,8 @@ def run_study(options: Options) -> int:
     if unknown := set(rows) - set(size.rows):
         message = f"{', '.join(sorted(unknown))}: expected any of {', '.join(size.rows)}"
         raise UserError(message, option="rows")
-    study = Chain(options.out, size, options.data, device, options.seed).run(rows)
+    chain = Chain(options.out, size, options.data, device, options.seed, options.compile)
+    study = chain.run(rows)
     print(f"\n{accuracy_table(study)}")
     if options.page is not None:
         update(options.page, study)
