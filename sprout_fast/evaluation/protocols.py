@@ -48,8 +48,9 @@ class Setting:
     def scaled(self, count: int, least: int = 1) -> int:
         """Return ``count`` times the scale, but at least ``min(least, count)``.
 
-        >>> Setting(scale=0.1).scaled(100), Setting(scale=0.1).scaled(20, least=5)
-        (10, 5)
+        >>> tenth = Setting(scale=0.1)
+        >>> tenth.scaled(100), tenth.scaled(20, least=5), tenth.scaled(2), tenth.scaled(1, least=5)
+        (10, 5, 1, 1)
         """
         return max(round(count * self.scale), min(least, count))
 

@@ -59,6 +59,15 @@ def test_perturbations_stay_in_the_ball_and_the_box(name, norm, dtype):
     assert errs(model, got, labels).sum() > wrong.sum()
 
 
+@pytest.mark.parametrize("eps", [0.01, 0.5, 12.0])
+@pytest.mark.parametrize("steps", [0, 1, 4])
+def test_l1_points_stay_in_the_ball_after_any_number_of_steps(eps, steps):
+    model, images, labels = victim()
+    got = ATTACKS["apgd_ce"](model, images, labels, norm="l1", eps=eps, steps=steps)
+    distance = BALLS["l1"].distance(images, got)
+    assert 0.5 * eps < distance.max() <= eps * (1 + 1e-6)
+
+
 class Double(nn.Module):
     """A float32 network with float64 inputs and outputs."""
 

@@ -17,6 +17,7 @@ import sprout_fast
 from sprout_fast.attacks import ATTACKS
 from sprout_fast.attacks.autoattack import is_installed
 from sprout_fast.attacks.balls import BALLS
+from sprout_fast.attacks.losses import LOSSES
 from sprout_fast.attacks.pgd import pgd
 from sprout_fast.errors import UserError
 from sprout_fast.evaluation import PROTOCOLS, Subject
@@ -610,6 +611,26 @@ def test_gradients_against_autograd():
     assert (columns["ce_zero"] < 0.5).all()
     dead = Gradients().measure(Subject(MASKED["quantizer"](model), "", 10), batch(5))
     assert (dead["ce_zero"] == 1).all() and (dead["margin_zero"] == 1).all()
+
+
+@pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
+def test_slope_and_rise_of_a_linear_network(norm):
+    """The margin changes at the gradient's rate; by a step of a quarter of eps, by its quarter."""
+    torch.manual_seed(0)
+    model, eps = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 10)), 0.01
+    images = torch.rand(5, 3, 8, 8, dtype=torch.float64) / 2 + 0.25
+    given = Batch(images, torch.arange(5), 0)
+    columns = Gradients(norm=norm, eps=eps).measure(Subject(model.double(), "", 10), given)
+    one = torch.ones(5, dtype=torch.float64)
+    torch.testing.assert_close(columns["slope"], one, rtol=5e-3, atol=0)
+    points = images.clone().requires_grad_()
+    LOSSES["margin"](model(points), given.labels).sum().backward()
+    gradient = points.grad.flatten(1)
+    if norm == "linf":
+        rise = eps / 4 * gradient.abs().sum(1)
+    else:  # l1's direction is l2's, as long in the ball's place
+        rise = eps / 4 * gradient.norm(dim=1) * (192**-0.5 if norm == "l1" else 1)
+    torch.testing.assert_close(columns["rise"], rise, rtol=5e-3, atol=0)
 
 
 def test_landscape_starts_at_the_loss_and_increases_along_the_gradient():

@@ -310,11 +310,15 @@ def test_no_gradient_reaches_the_loss():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_gradient_of_beta_from_forward_has_no_graph(dtype):
-    logits, *rest = inputs(3, 4, dtype)
-    arguments = SproutLossArguments(logits.requires_grad_(), *rest, STATE)
-    _, grad_beta = sprout_loss_and_grad_beta(arguments)
-    assert grad_beta.shape == (4,) and not grad_beta.requires_grad
+@pytest.mark.parametrize("classes", [4, 2000])  # with and without the gradient in forward
+def test_gradient_of_beta_from_forward_has_no_graph(dtype, classes):
+    logits, *rest, beta = inputs(3, classes, dtype)
+    leaf = beta.requires_grad_()
+    arguments = SproutLossArguments(logits.requires_grad_(), *rest, leaf, STATE)
+    loss, grad_beta = sprout_loss_and_grad_beta(arguments)
+    assert grad_beta.shape == (classes,) and not grad_beta.requires_grad
+    loss.backward()
+    assert logits.grad is not None and leaf.grad is None
 
 
 def training_arguments(arguments, weight=1.0, step=(), **changed):

@@ -1,10 +1,12 @@
 """Threat models, preprocessing and several processes from the command line of sprout-evaluate."""
 
+import inspect
 import json
 import os
 import re
 import subprocess
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -13,6 +15,8 @@ from evaluate_robustness import main
 from helpers.image_files import noise_image, write_folder
 from helpers.paths import TOOLS
 
+from sprout_fast.evaluation import config
+from sprout_fast.evaluation.from_checkpoint import DEFAULT_EPS
 from sprout_fast.models import create_model
 
 
@@ -40,6 +44,16 @@ def test_l1_has_a_radius_of_its_own(command, tmp_path):
     attacks = {one["name"]: one["parameters"] for one in found["measurements"][1:]}
     assert attacks["APGD-T"]["options"]["target_classes"] == 5
     assert "l1, eps 12" in (tmp_path / "report.html").read_text()
+
+
+def test_the_help_names_the_radii_that_are_used():
+    """The usual ones of benchmarks, of small images and, in its second half, of large ones."""
+    source = " ".join(inspect.getsource(config).split())
+    small, large = source.partition("for images larger than 64 pixels")[::2]
+    for norm, radii in DEFAULT_EPS.items():
+        for text, radius in zip((small.rpartition("Default:")[2], large), radii, strict=True):
+            written = re.search(rf"{norm} ([\d/.]*\d)", text)[1]
+            assert radius == float(Fraction(written)), norm
 
 
 def test_preprocessing_is_an_option_and_recorded(command, tmp_path, capsys):

@@ -24,6 +24,7 @@ from sprout_fast.evaluation.accuracy import Accuracy, MeasuredAccuracy
 from sprout_fast.methods import MethodSetting, build_method
 from sprout_fast.models import read_checkpoint
 from sprout_fast.training.checkpoint import (
+    _copied,
     link_checkpoint,
     newest_checkpoint,
     read_run_checkpoint,
@@ -331,6 +332,18 @@ def test_every_entry_of_a_checkpoint_is_checked_before_use(saved: Path, tmp_path
         refused(changed(content, ("step",), step), ("step",))
     assert_same(trainer._content(), before)
     trainer.restore(content)
+
+
+def test_a_checkpoint_is_copied_into_the_memory_of_the_last_one() -> None:
+    memory: dict[str, torch.Tensor] = {}
+    first = _copied({"model": {"weight": torch.ones(2, 3)}, "step": 1}, memory)
+    kept = first["model"]["weight"]
+    second = _copied({"model": {"weight": torch.zeros(2, 3)}, "step": 2}, memory)
+    assert second["model"]["weight"] is kept and second["step"] == 2 and not kept.any()
+    for other in (torch.ones(3, 2).t(), torch.ones(2, 3, dtype=torch.int64), torch.ones(6)):
+        copy = _copied({"model": {"weight": other}}, memory)["model"]["weight"]
+        assert torch.equal(copy, other) and copy.stride() == other.stride()
+        assert copy is not kept and copy is not other and copy.dtype == other.dtype
 
 
 def test_a_momentum_of_another_memory_format_is_copied_value_by_value(tmp_path: Path) -> None:

@@ -39,7 +39,12 @@ ROOT = Path(__file__).parents[3]
 REASONS = Path(__file__).with_name("reasons.json")
 # What tests something else than the package's behavior, needs a GPU, or measures.
 NOT_RUN = ("packaging", "benchmarks", "docs", "simt", "ops/test_cuda.py", "ops/test_asan.py")
-LONG = ("ops/test_fuzz.py", "ops/test_memory.py", "tools/test_reproduce_paper.py")
+LONG = (
+    "methods/test_learning.py",
+    "ops/test_fuzz.py",
+    "ops/test_memory.py",
+    "tools/test_reproduce_paper.py",
+)
 
 
 @dataclass
@@ -88,23 +93,30 @@ def imported(tests: list[Path]) -> dict[str, set[str]]:
     return found
 
 
-def nearest(mutant: Mutant, modules: dict[str, set[str]]) -> list[str]:
-    """Return the test files for a mistake, in the order in which they are run."""
+def nearest(mutant: Mutant, modules: dict[str, set[str]], seconds: dict[str, float]) -> list[str]:
+    """Return the test files for a mistake, in the order in which they are run.
+
+    Args:
+        mutant: the mistake.
+        modules: what each test file imports.
+        seconds: how long test files have taken, where that is known.
+    """
     parts = Path(mutant.path).with_suffix("").parts
     if parts[0] == "csrc":
         stem = parts[-1].removesuffix("_kernel").removesuffix("_call").removesuffix("_row")
         own = [f for f in modules if f.startswith(("ops/", "nn/"))]
-        return sorted(own, key=lambda f: (f in LONG, stem not in f, len(modules[f]), f))
+        return sorted(own, key=lambda f: (f in LONG, stem not in f, seconds.get(f, 5), f))
     name, subject, stem = ".".join(parts), parts[1], parts[-1]
     # A program, which a test starts in a process of its own, imports what it uses there.
-    programs = [f for f in modules if f.startswith("tools/") and subject in ("training", "data")]
+    programs = [f for f in modules if f.startswith("tools/") and subject not in ("ops", "nn")]
     files = {f for f, imports in modules.items() if name in imports} | set(programs)
 
-    def distance(file: str) -> tuple[bool, bool, bool, int, str]:
+    def distance(file: str) -> tuple[bool, bool, bool, float, int, str]:
         return (
             file in LONG or file.startswith("tools/"),
-            stem not in file,
             not file.startswith(subject),
+            stem not in file,
+            seconds.get(file, 5),
             len(modules[file]),
             file,
         )
@@ -118,6 +130,7 @@ class Tree:
     def __init__(self, folder: Path, native: bool) -> None:
         self.folder = folder
         self._sound: set[str] = set()  # test files that pass without a mistake
+        self.seconds: dict[str, float] = {}  # that files took which passed
         listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
         for name in listed.stdout.split("\n"):
             if name and (ROOT / name).is_file():
@@ -181,7 +194,10 @@ class Tree:
                 left = until - time.monotonic()
                 if left <= 0:
                     return "survived", f"not all files in {seconds:g} s"
+                began = time.monotonic()
                 status = self._pytest(file, left)
+                if status == 0:
+                    self.seconds[file.removeprefix("tests/")] = time.monotonic() - began
                 if status == 124:
                     # Slow tests are no proof; those of the nearest file do not take that long.
                     return ("caught", f"{file} hangs") if file == files[0] else ("survived", "")
@@ -291,7 +307,7 @@ def main(options: Options) -> int:
         tree = trees.get()
         try:
             began = time.monotonic()
-            verdict, by = tree.test(mutant, nearest(mutant, modules), options.seconds)
+            verdict, by = tree.test(mutant, nearest(mutant, modules, tree.seconds), options.seconds)
         finally:
             trees.put(tree)
         taken = time.monotonic() - began
