@@ -2,11 +2,12 @@
 
     python -m mutants --page docs/mutants.md      # in tests/benchmarks: make mutants
 
-Each mistake is made in a copy of the tree and tested there: by the doctests of its module, then by
-the test files that import the module, the nearest first, until one fails. Python is tested in
-processes that are forked after torch has been imported; C++ is compiled first. A mistake that no
-test notices within ``--seconds`` survives. ``reasons.json`` says of survivors why they may: what
-they change cannot be observed, or costs more to test than it harms.
+All tests are run once to record which functions they execute, and again where a test file changes.
+Each mistake is then made in a copy of the tree and tested there by the tests that execute its
+function, until one fails; C++ is compiled first, and tested by the tests of ops. Tests run in
+processes that are forked after torch has been imported. A mistake that no test notices within
+``--seconds`` survives. ``reasons.json`` says of survivors why they may: what they change cannot be
+observed, or costs more to test than it harms.
 
 Stop it at any time and run it again: what was tested is kept in ``--state`` for as long as the line
 of the mistake remains. ``--again`` tests survivors once more, after new tests.
@@ -21,18 +22,21 @@ import ast
 import contextlib
 import datetime
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 
+import pytest
 import tyro
+from mutants.executed import Executed, Recorder, Selector, Test, by_file, choose
 from mutants.planted import Mutant, mutants
 
 ROOT = Path(__file__).parents[3]
@@ -41,7 +45,6 @@ REASONS = Path(__file__).with_name("reasons.json")
 NOT_RUN = ("packaging", "benchmarks", "docs", "simt", "ops/test_cuda.py", "ops/test_asan.py")
 LONG = (
     "methods/test_learning.py",
-    "ops/test_fuzz.py",
     "ops/test_memory.py",
     "tools/test_reproduce_paper.py",
 )
@@ -73,55 +76,13 @@ class Options:
     """Page whose table is replaced."""
 
 
-def imported(tests: list[Path]) -> dict[str, set[str]]:
-    """Return the modules of the package that each test file imports, directly or not."""
-    found: dict[str, set[str]] = {}
-    for file in tests:
-        read, write = os.pipe()
-        if (pid := os.fork()) == 0:
-            os.close(read)
-            with contextlib.suppress(BaseException), open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), 1), os.dup2(nowhere.fileno(), 2)
-                exec(compile(file.read_text(), str(file), "exec"), {"__name__": "tested"})
-            names = " ".join(n for n in sys.modules if n.split(".")[0] == "sprout_fast")
-            os.write(write, names.encode())
-            os._exit(0)
-        os.close(write)
-        with open(read) as pipe:
-            found[str(file.relative_to(ROOT / "tests"))] = set(pipe.read().split())
-        os.waitpid(pid, 0)
-    return found
-
-
-def nearest(mutant: Mutant, modules: dict[str, set[str]], seconds: dict[str, float]) -> list[str]:
-    """Return the test files for a mistake, in the order in which they are run.
-
-    Args:
-        mutant: the mistake.
-        modules: what each test file imports.
-        seconds: how long test files have taken, where that is known.
-    """
-    parts = Path(mutant.path).with_suffix("").parts
-    if parts[0] == "csrc":
-        stem = parts[-1].removesuffix("_kernel").removesuffix("_call").removesuffix("_row")
-        own = [f for f in modules if f.startswith(("ops/", "nn/"))]
-        return sorted(own, key=lambda f: (f in LONG, stem not in f, seconds.get(f, 5), f))
-    name, subject, stem = ".".join(parts), parts[1], parts[-1]
-    # A program, which a test starts in a process of its own, imports what it uses there.
-    programs = [f for f in modules if f.startswith("tools/") and subject not in ("ops", "nn")]
-    files = {f for f, imports in modules.items() if name in imports} | set(programs)
-
-    def distance(file: str) -> tuple[bool, bool, bool, float, int, str]:
-        return (
-            file in LONG or file.startswith("tools/"),
-            not file.startswith(subject),
-            stem not in file,
-            seconds.get(file, 5),
-            len(modules[file]),
-            file,
-        )
-
-    return sorted(files, key=distance)
+def in_native(path: str, tests: list[Test]) -> list[Test]:
+    """Return the tests of ops, those of the ops that a C++ file names first."""
+    stem = Path(path).stem
+    for ending in ("_kernel", "_call", "_row"):
+        stem = stem.removesuffix(ending)
+    own = [test for test in tests if test.name.startswith(("tests/ops/", "tests/nn/"))]
+    return by_file(own, lambda test: stem not in test.file)
 
 
 class Tree:
@@ -129,8 +90,7 @@ class Tree:
 
     def __init__(self, folder: Path, native: bool) -> None:
         self.folder = folder
-        self._sound: set[str] = set()  # test files that pass without a mistake
-        self.seconds: dict[str, float] = {}  # that files took which passed
+        self._sound: set[str] = set()  # tests that pass without a mistake
         listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
         for name in listed.stdout.split("\n"):
             if name and (ROOT / name).is_file():
@@ -161,25 +121,33 @@ class Tree:
         shutil.copyfile(built, self.folder / "sprout_fast/lib" / library)
         return True
 
-    def test(self, mutant: Mutant, files: list[str], seconds: float) -> tuple[str, str]:
-        """Return what became of the mistake, and which test file told."""
-        verdict, file = self._test(mutant, files, seconds)
-        name = file.removesuffix(" hangs")
-        if verdict == "caught" and name not in self._sound:
+    def record(self, file: str, into: Path) -> None:
+        """Run a test file and write which functions its tests execute."""
+        recorder = Recorder(self.folder)
+
+        def written() -> None:
+            partial = into.with_suffix(f".{os.getpid()}")
+            partial.write_text(json.dumps(recorder.content()))
+            partial.rename(into)
+
+        if self._pytest([file], recorder, written, 1800, stop=False)[0] not in (0, 5):
+            log = self.folder / "pytest.log"
+            print(f"{file} fails, see {log.rename(log.with_name('failed.log'))}", flush=True)
+
+    def test(self, mutant: Mutant, tests: list[Test], seconds: float) -> tuple[str, str]:
+        """Return what became of the mistake, and which test told."""
+        verdict, by = self._test(mutant, tests, seconds)
+        told = [test for test in tests if test.name == by]
+        if verdict == "caught" and told and by not in self._sound:
             if mutant.path.startswith("csrc"):
                 self._compile()
-            if self._pytest(name, 600) not in (0, 5):
-                log = self.folder / "pytest.log"
-                kept = log.rename(log.with_name(f"failed-{Path(name).stem}.log"))
-                print(f"{name} fails without a mistake, see {kept}", flush=True)
-                others = [f for f in files if f"tests/{f}" != name]
-                if others == files:
-                    raise SystemExit(f"the doctests of {name} fail")
-                return self.test(mutant, others, seconds)
-            self._sound.add(name)
-        return verdict, file
+            if self._run_tests(told, 600)[0] != 0:
+                print(f"{by} fails without a mistake", flush=True)
+                return self.test(mutant, [test for test in tests if test.name != by], seconds)
+            self._sound.add(by)
+        return verdict, by
 
-    def _test(self, mutant: Mutant, files: list[str], seconds: float) -> tuple[str, str]:
+    def _test(self, mutant: Mutant, tests: list[Test], seconds: float) -> tuple[str, str]:
         before = mutant.apply(self.folder)
         try:
             if mutant.path.startswith("csrc"):
@@ -187,28 +155,36 @@ class Tree:
                     return "does not compile", ""
             else:
                 ast.parse((self.folder / mutant.path).read_text())
-                files = [mutant.path, *(f"tests/{f}" for f in files)]
-            until = time.monotonic() + seconds
-            for file in files:
-                file = file if file.startswith(("sprout_fast", "tests")) else f"tests/{file}"
-                left = until - time.monotonic()
-                if left <= 0:
-                    return "survived", f"not all files in {seconds:g} s"
-                began = time.monotonic()
-                status = self._pytest(file, left)
-                if status == 0:
-                    self.seconds[file.removeprefix("tests/")] = time.monotonic() - began
-                if status == 124:
-                    # Slow tests are no proof; those of the nearest file do not take that long.
-                    return ("caught", f"{file} hangs") if file == files[0] else ("survived", "")
-                if status not in (0, 5):  # 5: no tests
-                    return "caught", file
-            return "survived", ""
+            status, failed = self._run_tests(tests, seconds)
+            if status in (0, 5):  # 5: no tests
+                return "survived", ""
+            if status == 124:  # that a test hangs is no proof where all take long
+                return "survived", f"not all {len(tests)} tests in {seconds:g} s"
+            return "caught", failed
         finally:
             (self.folder / mutant.path).write_text(before, encoding="utf-8")
 
-    def _pytest(self, file: str, seconds: float) -> int:
-        """Run a test file in a forked process, and return its exit status; 124 if it is slow."""
+    def _run_tests(self, tests: list[Test], seconds: float) -> tuple[int, str]:
+        selector = Selector(tests)
+        files = list(dict.fromkeys(test.file for test in tests))
+        return self._pytest(files, selector, lambda: selector.failed, seconds)
+
+    def _pytest(
+        self,
+        files: list[str],
+        plugin: object,
+        then: Callable[[], str | None],
+        seconds: float,
+        stop: bool = True,
+    ) -> tuple[int, str]:
+        """Run tests in a forked process.
+
+        Returns:
+            Its exit status, 124 if it takes more than ``seconds``, and what ``then`` returned.
+        """
+        if not files:
+            return 5, ""
+        read, write = os.pipe()
         pid = os.fork()
         if pid == 0:
             status = 1
@@ -221,23 +197,25 @@ class Tree:
                 own = (p for p in sys.path if not p.startswith(str(ROOT)) or "site-packages" in p)
                 sys.path[:] = [str(self.folder), *own]
                 sys.dont_write_bytecode = True
-                import pytest
-
-                arguments = ["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", file]
-                status = int(pytest.main(arguments))
+                options = ["-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-m", "not long"]
+                status = int(pytest.main([*options, *["-x"] * stop, *files], plugins=[plugin]))
+                os.write(write, (then() or "").encode())
             finally:
                 os._exit(status)
+        os.close(write)
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
                 code = os.waitstatus_to_exitcode(status)
-                return code if code >= 0 else 1
+                with open(read) as pipe:
+                    return (code if code >= 0 else 1), pipe.read()
             time.sleep(0.05)
+        os.close(read)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
-        return 124
+        return 124, ""
 
 
 def same(one: Path, two: Path) -> bool:
@@ -273,6 +251,35 @@ def table(results: dict[str, dict[str, str]], options: Options) -> str:
     return "\n".join(lines) + "\n"
 
 
+_TREE: Tree  # of this process
+
+
+def _start(folder: Path, native: bool, numbers: multiprocessing.Queue) -> None:
+    global _TREE
+    _TREE = Tree(folder / f"tree{numbers.get()}", native)
+
+
+def _record(file: str, into: Path) -> None:
+    _TREE.record(file, into)
+
+
+def _tests(mutant: Mutant, tests: list[Test]) -> list[Test]:
+    if mutant.path.startswith("csrc"):
+        return in_native(mutant.path, tests)
+    return choose(
+        mutant.path, (ROOT / mutant.path).read_text(encoding="utf-8"), mutant.start, tests
+    )
+
+
+def _plant(
+    mutant: Mutant, tests: list[Test], seconds: float, until: float
+) -> tuple[Mutant, str, str, float] | None:
+    if time.monotonic() > until:
+        return None
+    began = time.monotonic()
+    return mutant, *_TREE.test(mutant, tests, seconds), time.monotonic() - began
+
+
 def main(options: Options) -> int:
     folder = options.state.resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -286,38 +293,41 @@ def main(options: Options) -> int:
         results = {k: r for k, r in results.items() if r["verdict"] != "survived"}
     left = [one for one in planted if one.key not in results]
     print(f"{len(planted)} mistakes, {len(left)} to test", flush=True)
-    tests = sorted((ROOT / "tests").rglob("test_*.py"))
-    tests = [f for f in tests if not str(f.relative_to(ROOT / "tests")).startswith(NOT_RUN)]
+    tests = [str(f.relative_to(ROOT)) for f in sorted((ROOT / "tests").rglob("test_*.py"))]
+    files = [f for f in tests if not f.removeprefix("tests/").startswith((*NOT_RUN, *LONG))]
+    modules = (ROOT / "sprout_fast").rglob("*.py")
+    files += [str(f.relative_to(ROOT)) for f in sorted(modules) if ">>>" in f.read_text()]
+    executed = Executed(folder / "executed", ROOT)
+    missing = [(file, path) for file in files if not (path := executed.path(file)).exists()]
     os.environ |= {"OMP_NUM_THREADS": "1", "SPROUT_FAST_MUTANTS": "1"}
     sys.path[:0] = [str(ROOT / "tests"), str(ROOT)]
     import torch  # before forking: importing it takes longer than most tests
     import torchvision  # noqa: F401
 
     torch.set_num_threads(1)
-    modules = imported(tests)
     native = any(one.path.startswith("csrc") for one in left)
-    trees: SimpleQueue[Tree] = SimpleQueue()
+    context = multiprocessing.get_context("fork")
+    numbers = context.Queue()
     for number in range(options.workers):
-        trees.put(Tree(folder / f"tree{number}", native))
-    until = time.monotonic() + 60 * options.minutes
-
-    def run(mutant: Mutant) -> None:
-        if time.monotonic() > until:
-            return
-        tree = trees.get()
-        try:
-            began = time.monotonic()
-            verdict, by = tree.test(mutant, nearest(mutant, modules, tree.seconds), options.seconds)
-        finally:
-            trees.put(tree)
-        taken = time.monotonic() - began
-        results[mutant.key] = {"verdict": verdict, "by": by, "line": str(mutant.line)}
-        known.update(results)
-        store.write_text(json.dumps(known, indent=1))
-        print(f"{verdict:<9} {taken:5.1f} s  {mutant.key}  [{by}]", flush=True)
-
-    with ThreadPoolExecutor(options.workers) as pool:
-        list(pool.map(run, left))
+        numbers.put(number)
+    start = (folder, native, numbers)
+    with ProcessPoolExecutor(options.workers, context, _start, start) as pool:
+        print(f"{len(missing)} test files to run first", flush=True)
+        for done in as_completed([pool.submit(_record, *one) for one in missing]):
+            done.result()
+        known_tests = executed.tests(files)
+        until = time.monotonic() + 60 * options.minutes
+        work = [
+            pool.submit(_plant, m, _tests(m, known_tests), options.seconds, until) for m in left
+        ]
+        for done in as_completed(work):
+            if (found := done.result()) is None:
+                continue
+            mutant, verdict, by, taken = found
+            results[mutant.key] = {"verdict": verdict, "by": by, "line": str(mutant.line)}
+            known.update(results)
+            store.write_text(json.dumps(known, indent=1))
+            print(f"{verdict:<9} {taken:5.1f} s  {mutant.key}  [{by}]", flush=True)
     if options.page is not None:
         from pages import replace_section  # imports the package, which only tests may do before
 
