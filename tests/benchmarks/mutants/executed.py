@@ -179,14 +179,24 @@ def _first_line(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
     return min([function.lineno, *(one.lineno for one in function.decorator_list)])
 
 
-def choose(path: str, source: str, start: int, tests: list[Test]) -> list[Test]:
+def choose(path: str, source: str, start: int, tests: list[Test], starting: set[str]) -> list[Test]:
     """Return the tests that may notice a mistake in a Python file, in the order to run them.
 
     Those that execute its function come first, or, outside of functions, those that execute one
     that uses what is defined there; then the others of its file and of its folder.
+
+    Args:
+        path: of the Python file, from the root of the tree.
+        source: its content.
+        start: the mistake's position in it.
+        tests: all tests.
+        starting: test files that start processes, for functions that only those execute.
     """
     name, mention = place_of(source, start)
-    subject = path.split("/")[1]
+    subject, stem = path.split("/")[1], Path(path).stem
+    if name is not None and not any(f"{path}::{name}" in test.functions for test in tests):
+        there = [test for test in tests if test.file in starting]
+        return by_file(there, lambda test: (stem not in test.file, subject not in test.file))
 
     def rank(test: Test) -> int | None:
         if name is not None:
