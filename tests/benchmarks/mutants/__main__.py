@@ -24,6 +24,7 @@ import datetime
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -48,6 +49,8 @@ LONG = (
     "ops/test_memory.py",
     "tools/test_reproduce_paper.py",
 )
+# A test file that starts processes; what they execute is not recorded.
+STARTING = re.compile("subprocess|multiprocessing|torchrun|spawn")
 
 
 @dataclass
@@ -263,12 +266,11 @@ def _record(file: str, into: Path) -> None:
     _TREE.record(file, into)
 
 
-def _tests(mutant: Mutant, tests: list[Test]) -> list[Test]:
+def _tests(mutant: Mutant, tests: list[Test], starting: set[str]) -> list[Test]:
     if mutant.path.startswith("csrc"):
         return in_native(mutant.path, tests)
-    return choose(
-        mutant.path, (ROOT / mutant.path).read_text(encoding="utf-8"), mutant.start, tests
-    )
+    source = (ROOT / mutant.path).read_text(encoding="utf-8")
+    return choose(mutant.path, source, mutant.start, tests, starting)
 
 
 def _plant(
@@ -315,10 +317,12 @@ def main(options: Options) -> int:
         print(f"{len(missing)} test files to run first", flush=True)
         for done in as_completed([pool.submit(_record, *one) for one in missing]):
             done.result()
-        known_tests = executed.tests(files)
+        recorded = executed.tests(files)
+        starting = {f for f in files if STARTING.search((ROOT / f).read_text(encoding="utf-8"))}
         until = time.monotonic() + 60 * options.minutes
         work = [
-            pool.submit(_plant, m, _tests(m, known_tests), options.seconds, until) for m in left
+            pool.submit(_plant, m, _tests(m, recorded, starting), options.seconds, until)
+            for m in left
         ]
         for done in as_completed(work):
             if (found := done.result()) is None:
