@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -47,7 +46,7 @@ def verify(data: str | Path, *, workers: int = 2) -> Iterator[SplitReport]:
 
 
 def _verify_split(name: str, split: Split, classes: list[str], workers: int) -> SplitReport:
-    sizes: Counter[tuple[int, int]] = Counter()
+    sizes: set[tuple[int, int]] = set()
     converted: dict[str, tuple[int, str]] = {}
     unreadable = []
 
@@ -66,7 +65,7 @@ def _verify_split(name: str, split: Split, classes: list[str], workers: int) -> 
                     unreadable.append(str(result))
                     continue
                 size, conversions = result
-                sizes[size] += 1
+                sizes.add(size)
                 for conversion in conversions:
                     count, example = converted.get(conversion, (0, split.name(index)))
                     converted[conversion] = (count + 1, example)

@@ -124,6 +124,16 @@ def test_which_jpegs_go_to_dali():
     assert jpeg_size(without_adobe_marker(ACCEPTED["CMYK JPEG"][0])) is None
 
 
+def test_a_jpeg_with_a_frame_of_another_kind_before_an_ordinary_one_goes_to_pillow():
+    frame = b"\0\x11\x08\0\x20\0\x20\3\1\x11\0\2\x11\0\3\x11\0"  # of 32x32 pixels, YCbCr
+    ordinary = b"\xff\xc0" + frame
+    assert jpeg_size(b"\xff\xd8" + ordinary + b"\xff\xd9") == (32, 32)
+    for marker in range(0xC3, 0xD0):
+        content = b"\xff\xd8\xff" + bytes([marker]) + frame + ordinary + b"\xff\xd9"
+        has_no_frame = marker in (0xC4, 0xC8, 0xCC)  # tables, reserved, conditioning
+        assert jpeg_size(content) == ((32, 32) if has_no_frame else None), hex(marker)
+
+
 def test_any_prefix_of_a_jpeg_is_handled():
     """Neither the header's parser nor the decoder fails in another way."""
     for end in range(0, len(WHOLE), 7):

@@ -19,11 +19,12 @@ import torch
 from helpers.tiny_run import assert_same, make_trainer
 
 from sprout_fast.distributed import World
-from sprout_fast.errors import UserError
+from sprout_fast.errors import FatalError, UserError
 from sprout_fast.evaluation.accuracy import Accuracy, MeasuredAccuracy
 from sprout_fast.methods import MethodSetting, build_method
 from sprout_fast.models import read_checkpoint
 from sprout_fast.training.checkpoint import (
+    CheckpointWriter,
     _copied,
     link_checkpoint,
     newest_checkpoint,
@@ -344,6 +345,21 @@ def test_a_checkpoint_is_copied_into_the_memory_of_the_last_one() -> None:
         copy = _copied({"model": {"weight": other}}, memory)["model"]["weight"]
         assert torch.equal(copy, other) and copy.stride() == other.stride()
         assert copy is not kept and copy is not other and copy.dtype == other.dtype
+
+
+@pytest.mark.parametrize("bad_step", [0, 1, 7])
+def test_nothing_is_written_in_the_background_after_a_loss_that_is_not_finite(
+    tmp_path: Path, bad_step: int
+) -> None:
+    writer = CheckpointWriter(tmp_path)
+    content = {"model": {}, "ema": None, "beta": None, "optimizer": {}, "step": 8}
+    writer.save_in_background(content, torch.tensor(bad_step))
+    with pytest.raises(FatalError, match=f"loss is not finite at step {bad_step}$"):
+        writer.wait()
+    assert not (tmp_path / "last.pt").exists()
+    writer.save_in_background(content, torch.tensor(-1))
+    saved = writer.wait()
+    assert saved is not None and saved.step == 8 and (tmp_path / "last.pt").exists()
 
 
 def test_a_momentum_of_another_memory_format_is_copied_value_by_value(tmp_path: Path) -> None:
