@@ -368,3 +368,20 @@ def test_options_reach_the_part_that_they_name(images: Path, tmp_path: Path) -> 
     assert plain.optimize.memory_format is torch.channels_last
     assert plain.raw is None and plain.evaluated.model is plain.model
     assert (plain.optimize.clip_grad, plain.save_every, plain.dist_bn) == (None, None, "broadcast")
+
+
+@pytest.mark.parametrize("loader", ["torch", "memory"])
+def test_images_have_the_sizes_that_were_asked_for(
+    loader: str, images: Path, tmp_path: Path
+) -> None:
+    size = 8 if loader == "memory" else 12
+    command = f"--method natural --loader {loader} --image-size {size} --workers 1 --batch-size 4"
+    if loader == "torch":
+        command += " --val-image-size 10 --val-resize 16"
+    loaders = trainer_of(command, images, tmp_path).loaders
+    (train, _), (val, _) = next(iter(loaders.train)), next(iter(loaders.val))
+    assert train.shape == (4, 3, size, size)
+    assert val.shape[1:] == (3, *[10 if loader == "torch" else size] * 2)
+    if loader == "torch":
+        smaller = trainer_of(f"{command} --val-resize 10", images, tmp_path).loaders
+        assert not torch.equal(next(iter(smaller.val))[0], val)
