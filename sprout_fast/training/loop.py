@@ -108,7 +108,7 @@ class Trainer:
     dist_bn: Literal["none", "reduce", "broadcast"] = "broadcast"
     record: dict[str, Any]
     display: Display
-    interrupt: Interrupt = field(default_factory=Interrupt)
+    interrupt: Interrupt
     captured: CapturedStep | None = None
     wandb: WandbRun | None = None
     position: Position = field(default_factory=Position, init=False)

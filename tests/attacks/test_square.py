@@ -118,6 +118,18 @@ def test_l2_proposals_use_the_whole_ball():
     assert changed.max() <= 18 and changed.float().mean() > 9
 
 
+@pytest.mark.parametrize("norm", ["l2", "l1"])
+def test_the_grid_of_the_start_is_in_the_middle(norm):
+    images = torch.full((2, 3, 34, 37), 0.5)  # squares of 6 pixels: 5 rows of 6
+    changed = (recorded(images, norm, eps=0.4, queries=1)[0] - images).abs() > 1e-9
+    assert not changed[..., :2, :].any() and not changed[..., -2:, :].any()
+    assert not changed[..., -1].any()
+    if norm == "l2":  # in the l1 ball, the smallest ones are projected to 0
+        assert changed[..., 2:-2, :-1].all()
+    else:
+        assert changed[..., 2:8, :].any() and changed[..., -8:-2, :].any()
+
+
 def test_l1_proposals_use_the_whole_ball_and_are_sparse():
     images = torch.full((8, 3, 16, 16), 0.5)
     points = recorded(images, "l1", eps=4, queries=60, rescale_schedule=True)

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import functools
+import inspect
 import json
 import sys
 import typing
@@ -37,6 +38,7 @@ from sprout_fast.evaluation.measurements.attack import within_ball
 from sprout_fast.evaluation.names import NormName, ProtocolName
 from sprout_fast.evaluation.protocols import Setting
 from sprout_fast.evaluation.recorder import AccuracyRecord, Recorder
+from sprout_fast.methods import METHODS
 from sprout_fast.models import Normalized
 
 
@@ -648,6 +650,9 @@ def test_diversity_of_identical_modules_is_one():
     columns = Diversity(sigma=0.0, alpha=0.0).measure(subject, batch())
     # Without noise, and with labels drawn around y only, both equal the plain gradient.
     assert torch.allclose(columns["dirichlet_ga"], torch.ones(20), atol=1e-4)
+    of_method = inspect.signature(METHODS["sprout"]).parameters
+    for name in ("sigma", "mixup_alpha", "alpha"):
+        assert getattr(Diversity(), name) == of_method[name].default, name
     columns = Diversity().measure(subject, batch())
     assert set(columns) == {"dirichlet_mixup", "dirichlet_ga", "mixup_ga"}
     assert all((column.abs() <= 1 + 1e-6).all() for column in columns.values())

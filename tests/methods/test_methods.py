@@ -389,8 +389,9 @@ def test_fast_training_warns_of_catastrophic_overfitting() -> None:
     names = set(method.statistics())
     assert names == {"one_step_accuracy", "pgd_accuracy"} and method.warning() is None
     images, labels = batch()
-    # PGD's ten steps of eps/4 reach the ball's surface; the one of training stays near its start.
-    overfitted = build_method("fast_at", SETTING, step_size=0.001)
+    # PGD's ten steps of eps/4 reach the ball's surface, as ten of training's would; one of those
+    # stays near its start.
+    overfitted = build_method("fast_at", SETTING, step_size=0.004)
     overfitted.training_step(recorder, images, labels)
     recorder.network = BentAtOneStep(images / 255, labels)
     torch.manual_seed(0)
