@@ -206,3 +206,15 @@ def test_misclassified_images_cost_nothing():
         handle.remove()
     assert seen == sorted(seen, reverse=True) and seen[-1] < 0.7 * seen[0]
     assert len(seen) == 1 + 2 * (2 * 10 + fab._FINAL_STEPS)
+
+
+@NORMS
+def test_one_image_alone_meets_the_attack_that_it_meets_in_a_batch(norm):
+    model, images, labels = victim()
+    options = {"norm": norm, "eps": None, "steps": 10, "restarts": 1}
+    together = fab.fab(model, images, labels, **options)
+    right = ~errs(model, images, labels)
+    for row in right.nonzero()[:4, 0]:
+        alone = fab.fab(model, images[row : row + 1], labels[row : row + 1], **options)
+        assert not torch.equal(alone[0], images[row])
+        torch.testing.assert_close(alone[0], together[row], rtol=0, atol=1e-4)

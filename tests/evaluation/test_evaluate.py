@@ -552,6 +552,15 @@ def test_the_official_autoattack_must_be_installed(monkeypatch):
         sprout_fast.evaluate(trained(True), images, labels, protocol="autoattack")
 
 
+@pytest.mark.skipif(not is_installed(), reason="needs pyautoattack")
+def test_the_official_autoattack_is_named_by_its_version_and_not_scaled():
+    for version, name in (("standard", "AutoAttack"), ("plus", "AutoAttack plus")):
+        measured = PROTOCOLS["autoattack"](Setting(autoattack_version=version))
+        assert [one.name for one in measured][-1] == name
+    with pytest.raises(UserError, match="scale.*0.5: protocol autoattack supports only 1"):
+        PROTOCOLS["autoattack"](Setting(scale=0.5))
+
+
 @pytest.mark.long
 @pytest.mark.skipif(not is_installed(), reason="needs pyautoattack")
 def test_the_official_autoattack_agrees_with_strong():

@@ -298,8 +298,9 @@ def test_the_attack_of_trades_is_the_originals_loop() -> None:
     torch.testing.assert_close(recorder.images(), attacked.detach(), rtol=0, atol=2e-6)
 
 
-def test_stability_training_is_its_formula() -> None:
-    method, recorder = step("stable", stability=0.5)
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_stability_training_is_its_formula(weight: float) -> None:
+    method, recorder = step("stable", stability=weight)
     (((clean, noisy), target),) = recorder.seen
     torch.testing.assert_close(clean, normalized(batch()[0] / 255))
     assert not torch.allclose(clean, noisy)
@@ -307,7 +308,7 @@ def test_stability_training_is_its_formula() -> None:
 
     def expected_of(pair: Tensor) -> Tensor:
         own = equation_4(pair[0], onehot(target.labels))
-        return own + 0.5 * equation_4(pair[1], pair[0].softmax(1))
+        return own + weight * equation_4(pair[1], pair[0].softmax(1))
 
     check_gradients(lambda pair: method._objective(pair, target), expected_of, logits)
 
