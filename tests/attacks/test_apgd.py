@@ -6,7 +6,7 @@ import torchattacks
 from helpers.networks import THIRD_EPS, errs, victim
 from torch import nn
 
-from sprout_fast.attacks import ATTACKS, apgd
+from sprout_fast.attacks import ATTACKS, apgd, apgd_l1
 from sprout_fast.attacks.active import ActiveSet
 from sprout_fast.attacks.apgd import apgd_ce, apgd_t
 from sprout_fast.attacks.balls import BALLS
@@ -175,3 +175,36 @@ def test_dlr_with_too_few_classes_is_an_error():
         labels = model(torch.zeros(1, 3, 1, 1)).argmax(1)
     with pytest.raises(ValueError, match="dlr: got 2 classes, expected at least 3"):
         apgd_ce(model, torch.zeros(1, 3, 1, 1), labels, loss="dlr")
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 10])
+def test_the_targeted_loss_needs_four_classes_for_its_ratio(classes, monkeypatch):
+    used = set()
+    for name, loss in list(LOSSES.items()):
+        noted = lambda *args, name=name, loss=loss: (used.add(name), loss(*args))[1]  # noqa: E731
+        monkeypatch.setitem(LOSSES._entries, name, noted)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, classes))
+    images = torch.rand(6, 3, 2, 2)
+    apgd_t(model, images, model(images).argmax(1), eps=1e-6, steps=2, target_classes=1)
+    assert used == {"dlr" if classes >= 4 else "margin"}
+
+
+@pytest.mark.parametrize("kept, sparser", [(94, True), (96, False)])
+def test_the_l1_step_is_as_long_as_at_first_where_the_best_point_became_sparser(kept, sparser):
+    center, eps = torch.zeros(1, 1, 10, 10), 5.0
+    best = center.clone().flatten(1).index_fill_(1, torch.arange(kept), 0.01).view_as(center)
+    state = apgd_l1._State(
+        points=torch.ones_like(center),
+        gradient=torch.ones_like(center),
+        best=best,
+        best_gradient=-torch.ones_like(center),
+        best_loss=torch.zeros(1),
+        step_size=torch.full((1, 1), 3.0),
+        moving=torch.full((1, 1), 20),
+        differing=torch.full((1, 1), 100),
+    )
+    apgd_l1._adapt(state, center, eps)
+    assert state.step_size.item() == pytest.approx(eps if sparser else 3.0 / 1.5)
+    assert torch.equal(state.points, best if sparser else torch.ones_like(center))
+    assert state.differing.item() == kept and state.moving.item() == -(-kept * 2 // 3)

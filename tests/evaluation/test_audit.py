@@ -102,7 +102,7 @@ LIMITS: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {
         [{"errors": {"10x PGD-20": 46}}, {"errors": {"10x PGD-20": 99}}],
     ),
     "accuracy decreases with eps": (
-        [{"errors": {"PGD-20 at 4 eps": 79}}],
+        [{"errors": {"PGD-20 at 4 eps": 79}}, {"errors": {"PGD-20 at 0.25 eps": 2}}],
         [
             {"errors": {"PGD-20 at 4 eps": 78}},
             {"errors": {"PGD-20 at 0.25 eps": 60}},
@@ -264,6 +264,12 @@ def test_the_largest_eps_reaches_a_gray_image_from_any(norm: NormName, order: fl
 def test_every_attack_of_the_audit_is_one_that_a_check_reads() -> None:
     attacks = [m for m in PROTOCOLS["audit"](Setting(eps=EPS)) if isinstance(m, AttackMeasurement)]
     assert {m.name.removeprefix("audit: ") for m in attacks} == set(ERRORS) - {"FAB-T"}
+
+
+def test_what_finds_more_than_gradients_needs_an_attack_by_gradients() -> None:
+    checks = audit(without="APGD-CE")
+    for name in ("black box never wins", "smallest perturbation never wins", "noise never wins"):
+        assert checks[name].status == "not run" and "APGD-CE" in checks[name].reason
 
 
 @pytest.mark.parametrize("missing", [*ERRORS, "gradients", "stability"])

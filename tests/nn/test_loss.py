@@ -297,9 +297,11 @@ def test_a_second_backward_pass_and_create_graph():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_functional_and_fused_steps_agree(dtype):
+@pytest.mark.parametrize("accumulation_steps", [1, 2])
+def test_functional_and_fused_steps_agree(accumulation_steps, dtype):
     """What torch.compile traces and what eager mode runs, on the same batches."""
     options = dict(alpha=0.3, beta_momentum=0.9, beta_weight_decay=0.01, mass_floor=0.6)
+    options |= dict(accumulation_steps=accumulation_steps)
     fused, functional = SproutLoss(5, **options), SproutLoss(5, **options)
     for step in range(4):
         logits, target = logits_and_target(seed=step)

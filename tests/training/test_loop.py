@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -221,13 +222,17 @@ def read_rows(folder: Path) -> list[dict[str, str]]:
 
 
 def test_checkpoint_keys_and_best_has_the_best_accuracy(tmp_path: Path) -> None:
+    started = time.monotonic()
     make_trainer(tmp_path, epochs=4).fit()
+    elapsed = time.monotonic() - started
     content = read_checkpoint(tmp_path / "last.pt")
     wanted = "format model ema beta optimizer scaler rng_state loader epoch step config"
     assert set(wanted.split()) <= set(content)
     assert (content["epoch"], content["step"]) == (4, 16)
     assert torch.equal(content["beta"], content["rng_state"]["method"]["loss.beta"])
     rows = read_rows(tmp_path)
+    seconds = [float(row["seconds"]) for row in rows]
+    assert min(seconds) > 0 and sum(seconds) < elapsed
     top1 = [float(row["val_top1"]) for row in rows]
     best = read_checkpoint(tmp_path / "best.pt")
     assert best["epoch"] == top1.index(max(top1)) + 1

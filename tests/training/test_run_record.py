@@ -56,6 +56,7 @@ def test_each_start_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert first["working_directory"] == str(tmp_path)
     assert first["git"]["working_directory"] is None
     versions = first["versions"]
+    assert versions.get("cuda") == torch.version.cuda
     assert (versions["torch"], versions["sprout_fast"]) == (
         torch.__version__,
         sprout_fast.__version__,

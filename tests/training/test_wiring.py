@@ -128,6 +128,11 @@ SCHEDULES: dict[str, tuple[str, float, list[float]]] = {
         PER_IMAGE * 6,
         [1.0] * 4 + [0.1] * 4 + [0.01] * 4,
     ),
+    "step": (
+        "--method natural --limit-train 6 --epochs 31 --warmup-epochs 0 --schedule step",
+        PER_IMAGE * 6,
+        [1.0] * 30 + [0.1],
+    ),
     "replays step": (
         "--method free_at --replays 2 --epochs 4 --warmup-epochs 0 --schedule step --step-epochs 2",
         PER_IMAGE * 6,

@@ -70,7 +70,7 @@ class Options:
     minutes: float = 600.0
     """Stop after this time; run again to continue."""
     again: bool = False
-    """Test survivors again."""
+    """Test survivors again, but for those with a reason."""
     only: str = ""
     """Only mistakes in files whose path contains this."""
     state: Path = Path("build/mutants")
@@ -226,15 +226,20 @@ def same(one: Path, two: Path) -> bool:
     return two.exists() and one.read_bytes() == two.read_bytes()
 
 
+def reasons() -> dict[str, str]:
+    """Return why survivors may survive, by the name of the mistake."""
+    return json.loads(REASONS.read_text(encoding="utf-8"))
+
+
 def table(results: dict[str, dict[str, str]], options: Options) -> str:
     """Return the content of the page."""
-    reasons = json.loads(REASONS.read_text()) if REASONS.exists() else {}
+    excuses = reasons()
     areas: dict[str, list[str]] = {}
     for key, result in results.items():
         path = Path(key.split(": ")[0])
         area = "C++" if path.parts[0] == "csrc" else (path.parts[1] if len(path.parts) > 2 else "-")
         verdict = result["verdict"]
-        if verdict == "survived" and key in reasons:
+        if verdict == "survived" and key in excuses:
             verdict = "excused"
         areas.setdefault(area, []).append(verdict)
     today = datetime.date.today().isoformat()
@@ -248,9 +253,9 @@ def table(results: dict[str, dict[str, str]], options: Options) -> str:
         lines.append(f"| {area} | {len(counted)} | " + " | ".join(map(str, numbers)) + " |")
     for title, excused in (("Changes nothing that counts", True), ("Survived", False)):
         left = [k for k, r in results.items() if r["verdict"] == "survived"]
-        if chosen := [key for key in left if (key in reasons) == excused]:
+        if chosen := [key for key in left if (key in excuses) == excused]:
             lines += ["", f"{title}:", ""]
-            lines += [f"- `{key}`" + (f": {reasons[key]}" if excused else "") for key in chosen]
+            lines += [f"- `{key}`" + (f": {excuses[key]}" if excused else "") for key in chosen]
     return "\n".join(lines) + "\n"
 
 
@@ -292,7 +297,8 @@ def main(options: Options) -> int:
     keys = [one.key for one in planted]
     results = {key: known[key] for key in keys if key in known}
     if options.again:
-        results = {k: r for k, r in results.items() if r["verdict"] != "survived"}
+        kept = reasons()
+        results = {k: r for k, r in results.items() if r["verdict"] != "survived" or k in kept}
     left = [one for one in planted if one.key not in results]
     print(f"{len(planted)} mistakes, {len(left)} to test", flush=True)
     tests = [str(f.relative_to(ROOT)) for f in sorted((ROOT / "tests").rglob("test_*.py"))]

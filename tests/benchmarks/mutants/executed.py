@@ -207,7 +207,8 @@ def choose(path: str, source: str, start: int, tests: list[Test], starting: set[
             return 1
         return 2 if test.name.startswith(f"tests/{subject}") else None
 
-    return by_file([test for test in tests if rank(test) is not None], rank)
+    ranked = [test for test in tests if rank(test) is not None]
+    return by_file(ranked, lambda t: (rank(t), stem not in t.file, subject not in t.file))
 
 
 def by_file(tests: list[Test], rank: Callable[[Test], Any]) -> list[Test]:
