@@ -460,9 +460,10 @@ def test_another_number_of_steps_per_epoch_continues_with_the_rest_of_the_epoch(
     assert trainer.fit() is Outcome.FINISHED and trainer.position.step == 4
 
 
-def test_the_last_learning_rate_is_restored(tmp_path: Path) -> None:
+@pytest.mark.parametrize("steps", [1, 3])
+def test_the_last_learning_rate_is_restored(steps: int, tmp_path: Path) -> None:
     """The row of an epoch whose steps were all made before the run was resumed has it."""
     whole, again = make_trainer(tmp_path), make_trainer(tmp_path)
-    whole.fit(max_steps=3)
+    whole.fit(max_steps=steps)
     again.restore(read_run_checkpoint(tmp_path / "last.pt"), tmp_path / "last.pt")
     assert again.optimize.last_lr == whole.optimize.last_lr > 0
