@@ -90,19 +90,15 @@ SPROUT_HOST_DEVICE T log_gamma_unboosted(T a, const PhiloxCall& call, Stream str
 }
 
 // The logarithm of a standard gamma variate: -inf for a = 0, NaN for a negative, infinite or NaN
-// concentration, and -inf if the variate is certain to be below `floor`.
+// concentration.
 template <typename T>
-SPROUT_HOST_DEVICE T log_gamma_variate(T a, const PhiloxCall& call, Stream stream, int64_t element,
-                                       T floor = -std::numeric_limits<T>::infinity()) {
+SPROUT_HOST_DEVICE T log_gamma_variate(T a, const PhiloxCall& call, Stream stream,
+                                       int64_t element) {
   const T infinity = std::numeric_limits<T>::infinity();
   if (!(a > T(0) && a < infinity)) {
     return a == T(0) ? -infinity : std::numeric_limits<T>::quiet_NaN();
   }
-  T boost = T(0);
-  if (a < T(1)) {
-    boost = gamma_boost(a, call, stream, element);
-    if (boost + T(kLogGammaHeadroom) < floor) return -infinity;
-  }
+  const T boost = a < T(1) ? gamma_boost(a, call, stream, element) : T(0);
   return log_gamma_unboosted(a, call, stream, element) + boost;
 }
 

@@ -23,7 +23,7 @@ from helpers.tiny_run import (
 )
 from torch import nn
 
-from sprout_fast.distributed import World, joined_world, pick_device
+from sprout_fast.distributed import LateMaximum, World, joined_world, pick_device
 from sprout_fast.errors import UserError
 from sprout_fast.models import Normalized, read_checkpoint
 from sprout_fast.training.loop import Outcome, Trainer
@@ -62,6 +62,14 @@ def worker(rank: int, port: int, out: Path) -> None:
         trainer = train(world, out)
         torch.save([p.detach() for p in trainer.model.parameters()], out / f"rank{rank}.pt")
         normalized_by_each(world, out)
+        torch.save(maxima(world), out / f"maxima{rank}.pt")
+
+
+def maxima(world: World) -> list[int]:
+    """Return what the processes learn of each other's numbers, at once and one call later."""
+    numbers, (first, second) = LateMaximum(world), (int(world.rank == rank) for rank in (0, 1))
+    found = [numbers.late(5 * second), numbers.now(0), numbers.now(7 * first)]
+    return [*found, numbers.now(0), numbers.late(2 * first + second), numbers.now(1)]
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +98,11 @@ def test_two_processes_equal_one_process_with_the_whole_batch(two: Path, tmp_pat
     assert len(mine) == len(theirs) == 2
     for one, other in zip(mine, theirs, strict=True):  # over both processes
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-4)
+
+
+def test_processes_learn_the_largest_of_their_numbers(two: Path) -> None:
+    for rank in (0, 1):
+        assert torch.load(two / f"maxima{rank}.pt") == [0, 5, 7, 0, 0, 2]
 
 
 def logged(folder: Path) -> list[dict[str, float]]:
