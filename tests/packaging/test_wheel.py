@@ -197,6 +197,7 @@ def test_wheel_with_another_torch(other_python, tmp_path):
     assert "works with torch 2.13.0" in out
 
 
+@pytest.mark.long
 def test_op_tests_of_the_sdist_on_its_wheel(other_python, unpacked):
     pytest_program = other_python.with_name("pytest")  # which leaves sprout_fast/ here aside
     env = {"PATH": BARE_PATH}

@@ -460,7 +460,7 @@ def test_sprout_learns_the_sample_set(
     monkeypatch.chdir(tmp_path)
     argv = [
         "--arch",
-        "resnet18",
+        "cifar_resnet8",
         "--image-size",
         "32",
         "--batch-size",
@@ -475,11 +475,11 @@ def test_sprout_learns_the_sample_set(
     assert train_imagenet([*argv, "--final-attack-images", "0"]) == 0
     shown = capsys.readouterr().out
     assert "no data given: training on a generated sample set" in shown
-    with open(tmp_path / "runs" / "resnet18-sprout" / "metrics.csv") as file:
+    with open(tmp_path / "runs" / "cifar_resnet8-sprout" / "metrics.csv") as file:
         rows = list(csv.DictReader(file))
     losses = [float(row["train_loss"]) for row in rows]
     assert losses[-1] < losses[0] and losses[-1] < 2.2  # chance: log 10 = 2.30
     assert float(rows[-1]["val_top1"]) > 0.2  # chance is 0.1
     data = tmp_path / "runs" / "sample_set"
     assert (data / "train").is_dir()
-    assert_logged_is_measured(tmp_path / "runs" / "resnet18-sprout", data)
+    assert_logged_is_measured(tmp_path / "runs" / "cifar_resnet8-sprout", data)
