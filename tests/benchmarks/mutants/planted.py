@@ -246,4 +246,4 @@ def _sample(root: Path, files: Iterable[Path], count: int, seed: int) -> list[Mu
             found.append(Mutant(path, start, end, source[start:end], new, line + 1, text))
     # By hash rather than by position, so that an edit elsewhere leaves the choice as it is.
     found.sort(key=lambda one: random.Random(f"{seed} {one.key}").random())
-    return found[:count]
+    return list({one.key: one for one in found}.values())[:count]  # one of several alike
