@@ -255,7 +255,10 @@ def table(results: dict[str, dict[str, str]], options: Options) -> str:
         left = [k for k, r in results.items() if r["verdict"] == "survived"]
         if chosen := [key for key in left if (key in excuses) == excused]:
             lines += ["", f"{title}:", ""]
-            lines += [f"- `{key}`" + (f": {excuses[key]}" if excused else "") for key in chosen]
+            lines += [
+                f"- `{' '.join(key.split())}`" + (f": {excuses[key]}" if excused else "")
+                for key in chosen
+            ]
     return "\n".join(lines) + "\n"
 
 
