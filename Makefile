@@ -56,8 +56,8 @@ exhibits: build
 	$(BIN)/python tests/benchmarks/exhibits.py --data $(or $(DATA),$(error set DATA, e.g. make exhibits DATA=cifar10_images.tar IMAGENET=imagenet)) \
 		--imagenet $(or $(IMAGENET),$(error set IMAGENET, e.g. make exhibits DATA=cifar10_images.tar IMAGENET=imagenet)) --out $(or $(OUT),runs/exhibits)
 
-# `make test` runs these in part. All op tests on a CPU library with ASan and UBSan; the fuzz test on
-# fresh examples, 100 times as many.
+# All op tests on a CPU library with ASan and UBSan, of which `make test-long` runs a part; the fuzz
+# test on fresh examples, 100 times as many as in `make test`.
 asan: build
 	SPROUT_FAST_ASAN=all $(BIN)/python -m pytest tests/ops/test_asan.py
 

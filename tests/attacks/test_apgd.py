@@ -180,9 +180,16 @@ def test_dlr_with_too_few_classes_is_an_error():
 @pytest.mark.parametrize("classes", [2, 3, 4, 10])
 def test_the_targeted_loss_needs_four_classes_for_its_ratio(classes, monkeypatch):
     used = set()
+
+    def noted(name, loss):
+        def value(*args):
+            used.add(name)
+            return loss(*args)
+
+        return value
+
     for name, loss in list(LOSSES.items()):
-        noted = lambda *args, name=name, loss=loss: (used.add(name), loss(*args))[1]  # noqa: E731
-        monkeypatch.setitem(LOSSES._entries, name, noted)
+        monkeypatch.setitem(LOSSES._entries, name, noted(name, loss))
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(12, classes))
     images = torch.rand(6, 3, 2, 2)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import run_study
+import torch
 from helpers.image_files import encode, noise_image, write_tar
 from study import chain, page, stages
 from study.stages import Size, smoothing_at
@@ -97,3 +98,12 @@ def test_scale_1_has_the_papers_network() -> None:
     assert [stage.name for stage in stages.stages(size)] == [*stages.ROWS, "trades"]
     assert run_study.main(["--data", "x", "--scale", "0"]) == 2
     assert run_study.main(["--data", "x", "--rows", "nothing"]) == 2
+
+
+def test_a_training_resumes_compiled_or_not(data: Path, tmp_path: Path) -> None:
+    device = torch.device("cpu")
+    plain, compiled = (chain.Chain(tmp_path, TINY, data, device, compiled=c) for c in (False, True))
+    (stage, *_) = stages.stages(TINY)
+    assert (plain._config(stage).compile, compiled._config(stage).compile) == (None, "default")
+    compiled._check_same(stage, compiled._config(stage), plain._config(stage).stored())
+    plain._check_same(stage, plain._config(stage), compiled._config(stage).stored())

@@ -29,7 +29,7 @@ class Options:
     device: Auto[str] = None
     """E.g. cuda, cuda:1, cpu. Default: cuda if available, else cpu."""
     compile: bool = False
-    """Compile the networks that are trained: 1.3 times as fast on CPU cores."""
+    """Compile the networks that are trained; ResNet-20 on two CPU cores takes 0.77 of the time."""
     seed: int = 0
     """Seed of all trainings and evaluations."""
 
