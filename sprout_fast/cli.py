@@ -219,7 +219,7 @@ def _parser_type(config_type: type, groups: dict[str, list[str]]) -> type:
     for group, names in groups.items():
         if group:
             part = dataclasses.make_dataclass("Group", [option(name) for name in names])
-            kind = Annotated[part, tyro.conf.arg(name=group, help="")]
+            kind = Annotated[part, tyro.conf.arg(name=group)]
             members.append((_attribute(group), kind, dataclasses.field(default_factory=part)))
     return dataclasses.make_dataclass("Options", members)
 

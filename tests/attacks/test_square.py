@@ -101,6 +101,19 @@ def test_every_pixel_is_reached():
     assert (share - 1).abs().max() < 0.3  # 9,800 draws: five standard deviations
 
 
+@pytest.mark.parametrize(("height", "width"), [(5, 7), (6, 7), (8, 16), (7, 14)])
+def test_a_peak_is_highest_in_the_middle_and_falls_with_the_distance(height, width):
+    peak = module._peak(height, width, 1, 2)
+    assert peak.argmax() == height // 2 * width + width // 2
+    # Equation (2): the sum over rectangles of which each encloses the one before.
+    expected = torch.zeros(height, width, dtype=torch.float64)
+    for size in range(max(height, width) // 2 + 1):
+        rows = slice(max(height // 2 - size, 0), height // 2 + size + 1)
+        columns = slice(max(width // 2 - size, 0), width // 2 + size + 1)
+        expected[rows, columns] += 1 / (size + 1) ** 2
+    torch.testing.assert_close(peak, expected / expected.sum())
+
+
 @NORMS
 def test_each_image_has_its_own_squares(norm):
     images = torch.full((2, 3, 16, 16), 0.5)

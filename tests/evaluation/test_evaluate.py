@@ -355,6 +355,49 @@ def test_the_papers_protocol_has_the_papers_parameters():
     )
 
 
+def test_every_gradient_attack_of_the_audit_steps_by_a_quarter_of_its_radius():
+    checked = set()
+    for measurement in PROTOCOLS["audit"](Setting(eps=0.1)):
+        options = getattr(measurement, "options", {})
+        if "step_size" in options:
+            checked.add(measurement.name)
+            share = 1 if measurement.name == "audit: one step" else 1 / 4
+            assert options["step_size"] == pytest.approx(share * measurement.eps), measurement.name
+    assert {"audit: one step", "audit: PGD-20", "audit: transfer"} < checked
+
+
+@pytest.mark.parametrize("norm", BALLS)
+def test_no_measurement_leaves_the_range_of_images(norm):
+    """Of images with black and white pixels, which every step outwards takes out of [0, 1]."""
+
+    class Checked(Scaled):
+        def forward(self, images):
+            assert images.min() >= 0 and images.max() <= 1
+            return super().forward(images)
+
+    images, labels = made_images(20)
+    images = (images > 0.5).float()
+    model = Checked(trained(True), 1.0)
+    subject = Subject(model, "", 10, surrogate=model)
+    batch = Batch(images, subject.logits(images).argmax(1), 0)
+    setting = Setting(norm=norm, eps=0.3, image_size=8, scale=0.02)
+    for protocol in ("audit", "strong"):
+        for measurement in PROTOCOLS[protocol](setting):
+            measurement.measure(subject, batch)
+
+
+def test_a_flat_margin_has_slope_zero():
+    class Flat(nn.Module):
+        def forward(self, images):
+            return 0 * images.flatten(1)[:, :10] + torch.eye(10)[0]
+
+    images, _ = made_images(4)
+    batch = Batch(images, torch.zeros(4, dtype=torch.int64), 0)
+    columns = Gradients(eps=EPS).measure(Subject(Flat(), "", 10), batch)
+    assert columns["slope"].tolist() == [0] * 4
+    assert columns["margin_zero"].tolist() == [1] * 4
+
+
 class Stopped(Exception):
     pass
 

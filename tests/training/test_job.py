@@ -127,7 +127,7 @@ def test_incomplete_variables_of_a_launcher(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=re.escape(message)), joined_world("cpu"):
+    with pytest.raises(UserError, match=re.escape(message)), joined_world("cpu", 5):
         pass
 
 
