@@ -398,6 +398,21 @@ def test_a_flat_margin_has_slope_zero():
     assert columns["margin_zero"].tolist() == [1] * 4
 
 
+def test_a_margin_that_overflows_has_slope_zero():
+    class Overflowing(nn.Module):
+        """Has a finite gradient at gray images, and infinite logits at brighter ones."""
+
+        def forward(self, images):
+            large = torch.exp(88.7 + (images - 0.5).sum((1, 2, 3)) / 2)
+            return large[:, None] * torch.eye(10)[0]
+
+    images = torch.full((2, 3, 8, 8), 0.5)
+    batch = Batch(images, torch.tensor([0, 1]), 0)
+    columns = Gradients(eps=EPS).measure(Subject(Overflowing(), "", 10), batch)
+    assert columns["slope"].tolist() == [0, 0]
+    assert columns["margin_zero"].tolist() == [0, 0]
+
+
 class Stopped(Exception):
     pass
 

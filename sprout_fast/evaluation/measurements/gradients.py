@@ -67,7 +67,8 @@ class Gradients(Measurement):
 
         slopes = torch.stack(
             [(margin(h) - margin(-h)) / (2 * h * eps * predicted) for h in SLOPE_STEPS]
-        ).nan_to_num(0, 0, 0)
+        )
+        slopes = slopes.where(slopes.isfinite(), 0)
         best = (slopes - 1).abs().argmin(0)
         columns["slope"] = slopes.gather(0, best[None])[0]
         columns["rise"] = margin(RISE_STEP) - margin(0)
