@@ -544,8 +544,8 @@ def test_a_float64_model_receives_float64_images():
     assert 0 < results.robust_accuracy < results.clean_accuracy
 
 
-def test_perturbations_that_float32_rounds_beyond_eps_count():
-    eps = 4 / 255
+@pytest.mark.parametrize("eps", [4 / 255, 1e-4])
+def test_perturbations_that_float32_rounds_beyond_eps_count(eps):
     images = torch.linspace(0, 1 - eps, 1000).view(-1, 1, 1, 1)
     distance = BALLS["linf"].distance(images + eps, images)  # as other packages compute it
     assert (distance > eps * (1 + 1e-6)).any()
