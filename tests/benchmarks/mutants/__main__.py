@@ -237,7 +237,8 @@ def table(results: dict[str, dict[str, str]], options: Options) -> str:
     areas: dict[str, list[str]] = {}
     for key, result in results.items():
         path = Path(key.split(": ")[0])
-        area = "C++" if path.parts[0] == "csrc" else (path.parts[1] if len(path.parts) > 2 else "-")
+        inner = path.parts[1] if len(path.parts) > 2 else "its root"
+        area = "C++" if path.parts[0] == "csrc" else inner
         verdict = result["verdict"]
         if verdict == "survived" and key in excuses:
             verdict = "excused"
