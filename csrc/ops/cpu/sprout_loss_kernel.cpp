@@ -1,10 +1,11 @@
-// sprout_loss on CPU, one row at a time, but for the variates, which several rows draw together.
-// The variates are kept in scratch only; the backward pass draws them again, unless the forward
-// pass has computed the gradient of the logits.
+// sprout_loss on CPU, one row at a time, or a row per lane where classes are few. Several rows draw
+// their variates together. The variates are kept in scratch only; the backward pass draws them
+// again, unless the forward pass has computed the gradient of the logits.
 #include "sprout_loss_kernel.h"
 
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "log_gamma_row.h"
 #include "row.h"
@@ -33,7 +34,6 @@ struct Row {
   GammaRow<T> base;  // scale alpha beta
   int64_t label, partner;
   T label_mass, partner_mass;  // what the labels add to `base`
-  const T* drawn_w;            // [K] dlog_g/da of few classes, or null
 };
 
 template <typename T>
@@ -47,7 +47,6 @@ template <typename T>
 Row<T> label_row(const SproutLossArgs& args, int64_t row, const T* base, T* scratch) {
   const int64_t padded = padded_classes(args.classes);
   Row<T> r;
-  r.drawn_w = nullptr;
   r.logits = scratch;
   r.log_g = r.logits + padded;
   r.z = r.log_g + padded;
@@ -205,19 +204,11 @@ Drawn fill_log_g(int64_t K, const T* log_g, const Index* list, int64_t listed, b
 // The variates of one row of `variates`.
 template <typename T>
 Drawn take_row(const SproutLossArgs& args, const Variates<T>& variates, int64_t row, bool compacts,
-               Row<T>& r) {
+               const Row<T>& r) {
   const int64_t K = args.classes;
-  const T* log_g = variates.log_g + row * K;
-  if (K > kFewClasses) {
-    const SpanRow<T>& of_row = variates.of_row[row];
-    return fill_log_g(K, log_g, variates.list.in_row + of_row.list_begin, of_row.listed, compacts,
-                      r);
-  }
-  r.drawn_w = variates.w + row * K;
-  const Drawn drawn = fill_log_g(K, log_g, nullptr, -1, false, r);
-  // Variates of a NaN are any numbers.
-  if (r.label_mass != r.label_mass) r.log_g[r.label] = r.label_mass;
-  return drawn;
+  const SpanRow<T>& of_row = variates.of_row[row];
+  return fill_log_g(K, variates.log_g + row * K, variates.list.in_row + of_row.list_begin,
+                    of_row.listed, compacts, r);
 }
 
 // Draws the variates of one row, of any length.
@@ -272,26 +263,22 @@ void add_implicit_grad_beta(const SproutLossArgs& args, const Row<T>& r, const D
   by_chunks(drawn.count, [&](int64_t first, int64_t count) {
     T listed_a[kRowChunk], exponentials[kRowChunk], w[kRowChunk];
     const T *a = r.base.a + first, *log_g = r.log_g + first, *g = r.z + first;
-    if (r.drawn_w != nullptr) {
-      for (int64_t i = 0; i < count; ++i) w[i] = r.drawn_w[first + i];
-    } else {
-      if (drawn.index != nullptr) {
-        for (int64_t i = 0; i < count; ++i) listed_a[i] = r.base.a[drawn.index[first + i]];
-        a = listed_a;
-      }
-      if (stats[kTopG] != T(0)) {
-        for (int64_t i = 0; i < count; ++i) exponentials[i] = fast_exp(log_g[i]);
-        g = exponentials;
-      }
-      log_gamma_gradients(count, a, log_g, g, w);
-      const auto of_label = [&](int64_t k) {
-        const int64_t i = drawn.position(k) - first;
-        if (i < 0 || i >= count) return;
-        w[i] = log_gamma_gradient(concentration_of(r, k), log_g[i]);
-      };
-      of_label(r.label);
-      if (r.partner != r.label) of_label(r.partner);
+    if (drawn.index != nullptr) {
+      for (int64_t i = 0; i < count; ++i) listed_a[i] = r.base.a[drawn.index[first + i]];
+      a = listed_a;
     }
+    if (stats[kTopG] != T(0)) {
+      for (int64_t i = 0; i < count; ++i) exponentials[i] = fast_exp(log_g[i]);
+      g = exponentials;
+    }
+    log_gamma_gradients(count, a, log_g, g, w);
+    const auto of_label = [&](int64_t k) {
+      const int64_t i = drawn.position(k) - first;
+      if (i < 0 || i >= count) return;
+      w[i] = log_gamma_gradient(concentration_of(r, k), log_g[i]);
+    };
+    of_label(r.label);
+    if (r.partner != r.label) of_label(r.partner);
     const auto gradient = [&](int64_t i) {
       const T cost = log_sum - (r.logits[first + i] - top);
       const T by_w = by_sum * r.z[first + i] * (cost - loss) * w[i];
@@ -412,6 +399,180 @@ void backward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t ro
   for (int64_t k = 0; k < K; ++k) out[k] = static_cast<Logit>(r.logits[k]);
 }
 
+// Rows of few classes are processed this many at a time, a row per lane, so that no sum crosses
+// lanes and no row waits for another: alone, a row's chain of reductions takes most of the time.
+constexpr int64_t kAbreast = 16;
+template <typename T>
+using Abreast = T[kAbreast];
+
+// Calls body(i) for each lane, in a loop that the compiler vectorizes.
+template <typename Body>
+SPROUT_INLINE void each_lane(Body body) {
+  for (int64_t i = 0; i < kAbreast; ++i) body(i);
+}
+
+// The forward or the backward pass of rows [row, row + count), at most kAbreast of them, of few
+// classes. Their variates are those from row `drawn_as` of `variates` on, if labels are drawn.
+template <bool kBackward, typename T, typename Logit>
+void rows_abreast(const SproutLossArgs& args, int64_t row, int64_t count, const T* base,
+                  T* grad_beta, const Variates<T>& variates, int64_t drawn_as) {
+  const int64_t K = args.classes;
+  const bool samples = args.label_mode == LabelMode::kSample;
+  Abreast<T> logits[kFewClasses], softmax[kFewClasses], z[kFewClasses], stats[kRowStats];
+  Abreast<T> label_mass, partner_mass, log_sum, weight;
+  Abreast<int64_t> label, partner, source;  // lanes without a row repeat the last one
+  for (int64_t i = 0; i < kAbreast; ++i) {
+    source[i] = i < count ? i : count - 1;
+    const Row<T> r = label_row<T>(args, row + source[i], base, nullptr);
+    label[i] = r.label, partner[i] = r.partner;
+    label_mass[i] = r.label_mass, partner_mass[i] = r.partner_mass;
+  }
+  const auto transpose = [&](const auto* from, Abreast<T>* to) {
+    for (int64_t k = 0; k < K; ++k) {
+      for (int64_t i = 0; i < kAbreast; ++i) to[k][i] = static_cast<T>(from[source[i] * K + k]);
+    }
+  };
+  transpose(static_cast<const Logit*>(args.logits) + row * K, logits);
+
+  T* of_rows = static_cast<T*>(args.row_stats) + row * kRowStats;
+  if constexpr (kBackward) {
+    for (int64_t s = 0; s < kRowStats; ++s) {
+      for (int64_t i = 0; i < kAbreast; ++i) stats[s][i] = of_rows[source[i] * kRowStats + s];
+    }
+    const T* grad_loss = static_cast<const T*>(args.grad_loss);
+    const bool mean = args.reduction == Reduction::kMean;
+    for (int64_t i = 0; i < kAbreast; ++i) {
+      weight[i] = args.reduction == Reduction::kNone ? grad_loss[row + source[i]]
+                                                     : grad_loss[0] / T(mean ? args.batch : 1);
+    }
+  } else {
+    each_lane([&](int64_t i) { stats[kTop][i] = logits[0][i]; });
+    for (int64_t k = 1; k < K; ++k) {
+      each_lane([&](int64_t i) {
+        stats[kTop][i] = logits[k][i] > stats[kTop][i] ? logits[k][i] : stats[kTop][i];
+      });
+    }
+    for (int64_t s = kTop + 1; s < kRowStats; ++s) each_lane([&](int64_t i) { stats[s][i] = T(0); });
+    each_lane([&](int64_t i) { weight[i] = T(1); });
+  }
+  for (int64_t k = 0; k < K; ++k) {
+    each_lane([&](int64_t i) {
+      logits[k][i] -= stats[kTop][i];  // from here on
+      softmax[k][i] = fast_exp_below_88(logits[k][i]);
+    });
+  }
+  // A class with z = 0 contributes nothing, whatever its logit: 0 * inf counts as 0.
+  const auto product = [](T mass, T logit) { return keep_if(mass != T(0), mass * logit); };
+  if constexpr (!kBackward) {
+    for (int64_t k = 0; k < K; ++k) {
+      each_lane([&](int64_t i) { stats[kSum][i] += softmax[k][i]; });
+    }
+  }
+  for (int64_t i = 0; i < kAbreast; ++i) log_sum[i] = std::log(stats[kSum][i]);
+  if (!kBackward && args.wants_mean) {
+    Abreast<T> dot = {};
+    for (int64_t k = 0; k < K; ++k) {
+      each_lane([&](int64_t i) { dot[i] += product(base[k], logits[k][i]); });
+    }
+    for (int64_t i = 0; i < kAbreast; ++i) {
+      dot[i] += product(label_mass[i], logits[label[i]][i]) +
+                product(partner_mass[i], logits[partner[i]][i]);
+    }
+    each_lane([&](int64_t i) {
+      stats[kMass][i] = base[5 * padded_classes(K)] + (label_mass[i] + partner_mass[i]);
+      stats[kMeanLoss][i] = stats[kLoss][i] = log_sum[i] - dot[i] / stats[kMass][i];
+    });
+  }
+  if (samples) {
+    transpose(variates.log_g + drawn_as * K, z);
+    for (int64_t i = 0; i < kAbreast; ++i) {
+      // Variates of a NaN are any numbers.
+      if (label_mass[i] != label_mass[i]) z[label[i]][i] = label_mass[i];
+    }
+    if constexpr (!kBackward) {
+      Abreast<T> largest, dot = {};
+      each_lane([&](int64_t i) { largest[i] = z[0][i]; });
+      for (int64_t k = 1; k < K; ++k) {
+        each_lane([&](int64_t i) { largest[i] = z[k][i] > largest[i] ? z[k][i] : largest[i]; });
+      }
+      // If nothing can leave T's range, the variates themselves.
+      each_lane([&](int64_t i) {
+        stats[kTopG][i] = std::fabs(largest[i]) < T(20) ? T(0) : largest[i];
+      });
+      for (int64_t k = 0; k < K; ++k) {
+        each_lane([&](int64_t i) {
+          z[k][i] = fast_exp_below_88(z[k][i] - stats[kTopG][i]);
+          stats[kSumG][i] += z[k][i];
+          dot[i] += product(z[k][i], logits[k][i]);
+        });
+      }
+      each_lane([&](int64_t i) { stats[kLoss][i] = log_sum[i] - dot[i] / stats[kSumG][i]; });
+    } else {
+      for (int64_t k = 0; k < K; ++k) {
+        each_lane([&](int64_t i) { z[k][i] = fast_exp_below_88(z[k][i] - stats[kTopG][i]); });
+      }
+    }
+  } else {
+    for (int64_t k = 0; k < K; ++k) each_lane([&](int64_t i) { z[k][i] = base[k]; });
+    for (int64_t i = 0; i < kAbreast; ++i) {
+      z[label[i]][i] += label_mass[i];
+      z[partner[i]][i] += partner_mass[i];
+    }
+  }
+
+  const T factor = static_cast<T>(args.scale * args.alpha);
+  Abreast<T> by_total;
+  const auto add_grad_beta = [&](RowStat total, auto gradient) {
+    for (int64_t i = 0; i < kAbreast; ++i) {
+      by_total[i] = i < count ? weight[i] * factor / stats[total][i] : T(0);
+    }
+    for (int64_t k = 0; k < K; ++k) {
+      grad_beta[k] += row_sum<T>(kAbreast, [&](int64_t i) { return gradient(k, i); });
+    }
+  };
+  if (adds_expected(args)) {
+    add_grad_beta(kMass, [&](int64_t k, int64_t i) {
+      return by_total[i] * ((log_sum[i] - logits[k][i]) - stats[kMeanLoss][i]);
+    });
+  }
+  if (adds_implicit(args)) {
+    Abreast<T> w[kFewClasses];
+    transpose(variates.w + drawn_as * K, w);
+    const T unseen = std::exp(-unseen_nats<T>());
+    add_grad_beta(kSumG, [&](int64_t k, int64_t i) {
+      const T by_w = by_total[i] * z[k][i] * ((log_sum[i] - logits[k][i]) - stats[kLoss][i]);
+      return keep_if(!(z[k][i] < unseen * stats[kSumG][i]), by_w * w[k][i]);
+    });
+  }
+
+  if constexpr (!kBackward) {
+    each_lane([&](int64_t i) {
+      stats[kTop][i] = seen_nan(stats[kTop][i], stats[kSum][i]);
+      stats[kTopG][i] = seen_nan(stats[kTopG][i], stats[kSumG][i]);
+    });
+    for (int64_t i = 0; i < count; ++i) {
+      for (int64_t s = 0; s < kRowStats; ++s) of_rows[i * kRowStats + s] = stats[s][i];
+    }
+    if (args.grad_logits == nullptr) return;
+    const bool mean = args.reduction == Reduction::kMean;
+    each_lane([&](int64_t i) { weight[i] = T(1) / T(mean ? args.batch : 1); });
+  }
+  // dL/dlogit_k = softmax_k - z_k, both divided by their sums.
+  each_lane([&](int64_t i) { by_total[i] = weight[i] / stats[samples ? kSumG : kMass][i]; });
+  Abreast<T> by_sum;
+  each_lane([&](int64_t i) { by_sum[i] = weight[i] / stats[kSum][i]; });
+  for (int64_t k = 0; k < K; ++k) {
+    each_lane([&](int64_t i) {
+      softmax[k][i] = softmax[k][i] * by_sum[i] - z[k][i] * by_total[i];
+    });
+  }
+  using Out = std::conditional_t<kBackward, Logit, T>;
+  Out* out = static_cast<Out*>(args.grad_logits) + row * K;
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t k = 0; k < K; ++k) out[i * K + k] = static_cast<Out>(softmax[k][i]);
+  }
+}
+
 template <bool kBackward>
 void rows(const SproutLossArgs& args, int64_t begin, int64_t end, const void* base, void* scratch,
           void* grad_beta) {
@@ -426,9 +587,9 @@ void rows(const SproutLossArgs& args, int64_t begin, int64_t end, const void* ba
               variates, drawn_as);
     };
     static_assert(kRowChunk == 1024 && kSpan == 4096, "as in drawn_together");
-    const bool few = args.classes <= kFewClasses;
+    const bool few = args.classes <= kFewClasses, samples = args.label_mode == LabelMode::kSample;
     const int64_t some = drawn_together(args.classes) / args.classes;
-    if (some == 0 || args.label_mode == LabelMode::kMean) {
+    if (some == 0 || (!few && !samples)) {
       for (int64_t row = begin; row < end; ++row) run(row, nullptr, 0);
       return;
     }
@@ -439,8 +600,13 @@ void rows(const SproutLossArgs& args, int64_t begin, int64_t end, const void* ba
       const int64_t element = call.first_element + first * args.classes;
       const int64_t elements = (last - first) * args.classes;
       const bool together = few || PhiloxDraw::reach(element, elements) == elements;
-      if (together) draw(args, call, first, last, of_base, variates);
-      for (int64_t row = first; row < last; ++row) {
+      if (together && samples) draw(args, call, first, last, of_base, variates);
+      for (int64_t row = first; row < last && few; row += kAbreast) {
+        const int64_t count = last - row < kAbreast ? last - row : kAbreast;
+        rows_abreast<kBackward, T, Logit>(args, row, count, of_base, static_cast<T*>(grad_beta),
+                                          variates, row - first);
+      }
+      for (int64_t row = first; row < last && !few; ++row) {
         run(row, together ? &variates : nullptr, row - first);
       }
     }
