@@ -1,5 +1,6 @@
-// generalized_cross_entropy on CPU, one row at a time. Rows are converted into scratch, so that all
-// loops but the first and the last use the accumulation type only.
+// generalized_cross_entropy on CPU, one row at a time, or in the forward pass a row per lane where
+// classes are few. Rows are converted into scratch, so that all loops but the first and the last
+// use the accumulation type only.
 #include "generalized_cross_entropy_kernel.h"
 
 #include <cmath>
@@ -100,6 +101,72 @@ void forward_row(const Args& args, int64_t row, T* scratch) {
   }
 }
 
+// Rows [row, row + count), at most kAbreast of them, of at most kAbreastClasses classes.
+template <typename T>
+void forward_abreast(const Args& args, int64_t row, int64_t count) {
+  const int64_t K = args.classes;
+  const T keep = static_cast<T>(1 - args.smoothing);
+  const T uniform = static_cast<T>(args.smoothing / static_cast<double>(K));
+  Abreast<T> logits[kAbreastClasses], weights[kAbreastClasses];
+  const auto load = [&](Dtype dtype, const void* matrix, Abreast<T>* to) {
+    with_floating_type(dtype, [&](auto element) {
+      load_abreast(static_cast<const decltype(element)*>(matrix) + row * K, count, K, to);
+    });
+  };
+  load(args.dtype, args.logits, logits);
+  Abreast<T> top, sum = {}, dot = {}, mass = {}, log_sum, by_sum;
+  if (args.labels == nullptr) {
+    load(args.target_dtype, args.probabilities, weights);
+    for (int64_t k = 0; k < K; ++k) {
+      each_lane([&](int64_t i) {
+        weights[k][i] = keep * weights[k][i] + uniform;
+        mass[i] += weights[k][i];
+      });
+    }
+  } else {
+    for (int64_t k = 0; k < K; ++k) each_lane([&](int64_t i) { weights[k][i] = uniform; });
+    for (int64_t i = 0; i < count; ++i) weights[args.labels[row + i]][i] += keep;
+    each_lane([&](int64_t i) { mass[i] = T(1); });
+  }
+  abreast_maximum(K, logits, top);
+  for (int64_t k = 0; k < K; ++k) {
+    each_lane([&](int64_t i) {
+      const T below = logits[k][i] - top[i];
+      // Classes of weight 0 contribute nothing, whatever their logit.
+      dot[i] += keep_if(weights[k][i] != T(0), weights[k][i] * below);
+      logits[k][i] = fast_exp_below_88(below);
+      sum[i] += logits[k][i];
+    });
+  }
+  for (int64_t i = 0; i < kAbreast; ++i) log_sum[i] = std::log(sum[i]);
+  T* stats = static_cast<T*>(args.row_stats) + row * Stat::kCount;
+  for (int64_t i = 0; i < count; ++i, stats += Stat::kCount) {
+    stats[Stat::kTop] = seen_nan(top[i], sum[i]);
+    stats[Stat::kLogSum] = log_sum[i];
+    stats[Stat::kLoss] = mass[i] * log_sum[i] - dot[i];
+    stats[Stat::kMass] = mass[i];
+  }
+  if (args.grad_logits == nullptr) return;
+  const T factor = args.reduction == Reduction::kMean ? T(1) / static_cast<T>(args.batch) : T(1);
+  each_lane([&](int64_t i) { by_sum[i] = mass[i] / sum[i]; });
+  for (int64_t k = 0; k < K; ++k) {
+    each_lane(
+        [&](int64_t i) { logits[k][i] = factor * (logits[k][i] * by_sum[i] - weights[k][i]); });
+  }
+  store_abreast(logits, count, K, static_cast<T*>(args.grad_logits) + row * K);
+}
+
+template <typename T>
+void forward_rows(const Args& args, int64_t begin, int64_t end, void* scratch) {
+  if (args.classes > kAbreastClasses) {
+    for (int64_t row = begin; row < end; ++row) forward_row(args, row, static_cast<T*>(scratch));
+    return;
+  }
+  for (int64_t row = begin; row < end; row += kAbreast) {
+    forward_abreast<T>(args, row, end - row < kAbreast ? end - row : kAbreast);
+  }
+}
+
 template <typename T>
 void backward_row(const Args& args, int64_t row, T* scratch) {
   const int64_t K = args.classes;
@@ -133,10 +200,8 @@ void backward_row(const Args& args, int64_t row, T* scratch) {
 }  // namespace
 
 void generalized_cross_entropy_rows(const Args& args, int64_t begin, int64_t end, void* scratch) {
-  for (int64_t row = begin; row < end; ++row) {
-    args.dtype == Dtype::kFloat64 ? forward_row(args, row, static_cast<double*>(scratch))
-                                  : forward_row(args, row, static_cast<float*>(scratch));
-  }
+  const auto rows = args.dtype == Dtype::kFloat64 ? forward_rows<double> : forward_rows<float>;
+  rows(args, begin, end, scratch);
 }
 
 void generalized_cross_entropy_backward_rows(const Args& args, int64_t begin, int64_t end,

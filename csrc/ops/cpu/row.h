@@ -93,6 +93,50 @@ T row_exponentials(int64_t padded, const T* x, T top, T* out) {
   return sum;
 }
 
+// Rows of few classes are processed this many at a time, a row per lane, so that no sum crosses
+// lanes and no row waits for another: alone, its chain of reductions takes most of a row's time.
+constexpr int64_t kAbreast = 16, kAbreastClasses = 32;
+template <typename T>
+using Abreast = T[kAbreast];
+
+// Calls body(i) for each lane, in a loop that the compiler vectorizes.
+template <typename Body>
+inline __attribute__((always_inline)) void each_lane(Body body) {
+  for (int64_t i = 0; i < kAbreast; ++i) body(i);
+}
+
+// The row that a lane has, of `count`: those beyond repeat the last one.
+inline int64_t row_of_lane(int64_t i, int64_t count) { return i < count ? i : count - 1; }
+
+// Element k of row i, of `count` rows with K elements each, into to[k][i].
+template <typename From, typename T>
+void load_abreast(const From* rows, int64_t count, int64_t K, Abreast<T>* to) {
+  const From* of_lane[kAbreast];
+  for (int64_t i = 0; i < kAbreast; ++i) of_lane[i] = rows + row_of_lane(i, count) * K;
+  for (int64_t k = 0; k < K; ++k) {
+    for (int64_t i = 0; i < kAbreast; ++i) to[k][i] = static_cast<T>(of_lane[i][k]);
+  }
+}
+
+// The reverse, for those `count` rows.
+template <typename T, typename To>
+void store_abreast(const Abreast<T>* from, int64_t count, int64_t K, To* rows) {
+  for (int64_t i = 0; i < count; ++i) {
+    for (int64_t k = 0; k < K; ++k) rows[i * K + k] = static_cast<To>(from[k][i]);
+  }
+}
+
+// The largest of each lane's numbers, as row_maximum.
+template <typename T>
+inline __attribute__((always_inline)) void abreast_maximum(int64_t K, const Abreast<T>* values,
+                                                           Abreast<T>& largest) {
+  each_lane([&](int64_t i) { largest[i] = values[0][i]; });
+  for (int64_t k = 1; k < K; ++k) {
+    each_lane(
+        [&](int64_t i) { largest[i] = values[k][i] > largest[i] ? values[k][i] : largest[i]; });
+  }
+}
+
 constexpr int64_t kCompactLanes = 8;
 
 // For each mask of 8 lanes, the lanes that are set, in order.

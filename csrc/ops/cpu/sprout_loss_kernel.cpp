@@ -399,17 +399,7 @@ void backward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t ro
   for (int64_t k = 0; k < K; ++k) out[k] = static_cast<Logit>(r.logits[k]);
 }
 
-// Rows of few classes are processed this many at a time, a row per lane, so that no sum crosses
-// lanes and no row waits for another: alone, a row's chain of reductions takes most of the time.
-constexpr int64_t kAbreast = 16;
-template <typename T>
-using Abreast = T[kAbreast];
-
-// Calls body(i) for each lane, in a loop that the compiler vectorizes.
-template <typename Body>
-SPROUT_INLINE void each_lane(Body body) {
-  for (int64_t i = 0; i < kAbreast; ++i) body(i);
-}
+static_assert(kFewClasses <= kAbreastClasses);
 
 // The forward or the backward pass of rows [row, row + count), at most kAbreast of them, of few
 // classes. Their variates are those from row `drawn_as` of `variates` on, if labels are drawn.
@@ -420,39 +410,27 @@ void rows_abreast(const SproutLossArgs& args, int64_t row, int64_t count, const 
   const bool samples = args.label_mode == LabelMode::kSample;
   Abreast<T> logits[kFewClasses], softmax[kFewClasses], z[kFewClasses], stats[kRowStats];
   Abreast<T> label_mass, partner_mass, log_sum, weight;
-  Abreast<int64_t> label, partner, source;  // lanes without a row repeat the last one
+  Abreast<int64_t> label, partner;
   for (int64_t i = 0; i < kAbreast; ++i) {
-    source[i] = i < count ? i : count - 1;
-    const Row<T> r = label_row<T>(args, row + source[i], base, nullptr);
+    const Row<T> r = label_row<T>(args, row + row_of_lane(i, count), base, nullptr);
     label[i] = r.label, partner[i] = r.partner;
     label_mass[i] = r.label_mass, partner_mass[i] = r.partner_mass;
   }
-  const auto transpose = [&](const auto* from, Abreast<T>* to) {
-    for (int64_t k = 0; k < K; ++k) {
-      for (int64_t i = 0; i < kAbreast; ++i) to[k][i] = static_cast<T>(from[source[i] * K + k]);
-    }
-  };
-  transpose(static_cast<const Logit*>(args.logits) + row * K, logits);
+  load_abreast(static_cast<const Logit*>(args.logits) + row * K, count, K, logits);
 
   T* of_rows = static_cast<T*>(args.row_stats) + row * kRowStats;
   if constexpr (kBackward) {
-    for (int64_t s = 0; s < kRowStats; ++s) {
-      for (int64_t i = 0; i < kAbreast; ++i) stats[s][i] = of_rows[source[i] * kRowStats + s];
-    }
+    load_abreast(of_rows, count, kRowStats, stats);
     const T* grad_loss = static_cast<const T*>(args.grad_loss);
     const bool mean = args.reduction == Reduction::kMean;
     for (int64_t i = 0; i < kAbreast; ++i) {
-      weight[i] = args.reduction == Reduction::kNone ? grad_loss[row + source[i]]
+      weight[i] = args.reduction == Reduction::kNone ? grad_loss[row + row_of_lane(i, count)]
                                                      : grad_loss[0] / T(mean ? args.batch : 1);
     }
   } else {
-    each_lane([&](int64_t i) { stats[kTop][i] = logits[0][i]; });
-    for (int64_t k = 1; k < K; ++k) {
-      each_lane([&](int64_t i) {
-        stats[kTop][i] = logits[k][i] > stats[kTop][i] ? logits[k][i] : stats[kTop][i];
-      });
-    }
-    for (int64_t s = kTop + 1; s < kRowStats; ++s) each_lane([&](int64_t i) { stats[s][i] = T(0); });
+    abreast_maximum(K, logits, stats[kTop]);
+    for (int64_t s = kTop + 1; s < kRowStats; ++s)
+      each_lane([&](int64_t i) { stats[s][i] = T(0); });
     each_lane([&](int64_t i) { weight[i] = T(1); });
   }
   for (int64_t k = 0; k < K; ++k) {
@@ -484,21 +462,17 @@ void rows_abreast(const SproutLossArgs& args, int64_t row, int64_t count, const 
     });
   }
   if (samples) {
-    transpose(variates.log_g + drawn_as * K, z);
+    load_abreast(variates.log_g + drawn_as * K, count, K, z);
     for (int64_t i = 0; i < kAbreast; ++i) {
       // Variates of a NaN are any numbers.
       if (label_mass[i] != label_mass[i]) z[label[i]][i] = label_mass[i];
     }
     if constexpr (!kBackward) {
       Abreast<T> largest, dot = {};
-      each_lane([&](int64_t i) { largest[i] = z[0][i]; });
-      for (int64_t k = 1; k < K; ++k) {
-        each_lane([&](int64_t i) { largest[i] = z[k][i] > largest[i] ? z[k][i] : largest[i]; });
-      }
+      abreast_maximum(K, z, largest);
       // If nothing can leave T's range, the variates themselves.
-      each_lane([&](int64_t i) {
-        stats[kTopG][i] = std::fabs(largest[i]) < T(20) ? T(0) : largest[i];
-      });
+      each_lane(
+          [&](int64_t i) { stats[kTopG][i] = std::fabs(largest[i]) < T(20) ? T(0) : largest[i]; });
       for (int64_t k = 0; k < K; ++k) {
         each_lane([&](int64_t i) {
           z[k][i] = fast_exp_below_88(z[k][i] - stats[kTopG][i]);
@@ -537,7 +511,7 @@ void rows_abreast(const SproutLossArgs& args, int64_t row, int64_t count, const 
   }
   if (adds_implicit(args)) {
     Abreast<T> w[kFewClasses];
-    transpose(variates.w + drawn_as * K, w);
+    load_abreast(variates.w + drawn_as * K, count, K, w);
     const T unseen = std::exp(-unseen_nats<T>());
     add_grad_beta(kSumG, [&](int64_t k, int64_t i) {
       const T by_w = by_total[i] * z[k][i] * ((log_sum[i] - logits[k][i]) - stats[kLoss][i]);
@@ -550,9 +524,7 @@ void rows_abreast(const SproutLossArgs& args, int64_t row, int64_t count, const 
       stats[kTop][i] = seen_nan(stats[kTop][i], stats[kSum][i]);
       stats[kTopG][i] = seen_nan(stats[kTopG][i], stats[kSumG][i]);
     });
-    for (int64_t i = 0; i < count; ++i) {
-      for (int64_t s = 0; s < kRowStats; ++s) of_rows[i * kRowStats + s] = stats[s][i];
-    }
+    store_abreast(stats, count, kRowStats, of_rows);
     if (args.grad_logits == nullptr) return;
     const bool mean = args.reduction == Reduction::kMean;
     each_lane([&](int64_t i) { weight[i] = T(1) / T(mean ? args.batch : 1); });
@@ -562,15 +534,11 @@ void rows_abreast(const SproutLossArgs& args, int64_t row, int64_t count, const 
   Abreast<T> by_sum;
   each_lane([&](int64_t i) { by_sum[i] = weight[i] / stats[kSum][i]; });
   for (int64_t k = 0; k < K; ++k) {
-    each_lane([&](int64_t i) {
-      softmax[k][i] = softmax[k][i] * by_sum[i] - z[k][i] * by_total[i];
-    });
+    each_lane(
+        [&](int64_t i) { softmax[k][i] = softmax[k][i] * by_sum[i] - z[k][i] * by_total[i]; });
   }
   using Out = std::conditional_t<kBackward, Logit, T>;
-  Out* out = static_cast<Out*>(args.grad_logits) + row * K;
-  for (int64_t i = 0; i < count; ++i) {
-    for (int64_t k = 0; k < K; ++k) out[i * K + k] = static_cast<Out>(softmax[k][i]);
-  }
+  store_abreast(softmax, count, K, static_cast<Out*>(args.grad_logits) + row * K);
 }
 
 template <bool kBackward>
