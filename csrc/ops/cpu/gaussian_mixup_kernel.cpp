@@ -249,7 +249,8 @@ void mix_elements(const PhiloxDraw& draw, int64_t first, const Terms& terms, int
   const int64_t skip = first & 3;
   const int64_t length = channels * kGroup;
   float* floats = out.dtype == Dtype::kFloat32 ? static_cast<float*>(out.data) : nullptr;
-  const bool aligned = reinterpret_cast<uintptr_t>(floats - skip) % kVectorBytes == 0;
+  const uintptr_t address = reinterpret_cast<uintptr_t>(floats) - skip * sizeof(float);
+  const bool aligned = address % kVectorBytes == 0;
   int64_t phase = 0;
   for (int64_t i = -skip; i < count; i += kStep) {
     // A step at an end is computed from copies, so that nothing beyond the ends is touched.
