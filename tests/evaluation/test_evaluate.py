@@ -368,7 +368,7 @@ def test_every_gradient_attack_of_the_audit_steps_by_a_quarter_of_its_radius():
 
 @pytest.mark.parametrize("norm", BALLS)
 def test_no_measurement_leaves_the_range_of_images(norm):
-    """Of images with black and white pixels, which every step outwards takes out of [0, 1]."""
+    """All pixels are 0 or 1, so any step away from gray would leave the range."""
 
     class Checked(Scaled):
         def forward(self, images):
