@@ -375,7 +375,7 @@ def test_no_measurement_leaves_the_range_of_images(norm):
             assert images.min() >= 0 and images.max() <= 1
             return super().forward(images)
 
-    images, labels = made_images(20)
+    images, _ = made_images(20)
     images = (images > 0.5).float()
     model = Checked(trained(True), 1.0)
     subject = Subject(model, "", 10, surrogate=model)
