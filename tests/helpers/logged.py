@@ -40,7 +40,11 @@ def assert_logged_is_measured(out: Path, data: Path) -> None:
         top1, raw_loss = measured(model, images)
         assert float(row["val_top1_raw"]) == pytest.approx(top1, abs=1e-6)
         assert float(row["val_loss_raw"]) == pytest.approx(raw_loss, rel=1e-4)
-        assert raw_loss != pytest.approx(loss, rel=1e-3)
+        # Two losses can be alike by chance; that the two sets of weights differ cannot change with
+        # the processor's rounding.
+        assert any(
+            not torch.equal(content["ema"][name], content["model"][name]) for name in content["ema"]
+        )
     best = read_checkpoint(out / "best.pt")["best_top1"]
     assert measured(load_model(out / "best.pt"), images)[0] == pytest.approx(best, abs=1e-6)
 
