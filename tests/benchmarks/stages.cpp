@@ -1,17 +1,21 @@
-// Cycles per element of the stages of sprout_loss on CPU, on one thread and in cache: the minimum
-// of many, which other processes disturb least. From the project's root, for AVX2
+// Times of the stages of gaussian_mixup and sprout_loss on CPU, on one thread and in cache: the
+// minimum of many, which other processes disturb least. In nanoseconds and in cycles, of which the
+// processor may have more or fewer per tick of its clock. From the project's root, for AVX2
 // (-DSPROUT_ISA=avx512 -mavx512f -mavx512dq -mavx512vl -mavx512bw -mprefer-vector-width=512 beside
-// it for AVX-512):
+// it for AVX-512), with -fPIC as in the library, since it changes how GCC allocates registers:
 //
-//   g++ -std=gnu++17 -O3 -fno-math-errno -fno-trapping-math -fopenmp-simd -fno-thread-jumps -I .
-//     -DSPROUT_ISA=avx2 -mavx2 -mfma -mf16c tests/benchmarks/stages.cpp -o /tmp/stages
+//   g++ -std=gnu++17 -O3 -fPIC -fno-math-errno -fno-trapping-math -fopenmp-simd -fno-thread-jumps
+//     -I . -DSPROUT_ISA=avx2 -mavx2 -mfma -mf16c tests/benchmarks/stages.cpp -o /tmp/stages
 #include <x86intrin.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
+#include <memory>
 #include <random>
 #include <vector>
 
+#include "csrc/ops/cpu/gaussian_mixup_kernel.cpp"
 #include "csrc/ops/cpu/sprout_loss_kernel.cpp"
 
 using namespace sprout_fast;
@@ -30,21 +34,96 @@ double least_ticks(Body body) {
   return static_cast<double>(least);
 }
 
-double ticks_per_cycle() {
-  return least_ticks([](int64_t) {
-           uint64_t x = 0;
-           for (int i = 0; i < 100000; ++i) asm volatile("add $1, %0" : "+r"(x));
-         }) /
-         100000;  // one addition per cycle, since each waits for the previous one
-}
+// Ticks of the clock per cycle of the processor, and per nanosecond.
+struct Clock {
+  double per_cycle, per_nanosecond;
+
+  Clock() {
+    // An addition per cycle, since each waits for the previous one.
+    constexpr int kTimes = 10000, kAdditions = 16;
+    per_cycle = least_ticks([](int64_t) {
+                  uint64_t x = 0;
+                  for (int i = 0; i < kTimes; ++i) {
+                    asm volatile(".rept %c1\n add $1, %0\n .endr" : "+r"(x) : "i"(kAdditions));
+                  }
+                }) /
+                (kTimes * kAdditions);
+    const auto now = [] { return std::chrono::steady_clock::now(); };
+    const auto begin = now();
+    const uint64_t first = __rdtsc();
+    while (now() - begin < std::chrono::milliseconds(50)) {
+    }
+    const double passed = std::chrono::duration<double, std::nano>(now() - begin).count();
+    per_nanosecond = static_cast<double>(__rdtsc() - first) / passed;
+  }
+
+  // Of a stage that takes `ticks` for `elements`.
+  void print(const char* setting, const char* stage, double ticks, int64_t elements) const {
+    const double each = ticks / static_cast<double>(elements);
+    printf("%-6s %-40s %6.3f ns %6.2f cycles\n", setting, stage, each / per_nanosecond,
+           each / per_cycle);
+  }
+};
 
 void seen(const void* p) { asm volatile("" ::"r"(p) : "memory"); }
 
-}  // namespace
+void mixup_stages(const Clock& clock) {
+  constexpr int64_t B = 2, C = 3, kSide = 224, kElements = B * C * kSide * kSide;
+  std::mt19937 random(1);
+  std::vector<uint8_t> images(kElements);
+  std::vector<float> out(kElements + kLanes);
+  for (uint8_t& x : images) x = static_cast<uint8_t>(random());
+  const int64_t partner[B] = {1, 0};
+  const float lam[B] = {0.3f, 0.6f};
+  int64_t rng[3] = {1, 0, 0};
+  GaussianMixupArgs args{};
+  args.image_dtype = Dtype::kUInt8, args.out_dtype = Dtype::kFloat32;
+  args.images = images.data(), args.rng_state = rng;
+  void* aligned = out.data();  // as an allocator of tensors does
+  size_t room = sizeof(float) * out.size();
+  args.out = std::align(kVectorBytes, sizeof(float) * kElements, aligned, room);
+  args.batch = B, args.channels = C, args.height = args.width = kSide, args.pixel_scale = 1 / 255.0;
+  args.stride[0] = C * kSide * kSide, args.stride[1] = 1, args.stride[2] = C * kSide;
+  args.stride[3] = C;
+  for (int64_t c = 0; c < C; ++c) args.mean[c] = 0.5, args.inv_std[c] = 4, args.sigma[c] = 0.1;
+  const auto print = [&](const char* stage, auto body) {
+    const auto run = [&](int64_t offset) {
+      rng[1] = offset;
+      body();
+    };
+    clock.print("mixup", stage, least_ticks(run), kElements);
+  };
+  const int64_t chunks = B * mixup_chunks_per_image(kSide * kSide);
+  for (const bool mixes : {true, false}) {
+    args.partner = mixes ? partner : nullptr, args.lam = lam, args.lam_stride = 1;
+    for (const bool noise : {true, false}) {
+      args.noise = noise;
+      const char* names[2][2] = {{"neither", "noise alone"}, {"Mixup alone", "noise and Mixup"}};
+      print(names[mixes][noise], [&] { gaussian_mixup_chunks(args, 0, chunks); });
+    }
+  }
+  const PhiloxDraw draw(PhiloxCall(rng, 1), Stream::kImageNoise, 0, 0);
+  print("  words", [&] {
+    for (int64_t i = 0; i < kElements; i += kStep) {
+      Words words[4][kStepGroups];
+      draw.fours(i, words);
+      seen(words);
+    }
+  });
+  Words words[4][kStepGroups];
+  draw.fours(0, words);
+  print("  normals of words", [&] {
+    for (int64_t i = 0; i < kElements; i += kStep) {
+      seen(words);
+      Floats normal[kStepGroups][4];
+      for (int group = 0; group < kStepGroups; ++group) group_normals(words, group, normal[group]);
+      seen(normal);
+    }
+  });
+}
 
-int main() {
+void loss_stages(const Clock& clock) {
   constexpr int64_t B = 256, K = 1000, together = kSpan / K;
-  const double ticks = ticks_per_cycle();
   std::mt19937 random(1);
   std::vector<float> logits(B * K), beta(K), gradient(B * K), stats(B * kRowStats), grad_beta(K);
   std::vector<int64_t> labels(B);
@@ -69,8 +148,7 @@ int main() {
         rng[1] = offset;  // so that no branch predictor can learn the samples
         body(PhiloxCall(rng, K));
       };
-      printf("%-6s %-40s %6.2f\n", paper ? "paper" : "code", stage,
-             least_ticks(run) / ticks / (B * K));
+      clock.print(paper ? "paper" : "code", stage, least_ticks(run), B * K);
     };
     const auto rows = [&](const char* stage, LabelMode mode, BetaGrad grad) {
       args.label_mode = mode, args.beta_grad = grad;
@@ -123,4 +201,12 @@ int main() {
       }
     });
   }
+}
+
+}  // namespace
+
+int main() {
+  const Clock clock;
+  mixup_stages(clock);
+  loss_stages(clock);
 }

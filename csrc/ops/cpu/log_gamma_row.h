@@ -156,11 +156,8 @@ struct Listed {
   // Lists those of `number` elements, a multiple of kCompactLanes, from `first` of the row that
   // begins at `row`, whose key is 1.
   void add(const int32_t* key, int64_t number, int64_t first, int64_t row) {
-    const int64_t added = compact_indices(key, first, number, in_row + count);
-    for (int64_t n = count; n < count + added; ++n) {
-      in_span[n] = in_row[n] + static_cast<int32_t>(row);
-    }
-    count += added;
+    count += compact_indices(key, number, Numbers{first, in_row + count},
+                             Numbers{first + row, in_span + count});
   }
 };
 
@@ -261,22 +258,27 @@ __attribute__((noinline)) void log_gamma_span(const PhiloxCall& call, int64_t fi
     // Outside the row nothing is wanted. (For a = 0, one word in 2^23 is because of rounding.)
     int32_t padded[1 + kSpan + kAttempts];
     int32_t* const wanted = padded + 1;
+    int32_t drawn = 0;
     for (int64_t k = 0; k < count; ++k) {
       // NaN for 0 * inf, which no value is below.
       const T limit = row.a[k] * threshold + kOffset;
       const T value = static_cast<T>(static_cast<int32_t>(words[k] ^ 0x7FFFFFFFu));
       wanted[k] = (value < limit ? 1 : 0) | (row.a[k] < T(1) ? 0 : 1);
+      drawn += wanted[k];
     }
     wanted[-1] = 0;
     for (int64_t k = count; k < count + kAttempts; ++k) wanted[k] = 0;
     for (const int64_t k : of_row[r].also_listed) {
-      if (k >= 0) wanted[k] = 1;
+      if (k < 0) continue;
+      drawn += 1 - wanted[k];
+      wanted[k] = 1;
     }
     of_row[r].list_begin = waiting.count;
-    waiting.add(wanted, (count + kCompactLanes - 1) / kCompactLanes * kCompactLanes, 0, begin);
-    of_row[r].listed = waiting.count - of_row[r].list_begin;
-    if (of_row[r].listed <= count / 2) continue;
-    waiting.count = of_row[r].list_begin;
+    if (drawn <= count / 2) {
+      waiting.add(wanted, (count + kCompactLanes - 1) / kCompactLanes * kCompactLanes, 0, begin);
+      of_row[r].listed = drawn;
+      continue;
+    }
     of_row[r].listed = -1;
     for (int64_t k = -((first + begin) & 1); k < count; k += kAttempts) {
       const bool inside = k >= 0 && k + kAttempts <= count;
@@ -381,7 +383,7 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
     }
     compact(other, 1, kLanes, Compacted{block_a, rest.a + left},
             Compacted{block_log_g, rest.log_g + left}, Compacted{block_g, rest.g + left});
-    left += compact_indices(other, i, kLanes, rest.index + left);
+    left += compact_indices(other, kLanes, Numbers{i, rest.index + left});
   }
   // For a < 1 the rest is mostly in one region.
   int32_t region[kRowChunk + kLanes], elsewhere = 0;
@@ -460,7 +462,7 @@ void log_gamma_gradient_row(int64_t count, const T* a, const T* log_g, T* w) {
       for (int64_t i = 0; i < chunk; ++i) wanted += key[i];
       for (int64_t i = chunk; i < whole; ++i) key[i] = 0;
       if (wanted <= chunk / 2) {
-        compact_indices(key, 0, whole, index);
+        compact_indices(key, whole, Numbers{0, index});
         T wanted_a[kRowChunk], wanted_log_g[kRowChunk], wanted_g[kRowChunk], wanted_w[kRowChunk];
         for (int64_t i = 0; i < wanted; ++i) wanted_a[i] = chunk_a[index[i]];
         for (int64_t i = 0; i < wanted; ++i) wanted_log_g[i] = chunk_log_g[index[i]];

@@ -203,21 +203,32 @@ inline __attribute__((always_inline)) int64_t compact(const int32_t* key, int32_
   return n;
 }
 
-// The same for the numbers from `first` on, of which those with key 1 are wanted.
-inline __attribute__((always_inline)) int64_t compact_indices(const int32_t* key, int64_t first,
-                                                              int64_t count, int32_t* to) {
+// Consecutive numbers from `first` to compact. `to` needs room for kCompactLanes more.
+struct Numbers {
+  int64_t first;
+  int32_t* to;
+};
+
+// The same for numbers, of which those with key 1 are wanted.
+template <typename... Lists>
+inline __attribute__((always_inline)) int64_t compact_indices(const int32_t* key, int64_t count,
+                                                              Lists... lists) {
   int64_t n = 0;
 #if defined(__AVX2__)
   for (int64_t i = 0; i < count; i += 8) {
     const int mask = lanes_with(key + i, 1);
-    const __m256i begin = _mm256_set1_epi32(static_cast<int32_t>(first + i));
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + n),
-                        _mm256_add_epi32(begin, set_lanes_of(mask)));
+    const __m256i lanes = set_lanes_of(mask);
+    const auto list = [&](const Numbers& numbers) {
+      const __m256i begin = _mm256_set1_epi32(static_cast<int32_t>(numbers.first + i));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(numbers.to + n),
+                          _mm256_add_epi32(begin, lanes));
+    };
+    (list(lists), ...);
     n += __builtin_popcount(static_cast<unsigned>(mask));
   }
 #else
   for (int64_t i = 0; i < count; ++i) {
-    to[n] = static_cast<int32_t>(first + i);
+    ((lists.to[n] = static_cast<int32_t>(lists.first + i)), ...);
     n += key[i];
   }
 #endif
