@@ -23,6 +23,8 @@ class FreeAdversarialTraining(Method, name="free_at"):
             epochs by it, while epochs here are passes over the data.
     """
 
+    capturable = True
+
     def __init__(self, setting: MethodSetting, *, eps: float = 8 / 255, replays: int = 8) -> None:
         super().__init__(setting.mixer(), CrossEntropy())
         check_unit("eps", eps)

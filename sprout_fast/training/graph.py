@@ -58,10 +58,10 @@ def check_capturable(
         reason = "excluded by fsdp, which allocates the weights of each block in every step"
     elif config.activation_checkpointing:
         reason = "excluded by activation_checkpointing, which saves the random state of every block"
-    elif method.passes > 1:
+    elif method.passes > 1 and config.ema is not None:
         reason = (
-            f"got method {method.name} with {method.passes} optimizer steps per batch, expected 1:"
-            " each has a learning rate of its own"
+            f"excluded by ema with method {method.name}, whose {method.passes} optimizer steps per"
+            " batch are one graph: the weights between them cannot be averaged"
         )
     elif not method.capturable:
         reason = f"not supported by method {method.name}, whose step is decided on the host"
@@ -86,7 +86,7 @@ class StaticStep:
 
     Args:
         method: the training method.
-        optimize: the training step that the method calls, once per batch.
+        optimize: the training step that the method calls, ``method.passes`` times per batch.
 
     Raises:
         UserError: the optimizer computes with numbers of the host, which a graph would keep.
@@ -103,15 +103,29 @@ class StaticStep:
             )
             raise UserError(reason, option="cuda_graph")
         device = self._groups[0]["params"][0].device
-        # The fused optimizers read float32.
-        self._numbers = torch.zeros(len(self._groups) + 1, device=device)
-        *self._rates, self.lr_factor = self._numbers.unbind()
-        self.lr = self._rates[0]
+        # The fused optimizers read float32. A row per optimizer step of the batch.
+        self._numbers = torch.zeros(method.passes, len(self._groups) + 1, device=device)
+        self._rates = [tuple(row.unbind()) for row in self._numbers]
         self._batch: tuple[Tensor, Tensor] | None = None
-        self._launched: tuple[Tensor, Tensor, Any] | None = None
+        self._launched: list[tuple[Tensor, Tensor, Any]] = []
+
+    @property
+    def _next_rates(self) -> tuple[Tensor, ...]:
+        # After the last optimizer step of the batch, the last one's.
+        return self._rates[min(len(self._launched), len(self._rates) - 1)]
+
+    @property
+    def lr(self) -> Tensor:
+        """Learning rate of the next optimizer step of this batch."""
+        return self._next_rates[0]
+
+    @property
+    def lr_factor(self) -> Tensor:
+        """The same as a fraction of the schedule's peak."""
+        return self._next_rates[-1]
 
     def load(self, images: Tensor, labels: Tensor) -> None:
-        """Copy a batch, and the learning rates of its step, into the buffers.
+        """Copy a batch, and the learning rates of its steps, into the buffers.
 
         Raises:
             UserError: the batch has another shape than the first one.
@@ -124,31 +138,32 @@ class StaticStep:
                 reason = f"got a batch {got} after {expected}: a graph has one shape for all"
                 raise UserError(reason, option="cuda_graph")
             buffer.copy_(value, non_blocking=True)
-        rates = [float(group["lr"]) for group in self._groups]
-        self._numbers.copy_(torch.tensor([*rates, self._optimize.lr_factor]), non_blocking=True)
+        rates = self._optimize.upcoming_rates(self._method.passes)
+        self._numbers.copy_(torch.tensor(rates), non_blocking=True)
 
     def run(self) -> None:
         """Compute the step."""
         assert self._batch is not None
-        with self._device_rates():
-            self._method.training_step(self, *self._batch)
+        self._launched = []
+        self._method.training_step(self, *self._batch)
 
     def __call__(self, inputs: Any, target: Any, loss: Callable[[Any, Any], Tensor]) -> Tensor:
-        value, logits = self._optimize.launch(inputs, target, loss)
-        self._launched = value, logits, target
+        with self._device_rates():
+            value, logits = self._optimize.launch(inputs, target, loss)
+        self._launched.append((value, logits, target))
         return value
 
     def finish(self) -> None:
-        """Count the step, and do what follows it."""
-        assert self._launched is not None
-        self._optimize.count(*self._launched)
+        """Count the optimizer steps, and do what follows them."""
+        for launched in self._launched:
+            self._optimize.count(*launched)
 
     @contextmanager
     def _device_rates(self) -> Iterator[None]:
         """Let the optimizer read the learning rates from the buffer; schedule and checkpoints keep
         the host's numbers."""
         before = [(group["lr"], group.get("capturable")) for group in self._groups]
-        for group, rate in zip(self._groups, self._rates, strict=True):
+        for group, rate in zip(self._groups, self._next_rates[:-1], strict=True):
             group["lr"] = rate
             # Adam and its kin refuse a capture otherwise; if fused, their counts are on the device.
             if "capturable" in group and rate.is_cuda:

@@ -103,6 +103,17 @@ class OptimizeStep:
         self._settle()
         return self.scheduler.lr_lambdas[0](self.scheduler.last_epoch)
 
+    def upcoming_rates(self, steps: int) -> list[list[float]]:
+        """Return the learning rate of each parameter group in each of the next optimizer steps,
+        followed by what :attr:`lr_factor` is then."""
+        self._settle()
+        rates = []
+        for step in range(self.scheduler.last_epoch, self.scheduler.last_epoch + steps):
+            factors = [factor(step) for factor in self.scheduler.lr_lambdas]
+            pairs = zip(self.scheduler.base_lrs, factors, strict=True)
+            rates.append([*(float(base * factor) for base, factor in pairs), factors[0]])
+        return rates
+
     @property
     def skipped(self) -> int:
         """Number of ``steps`` that the scaler skipped, since a gradient was not finite."""

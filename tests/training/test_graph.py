@@ -55,6 +55,8 @@ SPROUT_OPTIONS = [
     {"beta_lr": "lr", "beta_momentum": 0.9, "beta_weight_decay": 5e-4, "labels_per_pair": 2},
     {"beta_batch": "clean", "label_mode": "mean"},
     {"modules": "ga,mixup,ls"},
+    {"weight_steps": 3},
+    {"weight_steps": 2, "beta_batch": "clean", "beta_lr": "lr", "beta_momentum": 0.9},
 ]
 CASES = [(name, {}) for name in CAPTURABLE] + [("sprout", options) for options in SPROUT_OPTIONS]
 
@@ -82,18 +84,20 @@ def readings(trainer: Trainer) -> tuple[float, float]:
     return reading.loss, reading.accuracy
 
 
-def test_methods_that_take_one_step_per_batch_can_be_captured():
+def test_the_methods_that_can_be_captured():
     plain = {"natural", "ls", "ga", "ga_ls", "mixup"}
     assert plain <= set(PLAIN) and "sprout" not in PLAIN
-    assert {"sprout", "stable", "bilateral", "trades", "pgd_at", "fast_at"} <= set(CAPTURABLE)
-    assert "free_at" not in CAPTURABLE  # as any class whose own training_step does not say so
+    attacking = {"pgd_at", "fast_at", "free_at", "trades"}
+    assert {"sprout", "stable", "bilateral"} | attacking <= set(CAPTURABLE)
 
 
 @pytest.mark.parametrize(("method", "options"), CASES)
 def test_a_static_step_trains_as_the_step_does(method, options):
     """With learning rates in tensors, weights, beta, momenta and meter are the same bit for bit."""
     # After the pass for beta, a captured step averages batch norm statistics that include it.
-    ema = None if options.get("beta_batch") == "clean" else 0.9
+    # Between several steps on a batch, it averages nothing, and is refused.
+    passes = build_method(method, method_setting(), **options).passes
+    ema = None if options.get("beta_batch") == "clean" or passes > 1 else 0.9
     (plain, _), (static, step) = (ready(method=method, ema=ema, **options) for _ in range(2))
     torch.manual_seed(6)
     for images, labels in FakeLoader(8):
@@ -103,7 +107,7 @@ def test_a_static_step_trains_as_the_step_does(method, options):
         take(step, images, labels)
     for trainer in (plain, static):
         trainer.position.step = trainer.optimize.steps
-    assert static.position.step == 8 and static.optimize.last_lr == plain.optimize.last_lr
+    assert static.position.step == 8 * passes and static.optimize.last_lr == plain.optimize.last_lr
     assert_same(plain._content(), static._content())
     assert readings(static) == readings(plain)
 
@@ -236,18 +240,19 @@ def test_options_that_exclude_a_graph(changes, message):
     assert raised.value.option == "cuda_graph" and "\n" not in str(raised.value)
 
 
-def test_methods_and_devices_that_exclude_a_graph():
+def test_methods_and_devices_that_exclude_a_graph(monkeypatch):
     gpu, plain = World(0, 1, torch.device("cuda", 0)), build_method("sprout", method_setting())
     for mode in (None, "default", "max-autotune-no-cudagraphs"):
         check_capturable(config(compile=mode), plain, gpu)
     with pytest.raises(UserError, match="needs a GPU, got device cpu"):
         check_capturable(config(), plain, World(0, 1, CPU))
     passes = build_method("sprout", method_setting(), weight_steps=3)
-    with pytest.raises(UserError, match="got method sprout with 3 optimizer steps per batch"):
-        check_capturable(config(), passes, gpu)
-    free = build_method("free_at", method_setting(), replays=1)
-    with pytest.raises(UserError, match="not supported by method free_at, whose step is decided"):
-        check_capturable(config(), free, gpu)
+    check_capturable(config(), passes, gpu)
+    with pytest.raises(UserError, match="by ema with method sprout, whose 3 optimizer steps per"):
+        check_capturable(config(ema=0.9), passes, gpu)
+    monkeypatch.setattr(type(plain), "capturable", False)
+    with pytest.raises(UserError, match="not supported by method sprout, whose step is decided"):
+        check_capturable(config(), plain, gpu)
 
 
 def test_processes_need_nccls_error_handling_off():
@@ -320,7 +325,8 @@ def test_replays_train_as_launches_do(method, options):
         for trainer in (launched, replayed)
     ]
     assert states[0] == states[1]  # each replay has drawn new numbers
-    assert replayed.optimize.steps == launched.optimize.steps == 12
+    passes = launched.method.passes
+    assert replayed.optimize.steps == launched.optimize.steps == 12 * passes
     assert replayed.optimize.last_lr == launched.optimize.last_lr
     assert readings(replayed)[0] == pytest.approx(readings(launched)[0], rel=1e-3)
 

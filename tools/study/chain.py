@@ -77,7 +77,7 @@ class Chain:
         self.out, self.size, self.data, self.device, self.seed = out, size, data, device, seed
         self._compile = "default" if compiled else None
         self._say = say
-        self._batch_size = 500 if device.type == "cuda" else 100
+        self._batch_size = 1000 if device.type == "cuda" else 100
         self._images: Images | None = None
 
     def run(self, rows: Sequence[str]) -> dict[str, Any]:
@@ -125,8 +125,6 @@ class Chain:
     def _config(self, stage: Stage) -> CifarConfig:
         values: dict[str, Any] = {} if stage.recipe is None else read_recipe(stage.recipe)
         values |= stage.options
-        # Several steps per batch need a graph each.
-        captured = self.device.type == "cuda" and values.get("weight_steps", 1) == 1
         if stage.mass_of is not None:
             values["alpha"] = smoothing_at(self._last_mass(stage.mass_of), num_classes=10)
         return CifarConfig(
@@ -138,7 +136,7 @@ class Chain:
                 "weights": None if stage.start is None else self.checkpoint(stage.start),
                 "out": self.folder(stage.name),
                 "device": str(self.device),
-                "cuda_graph": captured,
+                "cuda_graph": self.device.type == "cuda",
                 "compile": self._compile,
                 "seed": self.seed,
                 "keep_every": min(SNAPSHOT_EVERY, stage.epochs),

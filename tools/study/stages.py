@@ -39,7 +39,7 @@ class Size:
 #: By the smallest ``--scale`` that asks for it.
 SIZES: dict[float, Size] = {
     1.0: Size("cifar_vgg16", 200, 200, 200, 10_000, 10_000, 1_000, rows=(*ROWS, "trades")),
-    0.5: Size("cifar_vgg16", 30, 15, 10, 1_000, 500, 200),
+    0.5: Size("cifar_vgg16", 30, 15, 10, 1_000, 1_000, 200),
     0.1: Size("cifar_resnet20", 60, 30, 20, 1_000, 1_000, 200),
     0.0: Size("cifar_resnet8", 1, 1, 1, 20, 20, 10, attack_scale=0.02),
 }
