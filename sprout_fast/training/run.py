@@ -17,6 +17,7 @@ from sprout_fast.distributed import World, joined_world
 from sprout_fast.errors import UserError
 from sprout_fast.files import atomic_write, folder_lock
 from sprout_fast.job import end_job
+from sprout_fast.models.mode import restored
 from sprout_fast.training import environment, final_check, graph
 from sprout_fast.training.build import build_trainer
 from sprout_fast.training.config import OPTIMIZER_DEFAULTS, TrainConfig
@@ -70,7 +71,9 @@ def train(config: TrainConfig, checkpoint: dict[str, Any] | None = None) -> int:
                 )
                 return 0
         # The algorithms of convolutions that are fastest for these shapes. They may differ from run
-        # to run, so on a GPU the bits may too.
+        # to run, so on a GPU the bits may too. What follows a training in the same process may have
+        # batches of many sizes, as attacks do: timing all algorithms for each would take minutes.
+        held.enter_context(restored([torch.backends.cudnn], "benchmark"))
         torch.backends.cudnn.benchmark = True
         trainer = build_trainer(config, world, display, checkpoint, interrupt)
         if checkpoint is not None:
