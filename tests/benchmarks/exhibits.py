@@ -19,7 +19,7 @@ from reproduction.exhibits.base import EXHIBITS
 
 
 def main() -> int:
-    """Run all exhibits and return 1 if one fails, else 0."""
+    """Run all exhibits; return 1 if one fails, 130 after Ctrl-C, else 0."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", required=True, help="CIFAR-10's images")
     parser.add_argument("--imagenet", required=True, help="ImageNet, or a sample of it")
@@ -36,6 +36,8 @@ def main() -> int:
         print(f"=== {name}: status {status}, {time.monotonic() - start:.0f} s", flush=True)
         stem = f"{kind}_{number}"
         suffixes = ("md", "json", "png") if kind == "figure" else ("md", "json")
+        if status == 130:
+            return status
         if status or not all((given.out / f"{stem}.{suffix}").exists() for suffix in suffixes):
             failed.append(name)
     print(f"\n{len(EXHIBITS)} exhibits, failed: {', '.join(failed) or 'none'}")

@@ -35,11 +35,13 @@ from sprout_fast.evaluation.measurements import (
     Stability,
 )
 from sprout_fast.evaluation.measurements.attack import within_ball
+from sprout_fast.evaluation.measurements.diversity import _shuffled
 from sprout_fast.evaluation.names import NormName, ProtocolName
 from sprout_fast.evaluation.protocols import Setting
 from sprout_fast.evaluation.recorder import AccuracyRecord, Recorder
 from sprout_fast.methods import METHODS
 from sprout_fast.models import Normalized
+from sprout_fast.ops import sample_mixup
 
 
 class Scaled(nn.Module):
@@ -723,6 +725,19 @@ def test_diversity_of_identical_modules_is_one():
     columns = Diversity().measure(subject, batch())
     assert set(columns) == {"dirichlet_mixup", "dirichlet_ga", "mixup_ga"}
     assert all((column.abs() <= 1 + 1e-6).all() for column in columns.values())
+
+
+def test_mixup_partners_do_not_follow_the_order_of_the_classes():
+    """Where classes take turns, each draw has partners of one's own class by chance alone."""
+    generator, labels, shares = torch.Generator().manual_seed(3), torch.arange(100) % 10, []
+    for offset in range(20):
+        partner, _ = sample_mixup(100, torch.tensor([5, offset, 0]), per_sample=True)
+        assert (labels[partner] == labels).float().mean() in (0, 1)
+        partner = _shuffled(partner, generator)
+        assert partner.unique().numel() == 100 and (partner != torch.arange(100)).all()
+        shares.append((labels[partner] == labels).float().mean().item())
+    assert 0 < min(shares) and max(shares) < 0.3  # 9 of 99 on average
+    assert sum(shares) / 20 == pytest.approx(1 / 11, abs=0.03)
 
 
 def test_transferred_images_are_made_on_the_surrogate():

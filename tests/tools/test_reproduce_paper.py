@@ -98,7 +98,8 @@ def test_every_plan(
     for training in trainings:
         assert training.label in shown
     assert list(tmp_path.iterdir()) == []
-    title = headline(made, same_size=value == 1)
+    title = headline(made)
+    assert "with the paper's sizes" not in title  # nothing has run
     scaled = "SCALED DOWN (--scale 1e-06): these numbers are not comparable to the paper's"
     assert (scaled in title) == (value != 1)
 
@@ -191,7 +192,7 @@ def test_published_numbers_match_docs_method_md(number: int) -> None:
 class FakeStore:
     """A store with random results."""
 
-    out, device, timing_budget = Path("out"), CPU, 1.0
+    out, device, timing_budget, amp = Path("out"), CPU, 1.0, "none"
 
     def __init__(self, sizes: store.Counts | None = None, rounds: int = 2) -> None:
         self.sizes, self.rounds = sizes, rounds
@@ -255,7 +256,7 @@ def test_all_output_files(name: str, tmp_path: Path) -> None:
     content = json.loads(paths[1].read_text())
     assert len(content["cells"]) == len(made.cells) and not content["comparable_in_size"]
     text = paths[0].read_text()
-    assert text.splitlines()[0] == headline(made, same_size=False)
+    assert text.splitlines()[0] == headline(made, ["some"])
     assert all(f"- {note}" in text for note in (*made.chosen, *made.footnotes))
     assert "scaled down" in text and (made.incomparable is None) == (not results.has_published)
     for cell in content["cells"]:
@@ -280,9 +281,9 @@ def test_at_scale_1_nothing_differs_but_the_data_at_hand(name: str) -> None:
     if made.measured() and name != "figure 2":  # whose landscape is a mean over 16 images
         expected += [f"test images: 50 instead of {dataset.test_images:,}"]
     assert lines == (expected if made.trainings() else [])
-    assert headline(made, same_size=not lines).startswith(
-        f"{made.name} SCALED DOWN: these" if lines else f"{made.name}: "
-    )
+    ran = headline(made, lines)
+    assert ran.startswith(f"{made.name} SCALED DOWN: these" if lines else f"{made.name}: ")
+    assert ("with the paper's sizes" in ran) == (not lines)
 
 
 def test_only_what_ran_is_said_to_be_scaled_down() -> None:
@@ -390,6 +391,45 @@ def test_equal_work_has_equal_estimates(tmp_path: Path, monkeypatch: pytest.Monk
         plan.Plan(made, Store(tmp_path, made.scale, CPU)).print_to(console)
         shown.append(console.file.getvalue())
     assert shown[0] == shown[1] and next(trials) == 0.5
+
+
+def test_a_plan_counts_the_images_that_there_are(images: Path, tmp_path: Path) -> None:
+    def counts(value: float, dataset=CIFAR, **folders: Path) -> tuple[int, int]:
+        return Store(tmp_path, Scale(value, **folders), CPU).expected_counts(dataset)
+
+    assert counts(1.0) == (50_000, 10_000)  # as --plan assumes without data
+    assert counts(TINY) == (64, 10)
+    assert counts(1.0, data=images) == (80, 20)
+    assert counts(TINY, data=images) == (64, 10)
+    assert counts(0.5, data=images) == (80, 20)
+    few = Scale(TINY).test_images(IMAGENET)
+    assert few == 50 and counts(TINY, IMAGENET, imagenet=images) == (80, 20)
+    found = Store(tmp_path, Scale(TINY, data=images), CPU)
+    assert found.expected_counts(CIFAR) == tuple(found.counts(CIFAR))[:2]
+
+
+def test_timings_are_those_of_this_torch_and_planned_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, times = exhibit("table 6"), iter(range(100))
+
+    def timed(self: Store, arch: str) -> dict[str, list[float]]:
+        return dict.fromkeys(TIMED_METHODS, [float(next(times))])
+
+    monkeypatch.setattr(Store, "_time_methods", timed)
+    monkeypatch.setattr(Store, "timing_budget", 7200.0)
+    kept = Store(tmp_path, made.scale, CPU)
+
+    def total() -> str:
+        return " ".join(plan.Plan(made, kept)._total())
+
+    arch, _ = made.timed()
+    assert "about 4.0 h for training and timing" in total()
+    first = kept.seconds(arch)
+    assert kept.seconds(arch) == first
+    assert "about 2.0 h for training and timing" in total()
+    monkeypatch.setattr(torch, "__version__", "3.0.0")
+    assert not kept.is_timed(arch) and kept.seconds(arch) != first
 
 
 def test_the_estimate_knows_that_cw_ends_early_and_what_a_diversity_costs() -> None:

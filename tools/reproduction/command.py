@@ -38,12 +38,7 @@ def reproduce(options: Options, argv: Sequence[str]) -> int:
     # Into a file or a pipe, rich would cut the tables at 80 columns.
     console = Console(width=None if sys.stdout.isatty() else 180)
     try:
-        console.print(
-            headline(exhibit, same_size=scale.is_full),
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
+        console.print(headline(exhibit), markup=False, highlight=False, soft_wrap=True)
         Plan(exhibit, store).print_to(console)
         if options.plan:
             return 0

@@ -41,12 +41,6 @@ def passes_of(measurement: Measurement) -> int:
     return measurement.points**2 if isinstance(measurement, Landscape) else 1
 
 
-def training_passes(training: Training) -> int:
-    """Return the number of images times passes of a whole training."""
-    images = training.limit or training.dataset.train_images
-    return images * training["epochs"] * training.passes
-
-
 class Plan:
     """The work that an exhibit still needs."""
 
@@ -54,6 +48,11 @@ class Plan:
         self.exhibit, self.store = exhibit, store
         self.trainings = exhibit.trainings()
         self.done = {one: store.epochs_done(one) for one in self.trainings}
+        self._train_images, self._test_images = store.expected_counts(exhibit.dataset)
+
+    def _training_passes(self, training: Training) -> int:
+        """Return the number of images times passes of a whole training."""
+        return self._train_images * training["epochs"] * training.passes
 
     def print_to(self, console: Console) -> None:
         """Print tables of trainings and measurements, and the total."""
@@ -79,9 +78,9 @@ class Plan:
             yield [
                 training.label,
                 f"{epochs:,}",
-                f"{training.limit or training.dataset.train_images:,}",
+                f"{self._train_images:,}",
                 str(training["batch_size"]),
-                f"{training_passes(training):,}",
+                f"{self._training_passes(training):,}",
                 state,
             ]
 
@@ -104,19 +103,21 @@ class Plan:
             ]
 
     def _images(self, measurement: Measurement) -> int:
-        images = self.store.scale.test_images(self.exhibit.dataset)
+        images = self._test_images
         return images if measurement.limit is None else min(measurement.limit, images)
 
     def _total(self) -> Iterator[str]:
         training: dict[str, float] = {}
         for one in self.trainings:
             left = 1 - min(1, self.done[one] / one["epochs"])
-            training[one["arch"]] = training.get(one["arch"], 0) + left * training_passes(one)
+            passes = left * self._training_passes(one)
+            training[one["arch"]] = training.get(one["arch"], 0) + passes
         attacks: dict[str, int] = {}
         for (model, _), measurements in self.exhibit.measured().items():
             passes = sum(self._images(one) * passes_of(one) for one in measurements.values())
             attacks[model["arch"]] = attacks.get(model["arch"], 0) + passes
-        timing = self.store.timing_budget * len(self.exhibit.timed())
+        to_time = [arch for arch in self.exhibit.timed() if not self.store.is_timed(arch)]
+        timing = self.store.timing_budget * len(to_time)
         yield (
             f"to do: {sum(self.done[one] < one['epochs'] for one in self.trainings)} trainings with"
             f" {sum(training.values()):,.0f} image passes (forward and backward), and measurements"

@@ -23,14 +23,16 @@ from sprout_fast.evaluation.results import versions
 from sprout_fast.files import write_json
 
 
-def headline(exhibit: Exhibit, *, same_size: bool) -> str:
+def headline(exhibit: Exhibit, differences: Sequence[str] | None = None) -> str:
     """Return the first line of all output.
 
     Args:
         exhibit: the table or figure.
-        same_size: whether all sizes are the paper's.
+        differences: what differs from the paper's sizes; None if nothing has run yet.
     """
-    if same_size:
+    if differences is None and exhibit.scale.is_full:
+        return f"{exhibit.name}: {exhibit.title}."
+    if not differences and exhibit.scale.is_full:
         return (
             f"{exhibit.name}: {exhibit.title}. One run, with the paper's sizes if it states them."
         )
@@ -49,7 +51,7 @@ class SideBySide:
         self.has_published = any(cell.published is not None for cell in self.exhibit.cells)
         self.values = [(cell, findings.value(cell)) for cell in self.exhibit.cells]
         self.differences = differences(self.exhibit, store)
-        self.headline = headline(self.exhibit, same_size=not self.differences)
+        self.headline = headline(self.exhibit, self.differences)
         self.command = shlex.join(["python", "tools/reproduce_paper.py", *argv])
         self.date = date.today().isoformat()
 

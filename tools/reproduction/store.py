@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -167,7 +168,7 @@ class Store:
             arch,
             10,
             image_size=TIMED_SIDE,
-            amp="bf16" if self.device.type == "cuda" else "none",
+            amp=self.amp,
             device=self.device,
         )
         contestants, _ = build_contestants(trainee, build_methods(trainee, TIMED_METHODS), [])
@@ -190,18 +191,34 @@ class Store:
         The trial is made once, so that all exhibits that need the same work expect the same time.
         """
         return self._timed(
-            arch, image_size, lambda: {"natural": [_trial(arch, image_size, self.device)]}
+            arch, image_size, lambda: {"natural": [_trial(arch, image_size, self.device, self.amp)]}
         )["natural"][0]
 
     def _timed(
         self, arch: str, what: object, run: Callable[[], dict[str, list[float]]]
     ) -> dict[str, list[float]]:
-        key = hashlib.sha256(f"{arch} {self.device} {what}".encode()).hexdigest()[:12]
-        path = self.out / "times" / f"{arch}-{key}.json"
+        path = self._times(arch, what)
         with locked(path):
             if not path.exists():
                 write_json(path, run())
         return json.loads(path.read_text())
+
+    def _times(self, arch: str, what: object) -> Path:
+        """Return the file of timings, which belong to a machine, its threads and a torch."""
+        cuda = self.device.type == "cuda"
+        machine = torch.cuda.get_device_name(self.device) if cuda else platform.node()
+        setting = [arch, str(self.device), what, machine, torch.get_num_threads(), torch.__version__]
+        key = hashlib.sha256(json.dumps(setting).encode()).hexdigest()[:12]
+        return self.out / "times" / f"{arch}-{key}.json"
+
+    def is_timed(self, arch: str) -> bool:
+        """Return whether :meth:`seconds` has its timings already."""
+        return self._times(arch, self.timing_budget).exists()
+
+    @property
+    def amp(self) -> str:
+        """Precision of what is timed: that of the trainings."""
+        return "bf16" if self.device.type == "cuda" else "none"
 
     @property
     def timing_budget(self) -> float:
@@ -224,6 +241,24 @@ class Store:
             found = scan(self._data(dataset))
             self._counts[dataset] = Counts(len(found.train), len(found.val), len(found.classes))
         return self._counts[dataset]
+
+    def expected_counts(self, dataset: DataSet) -> tuple[int, int]:
+        """Return how many training and test images a run will have, without making the subset.
+
+        They are the scale's where the data set is not at hand, as ``--plan`` allows.
+        """
+        whole, scale = self.scale.data if dataset is CIFAR else self.scale.imagenet, self.scale
+        full = dataset.train_images, dataset.test_images
+        wanted = scale.train_images(dataset), scale.test_images(dataset)
+        if whole is None or not whole.exists():
+            return full if scale.is_full else wanted
+        found = scan(whole)
+        available = len(found.train), len(found.val)
+        if scale.is_full:
+            return available
+        least = len(found.classes)
+        train, test = (min(max(w, least), a) for w, a in zip(wanted, available, strict=True))
+        return train, test
 
     def described(self, dataset: DataSet) -> str:
         """Return where the images are from, in one line."""
@@ -256,8 +291,8 @@ class Store:
         return self._folders[dataset]
 
 
-def _trial(arch: str, image_size: int, device: torch.device) -> float:
-    trainee = build_trainee(arch, 10, image_size=image_size, device=device)
+def _trial(arch: str, image_size: int, device: torch.device, amp: str) -> float:
+    trainee = build_trainee(arch, 10, image_size=image_size, amp=amp, device=device)
     count = 32 if image_size <= 64 else 4
     batches = synthetic_batches(trainee, count)
     method = build_method("natural", trainee.setting).to(device)

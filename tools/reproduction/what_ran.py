@@ -144,7 +144,10 @@ def training_lines(exhibit: Exhibit, store: Store) -> list[str]:
             if value is not None and all(one[name] == value for one in found)
         }
         if common:
-            lines.append(f"options of {method}: {', '.join(map(_shown, common.items()))}")
+            text = f"options of {method}: {', '.join(map(_shown, common.items()))}"
+            if len({one.get("modules") for one in found}) > 1:
+                text += "; of these, each row has those of its modules"
+            lines.append(text)
     return lines
 
 
@@ -171,7 +174,8 @@ def timing_lines(exhibit: Exhibit, store: Store) -> list[str]:
     extra = {name: describe(build_method(name, setting)) for name in TIMED_METHODS}
     return [
         f"seconds are those of a training step on {TIMED_BATCH} random images of {TIMED_SIDE}"
-        f" pixels, times the steps of {TIMED_IMAGES // 50_000} epochs of 50,000 images, on"
-        f" {store.device}; no training is run for them (see tools/benchmark_training.py)",
+        f" pixels in {'float32' if store.amp == 'none' else store.amp}, times the steps of"
+        f" {TIMED_IMAGES // 50_000} epochs of 50,000 images, on {store.device}; no training is run"
+        " for them (see tools/benchmark_training.py)",
         "per batch, " + "; ".join(f"{name} makes {text}" for name, text in extra.items() if text),
     ]

@@ -28,9 +28,8 @@ class Diversity(Measurement):
     the model's own beta, or else one uniform on [0, 10/K]), ``mixup`` (image and label are mixed
     with another image of the batch, with weight lambda ~ Beta(mixup_alpha, mixup_alpha)) and ``ga``
     (Gaussian noise is added to the image). Each gradient is with respect to the module's output
-    image. All random numbers are drawn per image, lambda too, and again for each of ``draws``
-    passes, so that images are independent and the spread over images is also that over draws. The
-    partners come from the batch: order the images at random.
+    image. All random numbers are drawn per image, lambda and partner too, and again for each of
+    ``draws`` passes, so that the spread over images is also that over draws.
 
     Args:
         sigma: standard deviation of the Gaussian noise, for images in [0,1].
@@ -71,6 +70,7 @@ class Diversity(Measurement):
             partner, lam = sample_mixup(
                 len(one_hot), state.next(), mixup_alpha=self.mixup_alpha, per_sample=True
             )
+            partner = _shuffled(partner, generator)
             gradients["mixup"] = gradient_of(
                 _mixed(batch.images, partner, lam), _mixed(one_hot, partner, lam)
             )
@@ -80,6 +80,16 @@ class Diversity(Measurement):
                 similarity = F.cosine_similarity(gradients[one], gradients[other], dim=1)
                 found[f"{one}_{other}"].append(similarity)
         return {name: torch.stack(draws).mean(0) for name, draws in found.items()}
+
+
+def _shuffled(partner: Tensor, generator: torch.Generator) -> Tensor:
+    """Return the partners of images in random order, by the images' own places.
+
+    The op shifts a batch by one number for all; where classes take turns, all partners would be of
+    one's own class, or none.
+    """
+    order = torch.randperm(len(partner), generator=generator, device=partner.device)
+    return torch.empty_like(partner).index_copy_(0, order, order[partner])
 
 
 def _mixed(values: Tensor, partner: Tensor, lam: Tensor) -> Tensor:
