@@ -5,7 +5,7 @@ BIN := .venv/bin
 NATIVE := $(shell find csrc cmake -type f)
 CXX_FORMATTED := $(shell find csrc tests -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: train test test-long asan fuzz bench launches label-mass learn audit-calibration soak mutants study exhibits gpu-check build lint docs format wheel wheel-check clean
+.PHONY: train test test-long asan fuzz bench launches label-mass learn audit-calibration soak mutants study results exhibits gpu-check build lint docs format wheel wheel-check clean
 
 train: build
 	$(BIN)/python tools/train_imagenet.py --arch resnet152
@@ -48,7 +48,12 @@ audit-calibration: build
 # resumes. make study DATA=cifar10_images.tar [SCALE=1] [OUT=runs/study]
 study: build
 	$(BIN)/python tools/run_study.py --data $(or $(DATA),$(error set DATA, e.g. make study DATA=cifar10_images.tar)) \
-		--scale $(or $(SCALE),0.1) --out $(or $(OUT),runs/study)
+		--scale $(or $(SCALE),0.1) --out $(or $(OUT),runs/study) $(if $(PAGE),--page $(PAGE))
+
+# The tables and figures of docs/results.md from its numbers, docs/results.json, which
+# make study ... PAGE=docs/results.md writes.
+results: build
+	PYTHONPATH=tools $(BIN)/python -m study.page docs/results.md
 
 # Every table and figure of the paper, end to end on a few real images:
 # make exhibits DATA=cifar10_images.tar IMAGENET=imagenet [OUT=runs/exhibits]

@@ -128,7 +128,8 @@ class Method(nn.Module):
     mixer: nn.Module
     loss: nn.Module
 
-    #: Number of calls of ``optimize`` per :meth:`training_step`, for the learning rate schedule.
+    #: Number of calls of ``optimize`` per :meth:`training_step`: the learning rate schedule counts
+    #: by it, and a CUDA graph holds as many optimizer steps.
     passes = 1
 
     #: Whether a CUDA graph of one :meth:`training_step` serves for all: it launches the same for

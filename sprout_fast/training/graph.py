@@ -17,7 +17,7 @@ from sprout_fast.methods import Method
 from sprout_fast.training.config import TrainConfig
 from sprout_fast.training.step import OptimizeStep
 
-# Steps before the capture, in which cuDNN chooses algorithms, torch.compile compiles, and states
+# Batches before the capture, in which cuDNN chooses algorithms, torch.compile compiles, and states
 # that are created at their first use come to be. PyTorch requires 11 of DistributedDataParallel.
 _WARMUP, _PARALLEL_WARMUP = 3, 11
 
@@ -116,7 +116,7 @@ class StaticStep:
 
     @property
     def lr(self) -> Tensor:
-        """Learning rate of the next optimizer step of this batch."""
+        """Learning rate of the next optimizer step of this batch; after the last one, its own."""
         return self._next_rates[0]
 
     @property
@@ -146,6 +146,12 @@ class StaticStep:
         assert self._batch is not None
         self._launched = []
         self._method.training_step(self, *self._batch)
+        taken, passes = len(self._launched), self._method.passes
+        if taken != passes:
+            raise RuntimeError(
+                f"method {self._method.name}: took {taken} optimizer steps on a batch, expected its"
+                f" passes, {passes}"
+            )
 
     def __call__(self, inputs: Any, target: Any, loss: Callable[[Any, Any], Tensor]) -> Tensor:
         with self._device_rates():
@@ -178,7 +184,7 @@ class StaticStep:
 
 
 class CapturedStep:
-    """A method's training step that is captured into a CUDA graph after some steps.
+    """A method's training step that is captured into a CUDA graph after some batches.
 
     The steps before the capture train like all others. What is then replayed is what they launched,
     with the same learning rates, so a resumed run needs no capture at the same step.
@@ -188,7 +194,7 @@ class CapturedStep:
         world: this process.
 
     Attributes:
-        warmup: steps that are left before the capture.
+        warmup: batches that are left before the capture.
     """
 
     def __init__(self, method: Method, optimize: OptimizeStep, world: World) -> None:

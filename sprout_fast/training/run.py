@@ -72,7 +72,7 @@ def train(config: TrainConfig, checkpoint: dict[str, Any] | None = None) -> int:
                 return 0
         # The algorithms of convolutions that are fastest for these shapes. They may differ from run
         # to run, so on a GPU the bits may too. What follows a training in the same process may have
-        # batches of many sizes, as attacks do: timing all algorithms for each would take minutes.
+        # batches of many sizes, as attacks do, which would time all algorithms for each of them.
         held.enter_context(restored([torch.backends.cudnn], "benchmark"))
         torch.backends.cudnn.benchmark = True
         trainer = build_trainer(config, world, display, checkpoint, interrupt)

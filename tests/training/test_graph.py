@@ -270,6 +270,15 @@ def test_optimizers_with_numbers_of_the_host_are_refused():
         StaticStep(trainer.method, trainer.optimize)
 
 
+def test_a_method_takes_as_many_optimizer_steps_as_it_says():
+    trainer, step = ready(method="natural")
+    once = trainer.method.training_step
+    trainer.method.training_step = lambda *given: [once(*given), once(*given)]
+    step.load(*FakeLoader(1).batch(0, 0))
+    with pytest.raises(RuntimeError, match="natural: took 2 optimizer steps .*, expected .*, 1"):
+        step.run()
+
+
 def test_batches_of_another_shape_are_refused():
     _, step = ready(method="natural")
     images, labels = FakeLoader(1).batch(0, 0)

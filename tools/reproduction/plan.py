@@ -48,7 +48,10 @@ class Plan:
         self.exhibit, self.store = exhibit, store
         self.trainings = exhibit.trainings()
         self.done = {one: store.epochs_done(one) for one in self.trainings}
-        self._train_images, self._test_images = store.expected_counts(exhibit.dataset)
+        # Seconds alone need no images.
+        needs_images = bool(self.trainings or exhibit.measured())
+        counts = store.expected_counts(exhibit.dataset) if needs_images else (0, 0)
+        self._train_images, self._test_images = counts
 
     def _training_passes(self, training: Training) -> int:
         """Return the number of images times passes of a whole training."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from training_benchmark.contestants import build_contestants, build_methods
+from training_benchmark.machine import machine_info
 from training_benchmark.rounds import Clock, measure, synchronize
 from training_benchmark.trainee import build_trainee, synthetic_batches
 
@@ -205,9 +205,9 @@ class Store:
 
     def _times(self, arch: str, what: object) -> Path:
         """Return the file of timings, which belong to a machine, its threads and a torch."""
-        cuda = self.device.type == "cuda"
-        machine = torch.cuda.get_device_name(self.device) if cuda else platform.node()
-        setting = [arch, str(self.device), what, machine, torch.get_num_threads(), torch.__version__]
+        machine = machine_info(self.device)
+        where = [machine[name] for name in ("gpu", "processor", "cores", "threads", "torch")]
+        setting = [arch, str(self.device), what, *where]
         key = hashlib.sha256(json.dumps(setting).encode()).hexdigest()[:12]
         return self.out / "times" / f"{arch}-{key}.json"
 

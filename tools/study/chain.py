@@ -30,7 +30,7 @@ from sprout_fast.training.command import read_recipe
 from sprout_fast.training.config import CifarConfig
 from sprout_fast.training.run import train
 from study.options import Options
-from study.page import accuracy_table, update
+from study.page import accuracy_table, check_page, name_of, update
 from study.stages import Size, Stage, needed, size_of, smoothing_at, stages
 
 # Of the protocol "paper", by the names of the table's columns.
@@ -323,6 +323,8 @@ def run_study(options: Options) -> int:
     if unknown := set(rows) - set(size.rows):
         message = f"{', '.join(sorted(unknown))}: expected any of {', '.join(size.rows)}"
         raise UserError(message, option="rows")
+    if options.page is not None:
+        check_page(options.page, name_of(size.arch, size.epochs))
     chain = Chain(options.out, size, options.data, device, options.seed, options.compile)
     study = chain.run(rows)
     print(f"\n{accuracy_table(study)}")

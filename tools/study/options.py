@@ -25,7 +25,8 @@ class Options:
     """Networks to train and evaluate, e.g. natural sprout_code; others can follow, and run in other
     processes at the same time. Default: all."""
     page: Auto[Path] = None
-    """Update the tables and figures of this page (docs/results.md) once the study is complete."""
+    """Update the tables and figures of this page, and the numbers next to it, at the end (in the
+    repository, docs/results.md)."""
     device: Auto[str] = None
     """E.g. cuda, cuda:1, cpu. Default: cuda if available, else cpu."""
     compile: bool = False

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,9 @@ class Diversity(Measurement):
     mixup_alpha: float = 0.2
     alpha: float = 0.01
     draws: int = 10
+
+    def parameters(self) -> dict[str, Any]:
+        return super().parameters() | {"partners": "in random order"}
 
     def measure(self, subject: Subject, batch: Batch) -> dict[str, Tensor]:
         generator, device = batch.generator(), batch.images.device
