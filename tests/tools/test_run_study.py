@@ -123,7 +123,7 @@ def test_a_page_takes_rows_one_by_one_whole_or_not(tmp_path: Path) -> None:
     assert list(stored["rows"]) == ["natural", "sprout_code"]
     assert stored["rows"]["natural"]["landscape"] == [[0.0, 0.1235], [0.0, 2.0]]
     text = report.read_text()
-    assert "| natural | 1 |  | 1.00 | 0.50 | none of 7 |" in text
+    assert "| natural | 1 |  | 1.00 | 0.50 | none (of 7) |" in text
     assert "| code | 1 | 0.50 to 0.50 |  |  |  |" in text
     larger = a_study({}) | {"size": a_study({})["size"] | {"test_images": 2000}}
     for other in (a_study({}, seed=1), larger):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def label_table(study: Mapping[str, Any]) -> str:
             margin, confidence = (
                 f"{row['logits'][name]:.2f}" for name in ("mean_margin", "mean_confidence")
             )
-            failed = f"{', '.join(row['audit']['failed']) or 'none'} of {row['audit']['ran']}"
+            failed = f"{', '.join(row['audit']['failed']) or 'none'} (of {row['audit']['ran']})"
         rows.append([row["title"], str(row["epochs"]), mass, margin, confidence, failed])
     headings = ["network", "epochs", "mass", "margin", "confidence", "failed checks"]
     return markdown_table(headings, rows, left=1)
@@ -118,7 +119,7 @@ def _bars(study: Mapping[str, Any]) -> Figure:
             )
     axes.set_xticks(range(len(COLUMNS)), COLUMNS, rotation=20, ha="right")
     axes.set(ylabel="accuracy (%)", ylim=(0, 100))
-    figure.legend(loc="outside upper center", ncols=4, fontsize="small", frameon=False)
+    figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
     return figure
 
 
@@ -135,7 +136,7 @@ def _over_training(study: Mapping[str, Any]) -> Figure:
             right.plot([masses[epoch] for epoch in epochs], robust, f"C{place}.-")
     left.set(xlabel="epoch", ylabel="PGD-20 accuracy at 0.03 (%)", ylim=(0, None))
     right.set(xlabel="expected true-class mass of SPROUT's labels")
-    figure.legend(loc="outside upper center", ncols=4, fontsize="small", frameon=False)
+    figure.legend(loc="outside upper center", ncols=3, fontsize="small", frameon=False)
     return figure
 
 
@@ -148,12 +149,14 @@ def _landscapes(study: Mapping[str, Any]) -> Figure:
     scale = LogNorm(max(min(values), 1e-3), max(values), clip=True)
     for axes, row in zip(figure.subplots(2, columns).flat, rows, strict=False):
         image = axes.imshow(row["landscape"], origin="lower", extent=(0, 0.06, 0, 0.06), norm=scale)
-        axes.set_title(row["title"], fontsize="small", wrap=True)
+        axes.set_title(textwrap.fill(row["title"], 24), fontsize="small")
     for axes in figure.axes[len(rows) :]:
         axes.axis("off")
     figure.supxlabel("along a random sign vector")
     figure.supylabel("along the gradient's sign")
-    figure.colorbar(image, ax=figure.axes, label="cross entropy (nats)", shrink=0.7)
+    bar = figure.colorbar(image, ax=figure.axes, label="cross entropy (nats)", shrink=0.7)
+    bar.ax.yaxis.set_major_formatter("{x:g}")
+    bar.ax.yaxis.set_minor_formatter("{x:g}")
     return figure
 
 
