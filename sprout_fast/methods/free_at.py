@@ -53,6 +53,6 @@ class FreeAdversarialTraining(Method, name="free_at"):
             inputs, target = self.mixer((images + delta).clamp(0, 1), labels)
             optimize(inputs, target, self.loss)
             assert delta.grad is not None  # from optimize's backward pass
-            self.delta = delta.detach()  # the same memory: a captured step goes on from it
+            self.delta = delta.detach()  # in the same memory, where a replayed graph expects it
             eps = self.eps
             pgd_step_(self.delta, delta.grad, center, step=eps, eps=eps, lower=-eps, upper=eps)

@@ -728,7 +728,7 @@ def test_diversity_of_identical_modules_is_one():
 
 
 def test_mixup_partners_do_not_follow_the_order_of_the_classes():
-    """Where classes take turns, each draw has partners of one's own class by chance alone."""
+    """With classes in rotation, an image's partner has the same class only by chance."""
     generator, labels, shares = torch.Generator().manual_seed(3), torch.arange(100) % 10, []
     for offset in range(20):
         partner, _ = sample_mixup(100, torch.tensor([5, offset, 0]), per_sample=True)
