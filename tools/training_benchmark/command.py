@@ -17,6 +17,7 @@ from sprout_fast.data import Loaders, build_loaders, default_loader
 from sprout_fast.distributed import World, joined_world
 from sprout_fast.errors import UserError
 from sprout_fast.methods import METHODS, Method
+from sprout_fast.models.mode import restored
 from sprout_fast.registry import nearest
 from training_benchmark.added import measure_added
 from training_benchmark.baselines import BASELINES
@@ -59,7 +60,9 @@ def benchmark(options: Options, argv: Sequence[str], start: float) -> int:
         argv: arguments as typed, quoted in the report.
         start: ``time.perf_counter()`` when the program started, from which the budget counts.
     """
-    with joined_world(options.device) as world:
+    cudnn = torch.backends.cudnn
+    with joined_world(options.device) as world, restored([cudnn], "benchmark"):
+        cudnn.benchmark = True  # as in training, for the baselines too
         return _benchmark(options, argv, start, world)
 
 
@@ -73,7 +76,6 @@ def _benchmark(options: Options, argv: Sequence[str], start: float, world: World
     else:
         timed_by_part = selected("parts", options.parts, names)
     device = world.device
-    torch.backends.cudnn.benchmark = True  # as in training, for the baselines too
     if device.type == "cuda":
         torch.cuda.set_device(device)
     if options.threads is not None:
