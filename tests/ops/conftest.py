@@ -6,7 +6,7 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)  # "package" would last until the end of all tests
 def several_threads() -> Iterator[None]:
     """Let ops divide their work, also where tests/conftest.py leaves each process one core."""
     threads = torch.get_num_threads()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,8 +30,16 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("photos"), counts, noise_image)
 
 
-def train(out: Path, *argv: str) -> dict:
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Add in one order, so that a resumed run has the same bits."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def train(out: Path, *argv: str) -> dict:
     assert train_imagenet([*argv, "--out", str(out)]) == 0
     return read_checkpoint(out / "last.pt")
 
