@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -184,14 +184,17 @@ def keeps_gradient(logits: Tensor) -> bool:
     return logits.is_cpu and logits.dtype in (torch.float32, torch.float64)
 
 
-def scale_(gradient: Tensor, grad_loss: Tensor) -> Tensor:
-    """Multiply a gradient from the forward pass by the loss's gradient, in place if possible."""
-    weight = grad_loss.unsqueeze(1) if grad_loss.dim() else grad_loss
+def scaled(gradients: Sequence[Tensor], grad_loss: Tensor) -> Sequence[Tensor]:
+    """Multiply gradients from the forward pass by the loss's gradient, in place if possible."""
     compiling = torch.compiler.is_compiling()
-    if not compiling and (is_legacy_batchedtensor(grad_loss) or is_batchedtensor(grad_loss)):
-        return gradient * weight  # several gradients by vmap or is_grads_batched
     # loss.backward() starts from 1: skip a pass over memory. A trace must not depend on the value.
     traced = compiling or is_in_torch_dispatch_mode() or type(grad_loss) is not Tensor
-    if not traced and not grad_loss.dim() and grad_loss.item() == 1:
-        return gradient
-    return gradient.mul_(weight)
+    is_scalar = not grad_loss.dim()
+    if not compiling and (is_legacy_batchedtensor(grad_loss) or is_batchedtensor(grad_loss)):
+        # Several gradients by vmap or is_grads_batched.
+        weight = grad_loss if is_scalar else grad_loss.unsqueeze(1)
+        return [gradient * weight for gradient in gradients]
+    if is_scalar and not traced and grad_loss.item() == 1:
+        return gradients
+    weight = grad_loss if is_scalar else grad_loss.unsqueeze(1)
+    return [gradient.mul_(weight) for gradient in gradients]

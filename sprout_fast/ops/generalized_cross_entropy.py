@@ -48,7 +48,7 @@ def generalized_cross_entropy(
     """
     arguments = (logits, target, label_smoothing, reduction)
     if _shared.forward_gives_gradient(logits) and not getattr(target, "requires_grad", False):
-        return _GradientInForward.apply(*arguments, True)
+        return _GradientInForward.apply(logits, arguments)
     return _cross_entropy(*arguments, False)
 
 
@@ -56,9 +56,10 @@ class _GradientInForward(torch.autograd.Function):
     """:func:`generalized_cross_entropy` with the gradient computed in the forward pass."""
 
     @staticmethod
-    def forward(ctx, *inputs):
-        output = _shared.call_op("generalized_cross_entropy", *inputs)
-        _setup_context(ctx, inputs, output)
+    def forward(ctx, logits, arguments):
+        with torch._C._AutoDispatchBelowAutograd():
+            output = _op(*arguments, True)
+        _setup_context(ctx, (*arguments, True), output)
         loss, _, ctx.grad_logits = output
         ctx.set_materialize_grads(False)
         return loss
@@ -67,14 +68,14 @@ class _GradientInForward(torch.autograd.Function):
     def backward(ctx, *grad_outputs):
         (grad_loss,) = grad_outputs
         if grad_loss is None:  # the loss went into a function that passes no gradient on
-            return None, None, None, None, None
+            return None, None
         grad_logits, ctx.grad_logits = ctx.grad_logits, None
         if torch.is_grad_enabled():  # create_graph: the op has to refuse
-            return _backward(ctx, grad_loss)
+            return _recomputed(ctx, grad_loss, False)[0], None
         if grad_logits is None:  # handed out: a second backward pass recomputes the same bits
             arguments = *ctx.saved_tensors[:2], *ctx.scalars
             grad_logits = _shared.call_op("generalized_cross_entropy", *arguments, True)[2]
-        return _shared.scale_(grad_logits, grad_loss), None, None, None, None
+        return _shared.scaled([grad_logits], grad_loss)[0], None
 
 
 _ROW_STATS = 4  # CrossEntropyStat in csrc/ops/generalized_cross_entropy_args.h
@@ -98,10 +99,14 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, grad_loss, *_):
-    wants_target = ctx.needs_input_grad[1]
+    return *_recomputed(ctx, grad_loss, ctx.needs_input_grad[1]), None, None, None
+
+
+def _recomputed(ctx, grad_loss: Tensor, wants_target: bool) -> tuple[Tensor, Tensor | None]:
     inputs = grad_loss, *ctx.saved_tensors, *ctx.scalars, wants_target
     grad_logits, grad_target = _shared.call_op("generalized_cross_entropy_backward", *inputs)
-    return grad_logits, grad_target if wants_target else None, None, None, None
+    return grad_logits, grad_target if wants_target else None
 
 
+_op = torch.ops.sprout_fast.generalized_cross_entropy.default
 _cross_entropy = _shared.register_autograd("generalized_cross_entropy", _backward, _setup_context)

@@ -79,7 +79,7 @@ def sprout_loss(
     if _shared.forward_gives_gradient(logits):
         has_grad = beta is not None and beta.requires_grad
         wants_grad_beta = has_grad and beta_grad != "none" and reduction != "none"
-        return _GradientInForward.apply(*arguments, wants_grad_beta, True)[0]
+        return _GradientInForward.apply(logits, beta, arguments, wants_grad_beta, False)
     return _sprout_loss(*arguments, False, False)[0]
 
 
@@ -102,6 +102,7 @@ class SproutLossArguments(NamedTuple):
 # The inputs of the schemas before each op's own, and those among them that are tensors.
 _SHARED, _TENSORS = len(SproutLossArguments._fields), 6
 _BETA = SproutLossArguments._fields.index("beta")
+_BETA_GRAD = SproutLossArguments._fields.index("beta_grad") - _TENSORS  # among the options
 
 
 def sprout_loss_and_grad_beta(arguments: SproutLossArguments) -> tuple[Tensor, Tensor]:
@@ -113,7 +114,7 @@ def sprout_loss_and_grad_beta(arguments: SproutLossArguments) -> tuple[Tensor, T
     """
     arguments = arguments._replace(beta=arguments.beta.detach())
     if _shared.forward_gives_gradient(arguments.logits):
-        return _GradientInForward.apply(*arguments, True, True)
+        return _GradientInForward.apply(arguments.logits, arguments.beta, arguments, True, True)
     loss, grad_beta = _sprout_loss(*arguments, True, False)
     return loss, grad_beta.detach()
 
@@ -174,7 +175,7 @@ class _TrainingStep(torch.autograd.Function):
         grad_logits, ctx.grad_logits = ctx.grad_logits, None
         # A second backward pass finds it handed out; with create_graph the op has to refuse.
         if grad_logits is not None and not torch.is_grad_enabled():
-            return _shared.scale_(grad_logits, grad_loss), None
+            return _shared.scaled([grad_logits], grad_loss)[0], None
         *tensors, row_stats = ctx.saved_tensors
         options = *ctx.options, "none", "mean"
         inputs = *tensors, *options, row_stats, grad_loss
@@ -211,40 +212,39 @@ def _(beta, grad_sum, velocity, lr_factor, step):
     )
 
 
-def _gradients(grad_logits: Tensor | None, grad_beta: Tensor | None) -> tuple:
-    gradients: list[Tensor | None] = [None] * (_SHARED + 2)  # one per input of the op
-    gradients[0], gradients[_BETA] = grad_logits, grad_beta
-    return tuple(gradients)
-
-
 class _GradientInForward(torch.autograd.Function):
     """:func:`sprout_loss` with the gradients computed in the forward pass.
 
-    The backward pass only scales them, in place, and not at all if it starts from the loss itself.
+    The backward pass only scales them, and not at all if it starts from the loss itself. The
+    tensors that it differentiates by are inputs of their own: each further one costs time.
     """
 
     @staticmethod
-    def forward(ctx, *inputs):
-        output = _shared.call_op("sprout_loss", *inputs)
-        loss, grad_beta, _, grad_logits = output
-        _setup_context(ctx, inputs, output)
-        ctx.mark_non_differentiable(grad_beta)
+    def forward(ctx, logits, beta, arguments, wants_grad_beta, returns_grad_beta):
+        with torch._C._AutoDispatchBelowAutograd():
+            loss, grad_beta, row_stats, grad_logits = _op(*arguments, wants_grad_beta, True)
+        ctx.save_for_backward(*arguments[:_TENSORS], row_stats)
+        ctx.options = arguments[_TENSORS:]
         ctx.set_materialize_grads(False)  # the gradient of grad_beta would be zeros
-        ctx.gradients = grad_logits, grad_beta if inputs[_SHARED] else None  # return_grad_beta
+        ctx.gradients = grad_logits, grad_beta if wants_grad_beta else None
+        if not returns_grad_beta:
+            return loss
+        ctx.mark_non_differentiable(grad_beta)
         return loss, grad_beta
 
     @staticmethod
     def backward(ctx, *grad_outputs):
-        grad_loss, _ = grad_outputs
+        grad_loss = grad_outputs[0]
         if grad_loss is None:  # the loss went into a function that passes no gradient on
-            return _gradients(None, None)
+            return (None,) * 5
         (grad_logits, grad_beta), ctx.gradients = ctx.gradients, (None, None)
-        wants_beta = ctx.needs_input_grad[_BETA] and ctx.beta_grad != "none"
+        wants_beta = ctx.needs_input_grad[1] and ctx.options[_BETA_GRAD] != "none"
         # A second backward pass finds them handed out; with create_graph the op has to refuse.
         if torch.is_grad_enabled() or grad_logits is None or (wants_beta and grad_beta is None):
-            return _backward(ctx, grad_loss)
-        grad_beta = _shared.scale_(grad_beta, grad_loss) if wants_beta else None
-        return _gradients(_shared.scale_(grad_logits, grad_loss), grad_beta)
+            return *_recomputed(ctx, grad_loss, wants_beta), None, None, None
+        if not wants_beta:
+            return _shared.scaled([grad_logits], grad_loss)[0], None, None, None, None
+        return *_shared.scaled([grad_logits, grad_beta], grad_loss), None, None, None
 
 
 _ROW_STATS = 7  # RowStat in csrc/ops/sprout_loss_args.h
@@ -274,18 +274,24 @@ def _fake_grad_beta(arguments: SproutLossArguments, wanted: bool = True) -> Tens
 def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(*inputs[:_TENSORS], output[2])
     ctx.options = inputs[_TENSORS:_SHARED]
-    ctx.beta_grad = SproutLossArguments(*inputs[:_SHARED]).beta_grad
 
 
 def _backward(ctx, grad_loss, *_):
+    wants_beta = ctx.needs_input_grad[_BETA] and ctx.options[_BETA_GRAD] != "none"
+    gradients: list[Tensor | None] = [None] * (_SHARED + 2)  # one per input of the op
+    gradients[0], gradients[_BETA] = _recomputed(ctx, grad_loss, wants_beta)
+    return tuple(gradients)
+
+
+def _recomputed(ctx, grad_loss: Tensor, wants_beta: bool) -> tuple[Tensor, Tensor | None]:
     *tensors, row_stats = ctx.saved_tensors
     arguments = SproutLossArguments(*tensors, *ctx.options)
-    wants_beta = ctx.needs_input_grad[_BETA] and ctx.beta_grad != "none"
     if not wants_beta:
         arguments = arguments._replace(beta_grad="none")
     inputs = *arguments, row_stats, grad_loss
     grad_logits, grad_beta = _shared.call_op("sprout_loss_backward", *inputs)
-    return _gradients(grad_logits, grad_beta if wants_beta else None)
+    return grad_logits, grad_beta if wants_beta else None
 
 
+_op = torch.ops.sprout_fast.sprout_loss.default
 _sprout_loss = _shared.register_autograd("sprout_loss", _backward, _setup_context, outputs=2)

@@ -249,7 +249,7 @@ def close(actual, expected, rtol, atol, where=None):
     torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol, equal_nan=True)
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def restore_threads():
     threads = torch.get_num_threads()
     yield
