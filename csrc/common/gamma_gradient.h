@@ -119,10 +119,10 @@ SPROUT_HOST_DEVICE GammaRegion gamma_region(float a, float g) {
 // p = 1 / (b + 1) would make its g^2 term exact; p = kTail gives the smallest error of W over this
 // region, 1.1e-8. The last step,
 //   a W = e_0 + g / (a + 1) (S_1 e_1 + R_1),  e_n = psi(a + n + 1) - log g,
-// has one subtraction, of less than half, if e_0 < 0.
+// has one subtraction, of less than half, if e_0 < 0. excess = e_0.
 template <int N>
 SPROUT_HOST_DEVICE void log_gamma_gradient_at_small(const float (&a)[N], const float (&g)[N],
-                                                    const float (&log_g)[N], float (&w)[N]) {
+                                                    const float (&excess)[N], float (&w)[N]) {
   constexpr int kTerms = 6;
   constexpr float kTail = 0.14f;
   for (int i = 0; i < N; ++i) {
@@ -139,8 +139,7 @@ SPROUT_HOST_DEVICE void log_gamma_gradient_at_small(const float (&a)[N], const f
       d *= factor;
       s = d + g[i] * s;
     }
-    const float e = digamma_of_next(a[i]) - log_g[i];
-    const float x = a[i] + 1.0f, xd = x * d;
+    const float e = excess[i], x = a[i] + 1.0f, xd = x * d;
     // Multiply by g first: it may be 0 and the rest infinite.
     const float rest = g[i] * s * d * (e * x + 1.0f) + g[i] * (r * x);
     w[i] = (e * (xd * xd) + rest) / (xd * xd * a[i]);
@@ -229,7 +228,8 @@ SPROUT_HOST_DEVICE float log_gamma_gradient(float a, float log_g) {
   const float lane_a[1] = {a}, lane_g[1] = {g}, lane_log_g[1] = {log_g};
   float w[1];
   if (region == kSmall) {
-    log_gamma_gradient_at_small(lane_a, lane_g, lane_log_g, w);
+    const float excess[1] = {digamma_of_next(a) - log_g};
+    log_gamma_gradient_at_small(lane_a, lane_g, excess, w);
   } else if (region == kMiddle) {
     log_gamma_gradient_at_middle(lane_a, lane_g, lane_log_g, w);
   } else {

@@ -125,14 +125,18 @@ void mixup_stages(const Clock& clock) {
 void loss_stages(const Clock& clock) {
   constexpr int64_t B = 256, K = 1000, together = kSpan / K;
   std::mt19937 random(1);
-  std::vector<float> logits(B * K), beta(K), gradient(B * K), stats(B * kRowStats), grad_beta(K);
-  std::vector<int64_t> labels(B);
+  std::vector<float> logits(B * K), beta(K), gradient(B * K), stats(B * kRowStats), grad_beta(K),
+      lam(B);
+  std::vector<int64_t> labels(B), partners(B);
   for (float& x : logits) x = std::normal_distribution<float>()(random);
   for (float& x : beta) x = std::uniform_real_distribution<float>()(random);
   for (int64_t& x : labels) x = static_cast<int64_t>(random() % K);
+  for (int64_t& x : partners) x = static_cast<int64_t>(random() % K);
+  for (float& x : lam) x = std::uniform_real_distribution<float>()(random);
   int64_t rng[3] = {1, 0, 0};
   SproutLossArgs args{};
-  args.logits = logits.data(), args.labels = args.partner_labels = labels.data();
+  args.logits = logits.data(), args.labels = labels.data();
+  args.partner_labels = partners.data(), args.lam = lam.data(), args.lam_stride = 1;
   args.beta = beta.data(), args.rng_state = rng, args.row_stats = stats.data();
   args.grad_logits = gradient.data(), args.batch = B, args.classes = K;
   args.dtype = Dtype::kFloat32, args.reduction = Reduction::kMean;
@@ -164,6 +168,14 @@ void loss_stages(const Clock& clock) {
         draw_rows(args, call, row, row + together, base.data(), variates);
       }
     });
+    const GammaRow<float> shapes = label_row<float>(args, 0, base.data(), nullptr).base;
+    print("  of these, if nothing is wanted", [&](const PhiloxCall& call) {
+      for (SpanRow<float>& of_row : variates.of_row) of_row = {1e30f};
+      for (int64_t row = 0; row < B; row += together) {
+        log_gamma_span(call, row * K, together, K, shapes, variates.of_row, variates.log_g,
+                       variates.list);
+      }
+    });
     print("  words of the boosts", [&](const PhiloxCall& call) {
       static uint32_t words[kSpan + kBoosts];
       for (int64_t row = 0; row < B; row += together) {
@@ -172,14 +184,6 @@ void loss_stages(const Clock& clock) {
         seen(words);
       }
     });
-    print("  variates of the labels", [&](const PhiloxCall& call) {
-      for (int64_t row = 0; row < B; ++row) {
-        const Row<float> r = label_row<float>(args, row, base.data(), nullptr);
-        const LabelVariates<float> drawn(call, row * K, r);
-        seen(&drawn);
-      }
-    });
-    const GammaRow<float> shapes = label_row<float>(args, 0, base.data(), nullptr).base;
     static uint32_t words[kSpan + kBoosts];
     static float log_g[kSpan];
     print("  per variate, in whole blocks", [&](const PhiloxCall& call) {
@@ -192,12 +196,16 @@ void loss_stages(const Clock& clock) {
     });
     print("  per variate, in a list", [&](const PhiloxCall& call) {
       const PhiloxDraw draw(call, Stream::kGamma, 0, 0);
-      static Listed list, rejected;
-      for (int i = 0; i < kAttempts; ++i) list.in_row[i] = list.in_span[i] = 15 * i;
+      static Place place[kAttempts];
+      static float a[kAttempts];
+      int32_t accepted[kAttempts];
+      for (int i = 0; i < kAttempts; ++i) {
+        place[i] = place_of(15 * i, 15 * i);
+        a[i] = shapes.a[15 * i];
+      }
       for (int64_t i = 0; i < B * K; i += kAttempts) {
-        rejected.count = 0;
-        attempt_waiting(draw, i, shapes.a, words, list, 0, kAttempts, log_g, rejected);
-        seen(&rejected);
+        attempt_each(draw, i, kAttempts, place, a, words, log_g, accepted);
+        seen(accepted);
       }
     });
   }

@@ -148,44 +148,62 @@ inline void fill_boost_words(const PhiloxDraw& draw, int64_t first, int64_t coun
 // attempt, or any, and those of one row would not fill the vectors.
 constexpr int64_t kSpan = 4096;
 
-// A list of elements, by their positions in their rows and in the span.
+// An element's position in its row and, times 2^16, in the span.
+using Place = int32_t;
+inline Place place_of(int64_t in_row, int64_t in_span) {
+  return static_cast<Place>(in_row | in_span << 16);
+}
+inline int32_t in_row(Place place) { return place & 0xFFFF; }
+inline int32_t in_span(Place place) { return place >> 16; }
+
+// Elements in order of their places, and their variates.
+template <typename T>
 struct Listed {
-  int32_t in_row[kSpan + kCompactLanes], in_span[kSpan + kCompactLanes];
+  Place place[kSpan + kAttempts];
+  T log_g[kSpan + kAttempts];
+  int64_t count = 0;
+};
+
+// Elements whose attempt was rejected, and where their variates belong: in the span's array or,
+// from kSpan on, in the list's.
+struct Rejected {
+  Place place[kSpan + kAttempts];
+  int32_t to[kSpan + kAttempts];
   int64_t count = 0;
 
-  // Lists those of `number` elements, a multiple of kCompactLanes, from `first` of the row that
-  // begins at `row`, whose key is 1.
-  void add(const int32_t* key, int64_t number, int64_t first, int64_t row) {
-    count += compact_indices(key, number, Numbers{first, in_row + count},
-                             Numbers{first + row, in_span + count});
+  // Adds those of `number` elements, a multiple of kCompactLanes, whose key is 1. They may be its
+  // own, from beyond `count`.
+  void keep(const int32_t* key, int64_t number, const Place* of, const int32_t* of_to) {
+    count += compact(key, 1, number, Compacted{of, place + count}, Compacted{of_to, to + count});
   }
 };
 
-// One attempt for each of `count` <= kAttempts elements of `waiting` from `begin`, in the span that
-// begins at element `first`; writes the variates to log_g. Adds rejected elements to `rejected`,
-// which may be `waiting` if it trails the elements read.
+// The next multiple of kAttemptLanes.
+inline int64_t whole_lanes(int64_t number) {
+  return (number + kAttemptLanes - 1) / kAttemptLanes * kAttemptLanes;
+}
+// Fills the last kAttemptLanes with an element whose variate may be computed again.
+inline void pad(Place* place, int64_t count) {
+  for (int64_t i = count; i < whole_lanes(count); ++i) place[i] = place[0];
+}
+
+// An attempt for each of `count` <= kAttempts elements, whose places, concentrations and words of
+// their boosts are given up to the next multiple of kAttemptLanes. The span begins at element
+// `first`.
 template <typename T>
-void attempt_waiting(const PhiloxDraw& draw, int64_t first, const T* a, const uint32_t* boost_word,
-                     const Listed& waiting, int64_t begin, int64_t count, T* log_g,
-                     Listed& rejected) {
-  const int64_t elements = (count + kAttemptLanes - 1) / kAttemptLanes * kAttemptLanes;
-  int32_t in_row[kAttempts], in_span[kAttempts], odd[kAttempts];
+void attempt_each(const PhiloxDraw& draw, int64_t first, int64_t count, const Place* place,
+                  const T* a, const uint32_t* boost_word, T* variate, int32_t* accepted) {
+  const int64_t elements = whole_lanes(count);
+  // Recomputing the shapes is cheaper than gathering them.
+  T shapes[kGammaShapeArrays * kAttempts];
+  const GammaRow<T> row = gamma_row(elements, a, shapes, kAttempts);
+  int32_t odd[kAttempts];
   uint32_t even_neighbor[kAttempts];
   for (int64_t i = 0; i < elements; ++i) {
-    const int64_t n = begin + (i < count ? i : 0);
-    in_row[i] = waiting.in_row[n];
-    in_span[i] = waiting.in_span[n];
+    odd[i] = (in_span(place[i]) ^ static_cast<int32_t>(first)) & 1;
+    even_neighbor[i] =
+        static_cast<uint32_t>(first) + static_cast<uint32_t>(in_span(place[i]) - odd[i]);
   }
-  for (int64_t i = 0; i < elements; ++i) {
-    odd[i] = (in_span[i] ^ static_cast<int32_t>(first)) & 1;
-    even_neighbor[i] = static_cast<uint32_t>(first) + static_cast<uint32_t>(in_span[i] - odd[i]);
-  }
-  T concentration[kAttempts], shapes[kGammaShapeArrays * kAttempts];
-  uint32_t boost[kAttempts];
-  for (int64_t i = 0; i < elements; ++i) concentration[i] = a[in_row[i]];
-  for (int64_t i = 0; i < elements; ++i) boost[i] = boost_word[in_span[i]];
-  // Recomputing the shapes is cheaper than gathering them.
-  const GammaRow<T> row = gamma_row(elements, concentration, shapes, kAttempts);
   uint32_t radius_word[kAttempts], angle_word[kAttempts], word[kAttempts];
   constexpr int kVectors = kAttemptLanes / kLanes;
   for (int64_t i = 0; i < elements; i += kAttemptLanes) {
@@ -199,20 +217,52 @@ void attempt_waiting(const PhiloxDraw& draw, int64_t first, const T* a, const ui
       store(load<Ints>(odd + k) != 0 ? words[3][v] : words[2][v], word + k);
     }
   }
-  T normal[kAttempts], variate[kAttempts];
+  T normal[kAttempts];
   for (int64_t i = 0; i < elements; ++i) normal[i] = normal_radius<T>(radius_word[i]);
   for (int64_t i = 0; i < elements; ++i) {
     T sine, cosine;
     sincos_turns(angle_word[i], &sine, &cosine);
     normal[i] *= odd[i] != 0 ? sine : cosine;
   }
-  int32_t accepted[kAttempts];
-  attempts(elements, row, normal, word, boost, variate, accepted);
-  for (int64_t i = 0; i < count; ++i) log_g[in_span[i]] = variate[i];
+  attempts(elements, row, normal, word, boost_word, variate, accepted);
   for (int64_t i = count; i < elements; ++i) accepted[i] = 1;
-  rejected.count +=
-      compact(accepted, 0, elements, Compacted{in_row, rejected.in_row + rejected.count},
-              Compacted{in_span, rejected.in_span + rejected.count});
+}
+
+// Variates of elements whose concentrations are not those of their rows, `count` <= kAttempts of
+// them, whose places and concentrations are given up to the next multiple of kAttemptLanes. NaN
+// where the concentration is NaN.
+template <typename T>
+void log_gamma_each(const PhiloxCall& call, int64_t first, int64_t count, const Place* place,
+                    const T* a, T* log_g) {
+  const int64_t elements = whole_lanes(count);
+  const PhiloxDraw boost_draw(call, Stream::kGamma, kGammaBoostDraw, first);
+  const PhiloxDraw first_draw(call, Stream::kGamma, 0, first);
+  uint32_t element[kAttempts], boost_word[kAttempts];
+  for (int64_t i = 0; i < elements; ++i) {
+    element[i] = static_cast<uint32_t>(first) + static_cast<uint32_t>(in_span(place[i]));
+  }
+  constexpr int kVectors = kAttemptLanes / kLanes;
+  for (int64_t i = 0; i < elements; i += kAttemptLanes) {
+    Words of_group[kVectors], words[4][kVectors];
+    for (int v = 0; v < kVectors; ++v) {
+      of_group[v] = load<Words>(element + i + v * kLanes) & ~3u;
+    }
+    boost_draw.words(of_group, words);
+    for (int v = 0; v < kVectors; ++v) {
+      const Words in_group = load<Words>(element + i + v * kLanes) & 3u;
+      const Words low = (in_group & 1u) != 0u ? words[1][v] : words[0][v];
+      const Words high = (in_group & 1u) != 0u ? words[3][v] : words[2][v];
+      store((in_group & 2u) != 0u ? high : low, boost_word + i + v * kLanes);
+    }
+  }
+  T variate[kAttempts];
+  int32_t accepted[kAttempts];
+  attempt_each(first_draw, first, count, place, a, boost_word, variate, accepted);
+  for (int64_t i = 0; i < count; ++i) {
+    const bool drawn = accepted[i] != 0 && a[i] == a[i];
+    log_g[i] = drawn ? variate[i]
+                     : log_gamma_variate(a[i], call, Stream::kGamma, first + in_span(place[i]));
+  }
 }
 
 // A row of a span: what is wanted of it, and what was drawn.
@@ -221,38 +271,38 @@ struct SpanRow {
   T floor;  // variates that are certain to be below become -inf
   // Elements to list even so, or -1. Their variates are any numbers.
   int64_t also_listed[2] = {-1, -1};
-  // Output: where the list has the elements drawn, in ascending order, and their number; -1 if they
+  // Output: where the list has the elements drawn and their variates, and their number; -1 if they
   // are more than half of the row, which is then not listed but drawn as a whole.
   int64_t list_begin = 0, listed = -1;
 };
 
 // log_g[r * count + k] = log of the variate of element first + r * count + k, for k in [0, count)
 // and `rows` rows, together at most kSpan elements with the same upper 32 bits. Rows have the same
-// concentrations, which must be finite and nonnegative, and their own floors. Of a row that is
-// listed, other elements are left as they are. (Inlined, it needs more instructions.)
+// concentrations, which must be finite and nonnegative, and their own floors. The variates of a row
+// that is listed are in the list only. (Inlined, it needs more instructions.)
 template <typename T>
 __attribute__((noinline)) void log_gamma_span(const PhiloxCall& call, int64_t first, int64_t rows,
                                               int64_t count, const GammaRow<T>& row,
-                                              SpanRow<T>* of_row, T* log_g, Listed& waiting) {
+                                              SpanRow<T>* of_row, T* log_g, Listed<T>& list) {
   const T infinity = std::numeric_limits<T>::infinity();
-  Listed rejected;
-  waiting.count = 0;
+  Rejected rejected;
+  list.count = 0;
   uint32_t boost_words[4 + kSpan + kBoosts];
   uint32_t* const boost_word = boost_words + 4;  // blocks extend beyond the ends of the span
   const PhiloxDraw boost_draw(call, Stream::kGamma, kGammaBoostDraw, first);
   const PhiloxDraw first_draw(call, Stream::kGamma, 0, first);
   fill_boost_words(boost_draw, first - (first & 3), rows * count + (first & 3),
                    boost_word - (first & 3));
+  constexpr Place kNext = 1 | 1 << 16;  // place_of(1, 1)
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t begin = r * count;
     const uint32_t* words = boost_word + begin;
     T* variates = log_g + begin;
     // In a row of small concentrations the word of the boost alone shows that most elements are
     // negligible: log U / a < t if 1 - U > -a t. Elements with a >= 1 have no boost that could show
-    // it, and are always drawn: a threshold of 0 or more, as next to a variate above e^44, would
-    // drop all of them.
+    // it: with t <= -1 all of them are drawn.
     const T below_floor = of_row[r].floor - T(kLogGammaHeadroom);
-    const T threshold = (below_floor < T(0) ? below_floor : T(-1)) * T(-0x1p32);
+    const T threshold = (below_floor < T(-1) ? below_floor : T(-1)) * T(-0x1p32);
     // Accounts for the rounding of the conversion, and for its sign.
     constexpr T kOffset = T(512) - T(0x1p31);
     // Outside the row nothing is wanted. (For a = 0, one word in 2^23 is because of rounding.)
@@ -263,7 +313,7 @@ __attribute__((noinline)) void log_gamma_span(const PhiloxCall& call, int64_t fi
       // NaN for 0 * inf, which no value is below.
       const T limit = row.a[k] * threshold + kOffset;
       const T value = static_cast<T>(static_cast<int32_t>(words[k] ^ 0x7FFFFFFFu));
-      wanted[k] = (value < limit ? 1 : 0) | (row.a[k] < T(1) ? 0 : 1);
+      wanted[k] = value < limit ? 1 : 0;
       drawn += wanted[k];
     }
     wanted[-1] = 0;
@@ -273,10 +323,12 @@ __attribute__((noinline)) void log_gamma_span(const PhiloxCall& call, int64_t fi
       drawn += 1 - wanted[k];
       wanted[k] = 1;
     }
-    of_row[r].list_begin = waiting.count;
+    of_row[r].list_begin = list.count;
     if (drawn <= count / 2) {
-      waiting.add(wanted, (count + kCompactLanes - 1) / kCompactLanes * kCompactLanes, 0, begin);
-      of_row[r].listed = drawn;
+      const int64_t whole = whole_compact_lanes(count);
+      compact(wanted, 1, whole,
+              CompactedNumbers<kNext>{place_of(0, begin), list.place + list.count});
+      list.count += of_row[r].listed = drawn;
       continue;
     }
     of_row[r].listed = -1;
@@ -290,28 +342,67 @@ __attribute__((noinline)) void log_gamma_span(const PhiloxCall& call, int64_t fi
         again[i] = wanted[k + i] & (1 - accepted[i]);
         variate[i] = (wanted[k + i] & accepted[i]) != 0 ? variate[i] : -infinity;
       }
-      rejected.add(again, kAttempts, k, begin);
+      const Place place = static_cast<int32_t>(k) * kNext + place_of(0, begin);
+      rejected.count += compact(again, 1, kAttempts,
+                                CompactedNumbers<kNext>{place, rejected.place + rejected.count});
       for (int64_t i = k < 0 ? 1 : 0; !inside && i < kAttempts && k + i < count; ++i) {
         variates[k + i] = outside[i];
       }
     }
   }
-  const auto attempt = [&](const PhiloxDraw& draw, const Listed& who, int64_t number) {
-    for (int64_t n = 0; n < number; n += kAttempts) {
-      const int64_t some = number - n < kAttempts ? number - n : kAttempts;
-      attempt_waiting(draw, first, row.a, boost_word, who, n, some, log_g, rejected);
-    }
+  // One attempt for each of `number` <= kAttempts elements.
+  const auto attempt = [&](const PhiloxDraw& draw, int64_t number, const Place* place, T* variate,
+                           int32_t* accepted) {
+    T a[kAttempts];
+    uint32_t word[kAttempts];
+    for (int64_t i = 0; i < whole_lanes(number); ++i) a[i] = row.a[in_row(place[i])];
+    for (int64_t i = 0; i < whole_lanes(number); ++i) word[i] = boost_word[in_span(place[i])];
+    attempt_each(draw, first, number, place, a, word, variate, accepted);
   };
-  attempt(first_draw, waiting, waiting.count);
-  for (uint32_t number = 1; number < kMaxGammaDraws && rejected.count > 0; ++number) {
-    const int64_t again = rejected.count;
+  // So far all of them are of whole rows. (Compacted with their places, they would take longer.)
+  for (int64_t n = 0; n < rejected.count; ++n) rejected.to[n] = in_span(rejected.place[n]);
+  int32_t accepted[kAttempts];
+  pad(list.place, list.count);
+  for (int64_t n = 0; n < list.count; n += kAttempts) {
+    const int64_t number = list.count - n < kAttempts ? list.count - n : kAttempts;
+    attempt(first_draw, number, list.place + n, list.log_g + n, accepted);
+    int32_t again[kAttempts], to[kAttempts];
+    for (int64_t i = 0; i < whole_lanes(number); ++i) again[i] = 1 - accepted[i];
+    for (int64_t i = 0; i < whole_lanes(number); ++i) to[i] = static_cast<int32_t>(kSpan + n + i);
+    rejected.keep(again, whole_lanes(number), list.place + n, to);
+  }
+  const auto put = [&](int32_t to, T variate) {
+    (to < kSpan ? log_g[to] : list.log_g[to - kSpan]) = variate;
+  };
+  for (uint32_t draws = 1; draws < kMaxGammaDraws && rejected.count > 0; ++draws) {
+    const PhiloxDraw draw(call, Stream::kGamma, draws, first);
+    const int64_t count_before = rejected.count;
+    pad(rejected.place, count_before);
     rejected.count = 0;
-    attempt(PhiloxDraw(call, Stream::kGamma, number, first), rejected, again);
+    for (int64_t n = 0; n < count_before; n += kAttempts) {
+      const int64_t number = count_before - n < kAttempts ? count_before - n : kAttempts;
+      T variate[kAttempts];
+      attempt(draw, number, rejected.place + n, variate, accepted);
+      for (int64_t i = 0; i < number; ++i) put(rejected.to[n + i], variate[i]);
+      int32_t again[kAttempts];
+      for (int64_t i = 0; i < whole_lanes(number); ++i) again[i] = 1 - accepted[i];
+      rejected.keep(again, whole_lanes(number), rejected.place + n, rejected.to + n);
+    }
   }
   for (int64_t n = 0; n < rejected.count; ++n) {
-    const int32_t k = rejected.in_row[n], at = rejected.in_span[n];
-    log_g[at] = row.log_d[k];
-    log_g[at] += log_uniform_as<T>(boost_word[at]) * row.boost[k];
+    const Place place = rejected.place[n];
+    const T boost = log_uniform_as<T>(boost_word[in_span(place)]) * row.boost[in_row(place)];
+    put(rejected.to[n], row.log_d[in_row(place)] + boost);
+  }
+}
+
+// Writes the variates of a listed row to where they belong; the row has `count` elements, of which
+// the others become -inf.
+template <typename T>
+void scatter_listed(const Listed<T>& list, const SpanRow<T>& row, int64_t count, T* log_g) {
+  for (int64_t k = 0; k < count; ++k) log_g[k] = -std::numeric_limits<T>::infinity();
+  for (int64_t i = row.list_begin; i < row.list_begin + row.listed; ++i) {
+    log_g[in_row(list.place[i])] = list.log_g[i];
   }
 }
 
@@ -322,7 +413,7 @@ template <typename T>
 void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const T* a, T floor,
                    T* log_g) {
   static_assert(kRowChunk <= kSpan);
-  Listed list;
+  Listed<T> list;
   by_chunks(count, [&](int64_t begin, int64_t some) {
     for (int64_t k = begin; k < begin + some;) {
       const int64_t element = first + k, n = PhiloxDraw::reach(element, begin + some - k);
@@ -331,11 +422,11 @@ void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const T
       const int64_t odd = element & 1, whole = (odd + n + kAttempts - 1) / kAttempts * kAttempts;
       for (int64_t i = 0; i < n; ++i) row_a[i] = a[k + i];
       for (int64_t i = n; i < whole; ++i) row_a[i] = T(0);
-      for (int64_t i = 0; i < n; ++i) log_g[k + i] = -std::numeric_limits<T>::infinity();
       shapes[0] = T(0);
       const GammaRow<T> row = gamma_row(whole, row_a, shapes + 1, kStride);
       SpanRow<T> only{floor};
       log_gamma_span(call, element, 1, n, row, &only, log_g + k, list);
+      if (only.listed >= 0) scatter_listed(list, only, n, log_g + k);
       k += n;
     }
   });
@@ -343,9 +434,10 @@ void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const T
 
 // w[k] = log_gamma_gradient(a[k], log_g[k]) for `count` <= kRowChunk values, with g = e^log_g.
 // Values in region kSmall are computed in place, the others after sorting by region. For log_g =
-// -inf, w must not be used.
+// -inf, w must not be used. `digamma` may give psi(a + 1) for the a < 1, if many calls have the
+// same concentrations.
 inline void log_gamma_gradients(int64_t count, const float* a, const float* log_g, const float* g,
-                                float* w) {
+                                float* w, const float* digamma = nullptr) {
   constexpr int64_t kLanes = 32;
   using Lanes = const float (*)[kLanes];
   struct Elements {
@@ -368,9 +460,15 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
     for (int64_t j = 0; j < kLanes; ++j) other[j] = in_small_region(block_a[j], block_g[j]) ? 0 : 1;
     for (int64_t j = 0; j < kLanes; ++j) others += other[j];
     if (others < kLanes) {
+      float excess[kLanes];
+      if (digamma != nullptr && lanes == kLanes) {
+        for (int64_t j = 0; j < kLanes; ++j) excess[j] = digamma[i + j] - block_log_g[j];
+      } else {
+        for (int64_t j = 0; j < kLanes; ++j)
+          excess[j] = digamma_of_next(block_a[j]) - block_log_g[j];
+      }
       log_gamma_gradient_at_small(*reinterpret_cast<Lanes>(block_a),
-                                  *reinterpret_cast<Lanes>(block_g),
-                                  *reinterpret_cast<Lanes>(block_log_g), result);
+                                  *reinterpret_cast<Lanes>(block_g), excess, result);
       if (lanes == kLanes) {
         for (int64_t j = 0; j < kLanes; ++j) w[i + j] = result[j];
       } else {
@@ -381,9 +479,9 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
     if (lanes < kLanes) {
       for (int64_t j = lanes; j < kLanes; ++j) other[j] = 0;
     }
-    compact(other, 1, kLanes, Compacted{block_a, rest.a + left},
-            Compacted{block_log_g, rest.log_g + left}, Compacted{block_g, rest.g + left});
-    left += compact_indices(other, kLanes, Numbers{i, rest.index + left});
+    left += compact(other, 1, kLanes, Compacted{block_a, rest.a + left},
+                    Compacted{block_log_g, rest.log_g + left}, Compacted{block_g, rest.g + left},
+                    CompactedNumbers<>{static_cast<int32_t>(i), rest.index + left});
   }
   // For a < 1 the rest is mostly in one region.
   int32_t region[kRowChunk + kLanes], elsewhere = 0;
@@ -394,7 +492,7 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
   int32_t regions = left > 0 ? 1 << kMiddle : 0;
   if (!one_region) {
     for (int64_t i = 0; i < left; ++i) region[i] = gamma_region(rest.a[i], rest.g[i]);
-    for (int64_t i = left; i % 8 != 0; ++i) region[i] = kSmall;
+    for (int64_t i = left; i < whole_compact_lanes(left); ++i) region[i] = kSmall;
     for (int64_t i = 0; i < left; ++i) regions |= 1 << region[i];
   }
   for (int32_t which = kMiddle; which < kGammaRegions; ++which) {
@@ -402,9 +500,9 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
     Elements& list = one_region ? rest : part;
     const int64_t length =
         one_region ? left
-                   : compact(region, which, (left + 7) / 8 * 8, Compacted{rest.index, part.index},
-                             Compacted{rest.a, part.a}, Compacted{rest.log_g, part.log_g},
-                             Compacted{rest.g, part.g});
+                   : compact(region, which, whole_compact_lanes(left),
+                             Compacted{rest.index, part.index}, Compacted{rest.a, part.a},
+                             Compacted{rest.log_g, part.log_g}, Compacted{rest.g, part.g});
     for (int64_t j = length; j % kLanes != 0; ++j) {
       list.index[j] = list.index[length - 1];
       list.a[j] = list.a[length - 1];
@@ -439,7 +537,8 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
 }
 
 inline void log_gamma_gradients(int64_t count, const double* a, const double* log_g,
-                                const double* /* computes its own g */, double* w) {
+                                const double* /* computes its own g */, double* w,
+                                const double* /* and digamma */ = nullptr) {
   const double infinity = std::numeric_limits<double>::infinity();
   for (int64_t k = 0; k < count; ++k) {
     w[k] = log_g[k] == -infinity ? 0.0 : log_gamma_gradient(a[k], log_g[k]);
@@ -456,13 +555,13 @@ void log_gamma_gradient_row(int64_t count, const T* a, const T* log_g, T* w) {
     T g[kRowChunk];
     if constexpr (sizeof(T) == 4) {
       for (int64_t i = 0; i < chunk; ++i) g[i] = fast_exp(chunk_log_g[i]);
-      const int64_t whole = (chunk + 7) / 8 * 8;
-      int32_t key[kRowChunk], index[kRowChunk + 8], wanted = 0;
+      const int64_t whole = whole_compact_lanes(chunk);
+      int32_t key[kRowChunk], index[kRowChunk + kCompactLanes], wanted = 0;
       for (int64_t i = 0; i < chunk; ++i) key[i] = chunk_log_g[i] == -infinity ? 0 : 1;
       for (int64_t i = 0; i < chunk; ++i) wanted += key[i];
       for (int64_t i = chunk; i < whole; ++i) key[i] = 0;
       if (wanted <= chunk / 2) {
-        compact_indices(key, whole, Numbers{0, index});
+        compact(key, 1, whole, CompactedNumbers<>{0, index});
         T wanted_a[kRowChunk], wanted_log_g[kRowChunk], wanted_g[kRowChunk], wanted_w[kRowChunk];
         for (int64_t i = 0; i < wanted; ++i) wanted_a[i] = chunk_a[index[i]];
         for (int64_t i = 0; i < wanted; ++i) wanted_log_g[i] = chunk_log_g[index[i]];

@@ -137,8 +137,13 @@ inline __attribute__((always_inline)) void abreast_maximum(int64_t K, const Abre
   }
 }
 
+// Arrays are compacted in multiples of this, and their lengths rounded up to one.
 constexpr int64_t kCompactLanes = 8;
+inline int64_t whole_compact_lanes(int64_t n) {
+  return (n + kCompactLanes - 1) / kCompactLanes * kCompactLanes;
+}
 
+#if defined(__AVX2__)
 // For each mask of 8 lanes, the lanes that are set, in order.
 struct SetLanes {
   uint8_t lane[256][8];
@@ -153,85 +158,101 @@ constexpr SetLanes set_lanes() {
   return table;
 }
 
-#if defined(__AVX2__)
-// The lanes of eight values that are `wanted`, as a mask, and the lanes that are set in a mask.
-inline __attribute__((always_inline)) int lanes_with(const int32_t* value, int32_t wanted) {
-  const __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(value));
-  return _mm256_movemask_ps(_mm256_castsi256_ps(_mm256_cmpeq_epi32(v, _mm256_set1_epi32(wanted))));
-}
-inline __attribute__((always_inline)) __m256i set_lanes_of(int mask) {
-  static constexpr SetLanes kSetLanes = set_lanes();
-  return _mm256_cvtepu8_epi32(
-      _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kSetLanes.lane[mask])));
-}
+// The lanes of a vector that have a key of `wanted`. (The compression of AVX-512 is slower, at
+// least on a Zen 4, with vectors of either width.)
+class Compaction {
+ public:
+  using Vector = __m256i;
+  static constexpr int32_t kLanes = 8;
+  static Vector load(const void* from) {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(from));
+  }
+  static Vector all(int32_t number) { return _mm256_set1_epi32(number); }
+  static Vector add(Vector a, Vector b) { return _mm256_add_epi32(a, b); }
+
+  Compaction(const int32_t* key, int32_t wanted) {
+    static constexpr SetLanes kSetLanes = set_lanes();
+    const __m256i equal = _mm256_cmpeq_epi32(load(key), _mm256_set1_epi32(wanted));
+    const int mask = _mm256_movemask_ps(_mm256_castsi256_ps(equal));
+    count_ = __builtin_popcount(static_cast<unsigned>(mask));
+    order_ = _mm256_cvtepu8_epi32(
+        _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kSetLanes.lane[mask])));
+  }
+  int64_t count() const { return count_; }
+  // Stores those lanes of `v`, then any numbers.
+  void store(Vector v, void* to) const {
+    _mm256_storeu_si256(static_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(v, order_));
+  }
+
+ private:
+  int64_t count_;
+  __m256i order_;
+};
+#else
+// The same for a vector of one lane.
+class Compaction {
+ public:
+  using Vector = int32_t;
+  static constexpr int32_t kLanes = 1;
+  static Vector load(const void* from) {
+    int32_t v;
+    memcpy(&v, from, sizeof v);
+    return v;
+  }
+  static Vector all(int32_t number) { return number; }
+  static Vector add(Vector a, Vector b) { return a + b; }
+
+  Compaction(const int32_t* key, int32_t wanted) : wanted_(*key == wanted) {}
+  int64_t count() const { return wanted_ ? 1 : 0; }
+  void store(Vector v, void* to) const { memcpy(to, &v, sizeof v); }
+
+ private:
+  bool wanted_;
+};
 #endif
 
-// An array of 32-bit values to compact. `to` needs room for kCompactLanes more, and may be `from`.
+// What to compact: an array of 32-bit values. `to` needs room for kCompactLanes more, and may be
+// `from`.
 struct Compacted {
   const void* from;
   void* to;
+
+  Compaction::Vector next(int64_t i) const {
+    return Compaction::load(static_cast<const char*>(from) + 4 * i);
+  }
+};
+
+// Or the numbers `first` + i kStep.
+template <int32_t kStep = 1>
+struct CompactedNumbers {
+  int32_t first;
+  int32_t* to;
+
+  Compaction::Vector next(int64_t i) const {
+    struct Lanes {
+      int32_t number[Compaction::kLanes];
+    };
+    static constexpr Lanes kLanes = [] {
+      Lanes lanes = {};
+      for (int32_t lane = 0; lane < Compaction::kLanes; ++lane) lanes.number[lane] = lane * kStep;
+      return lanes;
+    }();
+    return Compaction::add(Compaction::load(kLanes.number),
+                           Compaction::all(first + static_cast<int32_t>(i) * kStep));
+  }
 };
 
 // Of `count` values, a multiple of kCompactLanes, writes those whose key is `wanted`, in order, and
-// returns their number. Written by hand for AVX2: GCC 12 compacts one at a time, at 1 ns each.
+// returns their number. Written by hand: GCC 12 compacts one at a time, at 1 ns each.
 template <typename... Arrays>
 inline __attribute__((always_inline)) int64_t compact(const int32_t* key, int32_t wanted,
                                                       int64_t count, Arrays... arrays) {
   int64_t n = 0;
-#if defined(__AVX2__)
-  for (int64_t i = 0; i < count; i += 8) {
-    const int mask = lanes_with(key + i, wanted);
-    const __m256i lanes = set_lanes_of(mask);
-    const auto move = [&](const Compacted& array) {
-      const __m256i v = _mm256_loadu_si256(
-          reinterpret_cast<const __m256i*>(static_cast<const int32_t*>(array.from) + i));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(static_cast<int32_t*>(array.to) + n),
-                          _mm256_permutevar8x32_epi32(v, lanes));
-    };
-    (move(arrays), ...);
-    n += __builtin_popcount(static_cast<unsigned>(mask));
+  for (int64_t i = 0; i < count; i += Compaction::kLanes) {
+    const Compaction lanes(key + i, wanted);
+    (lanes.store(arrays.next(i), static_cast<int32_t*>(arrays.to) + n), ...);
+    n += lanes.count();
   }
-#else
-  for (int64_t i = 0; i < count; ++i) {
-    const auto move = [&](const Compacted& array) {
-      memcpy(static_cast<char*>(array.to) + 4 * n, static_cast<const char*>(array.from) + 4 * i, 4);
-    };
-    (move(arrays), ...);
-    n += key[i] == wanted ? 1 : 0;
-  }
-#endif
-  return n;
-}
-
-// Consecutive numbers from `first` to compact. `to` needs room for kCompactLanes more.
-struct Numbers {
-  int64_t first;
-  int32_t* to;
-};
-
-// The same for numbers, of which those with key 1 are wanted.
-template <typename... Lists>
-inline __attribute__((always_inline)) int64_t compact_indices(const int32_t* key, int64_t count,
-                                                              Lists... lists) {
-  int64_t n = 0;
-#if defined(__AVX2__)
-  for (int64_t i = 0; i < count; i += 8) {
-    const int mask = lanes_with(key + i, 1);
-    const __m256i lanes = set_lanes_of(mask);
-    const auto list = [&](const Numbers& numbers) {
-      const __m256i begin = _mm256_set1_epi32(static_cast<int32_t>(numbers.first + i));
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(numbers.to + n),
-                          _mm256_add_epi32(begin, lanes));
-    };
-    (list(lists), ...);
-    n += __builtin_popcount(static_cast<unsigned>(mask));
-  }
-#else
-  for (int64_t i = 0; i < count; ++i) {
-    ((lists.to[n] = static_cast<int32_t>(lists.first + i)), ...);
-    n += key[i];
-  }
-#endif
   return n;
 }
 

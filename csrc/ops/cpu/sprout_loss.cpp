@@ -2,6 +2,7 @@
 #include "../sprout_loss_call.h"
 
 #include <algorithm>
+#include <memory>
 #include <tuple>
 #include <vector>
 
@@ -16,10 +17,10 @@ namespace {
 
 using RowsKernel = void (*)(const SproutLossArgs&, int64_t, int64_t, const void*, void*, void*);
 
-// Runs `kernel` over all rows and returns the summed gradient of beta, [K], or an empty vector if
-// it was not requested.
+// Runs `kernel` over all rows and returns the summed gradient of beta, [K], or null if it was not
+// requested.
 template <typename T>
-std::vector<T> run_rows(const SproutLossCall& call, RowsKernel kernel) {
+std::unique_ptr<T[]> run_rows(const SproutLossCall& call, RowsKernel kernel) {
   const SproutLossArgs& args = call.args;
   const int64_t K = args.classes;
   std::vector<T> base(sprout_loss_base(K), T(0));
@@ -29,24 +30,31 @@ std::vector<T> run_rows(const SproutLossCall& call, RowsKernel kernel) {
 
   // Groups of rows, each with a partial sum of beta's gradient. They depend on the batch only, so
   // the order of summation is the same for any number of threads, and their sums use at most a
-  // seventh of the logits' memory (tests/ops/test_memory.py checks the total).
-  const bool wants_beta = args.wants_grad_beta;
+  // quarter, of many classes a seventh, of the logits' memory (tests/ops/test_memory.py checks the
+  // total).
+  const bool wants_beta = args.wants_grad_beta, caches = wants_beta && K <= kCachedClasses;
   const int64_t logit_size = static_cast<int64_t>(call.logits.element_size());
-  const int64_t seventh = args.batch * logit_size / (7 * static_cast<int64_t>(sizeof(T)));
+  const int64_t share = (K <= kCachedClasses ? 4 : 7) * static_cast<int64_t>(sizeof(T));
   // No more than fill a chunk of variates each.
   const int64_t chunk = drawn_together(K);
   const int64_t chunks = std::max<int64_t>((args.batch * K + chunk - 1) / chunk, 1);
-  const int64_t groups = wants_beta ? std::clamp<int64_t>(seventh, 1, std::min<int64_t>(chunks, 64))
+  const int64_t groups = wants_beta ? std::clamp<int64_t>(args.batch * logit_size / share, 1,
+                                                          std::min<int64_t>(chunks, 64))
                                     : std::min(chunks, std::max<int64_t>(args.batch, 1));
-  std::vector<T> partial(wants_beta ? groups * K : 0, T(0));
+  std::unique_ptr<T[]> partial(wants_beta ? new T[groups * K] : nullptr);  // uninitialized
   // Groups per task: a few thousand variates.
   const int64_t grain = std::max<int64_t>(1, 4096 * groups / std::max<int64_t>(1, args.batch * K));
   parallel_in_turn(groups, grain, [&] {
-    return [&, scratch = std::vector<T>(sprout_loss_scratch(args))](int64_t begin,
-                                                                    int64_t end) mutable {
+    return [&, scratch = std::vector<T>(sprout_loss_scratch(args)),
+            cached = std::vector<T>(caches ? K : 0)](int64_t begin, int64_t end) mutable {
       for (int64_t group = begin; group < end; ++group) {
+        // Each row adds to the sum of its group.
+        T* of_group = wants_beta ? partial.get() + group * K : nullptr;
+        T* gradient = caches ? cached.data() : of_group;
+        std::fill_n(gradient, wants_beta ? K : 0, T(0));
         kernel(args, group * args.batch / groups, (group + 1) * args.batch / groups, base.data(),
-               scratch.data(), wants_beta ? partial.data() + group * K : nullptr);
+               scratch.data(), gradient);
+        std::copy(cached.begin(), cached.end(), of_group);
       }
     };
   });
@@ -60,7 +68,7 @@ std::vector<T> run_rows(const SproutLossCall& call, RowsKernel kernel) {
 // was not requested.
 template <typename T>
 Tensor grad_beta(const SproutLossCall& call, RowsKernel kernel, bool mean) {
-  const std::vector<T> sum = run_rows<T>(call, kernel);
+  const std::unique_ptr<T[]> sum = run_rows<T>(call, kernel);
   const T factor = mean ? T(1) / static_cast<T>(call.args.batch) : T(1);
   const int64_t n = call.args.wants_grad_beta ? call.args.classes : 0;
   Tensor result = empty({n}, ScalarType::Float, call.beta);
@@ -84,12 +92,12 @@ std::tuple<Tensor, Tensor> sprout_loss_backward_cpu(const SproutLossCall& call) 
                                 : grad_beta<float>(call, kernel, false)};
 }
 
-// `gradient` is beta's, summed over the rows, or empty.
+// `gradient` is beta's, summed over the rows, or null.
 template <typename T>
-void finish(const SproutFinishArgs& args, const std::vector<T>& gradient) {
+void finish(const SproutFinishArgs& args, const T* gradient) {
   bool finite = true;
   for (int64_t k = 0; k < args.classes; ++k) {
-    const T own = gradient.empty() ? T(0) : gradient[k] * static_cast<T>(args.factor);
+    const T own = gradient == nullptr ? T(0) : gradient[k] * static_cast<T>(args.factor);
     finite &= accumulate_gradient(args, k, static_cast<float>(own));
   }
   if (!args.steps) return;
@@ -101,7 +109,7 @@ void finish(const SproutFinishArgs& args, const std::vector<T>& gradient) {
 
 template <typename T>
 void run_and_finish(const SproutStepCall& call) {
-  finish<T>(call.finish, run_rows<T>(*call.loss, SPROUT_BEST_KERNEL(sprout_loss_rows)));
+  finish<T>(call.finish, run_rows<T>(*call.loss, SPROUT_BEST_KERNEL(sprout_loss_rows)).get());
 }
 
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sprout_loss_cpu_(const SproutStepCall& call) {
@@ -113,7 +121,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> sprout_loss_cpu_(const Sprout
           rows.grad_logits};
 }
 
-void sprout_loss_step_cpu_(const SproutStepCall& call) { finish<float>(call.finish, {}); }
+void sprout_loss_step_cpu_(const SproutStepCall& call) { finish<float>(call.finish, nullptr); }
 
 }  // namespace
 

@@ -19,7 +19,8 @@ struct Variates {
   T log_g[kSpan];
   // Of more than kFewClasses:
   SpanRow<T> of_row[kSpan / kFewClasses];
-  Listed list;
+  T of_labels[kSpan / kFewClasses];  // the sum of the variates of label and partner
+  Listed<T> list;
   // Of few classes, in at most kRowChunk elements:
   T concentration[kRowChunk];
   T w[kRowChunk];  // dlog_g/da, if the implicit gradient is wanted
@@ -35,6 +36,29 @@ struct Row {
   int64_t label, partner;
   T label_mass, partner_mass;  // what the labels add to `base`
 };
+
+// The first of `count` > 0 ascending numbers that is not below `number`, or the last one. Without
+// branches, which could not be predicted.
+inline int64_t lower_bound(const int32_t* ascending, int64_t count, int32_t number) {
+  const int32_t* from = ascending;
+  for (int64_t left = count; left > 1;) {
+    const int64_t half = left / 2;
+    from += -static_cast<int64_t>(from[half - 1] < number) & half;
+    left -= half;
+  }
+  return from - ascending;
+}
+
+// Where the data shared by all rows has the sum of all a, and psi(a + 1) for the a < 1 in float32,
+// or null.
+template <typename T>
+T* base_sum(int64_t classes, T* base) {
+  return base + 5 * padded_classes(classes) + 64;
+}
+template <typename T>
+T* base_digamma(int64_t classes, T* base) {
+  return classes <= kCachedClasses ? base_sum(classes, base) + 1 : nullptr;
+}
 
 template <typename T>
 T concentration_of(const Row<T>& r, int64_t k) {
@@ -62,7 +86,7 @@ Row<T> label_row(const SproutLossArgs& args, int64_t row, const T* base, T* scra
   // propagates to all results of the row. (The implicit gradient, about 1/a^2, overflows earlier.)
   constexpr bool kFloat = sizeof(T) == 4;
   constexpr T kSmallest = T(kFloat ? 1e-33 : 1e-300), kLargest = T(kFloat ? 1e36 : 1e300);
-  const T mass = base[5 * padded] + (r.label_mass + r.partner_mass);
+  const T mass = *base_sum(args.classes, base) + (r.label_mass + r.partner_mass);
   if (!(mass >= kSmallest && mass <= kLargest)) {
     r.label_mass = std::numeric_limits<T>::quiet_NaN();
   }
@@ -128,21 +152,45 @@ template <typename T>
 void draw_rows(const SproutLossArgs& args, const PhiloxCall& call, int64_t begin, int64_t end,
                const T* base, Variates<T>& variates) {
   const int64_t K = args.classes, element = call.first_element + begin * K;
-  T label_g[kSpan / kFewClasses][2];
+  // Those of the labels and partners first, of kAttempts / 2 rows at a time: see LabelVariates.
+  T of_label[kSpan / kFewClasses][2];
   GammaRow<T> shapes{};
+  for (int64_t n = 0; n < end - begin; n += kAttempts / 2) {
+    const int64_t rows = end - begin - n < kAttempts / 2 ? end - begin - n : kAttempts / 2;
+    Place place[kAttempts];
+    T a[kAttempts];
+    for (int64_t i = 0; i < rows; ++i) {
+      const Row<T> r = label_row<T>(args, begin + n + i, base, nullptr);
+      const int64_t classes[2] = {r.label, r.partner};
+      for (int j = 0; j < 2; ++j) {
+        variates.of_row[n + i].also_listed[j] = classes[j];
+        place[2 * i + j] = place_of(classes[j], (n + i) * K + classes[j]);
+        a[2 * i + j] = concentration_of(r, classes[j]);
+      }
+      shapes = r.base;
+    }
+    pad(place, 2 * rows);
+    for (int64_t i = 2 * rows; i < whole_lanes(2 * rows); ++i) a[i] = a[0];
+    log_gamma_each(call, element, 2 * rows, place, a, of_label[n]);
+  }
   for (int64_t n = 0; n < end - begin; ++n) {
-    const Row<T> r = label_row<T>(args, begin + n, base, nullptr);
-    const LabelVariates<T> labels(call, element + n * K, r);
-    label_g[n][0] = labels.label;
-    label_g[n][1] = labels.partner;
-    variates.of_row[n] = {labels.floor, {r.label, r.partner}};
-    shapes = r.base;
+    const T label = of_label[n][0], partner = of_label[n][1];
+    variates.of_row[n].floor = (label > partner ? label : partner) - unseen_nats<T>();
+    variates.of_labels[n] = label + partner;
   }
   log_gamma_span(call, element, end - begin, K, shapes, variates.of_row, variates.log_g,
                  variates.list);
   for (int64_t n = 0; n < end - begin; ++n) {
+    const SpanRow<T>& of_row = variates.of_row[n];
     for (int i = 0; i < 2; ++i) {
-      variates.log_g[n * K + variates.of_row[n].also_listed[i]] = label_g[n][i];
+      const int64_t k = of_row.also_listed[i];
+      if (of_row.listed < 0) {
+        variates.log_g[n * K + k] = of_label[n][i];
+        continue;
+      }
+      const Place* place = variates.list.place + of_row.list_begin;
+      const int64_t at = lower_bound(place, of_row.listed, place_of(k, n * K + k));
+      variates.list.log_g[of_row.list_begin + at] = of_label[n][i];
     }
   }
 }
@@ -158,12 +206,8 @@ struct Drawn {
   // Position of class k, or -1.
   int64_t position(int64_t k) const {
     if (index == nullptr) return k;
-    int64_t low = 0, high = count;
-    while (low < high) {
-      const int64_t middle = (low + high) / 2;
-      index[middle] < k ? low = middle + 1 : high = middle;
-    }
-    return low < count && index[low] == k ? low : -1;
+    const int64_t at = lower_bound(index, count, static_cast<int32_t>(k));
+    return index[at] == k ? at : -1;
   }
 };
 
@@ -173,53 +217,56 @@ Index* index_of(const Row<T>& r, int64_t padded) {
   return reinterpret_cast<Index*>(r.z + padded / 2);
 }
 
-// Fills the row's log_g from `log_g`, [K], of which the `listed` classes of `list` are drawn, or
-// all if listed = -1: with all classes, or, if it compacts, with the drawn ones if they are few, as
-// in a row of small concentrations.
+// Whether the row's sums and gradients should include the `listed` classes only: if they are few,
+// as in a row of small concentrations. `of_labels` is NaN for a row that must be so in every class.
 template <typename T>
-Drawn fill_log_g(int64_t K, const T* log_g, const Index* list, int64_t listed, bool compacts,
-                 const Row<T>& r) {
-  const int64_t padded = padded_classes(K);
+bool compacts(int64_t K, int64_t listed, T of_labels) {
+  const bool finite = std::fabs(of_labels) < std::numeric_limits<T>::infinity();
+  return sizeof(T) == 4 && finite && listed >= 0 && listed + kRowLanes <= padded_classes(K) / 2;
+}
+
+// Compacts the logits to those of the listed classes; the variates are compacted already.
+template <typename T>
+Drawn compacted(const Row<T>& r, int64_t count, const Index* index) {
   const T infinity = std::numeric_limits<T>::infinity();
-  // Rows that are NaN must be so in every class.
-  const bool finite = std::fabs(log_g[r.label] + log_g[r.partner]) < infinity;
-  if (compacts && finite && listed >= 0 && listed + kRowLanes <= padded / 2) {
+  for (int64_t i = 0; i < count; ++i) r.logits[i] = r.logits[index[i]];
+  for (int64_t i = count; i % kRowLanes != 0; ++i) r.log_g[i] = r.logits[i] = -infinity;
+  return {count, index};
+}
+
+// The variates of one row of `variates`, in the row's log_g: those of all classes, or, if it may
+// list, of few.
+template <typename T>
+Drawn take_row(const SproutLossArgs& args, const Variates<T>& variates, int64_t row, bool may_list,
+               const Row<T>& r) {
+  const int64_t K = args.classes, padded = padded_classes(K);
+  const SpanRow<T>& of_row = variates.of_row[row];
+  const int64_t listed = of_row.listed;  // in a register
+  if (may_list && compacts(K, listed, variates.of_labels[row])) {
+    const Place* place = variates.list.place + of_row.list_begin;
+    const T* log_g = variates.list.log_g + of_row.list_begin;
     Index* index = index_of(r, padded);
-    for (int64_t i = 0; i < listed; ++i) index[i] = list[i];
-    for (int64_t i = 0; i < listed; ++i) r.log_g[i] = log_g[index[i]];
-    for (int64_t i = 0; i < listed; ++i) r.logits[i] = r.logits[index[i]];
-    for (int64_t i = listed; i % kRowLanes != 0; ++i) r.log_g[i] = r.logits[i] = -infinity;
-    return {listed, index};
+    for (int64_t i = 0; i < listed; ++i) index[i] = in_row(place[i]);
+    for (int64_t i = 0; i < listed; ++i) r.log_g[i] = log_g[i];
+    return compacted(r, listed, index);
   }
   if (listed >= 0) {
-    for (int64_t k = 0; k < padded; ++k) r.log_g[k] = -infinity;
-    for (int64_t i = 0; i < listed; ++i) r.log_g[list[i]] = log_g[list[i]];
+    scatter_listed(variates.list, of_row, padded, r.log_g);
     return {K, nullptr};
   }
-  for (int64_t k = 0; k < K && log_g != r.log_g; ++k) r.log_g[k] = log_g[k];
-  for (int64_t k = K; k < padded; ++k) r.log_g[k] = -infinity;
+  for (int64_t k = 0; k < K; ++k) r.log_g[k] = variates.log_g[row * K + k];
+  for (int64_t k = K; k < padded; ++k) r.log_g[k] = -std::numeric_limits<T>::infinity();
   return {K, nullptr};
 }
 
-// The variates of one row of `variates`.
+// The same for a row of any length, which it draws.
 template <typename T>
-Drawn take_row(const SproutLossArgs& args, const Variates<T>& variates, int64_t row, bool compacts,
-               const Row<T>& r) {
-  const int64_t K = args.classes;
-  const SpanRow<T>& of_row = variates.of_row[row];
-  return fill_log_g(K, variates.log_g + row * K, variates.list.in_row + of_row.list_begin,
-                    of_row.listed, compacts, r);
-}
-
-// Draws the variates of one row, of any length.
-template <typename T>
-Drawn draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, bool compacts,
+Drawn draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, bool may_list,
                const Row<T>& r) {
   const int64_t K = args.classes, padded = padded_classes(K);
   const int64_t element = call.first_element + row * K;
   const LabelVariates<T> labels(call, element, r);
-  for (int64_t k = 0; k < padded; ++k) r.log_g[k] = -std::numeric_limits<T>::infinity();
-  Listed list;
+  Listed<T> list;
   Index* index = index_of(r, padded);
   int64_t listed = 0;
   const int64_t spans = (K + kSpan - 1) / kSpan, length = (K + spans - 1) / spans;
@@ -228,17 +275,19 @@ Drawn draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, 
     const auto inside = [&](int64_t of) { return of >= k && of < k + n ? of - k : -1; };
     SpanRow<T> span{labels.floor, {inside(r.label), inside(r.partner)}};
     log_gamma_span(call, element + k, 1, n, r.base.from(k), &span, r.log_g + k, list);
+    if (span.listed >= 0) scatter_listed(list, span, n, r.log_g + k);
     const bool fits = listed >= 0 && span.listed >= 0 && listed + list.count <= padded / 2;
     for (int64_t i = 0; fits && i < list.count; ++i) {
-      index[listed + i] = list.in_row[i] + static_cast<int32_t>(k);
+      index[listed + i] = in_row(list.place[i]) + static_cast<int32_t>(k);
     }
     listed = fits ? listed + list.count : -1;
   }
   r.log_g[r.label] = labels.label;
   r.log_g[r.partner] = labels.partner;
-  // If all concentrations are 0 there is no distribution: -inf - -inf makes the row NaN below.
-  const bool lists = compacts && listed >= 0;
-  return fill_log_g(K, static_cast<const T*>(r.log_g), index, lists ? listed : -1, lists, r);
+  for (int64_t k = K; k < padded; ++k) r.log_g[k] = -std::numeric_limits<T>::infinity();
+  if (!may_list || !compacts(K, listed, labels.label + labels.partner)) return {K, nullptr};
+  for (int64_t i = 0; i < listed; ++i) r.log_g[i] = r.log_g[index[i]];
+  return compacted(r, listed, index);
 }
 
 // Adds weight x scale alpha dL/da_k for every class, here with the expected gradient (c_k - E[L]) /
@@ -256,13 +305,15 @@ void add_expected_grad_beta(const SproutLossArgs& args, const Row<T>& r, const T
 // The same with the implicit gradient z_k (c_k - L) dlog G_k/da_k, where r.z is z x kSumG.
 template <typename T>
 void add_implicit_grad_beta(const SproutLossArgs& args, const Row<T>& r, const Drawn& drawn,
-                            const T* stats, T weight, T* grad_beta) {
+                            const T* digamma, const T* stats, T weight, T* grad_beta) {
   const T by_sum = weight * static_cast<T>(args.scale * args.alpha) / stats[kSumG];
   const T top = stats[kTop], log_sum = std::log(stats[kSum]), loss = stats[kLoss];
   const T least = stats[kSumG] * std::exp(-unseen_nats<T>());
   by_chunks(drawn.count, [&](int64_t first, int64_t count) {
     T listed_a[kRowChunk], exponentials[kRowChunk], w[kRowChunk];
     const T *a = r.base.a + first, *log_g = r.log_g + first, *g = r.z + first;
+    const bool shares = digamma != nullptr && drawn.index == nullptr;
+    const T* of_digamma = shares ? digamma + first : nullptr;
     if (drawn.index != nullptr) {
       for (int64_t i = 0; i < count; ++i) listed_a[i] = r.base.a[drawn.index[first + i]];
       a = listed_a;
@@ -271,7 +322,7 @@ void add_implicit_grad_beta(const SproutLossArgs& args, const Row<T>& r, const D
       for (int64_t i = 0; i < count; ++i) exponentials[i] = fast_exp(log_g[i]);
       g = exponentials;
     }
-    log_gamma_gradients(count, a, log_g, g, w);
+    log_gamma_gradients(count, a, log_g, g, w, of_digamma);
     const auto of_label = [&](int64_t k) {
       const int64_t i = drawn.position(k) - first;
       if (i < 0 || i >= count) return;
@@ -329,7 +380,7 @@ void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
   };
   if (args.wants_mean) {
     const T dot = row_sum<T>(padded, [&](int64_t k) { return times_logit(r.base.a[k], k); });
-    stats[kMass] = base[5 * padded] + (r.label_mass + r.partner_mass);
+    stats[kMass] = *base_sum(args.classes, base) + (r.label_mass + r.partner_mass);
     stats[kMeanLoss] = log_sum - (dot + times_logit(r.label_mass, r.label) +
                                   times_logit(r.partner_mass, r.partner)) /
                                      stats[kMass];
@@ -338,9 +389,8 @@ void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
   }
   Drawn drawn{K, nullptr};
   if (args.label_mode == LabelMode::kSample) {
-    constexpr bool kCompacts = sizeof(T) == 4;
-    drawn = variates == nullptr ? draw_row(args, call, row, kCompacts, r)
-                                : take_row(args, *variates, drawn_as, kCompacts, r);
+    drawn = variates == nullptr ? draw_row(args, call, row, true, r)
+                                : take_row(args, *variates, drawn_as, true, r);
     const int64_t whole = padded_row(drawn.count);
     const T largest = row_maximum(r.log_g, whole);
     // If nothing can leave T's range, use the variates themselves, which the gradient needs too.
@@ -353,7 +403,8 @@ void forward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row
     stats[kSumG] = sum_g;
     stats[kLoss] = log_sum - dot / sum_g;
   }
-  if (adds_implicit(args)) add_implicit_grad_beta(args, r, drawn, stats, T(1), grad_beta);
+  if (adds_implicit(args))
+    add_implicit_grad_beta(args, r, drawn, base_digamma(K, base), stats, T(1), grad_beta);
   if (gives_gradient) {
     if (args.label_mode == LabelMode::kMean) fill_mean(r, padded);
     // dL/dlogit_k = softmax_k - z_k, since z sums to 1.
@@ -388,7 +439,8 @@ void backward_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t ro
   }
   if (adds_expected(args)) add_expected_grad_beta(args, r, stats, weight, grad_beta);
   if (adds_implicit(args)) {
-    add_implicit_grad_beta(args, r, Drawn{K, nullptr}, stats, weight, grad_beta);
+    add_implicit_grad_beta(args, r, Drawn{K, nullptr}, base_digamma(K, base), stats, weight,
+                           grad_beta);
   }
   const T top = stats[kTop], by_sum = T(1) / stats[kSum], by_z = by_z_sum(args, stats);
   for (int64_t k = 0; k < K; ++k) {
@@ -457,7 +509,7 @@ void rows_abreast(const SproutLossArgs& args, int64_t row, int64_t count, const 
                 product(partner_mass[i], logits[partner[i]][i]);
     }
     each_lane([&](int64_t i) {
-      stats[kMass][i] = base[5 * padded_classes(K)] + (label_mass[i] + partner_mass[i]);
+      stats[kMass][i] = *base_sum(K, base) + (label_mass[i] + partner_mass[i]);
       stats[kMeanLoss][i] = stats[kLoss][i] = log_sum[i] - dot[i] / stats[kMass][i];
     });
   }
@@ -589,7 +641,12 @@ void sprout_loss_prepare(const SproutLossArgs& args, void* base) {
     using T = decltype(logit * 1.0f);
     T* a = static_cast<T*>(base);
     gamma_row(padded, a, a + padded, padded);
-    a[5 * padded] = static_cast<T>(row_sum<double>(padded, [&](int64_t k) { return a[k]; }));
+    *base_sum(args.classes, a) =
+        static_cast<T>(row_sum<double>(padded, [&](int64_t k) { return a[k]; }));
+    T* digamma = base_digamma(args.classes, a);
+    for (int64_t k = 0; digamma != nullptr && k < padded; ++k) {
+      digamma[k] = T(digamma_of_next(static_cast<float>(a[k])));
+    }
   });
 }
 

@@ -17,10 +17,16 @@ constexpr int64_t kFewClasses = 32;
 // Rows draw their variates together up to this many of them.
 inline int64_t drawn_together(int64_t classes) { return classes <= kFewClasses ? 1024 : 4096; }
 
+// Up to this many classes a row's worth of numbers is kept to be used again, from the cache.
+constexpr int64_t kCachedClasses = 8192;
+
 // Length of the data shared by all rows, in elements of the accumulation type: scale alpha beta_k
-// and the four arrays of its GammaRow (each of padded_classes; the first is 0 in its padding), the
-// sum of the first, and as many as a block may read beyond the end of a row.
-inline int64_t sprout_loss_base(int64_t classes) { return 5 * padded_classes(classes) + 1 + 64; }
+// and the four arrays of its GammaRow (each of padded_classes; the first is 0 in its padding), as
+// many as a block may read beyond the end of a row, the sum of the first, and, up to
+// kCachedClasses, psi(a + 1).
+inline int64_t sprout_loss_base(int64_t classes) {
+  return (classes <= kCachedClasses ? 6 : 5) * padded_classes(classes) + 64 + 1;
+}
 
 // Scratch per thread, in elements of the accumulation type.
 inline int64_t sprout_loss_scratch(const SproutLossArgs& args) {
