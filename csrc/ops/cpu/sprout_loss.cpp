@@ -30,16 +30,14 @@ std::unique_ptr<T[]> run_rows(const SproutLossCall& call, RowsKernel kernel) {
 
   // Groups of rows, each with a partial sum of beta's gradient. They depend on the batch only, so
   // the order of summation is the same for any number of threads, and their sums use at most a
-  // quarter, of many classes a seventh, of the logits' memory (tests/ops/test_memory.py checks the
-  // total).
+  // seventh of the logits' memory (tests/ops/test_memory.py checks the total).
   const bool wants_beta = args.wants_grad_beta, caches = wants_beta && K <= kCachedClasses;
   const int64_t logit_size = static_cast<int64_t>(call.logits.element_size());
-  const int64_t share = (K <= kCachedClasses ? 4 : 7) * static_cast<int64_t>(sizeof(T));
+  const int64_t seventh = args.batch * logit_size / (7 * static_cast<int64_t>(sizeof(T)));
   // No more than fill a chunk of variates each.
   const int64_t chunk = drawn_together(K);
   const int64_t chunks = std::max<int64_t>((args.batch * K + chunk - 1) / chunk, 1);
-  const int64_t groups = wants_beta ? std::clamp<int64_t>(args.batch * logit_size / share, 1,
-                                                          std::min<int64_t>(chunks, 64))
+  const int64_t groups = wants_beta ? std::clamp<int64_t>(seventh, 1, std::min<int64_t>(chunks, 64))
                                     : std::min(chunks, std::max<int64_t>(args.batch, 1));
   std::unique_ptr<T[]> partial(wants_beta ? new T[groups * K] : nullptr);  // uninitialized
   // Groups per task: a few thousand variates.
