@@ -189,12 +189,11 @@ def scaled(gradients: Sequence[Tensor], grad_loss: Tensor) -> Sequence[Tensor]:
     compiling = torch.compiler.is_compiling()
     # loss.backward() starts from 1: skip a pass over memory. A trace must not depend on the value.
     traced = compiling or is_in_torch_dispatch_mode() or type(grad_loss) is not Tensor
-    is_scalar = not grad_loss.dim()
-    if not compiling and (is_legacy_batchedtensor(grad_loss) or is_batchedtensor(grad_loss)):
-        # Several gradients by vmap or is_grads_batched.
-        weight = grad_loss if is_scalar else grad_loss.unsqueeze(1)
-        return [gradient * weight for gradient in gradients]
-    if is_scalar and not traced and grad_loss.item() == 1:
+    # Several gradients at once, by vmap or is_grads_batched, have no single value either.
+    batched = not compiling and (is_legacy_batchedtensor(grad_loss) or is_batchedtensor(grad_loss))
+    if not traced and not batched and not grad_loss.dim() and grad_loss.item() == 1:
         return gradients
-    weight = grad_loss if is_scalar else grad_loss.unsqueeze(1)
+    weight = grad_loss.unsqueeze(1) if grad_loss.dim() else grad_loss
+    if batched:
+        return [gradient * weight for gradient in gradients]
     return [gradient.mul_(weight) for gradient in gradients]

@@ -222,9 +222,9 @@ class _GradientInForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx, logits, beta, arguments, wants_grad_beta, returns_grad_beta):
         with torch._C._AutoDispatchBelowAutograd():
-            loss, grad_beta, row_stats, grad_logits = _op(*arguments, wants_grad_beta, True)
-        ctx.save_for_backward(*arguments[:_TENSORS], row_stats)
-        ctx.options = arguments[_TENSORS:]
+            output = _op(*arguments, wants_grad_beta, True)
+        _setup_context(ctx, arguments, output)
+        loss, grad_beta, _, grad_logits = output
         ctx.set_materialize_grads(False)  # the gradient of grad_beta would be zeros
         ctx.gradients = grad_logits, grad_beta if wants_grad_beta else None
         if not returns_grad_beta:

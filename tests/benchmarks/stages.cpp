@@ -169,13 +169,15 @@ void loss_stages(const Clock& clock) {
       }
     });
     const GammaRow<float> shapes = label_row<float>(args, 0, base.data(), nullptr).base;
-    print("  of these, if nothing is wanted", [&](const PhiloxCall& call) {
-      for (SpanRow<float>& of_row : variates.of_row) of_row = {1e30f};
-      for (int64_t row = 0; row < B; row += together) {
-        log_gamma_span(call, row * K, together, K, shapes, variates.of_row, variates.log_g,
-                       variates.list);
-      }
-    });
+    if (paper) {
+      print("  of these, if nothing is wanted", [&](const PhiloxCall& call) {
+        for (SpanRow<float>& of_row : variates.of_row) of_row = {1e30f};
+        for (int64_t row = 0; row < B; row += together) {
+          log_gamma_span(call, row * K, together, K, shapes, variates.of_row, variates.log_g,
+                         variates.list);
+        }
+      });
+    }
     print("  words of the boosts", [&](const PhiloxCall& call) {
       static uint32_t words[kSpan + kBoosts];
       for (int64_t row = 0; row < B; row += together) {
