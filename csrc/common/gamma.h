@@ -25,8 +25,7 @@ SPROUT_HOST_DEVICE Philox4 gamma_boost_words(const PhiloxCall& call, Stream stre
   return call.words(stream, element - (element & 3), kGammaBoostDraw);
 }
 
-// The boost log U / a of an element with a < 1. log G_a <= boost + kLogGammaHeadroom except for one
-// variate in 1e22, since G_{a+1} < e^4.
+// The boost log U / a of an element with a < 1.
 template <typename T>
 SPROUT_HOST_DEVICE T gamma_boost(T a, const PhiloxCall& call, Stream stream, int64_t element) {
   const Philox4 words = gamma_boost_words(call, stream, element);
@@ -34,12 +33,15 @@ SPROUT_HOST_DEVICE T gamma_boost(T a, const PhiloxCall& call, Stream stream, int
   const uint32_t high = (element & 1) == 0 ? words.w2 : words.w3;
   return log_uniform_as<T>((element & 2) == 0 ? low : high) / a;
 }
-constexpr float kLogGammaHeadroom = 4.0f;
 
 // In a Dirichlet sample, variates more than this many nats below the row's largest get z = 0.
 // Dropping variates T nats below it loses about (T + 1) e^-T of the expected gradient for any
 // concentration, here 2e-16, and saves most of the work of most rows.
 constexpr float kNegligibleNats = 40.0f;
+
+// log G_a <= boost + kBoostHeadroom except for one variate in 1e22, since G_{a+1} < e^4. So variates
+// whose boost is kNegligibleBoostNats below the largest are negligible.
+constexpr float kBoostHeadroom = 4.0f, kNegligibleBoostNats = kNegligibleNats + kBoostHeadroom;
 
 // What an attempt needs to know of the concentration.
 template <typename T>

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "../common/dtype.h"
+#include "../common/gamma.h"
 #include "../common/macros.h"
 #include "reduction.h"
 
@@ -28,9 +29,9 @@ enum RowStat : int32_t {
   kRowStats = 7,
 };
 
-// Classes with z < e^-T, T = unseen_nats, are left out of the loss and of the gradient of beta.
-// That loses less than a rounding error: (T + 1) e^-T of their expectations, 1e-9 in float and
-// 2e-16 in double (see kNegligibleNats in gamma.h).
+// Classes with z < e^-T, T = unseen_nats, are left out of the implicit gradient of beta. That loses
+// less than a rounding error: (T + 1) e^-T of its expectation, 1e-9 in float and 2e-16 in double
+// (see kNegligibleNats in gamma.h).
 template <typename T>
 constexpr T unseen_nats() {
   return sizeof(T) == 4 ? T(24) : T(40);
@@ -63,6 +64,16 @@ struct SproutLossArgs {
   // Backward only:
   const void* grad_loss;  // one number, or [B] for Reduction::kNone; type of row_stats
 };
+
+// Classes whose boost is below the larger variate of label and partner by more than that may be left
+// out of a draw. For the implicit gradient, as few as kNegligibleBoostNats would leave out. Without
+// it, whose weight is 1/a times as large, e^-T of the loss's expectation is lost: 2e-9 in float and
+// 4e-18 in double.
+template <typename T>
+SPROUT_HOST_DEVICE T unseen_boost_nats(const SproutLossArgs& args) {
+  if (args.beta_grad == BetaGrad::kImplicit) return unseen_nats<T>() + T(kBoostHeadroom);
+  return sizeof(T) == 4 ? T(20) : T(40);
+}
 
 // One step of beta's ascent, and what bounds beta afterwards.
 struct BetaStep {

@@ -38,7 +38,7 @@ void forward_row(const DirichletArgs& args, const PhiloxCall& call, int64_t row,
   for (int64_t k = 1; k < K; ++k) main = concentration[k] > concentration[main] ? k : main;
   const int64_t element = call.first_element + row * K;
   const T bound = log_gamma_variate(concentration[main], call, Stream::kGamma, element + main);
-  log_gamma_row(call, element, K, concentration, bound - T(kNegligibleNats), log_g);
+  log_gamma_row(call, element, K, concentration, bound - T(kNegligibleBoostNats), log_g);
   log_g[main] =
       bound;  // below about -1e9 rounding absorbs the nats, and it would be dropped itself
   for (int64_t k = K; k < padded; ++k) log_g[k] = -std::numeric_limits<T>::infinity();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <limits>
+#include <utility>
 
 #include "../../common/gamma.h"
 #include "../../common/gamma_gradient.h"
@@ -156,6 +157,8 @@ inline Place place_of(int64_t in_row, int64_t in_span) {
 inline int32_t in_row(Place place) { return place & 0xFFFF; }
 inline int32_t in_span(Place place) { return place >> 16; }
 
+constexpr Place kNextPlace = 1 | 1 << 16;  // place_of(1, 1)
+
 // Elements in order of their places, and their variates.
 template <typename T>
 struct Listed {
@@ -265,10 +268,51 @@ void log_gamma_each(const PhiloxCall& call, int64_t first, int64_t count, const 
   }
 }
 
+// In a row of small concentrations the words of the boosts alone show that most elements are
+// negligible: log U / a < t if 1 - U > -a t. Elements with a >= 1 have no boost that could show it:
+// with t <= -1 all of them are wanted. (Of those with a = 0, one in 2^23 is because of rounding.)
+template <typename T>
+class Wanted {
+ public:
+  explicit Wanted(T least_boost)
+      : threshold_((least_boost < T(-1) ? least_boost : T(-1)) * T(-0x1p32)) {}
+
+  static constexpr uint32_t kAlways = 0xFFFFFFFFu;  // the word with which an element is wanted
+
+  // Writes the places of the wanted ones of `count` elements, the first of which is at `first`, and
+  // returns their number; -1 if they are more than half, or all. `to` needs room for `count` more.
+  int64_t list(int64_t count, const T* a, const uint32_t* word, Place first, Place* to) const {
+    if (threshold_ > std::numeric_limits<T>::max()) return -1;  // its product with 0 would be NaN
+    int64_t listed = 0, k = 0;
+    if constexpr (sizeof(T) == 4) {
+      Ints place = multiples(kNextPlace) + first;
+      for (; k + kLanes <= count && listed <= count / 2; k += kLanes) {
+        const Floats value = Lane<Floats>::from((Ints)(load<Words>(word + k) ^ kSign));
+        const Compaction wanted(less(value, load<Floats>(a + k) * threshold_ + kOffset));
+        wanted.store(place, to + listed);
+        listed += wanted.count();
+        place += static_cast<int32_t>(kLanes) * kNextPlace;
+      }
+    }
+    for (; k < count && listed <= count / 2; ++k) {
+      to[listed] = first + static_cast<int32_t>(k) * kNextPlace;
+      const T value = static_cast<T>(static_cast<int32_t>(word[k] ^ kSign));
+      listed += value < a[k] * threshold_ + kOffset ? 1 : 0;
+    }
+    return listed <= count / 2 ? listed : -1;
+  }
+
+ private:
+  // Accounts for the rounding of the conversion, and for its sign.
+  static constexpr T kOffset = T(512) - T(0x1p31);
+  static constexpr uint32_t kSign = 0x7FFFFFFFu;
+  T threshold_;
+};
+
 // A row of a span: what is wanted of it, and what was drawn.
 template <typename T>
 struct SpanRow {
-  T floor;  // variates that are certain to be below become -inf
+  T least_boost;  // elements whose boost is certain to be below it, and below -1, may become -inf
   // Elements to list even so, or -1. Their variates are any numbers.
   int64_t also_listed[2] = {-1, -1};
   // Output: where the list has the elements drawn and their variates, and their number; -1 if they
@@ -278,13 +322,12 @@ struct SpanRow {
 
 // log_g[r * count + k] = log of the variate of element first + r * count + k, for k in [0, count)
 // and `rows` rows, together at most kSpan elements with the same upper 32 bits. Rows have the same
-// concentrations, which must be finite and nonnegative, and their own floors. The variates of a row
+// concentrations, which must be finite and nonnegative, and their own least_boost. The variates of a row
 // that is listed are in the list only. (Inlined, it needs more instructions.)
 template <typename T>
 __attribute__((noinline)) void log_gamma_span(const PhiloxCall& call, int64_t first, int64_t rows,
                                               int64_t count, const GammaRow<T>& row,
                                               SpanRow<T>* of_row, T* log_g, Listed<T>& list) {
-  const T infinity = std::numeric_limits<T>::infinity();
   Rejected rejected;
   list.count = 0;
   uint32_t boost_words[4 + kSpan + kBoosts];
@@ -293,58 +336,39 @@ __attribute__((noinline)) void log_gamma_span(const PhiloxCall& call, int64_t fi
   const PhiloxDraw first_draw(call, Stream::kGamma, 0, first);
   fill_boost_words(boost_draw, first - (first & 3), rows * count + (first & 3),
                    boost_word - (first & 3));
-  constexpr Place kNext = 1 | 1 << 16;  // place_of(1, 1)
   for (int64_t r = 0; r < rows; ++r) {
     const int64_t begin = r * count;
-    const uint32_t* words = boost_word + begin;
+    uint32_t* words = boost_word + begin;
     T* variates = log_g + begin;
-    // In a row of small concentrations the word of the boost alone shows that most elements are
-    // negligible: log U / a < t if 1 - U > -a t. Elements with a >= 1 have no boost that could show
-    // it: with t <= -1 all of them are drawn.
-    const T below_floor = of_row[r].floor - T(kLogGammaHeadroom);
-    const T threshold = (below_floor < T(-1) ? below_floor : T(-1)) * T(-0x1p32);
-    // Accounts for the rounding of the conversion, and for its sign.
-    constexpr T kOffset = T(512) - T(0x1p31);
-    // Outside the row nothing is wanted. (For a = 0, one word in 2^23 is because of rounding.)
-    int32_t padded[1 + kSpan + kAttempts];
-    int32_t* const wanted = padded + 1;
-    int32_t drawn = 0;
-    for (int64_t k = 0; k < count; ++k) {
-      // NaN for 0 * inf, which no value is below.
-      const T limit = row.a[k] * threshold + kOffset;
-      const T value = static_cast<T>(static_cast<int32_t>(words[k] ^ 0x7FFFFFFFu));
-      wanted[k] = value < limit ? 1 : 0;
-      drawn += wanted[k];
-    }
-    wanted[-1] = 0;
-    for (int64_t k = count; k < count + kAttempts; ++k) wanted[k] = 0;
-    for (const int64_t k : of_row[r].also_listed) {
-      if (k < 0) continue;
-      drawn += 1 - wanted[k];
-      wanted[k] = 1;
+    const Wanted<T> wanted(of_row[r].least_boost);
+    const auto& also = of_row[r].also_listed;
+    uint32_t own[2] = {};
+    for (int i = 0; i < 2; ++i) {
+      if (also[i] >= 0) own[i] = std::exchange(words[also[i]], Wanted<T>::kAlways);
     }
     of_row[r].list_begin = list.count;
-    if (drawn <= count / 2) {
-      const int64_t whole = whole_compact_lanes(count);
-      compact(wanted, 1, whole,
-              CompactedNumbers<kNext>{place_of(0, begin), list.place + list.count});
-      list.count += of_row[r].listed = drawn;
+    of_row[r].listed =
+        wanted.list(count, row.a, words, place_of(0, begin), list.place + list.count);
+    for (int i = 1; i >= 0; --i) {
+      if (also[i] >= 0) words[also[i]] = own[i];
+    }
+    if (of_row[r].listed >= 0) {
+      list.count += of_row[r].listed;
       continue;
     }
-    of_row[r].listed = -1;
     for (int64_t k = -((first + begin) & 1); k < count; k += kAttempts) {
       const bool inside = k >= 0 && k + kAttempts <= count;
       T outside[kAttempts];
       T* variate = inside ? variates + k : outside;
       int32_t accepted[kAttempts], again[kAttempts];
       attempt_block(first_draw, first + begin + k, row.from(k), words + k, variate, accepted);
-      for (int64_t i = 0; i < kAttempts; ++i) {
-        again[i] = wanted[k + i] & (1 - accepted[i]);
-        variate[i] = (wanted[k + i] & accepted[i]) != 0 ? variate[i] : -infinity;
+      for (int64_t i = 0; i < kAttempts; ++i) again[i] = 1 - accepted[i];
+      for (int64_t i = 0; !inside && i < kAttempts; ++i) {
+        again[i] = k + i >= 0 && k + i < count ? again[i] : 0;
       }
-      const Place place = static_cast<int32_t>(k) * kNext + place_of(0, begin);
+      const Place place = static_cast<int32_t>(k) * kNextPlace + place_of(0, begin);
       rejected.count += compact(again, 1, kAttempts,
-                                CompactedNumbers<kNext>{place, rejected.place + rejected.count});
+                                CompactedNumbers<kNextPlace>{place, rejected.place + rejected.count});
       for (int64_t i = k < 0 ? 1 : 0; !inside && i < kAttempts && k + i < count; ++i) {
         variates[k + i] = outside[i];
       }
@@ -407,10 +431,11 @@ void scatter_listed(const Listed<T>& list, const SpanRow<T>& row, int64_t count,
 }
 
 // log_g[k] = log of the variate of element first + k, with concentration a[k], for k in [0, count).
-// Variates that are certain to be below `floor` become -inf at the cost of one random word.
+// Elements whose boost is certain to be below `least_boost` become -inf at the cost of one random
+// word.
 // Concentrations must be finite and nonnegative.
 template <typename T>
-void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const T* a, T floor,
+void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const T* a, T least_boost,
                    T* log_g) {
   static_assert(kRowChunk <= kSpan);
   Listed<T> list;
@@ -424,7 +449,7 @@ void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const T
       for (int64_t i = n; i < whole; ++i) row_a[i] = T(0);
       shapes[0] = T(0);
       const GammaRow<T> row = gamma_row(whole, row_a, shapes + 1, kStride);
-      SpanRow<T> only{floor};
+      SpanRow<T> only{least_boost};
       log_gamma_span(call, element, 1, n, row, &only, log_g + k, list);
       if (only.listed >= 0) scatter_listed(list, only, n, log_g + k);
       k += n;

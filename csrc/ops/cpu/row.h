@@ -7,10 +7,7 @@
 
 #include "../../common/elementary.h"
 #include "isa.h"
-
-#if defined(__AVX2__)
-#include <immintrin.h>
-#endif
+#include "vector.h"
 
 SPROUT_KERNEL_NAMESPACE_BEGIN
 namespace {
@@ -68,29 +65,48 @@ inline __attribute__((always_inline)) double keep_if(bool condition, double valu
   return value;
 }
 
+// A sum in independent lanes.
+template <typename T>
+struct LaneSum {
+  T partial[kRowLanes] = {};
+
+  // Adds term(i) for i in [0, kRowLanes).
+  template <typename Term>
+  void add(Term term) {
+    for (int64_t i = 0; i < kRowLanes; ++i) partial[i] += term(i);
+  }
+  T total() {
+    for (int64_t width = kRowLanes / 2; width > 0; width /= 2) {
+      for (int64_t i = 0; i < width; ++i) partial[i] += partial[i + width];
+    }
+    return partial[0];
+  }
+};
+
 // Sum of term(k) for k in [0, padded). For terms that read memory under a condition, see keep_if.
 template <typename T, typename Term>
 T row_sum(int64_t padded, Term term) {
-  T partial[kRowLanes] = {};
-  for (int64_t k = 0; k < padded; k += kRowLanes) {
-    for (int64_t i = 0; i < kRowLanes; ++i) partial[i] += term(k + i);
-  }
-  for (int64_t width = kRowLanes / 2; width > 0; width /= 2) {
-    for (int64_t i = 0; i < width; ++i) partial[i] += partial[i + width];
-  }
-  return partial[0];
+  LaneSum<T> sum;
+  for (int64_t k = 0; k < padded; k += kRowLanes) sum.add([&](int64_t i) { return term(k + i); });
+  return sum.total();
 }
 
 // Computes out[k] = e^(x[k] - top) and returns the sum. `out` may be `x`; each x[k] - top must be
-// below 88 or NaN. (A single loop has 50 % more instructions with GCC 12.)
+// below 88 or NaN. (Summed up in the same loop, it has 50 % more instructions with GCC 12.)
 template <typename T>
 T row_exponentials(int64_t padded, const T* x, T top, T* out) {
-  T sum = T(0);
-  by_chunks(padded, [&](int64_t first, int64_t count) {
+  LaneSum<T> sum;
+  const auto some = [&](int64_t first, int64_t count) {
     for (int64_t k = first; k < first + count; ++k) out[k] = fast_exp_below_88(x[k] - top);
-    sum += row_sum<T>(count, [&](int64_t k) { return out[first + k]; });
-  });
-  return sum;
+    for (int64_t k = first; k < first + count; k += kRowLanes) {
+      sum.add([&](int64_t i) { return out[k + i]; });
+    }
+  };
+  constexpr int64_t kSome = 4 * kRowLanes;
+  const int64_t whole = padded / kSome * kSome;
+  for (int64_t k = 0; k < whole; k += kSome) some(k, kSome);
+  some(whole, padded - whole);
+  return sum.total();
 }
 
 // Rows of few classes are processed this many at a time, a row per lane, so that no sum crosses
@@ -137,79 +153,20 @@ inline __attribute__((always_inline)) void abreast_maximum(int64_t K, const Abre
   }
 }
 
-// Arrays are compacted in multiples of this, and their lengths rounded up to one.
-constexpr int64_t kCompactLanes = 8;
+// Arrays are compacted in multiples of this, whatever the instruction set, and their lengths
+// rounded up to one.
+constexpr int64_t kCompactLanes = 16;
+static_assert(kCompactLanes % kLanes == 0);
 inline int64_t whole_compact_lanes(int64_t n) {
   return (n + kCompactLanes - 1) / kCompactLanes * kCompactLanes;
 }
 
-#if defined(__AVX2__)
-// For each mask of 8 lanes, the lanes that are set, in order.
-struct SetLanes {
-  uint8_t lane[256][8];
-};
-constexpr SetLanes set_lanes() {
-  SetLanes table = {};
-  for (int mask = 0; mask < 256; ++mask) {
-    for (int lane = 0, n = 0; lane < 8; ++lane) {
-      if (((mask >> lane) & 1) != 0) table.lane[mask][n++] = static_cast<uint8_t>(lane);
-    }
-  }
-  return table;
+// The numbers 0, step, 2 step, ...
+SPROUT_INLINE Ints multiples(int32_t step) {
+  Ints numbers;
+  for (int32_t i = 0; i < kLanes; ++i) numbers[i] = i * step;
+  return numbers;
 }
-
-// The lanes of a vector that have a key of `wanted`. (The compression of AVX-512 is slower, at
-// least on a Zen 4, with vectors of either width.)
-class Compaction {
- public:
-  using Vector = __m256i;
-  static constexpr int32_t kLanes = 8;
-  static Vector load(const void* from) {
-    return _mm256_loadu_si256(static_cast<const __m256i*>(from));
-  }
-  static Vector all(int32_t number) { return _mm256_set1_epi32(number); }
-  static Vector add(Vector a, Vector b) { return _mm256_add_epi32(a, b); }
-
-  Compaction(const int32_t* key, int32_t wanted) {
-    static constexpr SetLanes kSetLanes = set_lanes();
-    const __m256i equal = _mm256_cmpeq_epi32(load(key), _mm256_set1_epi32(wanted));
-    const int mask = _mm256_movemask_ps(_mm256_castsi256_ps(equal));
-    count_ = __builtin_popcount(static_cast<unsigned>(mask));
-    order_ = _mm256_cvtepu8_epi32(
-        _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kSetLanes.lane[mask])));
-  }
-  int64_t count() const { return count_; }
-  // Stores those lanes of `v`, then any numbers.
-  void store(Vector v, void* to) const {
-    _mm256_storeu_si256(static_cast<__m256i*>(to), _mm256_permutevar8x32_epi32(v, order_));
-  }
-
- private:
-  int64_t count_;
-  __m256i order_;
-};
-#else
-// The same for a vector of one lane.
-class Compaction {
- public:
-  using Vector = int32_t;
-  static constexpr int32_t kLanes = 1;
-  static Vector load(const void* from) {
-    int32_t v;
-    memcpy(&v, from, sizeof v);
-    return v;
-  }
-  static Vector all(int32_t number) { return number; }
-  static Vector add(Vector a, Vector b) { return a + b; }
-
-  Compaction(const int32_t* key, int32_t wanted) : wanted_(*key == wanted) {}
-  int64_t count() const { return wanted_ ? 1 : 0; }
-  void store(Vector v, void* to) const { memcpy(to, &v, sizeof v); }
-
- private:
-  bool wanted_;
-};
-#endif
 
 // What to compact: an array of 32-bit values. `to` needs room for kCompactLanes more, and may be
 // `from`.
@@ -217,9 +174,7 @@ struct Compacted {
   const void* from;
   void* to;
 
-  Compaction::Vector next(int64_t i) const {
-    return Compaction::load(static_cast<const char*>(from) + 4 * i);
-  }
+  Ints next(int64_t i) const { return load<Ints>(static_cast<const char*>(from) + 4 * i); }
 };
 
 // Or the numbers `first` + i kStep.
@@ -228,17 +183,8 @@ struct CompactedNumbers {
   int32_t first;
   int32_t* to;
 
-  Compaction::Vector next(int64_t i) const {
-    struct Lanes {
-      int32_t number[Compaction::kLanes];
-    };
-    static constexpr Lanes kLanes = [] {
-      Lanes lanes = {};
-      for (int32_t lane = 0; lane < Compaction::kLanes; ++lane) lanes.number[lane] = lane * kStep;
-      return lanes;
-    }();
-    return Compaction::add(Compaction::load(kLanes.number),
-                           Compaction::all(first + static_cast<int32_t>(i) * kStep));
+  Ints next(int64_t i) const {
+    return multiples(kStep) + (first + static_cast<int32_t>(i) * kStep);
   }
 };
 
@@ -248,8 +194,8 @@ template <typename... Arrays>
 inline __attribute__((always_inline)) int64_t compact(const int32_t* key, int32_t wanted,
                                                       int64_t count, Arrays... arrays) {
   int64_t n = 0;
-  for (int64_t i = 0; i < count; i += Compaction::kLanes) {
-    const Compaction lanes(key + i, wanted);
+  for (int64_t i = 0; i < count; i += kLanes) {
+    const Compaction lanes(equal(load<Ints>(key + i), Ints() + wanted));
     (lanes.store(arrays.next(i), static_cast<int32_t*>(arrays.to) + n), ...);
     n += lanes.count();
   }

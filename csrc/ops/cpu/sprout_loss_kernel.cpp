@@ -135,15 +135,16 @@ void draw_few_classes(const SproutLossArgs& args, const PhiloxCall& call, int64_
 // the larger one bounds which of the others are negligible.
 template <typename T>
 struct LabelVariates {
-  T label, partner, floor;
+  T label, partner, least_boost;
 
-  LabelVariates(const PhiloxCall& call, int64_t element, const Row<T>& r) {
+  LabelVariates(const SproutLossArgs& args, const PhiloxCall& call, int64_t element,
+                const Row<T>& r) {
     const auto draw = [&](int64_t k) {
       return log_gamma_variate(concentration_of(r, k), call, Stream::kGamma, element + k);
     };
     label = draw(r.label);
     partner = r.partner == r.label ? label : draw(r.partner);
-    floor = (label > partner ? label : partner) - unseen_nats<T>();
+    least_boost = (label > partner ? label : partner) - unseen_boost_nats<T>(args);
   }
 };
 
@@ -175,7 +176,8 @@ void draw_rows(const SproutLossArgs& args, const PhiloxCall& call, int64_t begin
   }
   for (int64_t n = 0; n < end - begin; ++n) {
     const T label = of_label[n][0], partner = of_label[n][1];
-    variates.of_row[n].floor = (label > partner ? label : partner) - unseen_nats<T>();
+    variates.of_row[n].least_boost =
+        (label > partner ? label : partner) - unseen_boost_nats<T>(args);
     variates.of_labels[n] = label + partner;
   }
   log_gamma_span(call, element, end - begin, K, shapes, variates.of_row, variates.log_g,
@@ -265,7 +267,7 @@ Drawn draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, 
                const Row<T>& r) {
   const int64_t K = args.classes, padded = padded_classes(K);
   const int64_t element = call.first_element + row * K;
-  const LabelVariates<T> labels(call, element, r);
+  const LabelVariates<T> labels(args, call, element, r);
   Listed<T> list;
   Index* index = index_of(r, padded);
   int64_t listed = 0;
@@ -273,7 +275,7 @@ Drawn draw_row(const SproutLossArgs& args, const PhiloxCall& call, int64_t row, 
   for (int64_t k = 0, n = 0; k < K; k += n) {
     n = PhiloxDraw::reach(element + k, K - k < length ? K - k : length);
     const auto inside = [&](int64_t of) { return of >= k && of < k + n ? of - k : -1; };
-    SpanRow<T> span{labels.floor, {inside(r.label), inside(r.partner)}};
+    SpanRow<T> span{labels.least_boost, {inside(r.label), inside(r.partner)}};
     log_gamma_span(call, element + k, 1, n, r.base.from(k), &span, r.log_g + k, list);
     if (span.listed >= 0) scatter_listed(list, span, n, r.log_g + k);
     const bool fits = listed >= 0 && span.listed >= 0 && listed + list.count <= padded / 2;

@@ -117,6 +117,74 @@ SPROUT_INLINE Words lower_halves(const Wides& a, const Wides& b) {
 #endif
 }
 
+// Which lanes of a vector are set.
+using Mask = SPROUT_BY_WIDTH(__mmask16, Ints, Ints, Ints);
+SPROUT_INLINE Mask equal(const Ints& a, const Ints& b) {
+  return SPROUT_BY_WIDTH(_mm512_cmpeq_epi32_mask((__m512i)a, (__m512i)b), a == b, a == b, a == b);
+}
+SPROUT_INLINE Mask less(const Floats& a, const Floats& b) {
+  return SPROUT_BY_WIDTH(_mm512_cmp_ps_mask((__m512)a, (__m512)b, _CMP_LT_OS), a < b, a < b, a < b);
+}
+
+#if defined(__AVX2__) && !defined(__AVX512F__)
+// For each mask of 8 lanes, the lanes that are set, in order.
+struct SetLanes {
+  uint8_t lane[256][8];
+};
+constexpr SetLanes set_lanes() {
+  SetLanes table = {};
+  for (int mask = 0; mask < 256; ++mask) {
+    for (int lane = 0, n = 0; lane < 8; ++lane) {
+      if (((mask >> lane) & 1) != 0) table.lane[mask][n++] = static_cast<uint8_t>(lane);
+    }
+  }
+  return table;
+}
+#endif
+
+// The lanes of a mask that are set, to take them out of vectors.
+class Compaction {
+ public:
+#if defined(__AVX512F__)
+  explicit Compaction(const Mask& mask) : mask_(mask), count_(__builtin_popcount(mask)) {}
+#elif defined(__AVX2__)
+  explicit Compaction(const Mask& mask) {
+    static constexpr SetLanes kSetLanes = set_lanes();
+    const int set = _mm256_movemask_ps((__m256)mask);
+    count_ = __builtin_popcount(static_cast<unsigned>(set));
+    order_ = _mm256_cvtepu8_epi32(
+        _mm_loadl_epi64(reinterpret_cast<const __m128i*>(kSetLanes.lane[set])));
+  }
+#else
+  explicit Compaction(const Mask& mask) : mask_(mask), count_(0) {
+    for (int64_t i = 0; i < kLanes; ++i) count_ -= mask[i];
+  }
+#endif
+  int64_t count() const { return count_; }
+
+  // Stores those lanes of `v` in order, then any numbers, kLanes in all. (AVX-512's instruction
+  // that stores by itself is slower, at least on a Zen 4.)
+  SPROUT_INLINE void store(const Ints& v, void* to) const {
+#if defined(__AVX512F__)
+    _mm512_storeu_si512(to, _mm512_maskz_compress_epi32(mask_, (__m512i)v));
+#elif defined(__AVX2__)
+    _mm256_storeu_si256(static_cast<__m256i*>(to), _mm256_permutevar8x32_epi32((__m256i)v, order_));
+#else
+    int32_t lanes[kLanes] = {};
+    for (int64_t i = 0, n = 0; i < kLanes; n -= mask_[i++]) lanes[n] = v[i];
+    memcpy(to, lanes, sizeof lanes);
+#endif
+  }
+
+ private:
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  __m256i order_;
+#else
+  Mask mask_;
+#endif
+  int64_t count_;
+};
+
 // In each 128 bits, the transpose of the 4 x 4 matrix with rows v[0] to v[3].
 SPROUT_INLINE void transpose_in_lanes(Words (&v)[4]) {
   const Words low02 = interleave_low(v[0], v[2]), high02 = interleave_high(v[0], v[2]);

@@ -52,7 +52,7 @@ __global__ void __launch_bounds__(kDirichletThreads)
     const int64_t k = packets.begin(p);
     T a[N], log_g[N];
     load_packet(concentration, k, 0, args.classes, T(0), a);
-    log_gamma_packet(a, call, element + k, total.top - T(kNegligibleNats), log_g);
+    log_gamma_packet(a, call, element + k, total.top - T(kNegligibleBoostNats), log_g);
     T new_top = total.top;
 #pragma unroll
     for (int j = 0; j < N; ++j) new_top = larger(new_top, log_g[j]);

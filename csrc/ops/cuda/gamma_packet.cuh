@@ -8,11 +8,11 @@ namespace sprout_fast {
 
 // log_gamma_variate of N elements from `element`, a multiple of 4: a group of four shares the
 // Philox block of its boosts, a pair that of its attempts. Elements with a = 0 cost nothing.
+// Those with a < 1 whose boost is not above `least_boost` become -inf.
 template <typename T, int N>
 __device__ __forceinline__ void log_gamma_packet(const T (&a)[N], const PhiloxCall& call,
-                                                 int64_t element, T floor, T (&log_g)[N]) {
+                                                 int64_t element, T least_boost, T (&log_g)[N]) {
   const T infinity = std::numeric_limits<T>::infinity();
-  const T threshold = floor - T(kLogGammaHeadroom);
   uint32_t pending = 0;  // bit j: element j needs a variate
 #pragma unroll
   for (int group = 0; group < N; group += 4) {
@@ -26,7 +26,7 @@ __device__ __forceinline__ void log_gamma_packet(const T (&a)[N], const PhiloxCa
     for (int j = group; j < group + 4; ++j) {
       const T boost = a[j] < T(1) ? log_uniform_as<T>(word[j - group]) / a[j] : T(0);
       const bool valid = a[j] > T(0) && a[j] < infinity;
-      const bool wanted = valid && (a[j] >= T(1) || boost > threshold);
+      const bool wanted = valid && (a[j] >= T(1) || boost > least_boost);
       log_g[j] = wanted ? boost : (valid || a[j] == T(0) ? -infinity : device_nan<T>());
       pending |= wanted ? 1u << j : 0u;
     }

@@ -293,7 +293,7 @@ __global__ void __launch_bounds__(kLossThreads, 1)
     if (args.wants_mean) sums.add_concentrations(a, logit, anchor);
     if (partial != nullptr) keep_packet(logit, kept_logits + p * N);
     if (draws) {
-      log_gamma_packet(a, call, element + k, largest.value - unseen_nats<T>(), log_g);
+      log_gamma_packet(a, call, element + k, largest.value - unseen_boost_nats<T>(args), log_g);
       sums.add_variates(log_g, logit, anchor);
       if (partial != nullptr) keep_packet(log_g, kept_log_g + p * N);
     }
@@ -429,8 +429,8 @@ __global__ void __launch_bounds__(kGradThreads)
     if (labels.valid) {
       load_packet(static_cast<const Logit*>(args.logits) + row * K, k, begin, end, T(0), logit);
       labels.concentrations(args, k, begin, end, a);
-      const T floor = stats.value[kTopG] - unseen_nats<T>();
-      if (draws) log_gamma_packet(a, call, element + k, floor, log_g);
+      const T least_boost = stats.value[kTopG] - unseen_boost_nats<T>(args);
+      if (draws) log_gamma_packet(a, call, element + k, least_boost, log_g);
 #pragma unroll
       for (int j = 0; j < N; ++j) {
         const T z =
