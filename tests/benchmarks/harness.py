@@ -61,7 +61,9 @@ class Case:
         if self.what == FORWARD:
             return torch.no_grad()(partial(function, *self.arguments))
         with torch.no_grad():
-            grad = torch.randn_like(function(*self.arguments))
+            out = function(*self.arguments)
+        # Training starts from the loss, and so from 1 (loss.backward()).
+        grad = torch.randn_like(out) if out.dim() else torch.ones_like(out)
 
         def run() -> object:
             out = function(*self.arguments)

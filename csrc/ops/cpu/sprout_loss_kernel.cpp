@@ -49,15 +49,20 @@ inline int64_t lower_bound(const int32_t* ascending, int64_t count, int32_t numb
   return from - ascending;
 }
 
-// Where the data shared by all rows has the sum of all a, and psi(a + 1) for the a < 1 in float32,
+// Where the data shared by all rows has the sum of all a, the number of classes that a row draws on
+// average if the larger variate of label and partner is 1, and psi(a + 1) for the a < 1 in float32,
 // or null.
 template <typename T>
 T* base_sum(int64_t classes, T* base) {
   return base + 5 * padded_classes(classes) + 64;
 }
 template <typename T>
+T* base_wanted(int64_t classes, T* base) {
+  return base_sum(classes, base) + 1;
+}
+template <typename T>
 T* base_digamma(int64_t classes, T* base) {
-  return classes <= kCachedClasses ? base_sum(classes, base) + 1 : nullptr;
+  return classes <= kCachedClasses ? base_wanted(classes, base) + 1 : nullptr;
 }
 
 template <typename T>
@@ -174,10 +179,12 @@ void draw_rows(const SproutLossArgs& args, const PhiloxCall& call, int64_t begin
     for (int64_t i = 2 * rows; i < whole_lanes(2 * rows); ++i) a[i] = a[0];
     log_gamma_each(call, element, 2 * rows, place, a, of_label[n]);
   }
+  // Looking for the few that are negligible would take longer than drawing them.
+  const bool most = *base_wanted(K, base) > T(K / 2);
+  const T unseen = most ? std::numeric_limits<T>::infinity() : unseen_boost_nats<T>(args);
   for (int64_t n = 0; n < end - begin; ++n) {
     const T label = of_label[n][0], partner = of_label[n][1];
-    variates.of_row[n].least_boost =
-        (label > partner ? label : partner) - unseen_boost_nats<T>(args);
+    variates.of_row[n].least_boost = (label > partner ? label : partner) - unseen;
     variates.of_labels[n] = label + partner;
   }
   log_gamma_span(call, element, end - begin, K, shapes, variates.of_row, variates.log_g,
@@ -645,6 +652,9 @@ void sprout_loss_prepare(const SproutLossArgs& args, void* base) {
     gamma_row(padded, a, a + padded, padded);
     *base_sum(args.classes, a) =
         static_cast<T>(row_sum<double>(padded, [&](int64_t k) { return a[k]; }));
+    const T unseen = unseen_boost_nats<T>(args);
+    *base_wanted(args.classes, a) = row_sum<T>(
+        padded, [&](int64_t k) { return a[k] * unseen < T(1) ? a[k] * unseen : T(1); });
     T* digamma = base_digamma(args.classes, a);
     for (int64_t k = 0; digamma != nullptr && k < padded; ++k) {
       digamma[k] = T(digamma_of_next(static_cast<float>(a[k])));
