@@ -46,9 +46,19 @@ def _settings_of_the_process() -> dict[str, object]:
     }
 
 
-@pytest.fixture(autouse=True)
-def settings_of_the_process_stay() -> Iterator[None]:
-    """Fail the test that leaves one of the process's settings changed, not a later one."""
+def _settings_stay() -> Iterator[None]:
     before = _settings_of_the_process()
     yield
     assert _settings_of_the_process() == before
+
+
+@pytest.fixture(autouse=True)
+def settings_of_the_process_stay() -> Iterator[None]:
+    """Fail the test that leaves one of the process's settings changed, not a later one."""
+    yield from _settings_stay()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def settings_of_the_process_stay_after_a_module() -> Iterator[None]:
+    """The same for what fixtures of a whole module change."""
+    yield from _settings_stay()
