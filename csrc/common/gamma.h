@@ -39,8 +39,8 @@ SPROUT_HOST_DEVICE T gamma_boost(T a, const PhiloxCall& call, Stream stream, int
 // concentration, here 2e-16, and saves most of the work of most rows.
 constexpr float kNegligibleNats = 40.0f;
 
-// log G_a <= boost + kBoostHeadroom except for one variate in 1e22, since G_{a+1} < e^4. So variates
-// whose boost is kNegligibleBoostNats below the largest are negligible.
+// log G_a <= boost + kBoostHeadroom except for one variate in 1e22, since G_{a+1} < e^4. So
+// variates whose boost is kNegligibleBoostNats below the largest are negligible.
 constexpr float kBoostHeadroom = 4.0f, kNegligibleBoostNats = kNegligibleNats + kBoostHeadroom;
 
 // What an attempt needs to know of the concentration.

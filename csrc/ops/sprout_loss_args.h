@@ -65,10 +65,9 @@ struct SproutLossArgs {
   const void* grad_loss;  // one number, or [B] for Reduction::kNone; type of row_stats
 };
 
-// Classes whose boost is below the larger variate of label and partner by more than that may be left
-// out of a draw. For the implicit gradient, as few as kNegligibleBoostNats would leave out. Without
-// it, whose weight is 1/a times as large, e^-T of the loss's expectation is lost: 2e-9 in float and
-// 4e-18 in double.
+// A draw may leave out classes whose boost is this much below the larger variate of label and
+// partner. The implicit gradient, in which z has a factor of about 1/a, needs all with z >= e^-T.
+// The rest needs fewer: what is left out is e^-20 of the loss's expectation, 2e-9, in double 4e-18.
 template <typename T>
 SPROUT_HOST_DEVICE T unseen_boost_nats(const SproutLossArgs& args) {
   if (args.beta_grad == BetaGrad::kImplicit) return unseen_nats<T>() + T(kBoostHeadroom);

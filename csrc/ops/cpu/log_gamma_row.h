@@ -322,8 +322,8 @@ struct SpanRow {
 
 // log_g[r * count + k] = log of the variate of element first + r * count + k, for k in [0, count)
 // and `rows` rows, together at most kSpan elements with the same upper 32 bits. Rows have the same
-// concentrations, which must be finite and nonnegative, and their own least_boost. The variates of a row
-// that is listed are in the list only. (Inlined, it needs more instructions.)
+// concentrations, which must be finite and nonnegative, and their own least_boost. The variates of
+// a row that is listed are in the list only. (Inlined, it needs more instructions.)
 template <typename T>
 __attribute__((noinline)) void log_gamma_span(const PhiloxCall& call, int64_t first, int64_t rows,
                                               int64_t count, const GammaRow<T>& row,
@@ -367,8 +367,9 @@ __attribute__((noinline)) void log_gamma_span(const PhiloxCall& call, int64_t fi
         again[i] = k + i >= 0 && k + i < count ? again[i] : 0;
       }
       const Place place = static_cast<int32_t>(k) * kNextPlace + place_of(0, begin);
-      rejected.count += compact(again, 1, kAttempts,
-                                CompactedNumbers<kNextPlace>{place, rejected.place + rejected.count});
+      rejected.count +=
+          compact(again, 1, kAttempts,
+                  CompactedNumbers<kNextPlace>{place, rejected.place + rejected.count});
       for (int64_t i = k < 0 ? 1 : 0; !inside && i < kAttempts && k + i < count; ++i) {
         variates[k + i] = outside[i];
       }

@@ -653,8 +653,8 @@ void sprout_loss_prepare(const SproutLossArgs& args, void* base) {
     *base_sum(args.classes, a) =
         static_cast<T>(row_sum<double>(padded, [&](int64_t k) { return a[k]; }));
     const T unseen = unseen_boost_nats<T>(args);
-    *base_wanted(args.classes, a) = row_sum<T>(
-        padded, [&](int64_t k) { return a[k] * unseen < T(1) ? a[k] * unseen : T(1); });
+    *base_wanted(args.classes, a) =
+        row_sum<T>(padded, [&](int64_t k) { return a[k] * unseen < T(1) ? a[k] * unseen : T(1); });
     T* digamma = base_digamma(args.classes, a);
     for (int64_t k = 0; digamma != nullptr && k < padded; ++k) {
       digamma[k] = T(digamma_of_next(static_cast<float>(a[k])));
