@@ -3,7 +3,6 @@
 #pragma once
 
 #include <limits>
-#include <utility>
 
 #include "../../common/gamma.h"
 #include "../../common/gamma_gradient.h"
@@ -341,17 +340,12 @@ __attribute__((noinline)) void log_gamma_span(const PhiloxCall& call, int64_t fi
     uint32_t* words = boost_word + begin;
     T* variates = log_g + begin;
     const Wanted<T> wanted(of_row[r].least_boost);
-    const auto& also = of_row[r].also_listed;
-    uint32_t own[2] = {};
-    for (int i = 0; i < 2; ++i) {
-      if (also[i] >= 0) own[i] = std::exchange(words[also[i]], Wanted<T>::kAlways);
+    for (const int64_t k : of_row[r].also_listed) {
+      if (k >= 0) words[k] = Wanted<T>::kAlways;
     }
     of_row[r].list_begin = list.count;
     of_row[r].listed =
         wanted.list(count, row.a, words, place_of(0, begin), list.place + list.count);
-    for (int i = 1; i >= 0; --i) {
-      if (also[i] >= 0) words[also[i]] = own[i];
-    }
     if (of_row[r].listed >= 0) {
       list.count += of_row[r].listed;
       continue;
