@@ -426,9 +426,8 @@ void scatter_listed(const Listed<T>& list, const SpanRow<T>& row, int64_t count,
 }
 
 // log_g[k] = log of the variate of element first + k, with concentration a[k], for k in [0, count).
-// Elements whose boost is certain to be below `least_boost` become -inf at the cost of one random
-// word.
-// Concentrations must be finite and nonnegative.
+// If they are most of them, elements whose boost is certain to be below `least_boost` become -inf
+// at the cost of one random word. Concentrations must be finite and nonnegative.
 template <typename T>
 void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const T* a, T least_boost,
                    T* log_g) {
