@@ -15,6 +15,7 @@
 #include <random>
 #include <vector>
 
+#include "csrc/ops/cpu/aligned_array.h"
 #include "csrc/ops/cpu/gaussian_mixup_kernel.cpp"
 #include "csrc/ops/cpu/sprout_loss_kernel.cpp"
 
@@ -141,12 +142,13 @@ void loss_stages(const Clock& clock) {
   args.grad_logits = gradient.data(), args.batch = B, args.classes = K;
   args.dtype = Dtype::kFloat32, args.reduction = Reduction::kMean;
   args.wants_grad_beta = args.wants_mean = true;
-  std::vector<float> base(sprout_loss_base(K)), scratch(sprout_loss_scratch(args));
+  const AlignedArray<float> base = aligned_zeros<float>(sprout_loss_base(K));
+  const AlignedArray<float> scratch = aligned_zeros<float>(sprout_loss_scratch(args));
   static Variates<float> variates;
   for (const bool paper : {true, false}) {
     args.alpha = paper ? 0.01 : 1 / 11.0, args.scale = paper ? 1 : 11;
     for (int64_t k = 0; k < K; ++k) base[k] = static_cast<float>(args.scale * args.alpha) * beta[k];
-    sprout_loss_prepare(args, base.data());
+    sprout_loss_prepare(args, base.get());
     const auto print = [&](const char* stage, auto body) {
       const auto run = [&](int64_t offset) {
         rng[1] = offset;  // so that no branch predictor can learn the samples
@@ -157,7 +159,7 @@ void loss_stages(const Clock& clock) {
     const auto rows = [&](const char* stage, LabelMode mode, BetaGrad grad) {
       args.label_mode = mode, args.beta_grad = grad;
       print(stage, [&](const PhiloxCall&) {
-        sprout_loss_rows(args, 0, B, base.data(), scratch.data(), grad_beta.data());
+        sprout_loss_rows(args, 0, B, base.get(), scratch.get(), grad_beta.data());
       });
     };
     rows("all, implicit", LabelMode::kSample, BetaGrad::kImplicit);
@@ -165,10 +167,10 @@ void loss_stages(const Clock& clock) {
     rows("loss and gradients without a draw", LabelMode::kMean, BetaGrad::kExpected);
     print("drawing", [&](const PhiloxCall& call) {
       for (int64_t row = 0; row < B; row += together) {
-        draw_rows(args, call, row, row + together, base.data(), variates);
+        draw_rows(args, call, row, row + together, base.get(), variates);
       }
     });
-    const GammaRow<float> shapes = label_row<float>(args, 0, base.data(), nullptr).base;
+    const GammaRow<float> shapes = label_row<float>(args, 0, base.get(), nullptr).base;
     if (paper) {
       print("  of these, if nothing is wanted", [&](const PhiloxCall& call) {
         for (SpanRow<float>& of_row : variates.of_row) of_row = {1e30f};

@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <tuple>
-#include <vector>
 
 #include "../entry.h"
+#include "aligned_array.h"
 #include "dirichlet_kernel.h"
 #include "parallel.h"
 
@@ -20,8 +20,8 @@ std::tuple<Tensor, Tensor> dirichlet_cpu(const DirichletCall& call) {
   const auto kernel = SPROUT_BEST_KERNEL(dirichlet_rows);
   parallel_in_turn(args.rows, grain(args.classes), [&] {
     // Doubles have room for either dtype.
-    return [&, scratch = std::vector<double>(dirichlet_scratch(args.classes))](
-               int64_t begin, int64_t end) mutable { kernel(args, begin, end, scratch.data()); };
+    return [&, scratch = aligned_zeros<double>(dirichlet_scratch(args.classes))](
+               int64_t begin, int64_t end) { kernel(args, begin, end, scratch.get()); };
   });
   return {call.z, call.log_total};
 }

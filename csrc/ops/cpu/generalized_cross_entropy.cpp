@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <tuple>
-#include <vector>
 
 #include "../entry.h"
+#include "aligned_array.h"
 #include "generalized_cross_entropy_kernel.h"
 #include "reduce_losses.h"
 
@@ -19,8 +19,8 @@ void run_rows(const Args& args, void (*kernel)(const Args&, int64_t, int64_t, vo
   const int64_t grain = std::max<int64_t>(1, 8192 / args.classes);
   torch::stable::parallel_for(0, args.batch, grain, [&](int64_t begin, int64_t end) {
     // Doubles have room for either type.
-    std::vector<double> scratch(generalized_cross_entropy_scratch(args.classes));
-    kernel(args, begin, end, scratch.data());
+    const auto scratch = aligned_zeros<double>(generalized_cross_entropy_scratch(args.classes));
+    kernel(args, begin, end, scratch.get());
   });
 }
 

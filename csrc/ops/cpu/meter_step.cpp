@@ -3,9 +3,9 @@
 
 #include <algorithm>
 #include <atomic>
-#include <vector>
 
 #include "../entry.h"
+#include "aligned_array.h"
 #include "meter_step_kernel.h"
 
 namespace sprout_fast {
@@ -17,9 +17,9 @@ void meter_step_cpu(const MeterStepCall& call) {
   const int64_t grain = std::max<int64_t>(1, 16384 / args.classes);
   std::atomic<int64_t> hits{0};
   torch::stable::parallel_for(0, args.batch, grain, [&](int64_t begin, int64_t end) {
-    std::vector<double> scratch(meter_step_scratch(args.classes));
+    const auto scratch = aligned_zeros<double>(meter_step_scratch(args.classes));
     int64_t own = 0;
-    kernel(args, begin, end, scratch.data(), &own);
+    kernel(args, begin, end, scratch.get(), &own);
     hits += own;
   });
   *args.hits += hits;

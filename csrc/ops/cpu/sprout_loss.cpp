@@ -4,10 +4,10 @@
 #include <algorithm>
 #include <memory>
 #include <tuple>
-#include <vector>
 
 #include "../../common/philox.h"
 #include "../entry.h"
+#include "aligned_array.h"
 #include "parallel.h"
 #include "reduce_losses.h"
 #include "sprout_loss_kernel.h"
@@ -23,10 +23,10 @@ template <typename T>
 std::unique_ptr<T[]> run_rows(const SproutLossCall& call, RowsKernel kernel) {
   const SproutLossArgs& args = call.args;
   const int64_t K = args.classes;
-  std::vector<T> base(sprout_loss_base(K), T(0));
+  const AlignedArray<T> base = aligned_zeros<T>(sprout_loss_base(K));
   const T factor = static_cast<T>(args.scale * args.alpha);
   for (int64_t k = 0; k < K; ++k) base[k] = factor * static_cast<T>(args.beta[k]);
-  SPROUT_BEST_KERNEL(sprout_loss_prepare)(args, base.data());
+  SPROUT_BEST_KERNEL(sprout_loss_prepare)(args, base.get());
 
   // Groups of rows, each with a partial sum of beta's gradient. They depend on the batch only, so
   // the order of summation is the same for any number of threads, and their sums use at most a
@@ -43,16 +43,16 @@ std::unique_ptr<T[]> run_rows(const SproutLossCall& call, RowsKernel kernel) {
   // Groups per task: a few thousand variates.
   const int64_t grain = std::max<int64_t>(1, 4096 * groups / std::max<int64_t>(1, args.batch * K));
   parallel_in_turn(groups, grain, [&] {
-    return [&, scratch = std::vector<T>(sprout_loss_scratch(args)),
-            cached = std::vector<T>(caches ? K : 0)](int64_t begin, int64_t end) mutable {
+    return [&, scratch = aligned_zeros<T>(sprout_loss_scratch(args)),
+            cached = aligned_zeros<T>(caches ? K : 0)](int64_t begin, int64_t end) {
       for (int64_t group = begin; group < end; ++group) {
         // Each row adds to the sum of its group.
         T* of_group = wants_beta ? partial.get() + group * K : nullptr;
-        T* gradient = caches ? cached.data() : of_group;
+        T* gradient = caches ? cached.get() : of_group;
         std::fill_n(gradient, wants_beta ? K : 0, T(0));
-        kernel(args, group * args.batch / groups, (group + 1) * args.batch / groups, base.data(),
-               scratch.data(), gradient);
-        std::copy(cached.begin(), cached.end(), of_group);
+        kernel(args, group * args.batch / groups, (group + 1) * args.batch / groups, base.get(),
+               scratch.get(), gradient);
+        if (caches) std::copy_n(gradient, K, of_group);
       }
     };
   });

@@ -54,7 +54,7 @@ inline int64_t lower_bound(const int32_t* ascending, int64_t count, int32_t numb
 // or null.
 template <typename T>
 T* base_sum(int64_t classes, T* base) {
-  return base + 5 * padded_classes(classes) + 64;
+  return base + sprout_loss_base(classes) - 2;
 }
 template <typename T>
 T* base_wanted(int64_t classes, T* base) {
@@ -62,7 +62,7 @@ T* base_wanted(int64_t classes, T* base) {
 }
 template <typename T>
 T* base_digamma(int64_t classes, T* base) {
-  return classes <= kCachedClasses ? base_wanted(classes, base) + 1 : nullptr;
+  return classes <= kCachedClasses ? base + 5 * padded_classes(classes) + 64 : nullptr;
 }
 
 template <typename T>

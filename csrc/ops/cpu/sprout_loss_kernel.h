@@ -22,8 +22,8 @@ constexpr int64_t kCachedClasses = 8192;
 
 // Length of the data shared by all rows, in elements of the accumulation type: scale alpha beta_k
 // and the four arrays of its GammaRow (each of padded_classes; the first is 0 in its padding), as
-// many as a block may read beyond the end of a row, the sum of the first, how many classes are
-// wanted of a row on average, and, up to kCachedClasses, psi(a + 1).
+// many as a block may read beyond the end of a row, up to kCachedClasses psi(a + 1), the sum of the
+// first, and how many classes are wanted of a row on average.
 inline int64_t sprout_loss_base(int64_t classes) {
   return (classes <= kCachedClasses ? 6 : 5) * padded_classes(classes) + 64 + 2;
 }
