@@ -173,10 +173,11 @@ struct Rejected {
   int32_t to[kSpan + kAttempts];
   int64_t count = 0;
 
-  // Adds those of `number` elements, a multiple of kCompactLanes, whose key is 1. They may be its
-  // own, from beyond `count`.
-  void keep(const int32_t* key, int64_t number, const Place* of, const int32_t* of_to) {
-    count += compact(key, 1, number, Compacted{of, place + count}, Compacted{of_to, to + count});
+  // Adds those of `number` elements, a multiple of kCompactLanes, that were not accepted. They may
+  // be its own, from beyond `count`.
+  void keep(const int32_t* accepted, int64_t number, const Place* of, const int32_t* of_to) {
+    count +=
+        compact(accepted, 0, number, Compacted{of, place + count}, Compacted{of_to, to + count});
   }
 };
 
@@ -354,15 +355,14 @@ __attribute__((noinline)) void log_gamma_span(const PhiloxCall& call, int64_t fi
       const bool inside = k >= 0 && k + kAttempts <= count;
       T outside[kAttempts];
       T* variate = inside ? variates + k : outside;
-      int32_t accepted[kAttempts], again[kAttempts];
+      int32_t accepted[kAttempts];
       attempt_block(first_draw, first + begin + k, row.from(k), words + k, variate, accepted);
-      for (int64_t i = 0; i < kAttempts; ++i) again[i] = 1 - accepted[i];
       for (int64_t i = 0; !inside && i < kAttempts; ++i) {
-        again[i] = k + i >= 0 && k + i < count ? again[i] : 0;
+        accepted[i] = k + i >= 0 && k + i < count ? accepted[i] : 1;
       }
       const Place place = static_cast<int32_t>(k) * kNextPlace + place_of(0, begin);
       rejected.count +=
-          compact(again, 1, kAttempts,
+          compact(accepted, 0, kAttempts,
                   CompactedNumbers<kNextPlace>{place, rejected.place + rejected.count});
       for (int64_t i = k < 0 ? 1 : 0; !inside && i < kAttempts && k + i < count; ++i) {
         variates[k + i] = outside[i];
@@ -385,10 +385,9 @@ __attribute__((noinline)) void log_gamma_span(const PhiloxCall& call, int64_t fi
   for (int64_t n = 0; n < list.count; n += kAttempts) {
     const int64_t number = list.count - n < kAttempts ? list.count - n : kAttempts;
     attempt(first_draw, number, list.place + n, list.log_g + n, accepted);
-    int32_t again[kAttempts], to[kAttempts];
-    for (int64_t i = 0; i < whole_lanes(number); ++i) again[i] = 1 - accepted[i];
+    int32_t to[kAttempts];
     for (int64_t i = 0; i < whole_lanes(number); ++i) to[i] = static_cast<int32_t>(kSpan + n + i);
-    rejected.keep(again, whole_lanes(number), list.place + n, to);
+    rejected.keep(accepted, whole_lanes(number), list.place + n, to);
   }
   const auto put = [&](int32_t to, T variate) {
     (to < kSpan ? log_g[to] : list.log_g[to - kSpan]) = variate;
@@ -403,9 +402,7 @@ __attribute__((noinline)) void log_gamma_span(const PhiloxCall& call, int64_t fi
       T variate[kAttempts];
       attempt(draw, number, rejected.place + n, variate, accepted);
       for (int64_t i = 0; i < number; ++i) put(rejected.to[n + i], variate[i]);
-      int32_t again[kAttempts];
-      for (int64_t i = 0; i < whole_lanes(number); ++i) again[i] = 1 - accepted[i];
-      rejected.keep(again, whole_lanes(number), rejected.place + n, rejected.to + n);
+      rejected.keep(accepted, whole_lanes(number), rejected.place + n, rejected.to + n);
     }
   }
   for (int64_t n = 0; n < rejected.count; ++n) {
@@ -457,53 +454,52 @@ void log_gamma_row(const PhiloxCall& call, int64_t first, int64_t count, const T
 // same concentrations.
 inline void log_gamma_gradients(int64_t count, const float* a, const float* log_g, const float* g,
                                 float* w, const float* digamma = nullptr) {
-  constexpr int64_t kLanes = 32;
-  using Lanes = const float (*)[kLanes];
+  constexpr int64_t kBlock = 32;
+  using Block = const float (*)[kBlock];
   struct Elements {
-    int32_t index[kRowChunk + kLanes];
-    float a[kRowChunk + kLanes], log_g[kRowChunk + kLanes], g[kRowChunk + kLanes];
+    int32_t index[kRowChunk + kBlock];
+    float a[kRowChunk + kBlock], log_g[kRowChunk + kBlock], g[kRowChunk + kBlock];
   };
   Elements rest, part;
   int64_t left = 0;
-  for (int64_t i = 0; i < count; i += kLanes) {
-    const int64_t lanes = count - i < kLanes ? count - i : kLanes;
+  for (int64_t i = 0; i < count; i += kBlock) {
+    const int64_t lanes = count - i < kBlock ? count - i : kBlock;
     const float *block_a = a + i, *block_log_g = log_g + i, *block_g = g + i;
-    float tail[3][kLanes], result[kLanes];
-    if (lanes < kLanes) {
-      for (int64_t j = 0; j < kLanes; ++j) tail[0][j] = block_a[j < lanes ? j : 0];
-      for (int64_t j = 0; j < kLanes; ++j) tail[1][j] = block_log_g[j < lanes ? j : 0];
-      for (int64_t j = 0; j < kLanes; ++j) tail[2][j] = block_g[j < lanes ? j : 0];
+    float tail[3][kBlock], result[kBlock];
+    if (lanes < kBlock) {
+      memset(tail, 0, sizeof tail);  // in the small region
+      for (int64_t j = 0; j < lanes; ++j) tail[0][j] = block_a[j];
+      for (int64_t j = 0; j < lanes; ++j) tail[1][j] = block_log_g[j];
+      for (int64_t j = 0; j < lanes; ++j) tail[2][j] = block_g[j];
       block_a = tail[0], block_log_g = tail[1], block_g = tail[2];
     }
-    int32_t other[kLanes], others = 0;
-    for (int64_t j = 0; j < kLanes; ++j) other[j] = in_small_region(block_a[j], block_g[j]) ? 0 : 1;
-    for (int64_t j = 0; j < kLanes; ++j) others += other[j];
-    if (others < kLanes) {
-      float excess[kLanes];
-      if (digamma != nullptr && lanes == kLanes) {
-        for (int64_t j = 0; j < kLanes; ++j) excess[j] = digamma[i + j] - block_log_g[j];
-      } else {
-        for (int64_t j = 0; j < kLanes; ++j)
-          excess[j] = digamma_of_next(block_a[j]) - block_log_g[j];
-      }
-      log_gamma_gradient_at_small(*reinterpret_cast<Lanes>(block_a),
-                                  *reinterpret_cast<Lanes>(block_g), excess, result);
-      if (lanes == kLanes) {
-        for (int64_t j = 0; j < kLanes; ++j) w[i + j] = result[j];
-      } else {
-        for (int64_t j = 0; j < lanes; ++j) w[i + j] = result[j];
-      }
+    const int64_t left_before = left;
+    for (int64_t j = 0; j < kBlock; j += kLanes) {
+      const Floats lane_a = load<Floats>(block_a + j), lane_g = load<Floats>(block_g + j);
+      const Compaction others(equal(in_small_region(lane_a, lane_g), Ints()));
+      others.store((Ints)lane_a, rest.a + left);
+      others.store(load<Ints>(block_log_g + j), rest.log_g + left);
+      others.store((Ints)lane_g, rest.g + left);
+      others.store(multiples(1) + static_cast<int32_t>(i + j), rest.index + left);
+      left += others.count();
     }
-    if (others == 0) continue;
-    if (lanes < kLanes) {
-      for (int64_t j = lanes; j < kLanes; ++j) other[j] = 0;
+    if (left - left_before == kBlock) continue;
+    float excess[kBlock];
+    if (digamma != nullptr && lanes == kBlock) {
+      for (int64_t j = 0; j < kBlock; ++j) excess[j] = digamma[i + j] - block_log_g[j];
+    } else {
+      for (int64_t j = 0; j < kBlock; ++j) excess[j] = digamma_of_next(block_a[j]) - block_log_g[j];
     }
-    left += compact(other, 1, kLanes, Compacted{block_a, rest.a + left},
-                    Compacted{block_log_g, rest.log_g + left}, Compacted{block_g, rest.g + left},
-                    CompactedNumbers<>{static_cast<int32_t>(i), rest.index + left});
+    log_gamma_gradient_at_small(*reinterpret_cast<Block>(block_a),
+                                *reinterpret_cast<Block>(block_g), excess, result);
+    if (lanes == kBlock) {
+      for (int64_t j = 0; j < kBlock; ++j) w[i + j] = result[j];
+    } else {
+      for (int64_t j = 0; j < lanes; ++j) w[i + j] = result[j];
+    }
   }
   // For a < 1 the rest is mostly in one region.
-  int32_t region[kRowChunk + kLanes], elsewhere = 0;
+  int32_t region[kRowChunk + kBlock], elsewhere = 0;
   for (int64_t i = 0; i < left; ++i) {
     elsewhere |= below_middle_region_end(rest.a[i], rest.g[i]) ? 0 : 1;
   }
@@ -522,26 +518,26 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
                    : compact(region, which, whole_compact_lanes(left),
                              Compacted{rest.index, part.index}, Compacted{rest.a, part.a},
                              Compacted{rest.log_g, part.log_g}, Compacted{rest.g, part.g});
-    for (int64_t j = length; j % kLanes != 0; ++j) {
+    for (int64_t j = length; j % kBlock != 0; ++j) {
       list.index[j] = list.index[length - 1];
       list.a[j] = list.a[length - 1];
       list.log_g[j] = list.log_g[length - 1];
       list.g[j] = list.g[length - 1];
     }
-    for (int64_t i = 0; i < length; i += kLanes) {
-      const Lanes lane_a = reinterpret_cast<Lanes>(list.a + i);
-      const Lanes lane_log_g = reinterpret_cast<Lanes>(list.log_g + i);
-      const Lanes lane_g = reinterpret_cast<Lanes>(list.g + i);
-      float excess[kLanes], result[kLanes];
+    for (int64_t i = 0; i < length; i += kBlock) {
+      const Block lane_a = reinterpret_cast<Block>(list.a + i);
+      const Block lane_log_g = reinterpret_cast<Block>(list.log_g + i);
+      const Block lane_g = reinterpret_cast<Block>(list.g + i);
+      float excess[kBlock], result[kBlock];
       if (which == kMiddle) {
         log_gamma_gradient_at_middle(*lane_a, *lane_g, *lane_log_g, result);
       } else if (which == kAsymptotic) {
-        for (int64_t j = 0; j < kLanes; ++j) {
+        for (int64_t j = 0; j < kBlock; ++j) {
           result[j] = log_gamma_gradient_by_asymptotic_series(
               (*lane_a)[j], (*lane_log_g)[j] - fast_log((*lane_a)[j]));
         }
       } else {
-        for (int64_t j = 0; j < kLanes; ++j) {
+        for (int64_t j = 0; j < kBlock; ++j) {
           excess[j] = digamma_of_next_minus((*lane_a)[j], (*lane_log_g)[j]);
         }
         if (which == kContinuedFraction) {
@@ -550,7 +546,7 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
           log_gamma_gradient_by_power_series(*lane_a, *lane_g, excess, result);
         }
       }
-      for (int64_t j = 0; j < kLanes; ++j) w[list.index[i + j]] = result[j];
+      for (int64_t j = 0; j < kBlock; ++j) w[list.index[i + j]] = result[j];
     }
   }
 }
