@@ -98,10 +98,9 @@ enum GammaRegion : int32_t {
 };
 constexpr int32_t kGammaRegions = 5;
 
-// For vectors of them, too.
-template <typename T>
-SPROUT_HOST_DEVICE auto in_small_region(const T& a, const T& g) {
-  return (a < 1.0f) & (g <= 0.7f);
+constexpr float kSmallRegionEnd = 0.7f;
+SPROUT_HOST_DEVICE bool in_small_region(float a, float g) {
+  return (a < 1.0f) & (g <= kSmallRegionEnd);
 }
 SPROUT_HOST_DEVICE bool below_middle_region_end(float a, float g) {
   return (a < 1.0f) & (g <= 16.0f);

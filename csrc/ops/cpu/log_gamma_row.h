@@ -476,7 +476,8 @@ inline void log_gamma_gradients(int64_t count, const float* a, const float* log_
     const int64_t left_before = left;
     for (int64_t j = 0; j < kBlock; j += kLanes) {
       const Floats lane_a = load<Floats>(block_a + j), lane_g = load<Floats>(block_g + j);
-      const Compaction others(equal(in_small_region(lane_a, lane_g), Ints()));
+      const Ints in_small = (lane_a < 1.0f) & (lane_g <= kSmallRegionEnd);
+      const Compaction others(equal(in_small, Ints()));
       others.store((Ints)lane_a, rest.a + left);
       others.store(load<Ints>(block_log_g + j), rest.log_g + left);
       others.store((Ints)lane_g, rest.g + left);
