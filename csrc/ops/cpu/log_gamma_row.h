@@ -2,6 +2,7 @@
 // vectorizes. Included by kernels, in the namespace of their instruction set.
 #pragma once
 
+#include <cstring>
 #include <limits>
 
 #include "../../common/gamma.h"
