@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,7 +125,8 @@ def joined_world(device: str | None, timeout: float = TIMEOUT) -> Iterator[World
         timeout: seconds that a process may keep the others waiting before they end the job.
 
     Raises:
-        UserError: the environment variables are incomplete, or the device does not work.
+        UserError: the environment variables are incomplete, MASTER_PORT is in use, or the device
+            does not work.
     """
     rank, size, local_rank = _place_in_job()
     chosen = pick_device(device, local_rank if size > 1 else None)
@@ -133,17 +135,44 @@ def joined_world(device: str | None, timeout: float = TIMEOUT) -> Iterator[World
     if size == 1:
         yield World(0, 1, chosen)
         return
-    dist.init_process_group(
-        "nccl" if chosen.type == "cuda" else "gloo",
-        timeout=timedelta(seconds=timeout),
-        device_id=chosen if chosen.type == "cuda" else None,
-    )
+    try:
+        dist.init_process_group(
+            "nccl" if chosen.type == "cuda" else "gloo",
+            timeout=timedelta(seconds=timeout),
+            device_id=chosen if chosen.type == "cuda" else None,
+        )
+    except dist.DistNetworkError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise UserError(
+            f"environment variable MASTER_PORT is {os.environ['MASTER_PORT']}: another program on"
+            " this machine uses that port; expected a free one, the same for all processes"
+        ) from None
     watch = Watch(rank, size, timeout)
     watch.start()
     yield World(rank, size, chosen, timeout)
     dist.barrier()  # nobody leaves while another one still watches it or needs the store
     watch.stop()
     dist.destroy_process_group()
+
+
+@contextmanager
+def held_port() -> Iterator[int]:
+    """Yield a free TCP port for MASTER_PORT of processes that are started within the block.
+
+    Linux gives a port that was free a moment ago to the next program that asks for any. Until the
+    end of the block, or of processes forked within it, it gives this one to nobody: a socket keeps
+    it, bound but not listening. The job's store can listen on it all the same, since it asks for it
+    by number and sets SO_REUSEADDR, as the socket does.
+
+    >>> with held_port() as port:
+    ...     0 < port < 65536
+    True
+    """
+    with socket.socket() as holder:
+        holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        holder.bind(("", 0))
+        yield holder.getsockname()[1]
 
 
 def _place_in_job() -> tuple[int, int, int]:

@@ -28,7 +28,6 @@ import platform
 import random
 import shutil
 import signal
-import socket
 import sys
 import time
 import traceback
@@ -44,6 +43,7 @@ from PIL import Image
 
 import sprout_fast
 import sprout_fast.training.run  # noqa: F401  (imported once, before forking)
+from sprout_fast.distributed import held_port
 from sprout_fast.files import atomic_write
 from sprout_fast.models import read_checkpoint
 from sprout_fast.training.command import train_cifar
@@ -92,33 +92,33 @@ def make_images(root: Path) -> Path:
 
 def start(log: Path, processes: int, *arguments: object) -> list[int]:
     """Fork the processes of a training run and return their pids."""
-    variables = {}
-    if processes > 1:
-        with socket.create_server(("localhost", 0)) as probe:
-            port = probe.getsockname()[1]
-        variables = {"WORLD_SIZE": processes, "MASTER_ADDR": "localhost", "MASTER_PORT": port}
     pids = []
-    for rank in range(processes):
-        if pid := os.fork():
-            pids.append(pid)
-            continue
-        status = 1
-        try:
-            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            for descriptor in (1, 2):
-                os.dup2(output, descriptor)
-            place = {"RANK": rank, "LOCAL_RANK": rank} | variables if variables else {}
-            os.environ |= {name: str(value) for name, value in place.items()}
-            sys.argv = ["train_cifar.py"]
-            status = train_cifar([str(argument) for argument in arguments])
-            log.with_suffix(".modules").write_text(" ".join(sorted(sys.modules)))
-            sys.stdout.flush()
-        except SystemExit as stop:
-            status = int(stop.code or 0)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
+    # The processes keep the port until they end, since they inherit its socket.
+    with held_port() as port:
+        variables = {}
+        if processes > 1:
+            variables = {"WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for rank in range(processes):
+            if pid := os.fork():
+                pids.append(pid)
+                continue
+            status = 1
+            try:
+                output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                for descriptor in (1, 2):
+                    os.dup2(output, descriptor)
+                place = {"RANK": rank, "LOCAL_RANK": rank} | variables if variables else {}
+                os.environ |= {name: str(value) for name, value in place.items()}
+                sys.argv = ["train_cifar.py"]
+                status = train_cifar([str(argument) for argument in arguments])
+                log.with_suffix(".modules").write_text(" ".join(sorted(sys.modules)))
+                sys.stdout.flush()
+            except SystemExit as stop:
+                status = int(stop.code or 0)
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
     return pids
 
 

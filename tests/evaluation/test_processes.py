@@ -2,14 +2,13 @@
 
 import json
 import os
-import socket
 
 import pytest
 import torch
 from helpers.networks import EPS, made_images, trained
 
 import sprout_fast
-from sprout_fast.distributed import joined_world
+from sprout_fast.distributed import held_port, joined_world
 
 OPTIONS = {"eps": EPS, "scale": 0.05, "batch_size": 8, "seed": 3}
 
@@ -22,7 +21,7 @@ def measured(model, folder, protocol="strong"):
 
 def worker(rank, port, folder):
     os.environ |= {"WORLD_SIZE": "2", "RANK": str(rank), "LOCAL_RANK": str(rank)}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     model = torch.load(folder / "model.pt", weights_only=False)
     with joined_world("cpu"):
@@ -39,10 +38,8 @@ def test_two_processes_return_the_results_of_one(tmp_path):
     model = trained(False)
     torch.save(model, tmp_path / "model.pt")
     one = measured(model, None)
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(worker, (port, tmp_path), nprocs=2)
+    with held_port() as port:
+        torch.multiprocessing.spawn(worker, (port, tmp_path), nprocs=2)
     expected = json.loads((one.save(tmp_path / "one")).read_text())
     assert 0 < expected["verdict"]["robust_accuracy"] < expected["verdict"]["clean_accuracy"]
     for rank in (0, 1):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,7 +22,7 @@ from helpers.tiny_run import (
 )
 from torch import nn
 
-from sprout_fast.distributed import LateMaximum, World, joined_world, pick_device
+from sprout_fast.distributed import LateMaximum, World, held_port, joined_world, pick_device
 from sprout_fast.errors import UserError
 from sprout_fast.models import Normalized, read_checkpoint
 from sprout_fast.training.loop import Outcome, Trainer
@@ -55,7 +54,7 @@ def normalized_by_each(world: World, out: Path) -> None:
 
 def worker(rank: int, port: int, out: Path) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     with joined_world("cpu") as world:
         assert (world.rank, world.size) == (rank, 2)
@@ -78,9 +77,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not torch.distributed.is_gloo_available():
         pytest.skip("needs gloo")
     out = tmp_path_factory.mktemp("two")
-    with socket.create_server(("localhost", 0)) as probe:
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(worker, (port, out), nprocs=2)
+    with held_port() as port:
+        torch.multiprocessing.spawn(worker, (port, out), nprocs=2)
     return out
 
 

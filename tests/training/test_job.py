@@ -7,13 +7,14 @@ import os
 import re
 import socket
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import torch
 from helpers.command import run
 
-from sprout_fast.distributed import joined_world
+from sprout_fast.distributed import held_port, joined_world
 from sprout_fast.errors import UserError
 
 # Forks the two processes of every job: importing torch takes longer than all that follows.
@@ -51,7 +52,7 @@ def start(number, rank, port, *case):
     log = os.open(f"log{number}", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.dup2(log, 1), os.dup2(log, 2)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     os.environ["TORCHELASTIC_RESTART_COUNT"] = str(rank)  # torchrun counts on each node by itself
     sys.argv[0] = "job.py"
     os._exit(run_tool("job.py", lambda: body(*case)))
@@ -82,18 +83,14 @@ CASES = [
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
 def test_one_fails_and_all_end_with_the_cause_as_the_last_line(tmp_path: Path) -> None:
-    cases, ports = [], []
-    for who, fault, timeout, *_ in CASES:
-        ports.append(socket.create_server(("localhost", 0)))
-        cases.append((ports[-1].getsockname()[1], who, fault, timeout))
-    for port in ports:
-        port.close()
-    printed = run(
-        *(sys.executable, "-c", JOBS, json.dumps(cases)),
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-        timeout=100,
-    )
+    with ExitStack() as ports:
+        cases = [(ports.enter_context(held_port()), *case[:3]) for case in CASES]
+        printed = run(
+            *(sys.executable, "-c", JOBS, json.dumps(cases)),
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+            timeout=100,
+        )
     for number, (case, ended) in enumerate(zip(CASES, json.loads(printed), strict=True)):
         who, fault, _, statuses, last = case
         text = (tmp_path / f"log{number}").read_text()
@@ -139,3 +136,28 @@ def test_one_task_of_slurm_trains_alone(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("WORLD_SIZE", "1")
     with joined_world("cpu") as world:
         assert world.size == 1
+
+
+def test_a_held_port_is_given_to_nobody_else_and_the_store_can_listen_on_it() -> None:
+    with ExitStack() as stack:
+        held = {stack.enter_context(held_port()) for _ in range(50)}
+        assert len(held) == 50
+        for _ in range(5000):  # about a fifth of all that Linux gives
+            with socket.socket() as other:
+                other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                other.bind(("127.0.0.1", 0))
+                assert other.getsockname()[1] not in held
+        port = held.pop()
+        store = torch.distributed.TCPStore("127.0.0.1", port, 1, is_master=True)
+        assert store.add("key", 2) == 2
+
+
+def test_the_port_of_another_program_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("", 0)) as other:
+        port = str(other.getsockname()[1])
+        job = SET | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for name, value in job.items():
+            monkeypatch.setenv(name, value)
+        message = f"MASTER_PORT is {port}: another program on this machine uses that port"
+        with pytest.raises(UserError, match=message), joined_world("cpu", 5):
+            pass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,7 +18,7 @@ from PIL import Image
 from torch import nn
 
 from sprout_fast.attacks import Attack
-from sprout_fast.distributed import World, joined_world
+from sprout_fast.distributed import World, held_port, joined_world
 from sprout_fast.models import Normalized, load_model
 from sprout_fast.training.build import build_trainer
 from sprout_fast.training.checkpoint import read_run_checkpoint
@@ -94,7 +93,7 @@ PAIRS: dict[str, dict[str, Any]] = {
 
 def two_ranks(rank: int, port: int, data: Path, out: Path) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     with joined_world("cpu") as world:
         for name, options in PAIRS.items():
@@ -151,9 +150,8 @@ def runs(images: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out, one = tmp_path_factory.mktemp("runs"), World(0, 1, torch.device("cpu"))
     built(one, images, out / "one", **NATURAL).fit()
     built(one, images, out / "from one", **NATURAL).fit(max_steps=3)
-    with socket.create_server(("localhost", 0)) as probe:
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(two_ranks, (port, images, out), nprocs=2)
+    with held_port() as port:
+        torch.multiprocessing.spawn(two_ranks, (port, images, out), nprocs=2)
     assert read_run_checkpoint(out / "to one" / "last.pt")["step"] == 3
     built(one, images, out / "to one", resumed=True, **NATURAL).fit()
     return out

@@ -7,7 +7,6 @@ import gc
 import multiprocessing
 import os
 import signal
-import socket
 import time
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,7 +18,7 @@ from helpers.image_files import write_folder
 from helpers.tiny_run import BATCH, FakeLoader, assert_same, make_trainer
 
 from sprout_fast.data import build_loaders
-from sprout_fast.distributed import World, joined_world
+from sprout_fast.distributed import World, held_port, joined_world
 from sprout_fast.errors import UserError
 from sprout_fast.training import checkpoint
 from sprout_fast.training.checkpoint import read_run_checkpoint
@@ -207,7 +206,7 @@ CASES: dict[str, tuple[dict[int, int], dict[int, int], int]] = {
 
 def two_ranks(rank: int, port: int, out: Path) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
 
     def trainer_in(folder: Path, world: World) -> Trainer:
@@ -243,10 +242,8 @@ def two_ranks(rank: int, port: int, out: Path) -> None:
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
 def test_all_ranks_stop_at_the_same_step_whoever_got_the_signal(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(two_ranks, (port, tmp_path), nprocs=2)
+    with held_port() as port:
+        torch.multiprocessing.spawn(two_ranks, (port, tmp_path), nprocs=2)
     ends = {name: [(tmp_path / f"{name} {rank}").read_text() for rank in (0, 1)] for name in CASES}
     assert all(one == two for one, two in ends.values())
     assert {name: one for name, (one, _) in ends.items()} == {

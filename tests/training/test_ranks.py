@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sys
 import time
 from pathlib import Path
@@ -11,6 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.command import run
+
+from sprout_fast.distributed import held_port
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
 
@@ -62,7 +63,7 @@ for rank in (0, 1):
     child = os.fork()
     if not child:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": sys.argv[1]}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": sys.argv[1]}
         os._exit(run_tool("shared.py", body))
     children.append(child)
 sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
@@ -70,10 +71,9 @@ sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in chi
 
 
 def test_statistics_and_options_of_ddp() -> None:
-    with socket.create_server(("localhost", 0)) as probe:
-        port = probe.getsockname()[1]
     environment = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    run(sys.executable, "-c", SHARED, port, env=os.environ | environment, timeout=100)
+    with held_port() as port:
+        run(sys.executable, "-c", SHARED, port, env=os.environ | environment, timeout=100)
 
 
 KILLED = """

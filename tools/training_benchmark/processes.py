@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
 
+from sprout_fast.distributed import held_port
 from sprout_fast.errors import UserError
 
 
@@ -25,18 +25,17 @@ def starts_processes(world: int | None) -> bool:
 
 def run_processes(world: int, argv: Sequence[str]) -> int:
     """Run this program with ``argv`` in ``world`` processes, and return the exit status of all."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
-    job = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    job = {"WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1"}
     # As many threads together as one process would use.
     threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // world))}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, sys.argv[0], *argv],
-            env=threads | os.environ | job | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(world)
-    ]
-    statuses = [process.wait() for process in processes]
+    with held_port() as port:
+        job["MASTER_PORT"] = str(port)
+        processes = [
+            subprocess.Popen(
+                [sys.executable, sys.argv[0], *argv],
+                env=threads | os.environ | job | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            )
+            for rank in range(world)
+        ]
+        statuses = [process.wait() for process in processes]
     return max(1 if status < 0 else status for status in statuses)
