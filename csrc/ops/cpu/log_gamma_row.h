@@ -42,19 +42,22 @@ GammaRow<T> gamma_row(int64_t count, const T* a, T* storage, int64_t stride) {
   return {a, d, c, log_d, boost};
 }
 
-// Whether uniform words are below e^x, x <= 0, in `lanes` lanes. The bounds 1 + x <= e^x <= 1 + x +
-// x^2/2 decide it if they suffice for all lanes.
-template <int64_t lanes, typename T>
-inline __attribute__((always_inline)) void uniform_below_exp(const uint32_t* word, const T* x,
-                                                             int32_t* below) {
-  constexpr T kRounding = T(2e-7);
+// Whether uniform words are below e^x, x <= 0. The bounds 1 + x + x^2/2 + x^3/6 <= e^x <= 1 / (1 - x +
+// x^2/2) decide it if they suffice for all lanes, as they do for more than 9 of 10 blocks of
+// attempts: the logarithms cost less than the branch if it were hard to predict.
+template <typename T>
+inline __attribute__((always_inline)) void uniform_below_exp(int64_t lanes, const uint32_t* word,
+                                                             const T* x, int32_t* below) {
+  constexpr T kRounding = T(5e-7);
   int32_t unsure = 0;
   for (int64_t i = 0; i < lanes; ++i) {
     // A signed conversion costs a third of an unsigned one. U - 1/2 is accurate enough here.
     const T u = static_cast<T>(static_cast<int32_t>(word[i] ^ 0x80000000u)) * T(0x1p-32) + T(0.5);
-    const T lower = T(1) + x[i];
+    const T square = T(0.5) * x[i] * x[i];
+    const T lower = (T(1) + x[i]) + square * (T(1) + T(1.0 / 3) * x[i]);
+    const T by_upper = u * ((T(1) - x[i]) + square);
     below[i] = u < lower - kRounding ? 1 : 0;
-    unsure |= (u < lower + (T(0.5) * x[i] * x[i] + kRounding) ? 1 : 0) - below[i];
+    unsure |= (by_upper < T(1) + kRounding ? 1 : 0) - below[i];
   }
   if (unsure == 0) return;
   for (int64_t i = 0; i < lanes; ++i) below[i] = log_uniform_as<T>(word[i]) < x[i] ? 1 : 0;
@@ -85,9 +88,7 @@ inline __attribute__((always_inline)) void attempts(int64_t elements, const Gamm
   for (int64_t i = 0; i < elements; ++i) {
     variate[i] += log_uniform_as<T>(boost_word[i]) * row.boost[i];
   }
-  for (int64_t i = 0; i < elements; i += kAttemptLanes) {
-    uniform_below_exp<kAttemptLanes>(word + i, log_acceptance + i, accepted + i);
-  }
+  uniform_below_exp(elements, word, log_acceptance, accepted);
 }
 
 // The normals of the first attempt for 2 kLanes consecutive elements, from the words of their
