@@ -42,9 +42,10 @@ GammaRow<T> gamma_row(int64_t count, const T* a, T* storage, int64_t stride) {
   return {a, d, c, log_d, boost};
 }
 
-// Whether uniform words are below e^x, x <= 0. The bounds 1 + x + x^2/2 + x^3/6 <= e^x <= 1 / (1 - x +
-// x^2/2) decide it if they suffice for all lanes, as they do for more than 9 of 10 blocks of
-// attempts: the logarithms cost less than the branch if it were hard to predict.
+// Whether uniform words are below e^x, x <= 0. The bounds
+//   1 + x + x^2/2 + x^3/6 <= e^x <= 1 / (1 - x + x^2/2)
+// decide it if they suffice for all lanes, as they do for more than 9 of 10 blocks of attempts: the
+// logarithms cost less than the branch if it were hard to predict.
 template <typename T>
 inline __attribute__((always_inline)) void uniform_below_exp(int64_t lanes, const uint32_t* word,
                                                              const T* x, int32_t* below) {
