@@ -67,7 +67,8 @@ print(json.dumps([[(pid, *ended[pid]) for pid in job] for job in jobs]))
 """
 
 MISTAKE = "job.py: error: --data photos: no such folder"
-# Who fails at the fourth step, how, the job's timeout, exit statuses, and the last line.
+# Who fails at the fourth step, how, the job's timeout, exit statuses, and the last line. On a busy
+# machine the processes of a job may start many seconds apart.
 CASES = [
     (2, "none", 60, [0, 0], "step 5"),
     (0, "mistake", 60, [2, 1], MISTAKE),
@@ -76,20 +77,22 @@ CASES = [
     (0, "bug", 60, [1, 1], "KeyError: 'lost'"),
     (1, "SIGKILL", 60, [1, -9], "job.py: error: process 1 of 2 (pid {}) was killed"),
     (0, "SIGKILL", 60, [-9, 1], "job.py: error: lost the connection to process 0"),
-    (1, "SIGSTOP", 6, [1, -9], "job.py: error: process 1 of 2 (pid {}) does not answer since "),
-    (1, "hang", 6, [1, 1], "job.py: error: another process of the job is gone or does not answer"),
+    (1, "SIGSTOP", 20, [1, -9], "job.py: error: process 1 of 2 (pid {}) does not answer since "),
+    (1, "hang", 20, [1, 1], "job.py: error: another process of the job is gone or does not answer"),
 ]
 
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
 def test_one_fails_and_all_end_with_the_cause_as_the_last_line(tmp_path: Path) -> None:
+    # Unbuffered, a line and its end would be two writes, with those of another process between.
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
     with ExitStack() as ports:
         cases = [(ports.enter_context(held_port()), *case[:3]) for case in CASES]
         printed = run(
             *(sys.executable, "-c", JOBS, json.dumps(cases)),
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-            timeout=100,
+            env=os.environ | settings | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            timeout=150,
         )
     for number, (case, ended) in enumerate(zip(CASES, json.loads(printed), strict=True)):
         who, fault, _, statuses, last = case
