@@ -160,7 +160,7 @@ def joined_world(device: str | None, timeout: float = TIMEOUT) -> Iterator[World
 def held_port() -> Iterator[int]:
     """Yield a free TCP port for MASTER_PORT of processes that are started within the block.
 
-    Linux gives a port that was free a moment ago to the next program that asks for any. Until the
+    Linux may give a port that was free a moment ago to whoever asks for any next. Until the
     end of the block, or of processes forked within it, it gives this one to nobody: a socket keeps
     it, bound but not listening. The job's store can listen on it all the same, since it asks for it
     by number and sets SO_REUSEADDR, as the socket does.
