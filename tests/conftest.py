@@ -17,10 +17,6 @@ if processes := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "0")):
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Unbuffered Python writes a line and its end separately: in the log of several processes, another
-# one's line would come between.
-os.environ.pop("PYTHONUNBUFFERED", None)
-
 import torch  # noqa: E402
 from helpers.paths import ROOT  # noqa: E402
 

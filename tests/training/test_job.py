@@ -84,12 +84,14 @@ CASES = [
 
 @pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo")
 def test_one_fails_and_all_end_with_the_cause_as_the_last_line(tmp_path: Path) -> None:
+    # Unbuffered, a line and its end would be two writes, with those of another process between.
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": ""}
     with ExitStack() as ports:
         cases = [(ports.enter_context(held_port()), *case[:3]) for case in CASES]
         printed = run(
             *(sys.executable, "-c", JOBS, json.dumps(cases)),
             cwd=tmp_path,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
+            env=os.environ | settings | {"PYTHONPATH": os.pathsep.join(sys.path)},
             timeout=150,
         )
     for number, (case, ended) in enumerate(zip(CASES, json.loads(printed), strict=True)):
